@@ -1,0 +1,1 @@
+"""Configs: `default.py` documents every field; the others override a few."""

@@ -1,0 +1,170 @@
+"""Every field of a run, with its unit and its default. Other configs override a few of them.
+
+Any field can be set on the command line, for example `--config.stages.head.epochs=20`.
+"""
+
+from ml_collections import ConfigDict
+
+
+def stage() -> ConfigDict:
+    """One stage of training; `config.stages.NAME` is such a block."""
+    config = ConfigDict()
+    # Passes over the training images.
+    config.epochs = 10
+    # 'head': the classifier alone. 'all': every layer but the first `freeze_first`.
+    config.trainable = "all"
+    # Keras layers from the input that stay frozen (activations counted); only with 'all'.
+    config.freeze_first = 0
+    # Augment anew at every step instead of training on copies; the outputs of the frozen layers
+    # can then not be computed once.
+    config.online_augment = False
+    # What BatchNorm of the trained layers normalises by: 'running' averages (pre-trained
+    # networks) or the 'batch' (networks trained from random weights).
+    config.batch_norm = "running"
+    # 'adam', 'adamw' or 'sgd' (Nesterov momentum 0.9).
+    config.optimizer = "adam"
+    # Learning rate at its highest.
+    config.learning_rate = 1e-3
+    # 'constant', 'cosine' or 'linear', after the warm-up.
+    config.schedule = "constant"
+    # Epochs of linear warm-up from 0; may be a fraction.
+    config.warmup_epochs = 0.0
+    # Last learning rate as a share of the highest; 'constant' does not use it.
+    config.end_factor = 0.0
+    # Decoupled weight decay of kernels, per unit of learning rate; 'adamw' and 'sgd' only.
+    config.weight_decay = 0.0
+    # Gradients are scaled down to this global norm; 0 leaves them.
+    config.clip_norm = 0.0
+    # Early stopping: epochs without a better validation metric before the stage ends; 0: never.
+    config.patience = 0
+    return config
+
+
+def get_config() -> ConfigDict:
+    """The default: three classes, MobileNetV2 in two stages, split by subject."""
+    config = ConfigDict()
+    # Names the run's folder, `runs/NAME`, where no --workdir is given.
+    config.name = "default"
+    # Decides everything random: splits, augmentation, initial weights, order of the images.
+    config.seed = 0
+
+    config.data = ConfigDict()
+    # Folder of images: one folder per class, or a manifest.csv with file,label,subject[,split].
+    # Empty: the embedded synthetic set.
+    config.data.path = ""
+    # A set of tensorflow-datasets ('name' or 'name/config'), instead of a path.
+    config.data.tfds = ""
+    # Height and width in pixels that images are reduced to.
+    config.data.image_size = 128
+    # Classes in their order; () takes the sorted names of the labels.
+    config.data.classes = ()
+    # Labels to be renamed, so that several become one class: 'early=ssc,late=ssc'.
+    config.data.merge = ""
+    # Whether the classes are ordered (grades): adds the quadratic-weighted kappa.
+    config.data.ordered = True
+    # 'direct' decodes the files at every start; 'array_record' keeps the decoded images in the
+    # cache folder and reads them back from there.
+    config.data.storage = "direct"
+
+    # The synthetic set: tiles by class, and subjects by class.
+    config.data.synthetic = ConfigDict()
+    config.data.synthetic.normal = 347
+    config.data.synthetic.early = 141
+    config.data.synthetic.late = 141
+    config.data.synthetic.normal_subjects = 20
+    config.data.synthetic.early_subjects = 10
+    config.data.synthetic.late_subjects = 10
+
+    config.split = ConfigDict()
+    # 'subject': all images of a subject stand in one split. 'image': as the paper did.
+    config.split.by = "subject"
+    # Shares of the images, as near as whole subjects allow.
+    config.split.train = 0.7
+    config.split.val = 0.15
+    config.split.test = 0.15
+    # Exact images per class instead of shares, only by 'image': 'normal:834/103/104,...' for
+    # train/val/test.
+    config.split.counts = ""
+    # Seed of the split; -1 takes `config.seed`. Folds of one partition need one split seed.
+    config.split.seed = -1
+    # k > 0: the test set is fold `fold` (from 0) of k, validation is cut from the rest.
+    config.split.folds = 0
+    config.split.fold = 0
+
+    config.augment = ConfigDict()
+    # Augmented copies of each training image, made after the split, for the stages that do not
+    # augment on line.
+    config.augment.copies = 2
+    # Images per class after augmentation, made BEFORE the split, as the paper did:
+    # 'normal:1041,early:423'. Leaks copies across splits; empty: off.
+    config.augment.counts_before_split = ""
+    # Random horizontal and vertical flips.
+    config.augment.flip = True
+    # Least side of the random crop, as a share of the image; the crop is enlarged back.
+    config.augment.crop = 0.8
+
+    config.model = ConfigDict()
+    # 'mobilenet_v2' or 'cnn'.
+    config.model.name = "mobilenet_v2"
+    # Width multiplier of MobileNetV2.
+    config.model.alpha = 1.0
+    # Logits; 0: one per class. 1: a sigmoid, for two classes. More than classes: some unused.
+    config.model.outputs = 0
+    # Share of the classifier's inputs dropped in training.
+    config.model.dropout = 0.2
+    # The CNN's channels of each block and units of each hidden dense layer.
+    config.model.cnn_widths = (32, 64, 128, 256)
+    config.model.cnn_dense = (128,)
+
+    # Weights of the backbone: 'imagenet' (cache, else download), a path to a .h5, .weights.h5,
+    # .safetensors or .pth file, or 'none' for random ones.
+    config.pretrained = "imagenet"
+    # What to do where 'imagenet' can be had neither from the cache nor by download: 'random'
+    # goes on with random weights, trains BatchNorm on the batch and says so; 'error' stops.
+    config.pretrained_fallback = "random"
+    # The share of the old running averages kept at each step of a network from random weights.
+    config.scratch_momentum = 0.9
+
+    config.loss = ConfigDict()
+    # Share of the target spread over all outputs.
+    config.loss.label_smoothing = 0.0
+    # 'balanced' weighs classes by the inverse of their training images; 'none'.
+    config.loss.class_weights = "balanced"
+
+    # Images per step.
+    config.batch_size = 32
+    # Images that go through the network at a time within a step, to stay in the processor's
+    # cache; 0: the whole batch.
+    config.micro_batch = 8
+
+    config.select = ConfigDict()
+    # Validation metric that picks the best epoch of a stage: 'accuracy', 'balanced_accuracy',
+    # 'macro_auroc' or 'log_loss'; 'none' takes the last epoch.
+    config.select.metric = "balanced_accuracy"
+    # The model that the run ends with: the 'best' stage by that metric, or the 'last'.
+    config.select.stage = "best"
+
+    config.checkpoint = ConfigDict()
+    # Least seconds between two checkpoints within a stage.
+    config.checkpoint.every_seconds = 20.0
+    # Newest checkpoints that are kept.
+    config.checkpoint.keep = 2
+
+    config.features = ConfigDict()
+    # The outputs of the frozen layers are computed once if they take at most this much memory.
+    config.features.max_megabytes = 2000
+
+    # Stages in the order in which they run, by name; 'head' and 'finetune' are defined below.
+    config.stage_order = ("head", "finetune")
+    config.stages = ConfigDict()
+    config.stages.head = stage()
+    config.stages.head.trainable = "head"
+    config.stages.head.epochs = 200
+    config.stages.head.learning_rate = 1e-4
+    config.stages.finetune = stage()
+    config.stages.finetune.epochs = 12
+    config.stages.finetune.freeze_first = 10
+    config.stages.finetune.online_augment = True
+    config.stages.finetune.learning_rate = 1e-4
+    config.stages.finetune.patience = 4
+    return config

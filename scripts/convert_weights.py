@@ -1,0 +1,108 @@
+"""Convert MobileNetV2 weights of Keras, torchvision or timm to one plain file.
+
+    python scripts/convert_weights.py SOURCE OUT.safetensors
+
+The output holds the backbone under this package's names, float32, and records what the weights
+assume (padding, BatchNorm epsilon, input scaling). It works wherever the source did:
+`--config.pretrained=OUT.safetensors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from sscjax.errors import UserError
+from sscjax.files import write_bytes
+from sscjax.models.mobilenet_v2 import backbone_layers
+from sscjax.pretrained.convert import convert_weights
+from sscjax.pretrained.load import Loaded, backbone_tree, infer_alpha, load_backbone, sha256
+from sscjax.pretrained.read import METADATA_KEY, read_weights
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code: 0, or 2 for a mistake of the user."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help=".h5, .weights.h5, .safetensors, .npz or .pth")
+    parser.add_argument("output", type=Path, help="file to write: .safetensors or .npz")
+    parsed = parser.parse_args(arguments)
+    try:
+        alpha, loaded = convert(parsed.source, parsed.output)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(_table(loaded, alpha))
+    print(f"MobileNetV2 with alpha {alpha}, convention {loaded.convention.name}:")
+    print(
+        f"  padding {loaded.convention.padding}, BatchNorm epsilon {loaded.convention.bn_epsilon},"
+        f" input scaling {loaded.convention.scaling}"
+    )
+    print(f"dropped: {', '.join(loaded.dropped) or 'nothing'}")
+    print(f"{parsed.source}  sha256 {loaded.sha256}")
+    print(f"{parsed.output}  sha256 {sha256(parsed.output)}")
+    return 0
+
+
+def convert(source: Path, output: Path) -> tuple[float, Loaded]:
+    """Write the backbone in `source` to `output`.
+
+    Returns:
+        the width multiplier, and the weights as loaded into a model of that width.
+
+    Raises:
+        UserError: `source` is not exactly MobileNetV2, or `output` cannot be written.
+    """
+    if output.suffix not in (".safetensors", ".npz"):
+        raise UserError(f"{output}: ends in {output.suffix!r}, expected .safetensors or .npz")
+    weights, _ = read_weights(source)
+    try:
+        alpha = infer_alpha(convert_weights(weights).params)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    loaded = load_backbone(source, *backbone_tree(alpha))
+    arrays = dict(_flat("params", loaded.params)) | dict(_flat("batch_stats", loaded.batch_stats))
+    record = json.dumps({"convention": loaded.convention.name})
+    if output.suffix == ".npz":
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **{METADATA_KEY: np.array(record)}, **arrays)
+        data = buffer.getvalue()
+    else:
+        data = safetensors.numpy.save(arrays, metadata={METADATA_KEY: record})
+    try:
+        write_bytes(output, data)
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
+    return alpha, loaded
+
+
+def _flat(
+    collection: str, tree: Mapping[str, Mapping[str, np.ndarray]]
+) -> list[tuple[str, np.ndarray]]:
+    return [
+        (f"{collection}/{layer}/{name}", np.ascontiguousarray(array))
+        for layer, variables in sorted(tree.items())
+        for name, array in sorted(variables.items())
+    ]
+
+
+def _table(loaded: Loaded, alpha: float) -> str:
+    lines = [f"{'layer':<30}{'parameters':>12}{'statistics':>12}"]
+    totals = [0, 0]
+    for layer in (layer.name for layer in backbone_layers(alpha) if layer.name in loaded.params):
+        trees = (loaded.params, loaded.batch_stats)
+        counts = [sum(a.size for a in tree.get(layer, {}).values()) for tree in trees]
+        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+        lines.append(f"{layer:<30}{counts[0]:>12,}{counts[1]:>12,}")
+    lines.append(f"{f'{len(loaded.params)} layers':<30}{totals[0]:>12,}{totals[1]:>12,}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

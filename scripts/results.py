@@ -1,0 +1,123 @@
+"""Run and tabulate the comparison of docs/results.md on a folder of real images.
+
+    python scripts/results.py --data=FOLDER --weights=FILE --out=RUNS
+
+FOLDER is an image set with subjects (a manifest.csv), FILE are ImageNet weights of MobileNetV2
+1.0. Each seed tests another of five folds, so that five seeds test every image once. Runs that
+are finished are not run again: the same command goes on where it stopped. The table is printed
+as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+FOLDS = 5
+SPLITS = ("subject", "image")
+
+
+def commands(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The runs by the name of their folder, with the flags of each."""
+    found = {}
+    for seed in range(args.seeds):
+        for by in SPLITS:
+            found[f"mobilenet_v2-{by}-{seed}"] = [
+                "--config=configs/three_class.py",
+                f"--config.pretrained={args.weights}",
+                "--config.augment.copies=0",
+                f"--config.stages.finetune.epochs={args.finetune_epochs}",
+                "--config.stages.finetune.patience=3",
+                *_fold(args, by, seed),
+            ]
+    for seed in range(args.cnn_seeds):
+        for by in SPLITS:
+            found[f"cnn-{by}-{seed}"] = [
+                "--config=configs/cnn_three_class.py",
+                f"--config.stages.train.epochs={args.cnn_epochs}",
+                "--config.stages.train.patience=3",
+                *_fold(args, by, seed),
+            ]
+    return found
+
+
+def _fold(args: argparse.Namespace, by: str, seed: int) -> list[str]:
+    return [
+        f"--config.data.path={args.data}",
+        f"--config.split.by={by}",
+        "--config.split.seed=0",
+        f"--config.split.folds={FOLDS}",
+        f"--config.split.fold={seed % FOLDS}",
+        f"--config.seed={seed}",
+    ]
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights")
+    parser.add_argument("--out", type=Path, default=Path("runs/results"), help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of MobileNetV2 per split")
+    parser.add_argument("--cnn-seeds", type=int, default=2, help="runs of the CNN per split")
+    parser.add_argument("--finetune-epochs", type=int, default=8, help="most epochs of stage 2")
+    parser.add_argument("--cnn-epochs", type=int, default=8, help="most epochs of the CNN")
+    args = parser.parse_args()
+    for name, flags in commands(args).items():
+        folder = args.out / name
+        if _finished(folder):
+            continue
+        print(f"== {name}", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", "sscjax.main", *flags, f"--workdir={folder}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    print(table(args.out))
+
+
+def _finished(folder: Path) -> bool:
+    path = folder / "run.json"
+    return path.is_file() and json.loads(path.read_text("utf-8"))["status"] == "finished"
+
+
+def table(out: Path) -> str:
+    """Test figures of every stage over the finished runs in `out`, as a Markdown table."""
+    groups: dict[tuple[str, str, str], list[Path]] = {}
+    for path in sorted(out.glob("*-*-*/metrics.json")):
+        model, by, _ = path.parent.name.split("-")
+        for stage in json.loads(path.read_text("utf-8"))["stages"]:
+            groups.setdefault((by, model, stage), []).append(path)
+    lines = [
+        "| split by | model, stage | runs | test accuracy per image: mean (each run) | "
+        "balanced accuracy | macro AUROC | accuracy per subject | epoch kept |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (by, model, stage), paths in sorted(groups.items(), reverse=True):
+        stages = [json.loads(path.read_text("utf-8"))["stages"][stage] for path in paths]
+        test = [found["splits"]["test"] for found in stages]
+        accuracy = [found["image"]["accuracy"] for found in test]
+        each = ", ".join(f"{100 * value:.1f}" for value in accuracy)
+        pooled = np.average(accuracy, weights=[found["image"]["n"] for found in test])
+        lines.append(
+            f"| {by} | {model}, {stage} | {len(paths)} | {100 * pooled:.1f} % ({each}) | "
+            f"{_spread([found['image']['balanced_accuracy'] for found in test], 100)} % | "
+            f"{_spread([found['image']['macro_auroc'] for found in test], 1)} | "
+            f"{_spread([found['subject']['accuracy'] for found in test], 100)} % | "
+            f"{', '.join(str(found['best_epoch']) for found in stages)} |"
+        )
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], factor: int) -> str:
+    """Mean and sample standard deviation over the runs."""
+    places = 1 if factor == 100 else 3
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{factor * statistics.mean(values):.{places}f} ± {factor * deviation:.{places}f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Image sets: sources, splits, augmentation and the synthetic skin biopsies."""

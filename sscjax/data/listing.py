@@ -1,0 +1,344 @@
+"""What a folder or a manifest holds, listed and checked before any image is decoded."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from sscjax.data.decode import IMAGE_SUFFIXES
+from sscjax.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+MANIFEST = "manifest.csv"
+COLUMNS = ("file", "label", "subject")
+SPLIT_NAMES = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+"""Accepted spellings of a split, and the name used everywhere after loading."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRecord:
+    """One image that exists as a file but is not decoded yet.
+
+    Attributes:
+      path: the file.
+      file: the same, relative to the set's folder with forward slashes.
+      label: the class name.
+      subject: patient or biopsy; the file itself where the source names none.
+      split: 'train', 'val' or 'test', or None where the source prescribes no split.
+    """
+
+    path: Path
+    file: str
+    label: str
+    subject: str
+    split: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """A checked list of images: at least two classes, each with at least one image.
+
+    Attributes:
+      folder: the folder that all `file` names are relative to.
+      classes: class names in label order.
+      records: the images; by file name for folders, in the manifest's order for manifests. Either
+        all of them have a split or none has.
+      source: one line for people.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    records: tuple[ImageRecord, ...]
+    source: str
+
+
+def list_images(path: Path | str, classes: Sequence[str] = ()) -> Listing:
+    """Lists and checks an image set without decoding any image.
+
+    A csv file or a folder with a `manifest.csv` is read as a manifest: columns `file` (relative
+    to the csv's folder), `label`, `subject` and optionally `split`. Any other folder holds one
+    folder per class, with images at any depth: in `class/subject/image.jpg` the second folder
+    names the subject (the same name under two classes is the same subject), and an image directly
+    in its class folder is its own subject, which is logged as a warning. Hidden files and files
+    without an image suffix are passed over.
+
+    Args:
+      path: the folder or csv file.
+      classes: class names in label order; empty: the names found, sorted.
+
+    Raises:
+      UserError: one line that names the file or row, what was expected and the mend.
+    """
+    path = Path(path)
+    if path.is_file():
+        return list_manifest(path, classes)
+    folder = existing_folder(path)
+    if (folder / MANIFEST).is_file():
+        return list_manifest(folder / MANIFEST, classes)
+    return list_folder(folder, classes)
+
+
+# --- folder per class ---------------------------------------------------------------------------
+
+
+def existing_folder(path: Path | str) -> Path:
+    """`path` as a folder that exists, or a `UserError`."""
+    folder = Path(path)
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder or manifest; correct the data path")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder; give a folder or a csv manifest")
+    return folder
+
+
+def list_folder(folder: Path, classes: Sequence[str]) -> Listing:
+    """Lists one folder per class, as `list_images` does where there is no manifest."""
+    entries = _visible(folder)
+    if not entries:
+        raise UserError(
+            f"{folder}: the folder is empty; expected one folder per class or a {MANIFEST}"
+        )
+    found = [entry.name for entry in entries if entry.is_dir()]
+    loose = sum(_is_image(entry) for entry in entries if entry.is_file())
+    if not found:
+        raise UserError(
+            f"{folder}: found no class folders and {loose} image(s); expected one folder per class "
+            f"or a {MANIFEST}; sort the images into folders named after their classes"
+        )
+    names = ordered_classes(folder, found, classes)
+    records: list[ImageRecord] = []
+    skipped = 0
+    for name in names:
+        images = []
+        for entry in _walk(folder / name):
+            if _is_image(entry):
+                images.append(_folder_record(folder, entry, name))
+            else:
+                skipped += 1
+        if not images:
+            raise UserError(
+                f"{folder / name}: the class folder holds no image ({' '.join(IMAGE_SUFFIXES)}); "
+                "add images or remove the folder"
+            )
+        records += images
+    records.sort(key=lambda record: record.file)
+    _refuse_shared_files(records, [record.file for record in records])
+    if skipped or loose:
+        _LOG.warning(
+            "%s: passed over %d file(s) in class folders that are not %s, and %d image(s) outside "
+            "class folders",
+            folder, skipped, " ".join(IMAGE_SUFFIXES), loose,
+        )  # fmt: skip
+    return Listing(folder, names, tuple(records), _folder_source(folder, records))
+
+
+def _folder_source(folder: Path, records: Sequence[ImageRecord]) -> str:
+    """The line for people; warns where images have no subject to split by."""
+    alone = sum(record.subject == record.file for record in records)
+    if not alone:
+        subjects = {record.subject for record in records}
+        return f"folder {folder} ({len(records)} images of {len(subjects)} subjects)"
+    _LOG.warning(
+        "%s: %d of %d images name no subject, so each counts as its own: the split cannot be "
+        "by patient and the figures are optimistic; use class/subject/image.jpg folders or a "
+        "%s with a subject column",
+        folder, alone, len(records), MANIFEST,
+    )  # fmt: skip
+    return (
+        f"folder {folder} ({len(records)} images; {alone} without a subject, taken as one "
+        "subject each: the split is not by patient and the figures are optimistic)"
+    )
+
+
+def _folder_record(folder: Path, path: Path, label: str) -> ImageRecord:
+    file = path.relative_to(folder).as_posix()
+    inner = path.relative_to(folder / label).parts
+    _refuse_outside(folder, path, str(path))
+    return ImageRecord(path, file, label, inner[0] if len(inner) > 1 else file)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All visible files below. Links to folders are refused: they may leave it or form rings."""
+    if folder.is_symlink():
+        raise UserError(
+            f"{folder}: is a link to a folder, which is not followed; put the folder itself there "
+            f"or list its images in a {MANIFEST}"
+        )
+    for entry in _visible(folder):
+        if entry.is_dir():
+            yield from _walk(entry)
+        else:
+            yield entry
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def ordered_classes(
+    where: Path | str, found: Sequence[str], wanted: Sequence[str]
+) -> tuple[str, ...]:
+    """`wanted` if given, after checking that it and `found` are the same names; else sorted."""
+    names = tuple(wanted) or tuple(sorted(found))
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"the list of classes names {repeated[0]!r} twice; name each class once")
+    for name in sorted(set(found) - set(names)):
+        raise UserError(
+            f"{where}: unknown class {name!r}, expected one of {', '.join(names)}; remove it or "
+            "add it to the classes"
+        )
+    for name in names:
+        if name not in found:
+            raise UserError(
+                f"{where}: no image of the class {name!r}, found {', '.join(sorted(found))}; add "
+                "some or take it off the classes"
+            )
+    if len(names) < 2:
+        raise UserError(
+            f"{where}: found only one class ({names[0]!r}), expected at least two; add images of "
+            "another class"
+        )
+    return names
+
+
+# --- manifest -----------------------------------------------------------------------------------
+
+
+def list_manifest(manifest: Path, classes: Sequence[str]) -> Listing:
+    """Lists what a csv file names, as `list_images` does."""
+    folder = manifest.parent
+    records: list[ImageRecord] = []
+    places: list[str] = []
+    for line, row in _read_rows(manifest):
+        place = f"{manifest}, row {line}"
+        records.append(_manifest_record(folder, place, row, classes))
+        places.append(place)
+    if not records:
+        raise UserError(f"{manifest}: has no rows; expected one row per image")
+    found = list(dict.fromkeys(record.label for record in records))
+    names = ordered_classes(manifest, found, classes)
+    _refuse_shared_files(records, places)
+    given = [record.split is not None for record in records]
+    if any(given) and not all(given):
+        raise UserError(
+            f"{places[given.index(False)]}: empty split, while {sum(given)} of {len(given)} rows "
+            "have one; fill all of them or remove the column"
+        )
+    subjects = {record.subject for record in records}
+    source = f"manifest {manifest} ({len(records)} images of {len(subjects)} subjects)"
+    return Listing(folder, names, tuple(records), source)
+
+
+def _read_rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
+    """Rows as stripped cells by column, each with its line number (the header is line 1)."""
+    rows: list[tuple[int, dict[str, str]]] = []
+    try:
+        with manifest.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [cell.strip() for cell in next(reader, [])]
+            _check_header(manifest, header)
+            for cells in reader:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if len(cells) != len(header):
+                    raise UserError(
+                        f"{manifest}, row {reader.line_num}: {len(cells)} cells, expected "
+                        f"{len(header)}; quote cells that hold a comma"
+                    )
+                stripped = [cell.strip() for cell in cells]
+                rows.append((reader.line_num, dict(zip(header, stripped, strict=True))))
+    except FileNotFoundError as error:
+        raise UserError(f"{manifest}: no such file; correct the data path") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{manifest}: not UTF-8 text (byte {error.start}); save it as a UTF-8 csv file"
+        ) from error
+    except csv.Error as error:
+        raise UserError(f"{manifest}: not a csv file ({error}); save it as a csv file") from error
+    return rows
+
+
+def _check_header(manifest: Path, header: list[str]) -> None:
+    missing = [name for name in COLUMNS if name not in header]
+    if missing:
+        raise UserError(
+            f"{manifest}: missing column(s) {', '.join(missing)}, found "
+            f"{', '.join(header) or 'an empty first line'}; expected the first line to name "
+            f"{','.join(COLUMNS)} and optionally split, separated by commas"
+        )
+    repeated = [name for name, count in Counter(header).items() if count > 1 and name]
+    if repeated:
+        raise UserError(f"{manifest}: column {repeated[0]!r} appears twice; remove one")
+
+
+def _manifest_record(
+    folder: Path, place: str, row: Mapping[str, str], classes: Sequence[str]
+) -> ImageRecord:
+    for column in COLUMNS:
+        if not row[column]:
+            raise UserError(f"{place}: empty {column}; fill it in")
+    label, split = row["label"], row.get("split", "")
+    if classes and label not in classes:
+        raise UserError(
+            f"{place}: unknown label {label!r}, expected one of {', '.join(classes)}; correct the "
+            "row or add the class"
+        )
+    if split and split not in SPLIT_NAMES:
+        raise UserError(
+            f"{place}: unknown split {split!r}, expected train, val or test; correct the row"
+        )
+    # Manifests are carried between systems: both kinds of slash, either kind of absolute path.
+    relative = PurePosixPath(row["file"].replace("\\", "/"))
+    windows = PureWindowsPath(row["file"])
+    if relative.is_absolute() or windows.drive or windows.root or ".." in relative.parts:
+        raise UserError(
+            f"{place}: {row['file']} leaves the folder {folder}; give a path inside it, relative "
+            "to the manifest"
+        )
+    path = folder / relative
+    try:
+        is_file, exists = path.is_file(), path.exists()
+    except (OSError, ValueError):  # a name that this system cannot have
+        is_file = exists = False
+    if not is_file:
+        kind = "is not a file" if exists else "does not exist"
+        raise UserError(f"{place}: {row['file']} {kind}; correct the row or restore the file")
+    _refuse_outside(folder, path, place)
+    return ImageRecord(path, relative.as_posix(), label, row["subject"], SPLIT_NAMES.get(split))
+
+
+def _refuse_outside(folder: Path, path: Path, place: str) -> None:
+    target = path.resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise UserError(
+            f"{place}: {path.name} leaves the folder {folder} (it links to {target}); copy the "
+            "file into the folder"
+        )
+
+
+def _refuse_shared_files(records: Sequence[ImageRecord], places: Sequence[str]) -> None:
+    first: dict[Path, str] = {}
+    for record, place in zip(records, places, strict=True):
+        target = record.path.resolve()
+        if target in first:
+            raise UserError(
+                f"{place}: duplicate, the file {record.file} is already given by {first[target]}; "
+                "remove one of them"
+            )
+        first[target] = place

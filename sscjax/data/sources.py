@@ -1,0 +1,253 @@
+"""Image sets from a folder, a manifest or tensorflow-datasets.
+
+A set on disk is first listed and checked (`sscjax.data.listing`), then decoded in threads. The
+result does not depend on the order in which the file system names its files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sscjax.data.dataset import ImageSet
+from sscjax.data.decode import read_image, resize_pixels
+from sscjax.data.listing import (
+    MANIFEST,
+    SPLIT_NAMES,
+    ImageRecord,
+    Listing,
+    existing_folder,
+    list_folder,
+    list_images,
+    list_manifest,
+    ordered_classes,
+)
+from sscjax.errors import UserError
+
+__all__ = [
+    "ImageRecord",
+    "Listing",
+    "decode_listing",
+    "list_images",
+    "load",
+    "load_folder",
+    "load_manifest",
+    "load_tfds",
+    "merge_classes",
+]
+
+_LOG = logging.getLogger(__name__)
+
+
+def load(path: Path | str, image_size: int, classes: Sequence[str] = ()) -> ImageSet:
+    """Loads a manifest (a csv file, or a folder holding `manifest.csv`) or a folder per class.
+
+    Args:
+      path: the folder or csv file.
+      image_size: side of the square images in pixels.
+      classes: class names in label order; empty: the names found, sorted.
+
+    Returns:
+      An `ImageSet` with images [N,image_size,image_size,3].
+
+    Raises:
+      UserError: anything wrong with the folder, the manifest or an image, in one line.
+    """
+    return decode_listing(list_images(path, classes), image_size)
+
+
+def load_folder(path: Path | str, image_size: int, classes: Sequence[str] = ()) -> ImageSet:
+    """Loads one folder per class, ignoring any manifest; see `list_images` for subjects."""
+    return decode_listing(list_folder(existing_folder(path), classes), image_size)
+
+
+def load_manifest(path: Path | str, image_size: int, classes: Sequence[str] = ()) -> ImageSet:
+    """Loads what a manifest names; `path` is the csv file or the folder of a `manifest.csv`."""
+    path = Path(path)
+    manifest = path / MANIFEST if path.is_dir() else path
+    return decode_listing(list_manifest(manifest, classes), image_size)
+
+
+def merge_classes(image_set: ImageSet, merge: Mapping[str, str]) -> ImageSet:
+    """Renames classes, joining those that get the same name.
+
+    Args:
+      image_set: any set.
+      merge: new name by old name, such as {'early': 'ssc', 'late': 'ssc'}; classes that are not
+        named keep their name.
+
+    Returns:
+      The set with new labels; classes in the order in which their names first appear.
+
+    Raises:
+      UserError: `merge` names a class that the set lacks, or fewer than two classes are left.
+    """
+    if not merge:
+        return image_set
+    known = ", ".join(image_set.classes)
+    for name in merge:
+        if name not in image_set.classes:
+            raise UserError(
+                f"merge of classes names {name!r}, expected one of {known}; correct the name"
+            )
+    renamed = [merge.get(name, name) for name in image_set.classes]
+    classes = tuple(dict.fromkeys(renamed))
+    if len(classes) < 2:
+        raise UserError(
+            f"merging leaves only the class {classes[0]!r} of {known}, expected at least two; "
+            "leave one class out of the merge"
+        )
+    new_labels = np.array([classes.index(name) for name in renamed], np.int32)
+    pairs = ", ".join(f"{old} as {new}" for old, new in merge.items())
+    return dataclasses.replace(
+        image_set,
+        labels=new_labels[image_set.labels],
+        classes=classes,
+        source=f"{image_set.source}; merged {pairs}",
+    )
+
+
+# --- decoding -----------------------------------------------------------------------------------
+
+
+def decode_listing(listing: Listing, image_size: int) -> ImageSet:
+    """Decodes a listing in threads (Pillow lets other threads run while it works)."""
+    records = listing.records
+    images = np.empty((len(records), image_size, image_size, 3), np.uint8)
+
+    def decode(index: int) -> str | None:
+        try:
+            images[index] = read_image(records[index].path, image_size)
+        except UserError as error:
+            return str(error)
+        return None
+
+    # One thread per core: each may hold a large image before it is reduced.
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        failures = [message for message in pool.map(decode, range(len(records))) if message]
+    if failures:
+        more = f" (and {len(failures) - 1} more such images)" if len(failures) > 1 else ""
+        raise UserError(failures[0] + more)
+    splits = [record.split for record in records if record.split is not None]
+    labels = [listing.classes.index(record.label) for record in records]
+    return ImageSet(
+        images=images,
+        labels=np.array(labels, np.int32),
+        subjects=np.array([record.subject for record in records], dtype=np.str_),
+        files=np.array([record.file for record in records], dtype=np.str_),
+        classes=listing.classes,
+        splits=np.array(splits, dtype=np.str_) if splits else None,
+        source=listing.source,
+    )
+
+
+# --- tensorflow-datasets ------------------------------------------------------------------------
+
+
+def load_tfds(
+    name: str,
+    image_size: int,
+    data_dir: Path | str | None = None,
+    classes: Sequence[str] = (),
+) -> ImageSet:
+    """Loads an image-classification set of tensorflow-datasets, without TensorFlow.
+
+    The set is prepared as ArrayRecord where it is not yet (this may download it). Splits named
+    train, validation and test are kept when all three exist; otherwise all are joined and the
+    split is left to the run. A text or integer feature `subject` names the subjects; without one
+    every image is its own subject.
+
+    Args:
+      name: a name such as `colorectal_histology` or `set/config:1.0.0`.
+      image_size: side of the square images in pixels.
+      data_dir: where prepared sets lie; None: the library's default folder.
+      classes: class names in label order, the same names as the set's; empty: the set's order.
+
+    Returns:
+      An `ImageSet`; `files` are ids of the form `split/number`.
+
+    Raises:
+      UserError: tensorflow-datasets or a suitable build of the set is missing, the name is
+        unknown, or the set has no `image` and `label`.
+    """
+    builder = _prepared_builder(name, data_dir)
+    features = builder.info.features
+    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "names"):
+        raise UserError(
+            f"tensorflow-datasets {name!r} has the features {', '.join(features)}; expected an "
+            "'image' and a class 'label'; choose an image-classification set"
+        )
+    if np.dtype(features["image"].np_dtype) != np.uint8:
+        raise UserError(
+            f"tensorflow-datasets {name!r} has images of type {features['image'].np_dtype}, "
+            "expected uint8; choose a set of 8-bit images"
+        )
+    found = tuple(features["label"].names)
+    ordered = ordered_classes(f"tensorflow-datasets {name}", found, classes or found)
+    splits = list(builder.info.splits)
+    keep = {"train", "validation", "test"} <= set(splits)
+    wanted = ["train", "validation", "test"] if keep else splits
+    images, labels, subjects, files, split_of = [], [], [], [], []
+    for split in wanted:
+        for index, example in enumerate(builder.as_data_source(split=split)):
+            file = f"{split}/{index}"
+            images.append(resize_pixels(np.asarray(example["image"]), image_size))
+            labels.append(ordered.index(found[int(example["label"])]))
+            subjects.append(_text(example["subject"]) if "subject" in features else file)
+            files.append(file)
+            split_of.append(SPLIT_NAMES[split] if keep else "")
+    if "subject" not in features:
+        _LOG.warning(
+            "tensorflow-datasets %s names no subjects, so each image counts as its own: the split "
+            "cannot be by patient and the figures are optimistic",
+            name,
+        )
+    return ImageSet(
+        images=np.stack(images),
+        labels=np.array(labels, np.int32),
+        subjects=np.array(subjects, dtype=np.str_),
+        files=np.array(files, dtype=np.str_),
+        classes=ordered,
+        splits=np.array(split_of, dtype=np.str_) if keep else None,
+        source=f"tensorflow-datasets {builder.info.full_name}",
+    )
+
+
+def _prepared_builder(name: str, data_dir: Path | str | None) -> Any:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"tensorflow-datasets is not usable here ({error}), needed for {name!r}; install it "
+            "with pip install tensorflow-datasets, or give a folder of images"
+        ) from error
+    folder = None if data_dir is None else str(data_dir)
+    try:
+        builder = tfds.builder(name, data_dir=folder, try_gcs=False, file_format="array_record")
+    except ValueError as error:  # its 'not found' goes on to list every set there is
+        reason = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"tensorflow-datasets has no set {name!r} ({reason}); correct the name (the catalogue "
+            "at tensorflow.org/datasets lists them) or the folder of prepared sets"
+        ) from error
+    try:
+        builder.download_and_prepare()
+        builder.as_data_source(split=next(iter(builder.info.splits)))
+    except (AssertionError, ImportError, NotImplementedError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"tensorflow-datasets {name!r} cannot be served as ArrayRecord here ({reason}); "
+            "prepare it with file_format='array_record' on a machine that can, or give a folder"
+        ) from error
+    return builder
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)

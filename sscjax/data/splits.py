@@ -1,0 +1,441 @@
+"""Splits into train, val and test: stratified, by subject, and the same for the same seed.
+
+A split by subject starts from a random assignment and improves it by moving and swapping whole
+subjects until the shares of images are as near to the wanted ones as that finds. Assigning the
+largest subjects first, as is common, balances as well but gives nearly the same split for every
+seed, so repeated runs would all be judged on the same few patients.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sscjax.data.dataset import ImageSet
+from sscjax.errors import UserError
+from sscjax.files import write_text
+
+_LOG = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+COLUMNS = ("file", "label", "subject", "split")
+
+# Weight of a class that is missing from a part, far above any sum of squared differences.
+_MISSING = 1e3
+_RESTARTS = 20
+_MAX_STEPS = 500
+_SWAPPED = 150
+
+
+def make_splits(
+    image_set: ImageSet,
+    *,
+    by: str,
+    fractions: Sequence[float],
+    seed: int,
+    counts: Mapping[str, Sequence[int]] | None = None,
+    folds: int = 0,
+    fold: int = 0,
+) -> np.ndarray:
+    """Assigns every image to 'train', 'val' or 'test'; each of them gets images of every class.
+
+    Args:
+      image_set: the images; the splits that it prescribes, if any, are returned as they are.
+      by: 'subject' keeps all images of a subject together; 'image' ignores subjects.
+      fractions: wanted shares of (train, val, test), each above 0, sum 1.
+      seed: the same seed gives the same splits, whatever the order of the images.
+      counts: exact (train, val, test) numbers of images by class name, instead of `fractions`;
+        only by image and without folds.
+      folds: if above 0, the test images are one of `folds` parts of equal shares, and the val
+        images, a share `fractions[1]` of the whole set, are cut from the others.
+      fold: which part, 0 <= fold < folds. Over all folds each image is tested exactly once.
+
+    Returns:
+      [N] str.
+
+    Raises:
+      UserError: a class has too few subjects or images, or the wishes contradict each other or
+        the set.
+    """
+    if image_set.splits is not None:
+        return _given_splits(image_set, folds)
+    _check_wishes(by, fractions, counts, folds, fold)
+    if counts is not None:
+        return _by_counts(image_set, counts, seed)
+    groups, group_of = _groups(image_set, by)
+    table = _count_table(group_of, image_set.labels, len(groups), len(image_set.classes))
+    names = (image_set.classes, by)
+    if folds == 0:
+        part = _partition(table, fractions, [seed], *names)
+        return np.array(SPLITS)[part][group_of]
+    part = _partition(table, [1 / folds] * folds, [seed], *names)
+    rest = np.flatnonzero(part != fold)
+    val_share = fractions[1] / (1 - 1 / folds)
+    # The fold is part of the seed: val differs between folds, while the folds themselves do not.
+    inner = _partition(table[rest], (1 - val_share, val_share), [seed, fold], *names)
+    split_of_group = np.full(len(groups), "test", dtype="<U5")
+    split_of_group[rest] = np.array(SPLITS[:2])[inner]
+    return split_of_group[group_of]
+
+
+def write_splits(path: Path | str, image_set: ImageSet, splits: np.ndarray) -> None:
+    """Writes a csv file with the columns file, label, subject, split, in the set's order.
+
+    Args:
+      path: the csv file; it is replaced atomically.
+      image_set: the images.
+      splits: [N] str as from `make_splits`.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    labels = [image_set.classes[label] for label in image_set.labels]
+    columns = (image_set.files.tolist(), labels, image_set.subjects.tolist(), splits.tolist())
+    writer.writerows(zip(*columns, strict=True))
+    write_text(path, text.getvalue())
+
+
+def read_splits(path: Path | str, image_set: ImageSet) -> np.ndarray:
+    """Reads what `write_splits` wrote, in the order of `image_set`.
+
+    Args:
+      path: the csv file.
+      image_set: the set that the splits belong to; the file must name exactly its images, with
+        the same labels and subjects.
+
+    Returns:
+      [N] str of 'train', 'val', 'test'.
+
+    Raises:
+      UserError: the file is missing or damaged, or belongs to other images.
+    """
+    rows = _read_split_rows(Path(path))
+    splits = []
+    for file, label, subject in zip(
+        image_set.files.tolist(), image_set.labels, image_set.subjects.tolist(), strict=True
+    ):
+        row = rows.pop(file, None)
+        if row is None:
+            raise UserError(f"{path}: lacks the image {file}; remove the file to split anew")
+        expected = (image_set.classes[label], subject)
+        if row[:2] != expected:
+            raise UserError(
+                f"{path}: gives {file} the label and subject {row[0]}, {row[1]}, but the set has "
+                f"{expected[0]}, {expected[1]}; remove the file to split anew"
+            )
+        splits.append(row[2])
+    if rows:
+        raise UserError(
+            f"{path}: names {len(rows)} image(s) that the set lacks, such as {next(iter(rows))}; "
+            "remove the file to split anew"
+        )
+    return np.array(splits, dtype="<U5")
+
+
+def check_leakage(image_set: ImageSet, splits: np.ndarray, by: str) -> None:
+    """Refuses exact leaks between splits and contradictory labels.
+
+    Equal pixels in two splits under one label are only warned about: blank tiles are equal.
+
+    Args:
+      image_set: the images.
+      splits: [N] str as from `make_splits`.
+      by: with 'subject' a subject in two splits is refused; with 'image' it is allowed.
+
+    Raises:
+      UserError: a subject lies in two splits, or two images with the same pixels have different
+        labels.
+    """
+    if by == "subject":
+        _refuse_shared_subjects(image_set, splits)
+    first: dict[bytes, int] = {}
+    across = 0
+    for index, image in enumerate(np.ascontiguousarray(image_set.images)):
+        digest = hashlib.blake2b(image.data, digest_size=16).digest()
+        other = first.setdefault(digest, index)
+        if image_set.labels[other] != image_set.labels[index]:
+            names = [image_set.classes[image_set.labels[i]] for i in (other, index)]
+            raise UserError(
+                f"{image_set.files[other]} ({names[0]}) and {image_set.files[index]} ({names[1]}) "
+                "have the same pixels but different labels; remove the wrong one"
+            )
+        across += bool(splits[other] != splits[index])
+    if across:
+        _LOG.warning(
+            "%d image(s) have the same pixels as an image of another split: figures may be "
+            "optimistic; remove the duplicates",
+            across,
+        )
+
+
+# --- checks -------------------------------------------------------------------------------------
+
+
+def _given_splits(image_set: ImageSet, folds: int) -> np.ndarray:
+    splits = image_set.splits
+    assert splits is not None
+    if folds:
+        raise UserError(
+            f"{image_set.source}: prescribes its splits, so there is nothing to cut into {folds} "
+            "folds; set folds to 0 or remove the split column"
+        )
+    for split in SPLITS:
+        for label, name in enumerate(image_set.classes):
+            if not np.any((splits == split) & (image_set.labels == label)):
+                raise UserError(
+                    f"{image_set.source}: the prescribed split {split!r} has no image of class "
+                    f"{name!r}, expected every class in train, val and test; correct the splits "
+                    "or remove them to have them made"
+                )
+    return splits.astype("<U5")
+
+
+def _check_wishes(
+    by: str,
+    fractions: Sequence[float],
+    counts: Mapping[str, Sequence[int]] | None,
+    folds: int,
+    fold: int,
+) -> None:
+    if by not in ("subject", "image"):
+        raise UserError(f"split by {by!r}: expected 'subject' or 'image'")
+    if counts is not None and (by != "image" or folds):
+        raise UserError(
+            f"exact split counts do not go with a split by {by!r} and {folds} folds; use "
+            "by='image' and folds=0, or leave the counts out"
+        )
+    positive = len(fractions) == 3 and all(share > 0 for share in fractions)
+    if not positive or abs(sum(fractions) - 1) > 1e-6:
+        shown = ", ".join(f"{share:g}" for share in fractions)
+        raise UserError(
+            f"split fractions ({shown}): expected three numbers above 0 (train, val, test) that "
+            "sum to 1"
+        )
+    if folds < 0 or folds == 1 or not 0 <= fold < max(folds, 1):
+        raise UserError(
+            f"fold {fold} of {folds}: expected at least 2 folds (or 0 for none), and a fold from 0 "
+            "to folds - 1"
+        )
+    if folds and fractions[1] + 1 / folds >= 1 - 1e-9:
+        raise UserError(
+            f"{folds} folds leave no training images beside a val share of {fractions[1]:g}; "
+            "lower the share or use more folds"
+        )
+
+
+def _refuse_shared_subjects(image_set: ImageSet, splits: np.ndarray) -> None:
+    pairs = np.unique(np.stack([image_set.subjects, splits.astype(np.str_)]), axis=1)
+    same = np.flatnonzero(pairs[0, 1:] == pairs[0, :-1])
+    if len(same):
+        subject = str(pairs[0, same[0]])
+        shared = " and ".join(pairs[1, pairs[0] == subject].tolist())
+        raise UserError(
+            f"subject {subject!r} lies in {shared}: the splits are not by subject; put all of its "
+            "images into one split"
+        )
+
+
+def _read_split_rows(path: Path) -> dict[str, tuple[str, str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = list(csv.reader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable csv file ({error}); split anew") from error
+    if not lines or tuple(lines[0]) != COLUMNS:
+        raise UserError(f"{path}: expected the columns {','.join(COLUMNS)}; split anew")
+    rows: dict[str, tuple[str, str, str]] = {}
+    for number, cells in enumerate(lines[1:], 2):
+        if len(cells) != len(COLUMNS) or cells[3] not in SPLITS or cells[0] in rows:
+            raise UserError(
+                f"{path}, row {number}: expected a new file, its label and subject, and train, val "
+                "or test; split anew"
+            )
+        rows[cells[0]] = (cells[1], cells[2], cells[3])
+    return rows
+
+
+# --- the split itself ---------------------------------------------------------------------------
+
+
+def _groups(image_set: ImageSet, by: str) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted groups and the group index of each image, so that the images' order plays no part."""
+    if by == "subject":
+        return np.unique(image_set.subjects, return_inverse=True)
+    order = np.argsort(image_set.files, kind="stable")
+    group_of = np.empty(len(order), np.int64)
+    group_of[order] = np.arange(len(order))
+    return image_set.files[order], group_of
+
+
+def _count_table(group_of: np.ndarray, labels: np.ndarray, groups: int, classes: int) -> np.ndarray:
+    """[groups, classes] int: images of each class in each group."""
+    cells = np.bincount(group_of * classes + labels, minlength=groups * classes)
+    return cells.reshape(groups, classes)
+
+
+def _by_counts(image_set: ImageSet, counts: Mapping[str, Sequence[int]], seed: int) -> np.ndarray:
+    if set(counts) != set(image_set.classes):
+        raise UserError(
+            f"split counts name the classes {', '.join(sorted(counts))}, but the set has "
+            f"{', '.join(image_set.classes)}; name exactly these"
+        )
+    rng = np.random.default_rng(seed)
+    order = np.argsort(image_set.files, kind="stable")
+    splits = np.empty(len(image_set), dtype="<U5")
+    for label, name in enumerate(image_set.classes):
+        members = order[image_set.labels[order] == label]
+        wanted = [int(count) for count in counts[name]]
+        if len(wanted) != 3 or min(wanted) < 1 or sum(wanted) != len(members):
+            raise UserError(
+                f"split counts of class {name!r} are {wanted} (sum {sum(wanted)}), expected three "
+                f"numbers above 0 that sum to its {len(members)} images"
+            )
+        splits[rng.permutation(members)] = np.repeat(SPLITS, wanted)
+    return splits
+
+
+def _partition(
+    table: np.ndarray,
+    shares: Sequence[float],
+    seed: Sequence[int],
+    classes: Sequence[str],
+    by: str,
+) -> np.ndarray:
+    """Cuts groups into parts of the wanted shares, with every class in every part.
+
+    Args:
+      table: [G,K] images of each class in each group.
+      shares: the wanted share of each part, sum 1.
+      seed: of the random generator.
+      classes: K names, for messages.
+      by: what a group is, for messages.
+
+    Returns:
+      [G] int, the part of each group.
+    """
+    parts = len(shares)
+    for name, column in zip(classes, table.T, strict=True):
+        holders = np.count_nonzero(column)
+        if holders < parts:
+            mend = "merge classes or split by='image'" if by == "subject" else "merge classes"
+            raise UserError(
+                f"class {name!r} has {holders} {by}(s) to be cut into {parts} parts, expected at "
+                f"least one for each; {mend}"
+            )
+    rng = np.random.default_rng(seed)
+    if np.all(table.sum(1) == 1):
+        return _cut_singles(table.argmax(1), np.asarray(shares), rng)
+    # All images count beside the classes, so that equal classes do not hide a skewed whole.
+    counts = np.column_stack([table, table.sum(1)]).astype(float)
+    fitting = _Parts(counts / counts.sum(0), np.asarray(shares))
+    for _ in range(_RESTARTS):
+        part = fitting.improve(fitting.start(rng), rng)
+        sums = np.zeros((parts, table.shape[1]), np.int64)
+        np.add.at(sums, part, table)
+        if np.all(sums > 0):
+            return part
+    raise UserError(
+        f"found no way to give each of {parts} parts every class while keeping each {by} whole "
+        f"({len(table)} {by}s, {len(classes)} classes); merge classes or split by='image'"
+    )
+
+
+def _cut_singles(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The partition when each group is one image: exact, and cheap for very many images."""
+    part = np.empty(len(labels), np.int64)
+    owed = np.zeros(len(shares))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        # Ties in rounding go to the part that earlier classes left short.
+        numbers = _round_to_sum(len(members) * shares, owed)
+        owed += len(members) * shares - numbers
+        part[rng.permutation(members)] = np.repeat(np.arange(len(shares)), numbers)
+    return part
+
+
+def _round_to_sum(wanted: np.ndarray, owed: np.ndarray) -> np.ndarray:
+    """Whole numbers next to `wanted` with the same sum, each at least 1."""
+    numbers = np.maximum(np.floor(wanted + 1e-9), 1).astype(np.int64)
+    total = round(wanted.sum())
+    while numbers.sum() < total:
+        numbers[np.argmax(wanted - numbers + 1e-3 * owed)] += 1
+    while numbers.sum() > total:
+        surplus = np.where(numbers > 1, numbers - wanted, -np.inf)
+        numbers[np.argmax(surplus)] -= 1
+    return numbers
+
+
+class _Parts:
+    """Searches for an assignment of groups to parts whose shares are near to the wanted ones.
+
+    The cost of a part is the squared difference between its share of each column and the wanted
+    share, over the wanted share (as in a chi-squared statistic: one patient too many weighs more
+    in a small part), plus `_MISSING` for each column of which it holds nothing.
+    """
+
+    def __init__(self, weights: np.ndarray, shares: np.ndarray) -> None:
+        self.weights = weights  # [G,K], each column sums to 1
+        self.shares = shares  # [P]
+
+    def cost(self, sums: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Cost of parts: sums [...,K] and shares broadcast to [...]."""
+        difference = np.square(sums - shares[..., None]).sum(-1) / shares
+        return difference + _MISSING * (sums < 1e-12).sum(-1)
+
+    def start(self, rng: np.random.Generator) -> np.ndarray:
+        """Groups in random order, each to the part where it lowers the cost most."""
+        part = np.empty(len(self.weights), np.int64)
+        sums = np.zeros((len(self.shares), self.weights.shape[1]))
+        cost = self.cost(sums, self.shares)
+        for group in rng.permutation(len(self.weights)):
+            after = self.cost(sums + self.weights[group], self.shares)
+            best = int(np.argmin(after - cost))
+            part[group] = best
+            sums[best] += self.weights[group]
+            cost[best] = after[best]
+        return part
+
+    def improve(self, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The best single move or swap, again and again until none lowers the cost."""
+        part = part.copy()
+        for _ in range(_MAX_STEPS):
+            sums = np.zeros((len(self.shares), self.weights.shape[1]))
+            np.add.at(sums, part, self.weights)
+            gain, group, target = self._best_move(part, sums)
+            some = rng.permutation(len(part))[:_SWAPPED]
+            swap_gain, one, other = self._best_swap(part, sums, np.sort(some))
+            if max(gain, swap_gain) < 1e-9:
+                break
+            if gain >= swap_gain:
+                part[group] = target
+            else:
+                part[one], part[other] = part[other], part[one]
+        return part
+
+    def _best_move(self, part: np.ndarray, sums: np.ndarray) -> tuple[float, int, int]:
+        cost = self.cost(sums, self.shares)
+        without = self.cost(sums[part] - self.weights, self.shares[part])
+        added = self.cost(sums[None] + self.weights[:, None], self.shares[None])
+        gains = (cost[part] - without)[:, None] + cost[None] - added
+        gains[np.arange(len(part)), part] = 0.0
+        group, target = np.unravel_index(np.argmax(gains), gains.shape)
+        return float(gains[group, target]), int(group), int(target)
+
+    def _best_swap(
+        self, part: np.ndarray, sums: np.ndarray, some: np.ndarray
+    ) -> tuple[float, int, int]:
+        """The best swap among the groups `some`: [S,S] pairs at once."""
+        here = part[some]
+        cost = self.cost(sums, self.shares)[here]
+        received = self.weights[some][None] - self.weights[some][:, None]
+        after = self.cost(sums[here][:, None] + received, self.shares[here][:, None])
+        gains = cost[:, None] + cost[None] - after - after.T
+        gains[here[:, None] == here[None]] = 0.0
+        one, other = np.unravel_index(np.argmax(gains), gains.shape)
+        return float(gains[one, other]), int(some[one]), int(some[other])

@@ -1,0 +1,11 @@
+"""The one exception that stands for a user's mistake."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something the user can mend: bad data, a bad config, a missing weight file.
+
+    The message is one line that says what was found, what was expected and how to mend it. The
+    command-line programs print it without a traceback and exit with code 2 (see `sscjax.cli`).
+    """

@@ -1,0 +1,45 @@
+"""From a network and images to the table of predictions that all figures come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from sscjax import features, optim
+from sscjax.data.dataset import ImageSet
+from sscjax.metrics import Predictions
+
+
+def probabilities(
+    predict: Callable[..., jax.Array],
+    params: optim.Params,
+    batch_stats: optim.Params,
+    stored: np.ndarray | jax.Array,
+    *,
+    batch_size: int,
+) -> np.ndarray:
+    """Class probabilities [N,C] float32 of all `stored` [N,...], none left out."""
+    return features.batched(lambda x: predict(params, batch_stats, x), stored, batch_size)
+
+
+def class_columns(classes: tuple[str, ...], columns: int) -> tuple[str, ...]:
+    """Names of the probability columns; outputs beyond the classes are called 'unused'."""
+    surplus = columns - len(classes)
+    if surplus < 0:
+        raise ValueError(f"{columns} probabilities for {len(classes)} classes")
+    extra = ("unused",) if surplus == 1 else tuple(f"unused_{i + 1}" for i in range(surplus))
+    return classes + extra
+
+
+def table(image_set: ImageSet, splits: np.ndarray, found: np.ndarray) -> Predictions:
+    """Join probabilities [N,C] with what is known of each image."""
+    return Predictions(
+        files=image_set.files,
+        subjects=image_set.subjects,
+        splits=splits,
+        labels=image_set.labels,
+        probabilities=found,
+        classes=class_columns(image_set.classes, found.shape[1]),
+    )

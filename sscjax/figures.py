@@ -1,0 +1,397 @@
+"""How a run went, for the eye: PNG figures, the learning curves as CSV, TensorBoard events.
+
+Everything is drawn from rows and counts; nothing here needs JAX. The figures use matplotlib's
+object interface with the Agg canvas, never pyplot, so no display and no global state are involved.
+
+A row of the learning curves is a mapping with `epoch` (1, 2, ... over all stages), `stage` (name)
+and figures such as `train_loss`, `train_accuracy`, `val_loss`, `val_accuracy`; a figure may be
+missing or None.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import struct
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from sscjax.files import write_bytes, write_text
+
+Row = Mapping[str, Any]
+
+# Pixels per inch; all figures are about 1000 pixels wide.
+DPI = 100
+
+# Okabe and Ito's colours, told apart with any kind of colour vision; the dashes differ as well.
+TRAIN_STYLE: dict[str, Any] = {"color": "#0072B2", "linestyle": "-"}
+VAL_STYLE: dict[str, Any] = {"color": "#D55E00", "linestyle": "--"}
+BEST_COLOUR = "#009E73"
+GREY = "#555555"
+
+# Above this many classes a confusion matrix shows counts only, and above the next only colours.
+MOST_CLASSES_WITH_PERCENT = 12
+MOST_CLASSES_WITH_COUNTS = 30
+
+# Names of short stages stand on up to so many lines above a panel; for more there is no room.
+STAGE_NAME_LEVELS = 6
+
+# Longer class names are cut in figures.
+NAME_WIDTH = 18
+
+
+def _write_png(path: Path | str, figure: Figure) -> None:
+    """Render and write atomically; without the version stamp the same figure is the same file."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # A class name in a script the font lacks becomes boxes; that is no reason to stop a run.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.canvas.print_png(buffer, metadata={"Software": None})  # type: ignore[attr-defined]
+    write_bytes(path, buffer.getvalue())
+
+
+def _new_figure(height: float, layout: Literal["constrained", "compressed"]) -> Figure:
+    """A white figure, 10 inches wide; 'compressed' is for panels of fixed proportions."""
+    figure = Figure(figsize=(10, height), dpi=DPI, layout=layout, facecolor="white")
+    engine = figure.get_layout_engine()
+    if isinstance(engine, ConstrainedLayoutEngine):
+        engine.set(w_pad=0.1, h_pad=0.1)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write_learning_curves(
+    path: Path | str, rows: Sequence[Row], best_epoch: int | None = None, title: str = ""
+) -> None:
+    """Draw accuracy and loss of train and validation by epoch into a PNG.
+
+    Stage boundaries are vertical lines with the stage's name above, as in the paper's figure 4.
+
+    Args:
+      path: the PNG.
+      rows: the learning curves, in order of `epoch`.
+      best_epoch: the epoch whose parameters were kept, or None.
+      title: a line above the panels.
+    """
+    figure = _new_figure(4.6, "constrained")
+    panels = figure.subplots(1, 2)
+    for axes, quantity in zip(panels, ("accuracy", "loss"), strict=True):
+        _draw_curves(axes, rows, quantity)
+        _mark_stages(axes, rows)
+        _mark_best(axes, rows, quantity, best_epoch)
+    panels[0].yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %"))
+    _scale_loss(panels[1], rows)
+    handles, labels = panels[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=3, frameon=False, handlelength=3
+        )
+    if title:
+        figure.suptitle(title, fontsize=12, parse_math=False)
+    _write_png(path, figure)
+
+
+def _values(rows: Sequence[Row], key: str) -> np.ndarray:
+    """[N] float64 of one figure, NaN (a gap in the line) where a row lacks it."""
+    values = [row.get(key) for row in rows]
+    return np.array([math.nan if value is None else float(value) for value in values])
+
+
+def _draw_curves(axes: Axes, rows: Sequence[Row], quantity: str) -> None:
+    epochs = [row["epoch"] for row in rows]
+    # A single point or a gap between points leaves no line to see.
+    marker = "o" if len(rows) <= 30 else None
+    for split, style, label in (
+        ("train", TRAIN_STYLE, "training"),
+        ("val", VAL_STYLE, "validation"),
+    ):
+        values = _values(rows, f"{split}_{quantity}")
+        if np.isfinite(values).any():
+            axes.plot(epochs, values, label=label, marker=marker, markersize=4, lw=1.8, **style)
+    if epochs:
+        axes.set_xlim(epochs[0] - 0.5 - len(rows) / 50, epochs[-1] + 0.5 + len(rows) / 50)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(quantity)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def stage_starts(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    """The name and first epoch of each stage, in order."""
+    starts: list[tuple[str, int]] = []
+    for row in rows:
+        if not starts or starts[-1][0] != row["stage"]:
+            starts.append((row["stage"], row["epoch"]))
+    return starts
+
+
+def _mark_stages(axes: Axes, rows: Sequence[Row]) -> None:
+    """A line at each boundary; names above the panel, raised where they would run together."""
+    low, high = axes.get_xlim()
+    free_from = [-math.inf] * STAGE_NAME_LEVELS
+    for position, (name, epoch) in enumerate(stage_starts(rows)):
+        start = low if position == 0 else epoch - 0.5
+        if position:
+            axes.axvline(start, color=GREY, linestyle=":", linewidth=1.5)
+        share = (start - low) / (high - low)
+        level = next((k for k, free in enumerate(free_from) if share >= free), None)
+        if level is None:
+            continue
+        text = _short(name)
+        # At 9 points in half of a 10-inch figure a letter takes about 1/60 of the panel.
+        free_from[level] = share + (len(text) + 2) / 60
+        axes.annotate(
+            text,
+            (share, 1),
+            xycoords="axes fraction",
+            xytext=(2, 3 + 12 * level),
+            textcoords="offset points",
+            fontsize=9,
+            color=GREY,
+            parse_math=False,
+        )
+
+
+def _mark_best(axes: Axes, rows: Sequence[Row], quantity: str, best: int | None) -> None:
+    for row in rows:
+        value = row.get(f"val_{quantity}")
+        if best is not None and row["epoch"] == best and value is not None:
+            axes.plot(
+                [best],
+                [value],
+                marker="D",
+                markersize=9,
+                markerfacecolor="none",
+                markeredgecolor=BEST_COLOUR,
+                markeredgewidth=2,
+                linestyle="none",
+                label=f"best epoch ({best})",
+                zorder=5,
+            )
+
+
+def _scale_loss(axes: Axes, rows: Sequence[Row]) -> None:
+    """From 0 up; logarithmic where one spike would press everything else flat."""
+    values = np.concatenate([_values(rows, "train_loss"), _values(rows, "val_loss")])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return
+    if values.min() > 0 and values.max() > 20 * np.median(values):
+        axes.set_yscale("log")
+        axes.set_ylabel("loss (log scale)")
+    else:
+        axes.set_ylim(0, 1.06 * values.max() or 1.0)
+
+
+def _short(name: str) -> str:
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
+
+
+def write_confusion(
+    path: Path | str,
+    confusion: Sequence[Sequence[int]] | np.ndarray,
+    classes: Sequence[str],
+    title: str = "",
+) -> None:
+    """Draw a confusion matrix into a PNG: counts and, in colour and figures, the share of the row.
+
+    Args:
+      path: the PNG.
+      confusion: [C][C] counts, true class in rows.
+      classes: the C names.
+      title: a line above the matrix.
+    """
+    counts = np.asarray(confusion, dtype=np.int64)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    figure = _new_figure(5.6 if len(classes) <= 4 else 8.6, "compressed")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    names = [_short(name) for name in classes]
+    crowded = len(names) > 4 or max(map(len, names)) > 14
+    ticks = range(len(names))
+    axes.set_xticks(ticks, names, parse_math=False)
+    if crowded:
+        axes.tick_params(axis="x", labelrotation=40)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+    axes.set_yticks(
+        ticks,
+        [f"{name} ({total})" for name, total in zip(names, totals[:, 0], strict=True)],
+        parse_math=False,
+    )
+    axes.tick_params(length=0, labelsize=12 if len(names) <= 12 else 8)
+    axes.set_xlabel("predicted", fontsize=12)
+    axes.set_ylabel("true (number)", fontsize=12)
+    axes.set_title(title, fontsize=13, parse_math=False)
+    _fill_cells(axes, counts, shares)
+    bar = figure.colorbar(
+        image, ax=axes, format=PercentFormatter(xmax=1, symbol=" %"), fraction=0.046
+    )
+    bar.set_label("share of the true class")
+    _write_png(path, figure)
+
+
+def _fill_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
+    size = len(counts)
+    if size > MOST_CLASSES_WITH_COUNTS:
+        return
+    fontsize = 13 if size <= 4 else 9 if size <= MOST_CLASSES_WITH_PERCENT else 6
+    for true, predicted in np.ndindex(counts.shape):
+        count, share = counts[true, predicted], shares[true, predicted]
+        text = str(count)
+        if size <= MOST_CLASSES_WITH_PERCENT and count:
+            text += f"\n{100 * share:.1f} %"
+        colour = "white" if share > 0.55 else "black" if count else GREY
+        axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=fontsize)
+
+
+def write_curves_csv(path: Path | str, rows: Sequence[Row]) -> None:
+    """Write the learning curves atomically, a column per key in the order keys first appear.
+
+    Floats are written so that reading them gives the same number; None and missing are empty.
+    """
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = (row.get(column) for column in columns)
+        writer.writerow([_cell(value) for value in values])
+    write_text(path, text.getvalue())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return repr(float(value)) if isinstance(value, (float, np.floating)) else str(value)
+
+
+class EventLog:
+    """TensorBoard's event file of a run, scalars only.
+
+    The format is written here: tensorboardX would import torch and start a thread for it. Each
+    record stands on disk when `add` returns, so a killed run loses nothing.
+    """
+
+    def __init__(self, folder: Path | str, rows_so_far: Sequence[Row] = ()) -> None:
+        """Start the event file afresh from the rows so far: a resumed run doubles no point.
+
+        Args:
+          folder: holds nothing but this log; event files in it are removed.
+          rows_so_far: the learning curves before this start.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        now = time.time()
+        # Nanoseconds: a file of the same name would look to an open TensorBoard as if it grew.
+        self.path = folder / f"events.out.tfevents.{int(now)}.{time.time_ns() % 10**9:09d}"
+        self._file: BinaryIO = self.path.open("wb")
+        self._file.write(_record(_event(now, version="brain.Event:2")))
+        for row in rows_so_far:
+            self._write(row, now)
+        self._file.flush()
+
+    def add(self, row: Row) -> None:
+        """Append one row: `train_loss` becomes the scalar 'train/loss' at step `epoch`.
+
+        Numbers whose name starts with neither `train_` nor `val_` go under 'run/'; None, text and
+        `epoch` itself are left out.
+        """
+        self._write(row, time.time())
+        self._file.flush()
+
+    def _write(self, row: Row, now: float) -> None:
+        for key, value in row.items():
+            is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            if key != "epoch" and is_number:
+                event = _event(now, step=int(row["epoch"]), tag=_tag(key), value=float(value))
+                self._file.write(_record(event))
+
+    def close(self) -> None:
+        """Close the file; closing twice is harmless."""
+        self._file.close()
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _tag(key: str) -> str:
+    for split in ("train", "val"):
+        if key.startswith(f"{split}_"):
+            return f"{split}/{key.removeprefix(f'{split}_')}"
+    return f"run/{key}"
+
+
+def _event(
+    wall_time: float, *, step: int = 0, version: str = "", tag: str = "", value: float = 0.0
+) -> bytes:
+    """TensorFlow's protocol buffer `Event` (event.proto), with a version or with one scalar."""
+    parts = [b"\x09", struct.pack("<d", wall_time), b"\x10", _varint(step)]
+    if version:
+        parts.append(_field(3, version.encode()))
+    if tag:
+        scalar = _field(1, tag.encode()) + b"\x15" + struct.pack("<f", value)
+        parts.append(_field(5, _field(1, scalar)))
+    return b"".join(parts)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited field: key, length, content."""
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    """A non-negative integer, seven bits per byte, lowest first."""
+    result = bytearray()
+    while value > 0x7F:
+        result.append(value & 0x7F | 0x80)
+        value >>= 7
+    result.append(value)
+    return bytes(result)
+
+
+def _record(payload: bytes) -> bytes:
+    """TFRecord framing: length and content, each followed by its masked CRC-32C."""
+    length = struct.pack("<Q", len(payload))
+    return length + _masked_crc(length) + payload + _masked_crc(payload)
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
+    crc ^= 0xFFFFFFFF
+    rotated = (crc >> 15 | crc << 17) & 0xFFFFFFFF
+    return struct.pack("<I", (rotated + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _crc_table() -> list[int]:
+    """CRC-32C (Castagnoli), bits reversed, of each byte."""
+    table = []
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+        table.append(byte)
+    return table
+
+
+_CRC_TABLE = _crc_table()

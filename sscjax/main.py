@@ -1,0 +1,137 @@
+"""Train, evaluate and report: `python -m sscjax.main --config=configs/three_class.py`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from sscjax import cli, train
+from sscjax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "File with the run's config, for example configs/three_class.py; any field can be set as "
+    "--config.FIELD=VALUE.",
+    lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The run's folder; runs/<config name> where it is not given."
+)
+_FRESH = flags.DEFINE_bool("fresh", False, "Delete the run in the folder and start anew.")
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    config = _parse(sys.argv)
+    cli.set_up_log()
+    cli.set_up_jax()
+    folder = Path(_WORKDIR.value) if _WORKDIR.value else Path("runs") / config.name
+    if _FRESH.value:
+        _delete_run(folder)
+    print("\n" + train.run(config, folder.resolve()), end="")
+
+
+def _parse(arguments: list[str]) -> ConfigDict:
+    """Read flags and config.
+
+    Raises:
+      UserError: an unknown flag or field, a value of the wrong type, no config.
+    """
+    arguments = [_existing_config(argument) for argument in arguments]
+    try:
+        rest = flags.FLAGS(arguments)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise _explain(error, arguments) from error
+    if len(rest) > 1:
+        raise UserError(f"found {rest[1]!r}: expected only flags, which begin with --")
+    if _CONFIG.value is None:
+        raise UserError("no config given: add --config=configs/three_class.py")
+    return _CONFIG.value
+
+
+def _existing_config(argument: str) -> str:
+    """Let `--config=configs/NAME.py` mean the installed file where there is no such file here."""
+    name, sign, value = argument.partition("=")
+    if name.lstrip("-") != "config" or not sign:
+        return argument
+    path = Path(value)
+    if path.is_file():
+        # A config imports its neighbours as `configs.NAME`.
+        root = str(path.resolve().parent.parent)
+        if path.resolve().parent.name == "configs" and root not in sys.path:
+            sys.path.insert(0, root)
+        return argument
+    installed = Path(__file__).parent / "configs" / path.name
+    if path.parent.name == "configs" and installed.is_file():
+        sys.modules["configs"] = importlib.import_module("sscjax.configs")
+        return f"--config={installed}"
+    folder = path.parent if path.parent.is_dir() else installed.parent
+    names = [found.stem for found in folder.glob("*.py") if found.stem != "__init__"]
+    near = cli.nearest(path.stem, names)
+    hint = f"; did you mean {path.parent / near}.py?" if near else ""
+    raise UserError(f"config file {value} does not exist{hint}")
+
+
+def _explain(error: Exception, arguments: list[str]) -> UserError:
+    """One line for what absl and ml_collections raise about the command line."""
+    fields = _known_fields(arguments)
+    wanted = [re.sub(r"^-+", "", argument).partition("=")[0] for argument in arguments[1:]]
+    for name in wanted:
+        if name.startswith("config.") and fields and name not in fields:
+            near = cli.nearest(name, fields)
+            hint = f"; did you mean --{near}?" if near else ""
+            return UserError(f"--{name}: the config has no such field{hint}")
+        known = [*flags.FLAGS]
+        if not name.startswith("config.") and name.removeprefix("no") not in known and name:
+            near = cli.nearest(name, ["config", "workdir", "fresh"])
+            hint = f"; did you mean --{near}?" if near else ""
+            return UserError(f"--{name}: no such flag{hint}")
+    return UserError(" ".join(str(error).split()))
+
+
+def _known_fields(arguments: list[str]) -> list[str]:
+    """Every field of the config on the command line, as `config.data.path`."""
+    for argument in arguments:
+        name, sign, value = argument.partition("=")
+        if name.lstrip("-") == "config" and sign:
+            spec = importlib.util.spec_from_file_location("wanted_config", value)
+            if spec is None or spec.loader is None:
+                return []
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return list(_names(module.get_config(), "config"))
+    return []
+
+
+def _names(config: ConfigDict, prefix: str) -> list[str]:
+    found: list[str] = []
+    for key, value in config.items():
+        name = f"{prefix}.{key}"
+        found += _names(value, name) if isinstance(value, ConfigDict) else [name]
+    return found
+
+
+def _delete_run(folder: Path) -> None:
+    """Delete what a run wrote, and nothing that is not a run."""
+    if not folder.exists():
+        return
+    if not (folder / "run.json").is_file():
+        if any(folder.iterdir()):
+            raise UserError(
+                f"--fresh would delete {folder}, which holds no run (no run.json): choose another "
+                "--workdir"
+            )
+        return
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.call(main))

@@ -1,0 +1,41 @@
+"""The networks, by the name that a config gives them.
+
+Every model is a Linen module with the same surface: `layer_names` (its layers in order, which are
+also the keys of its parameter tree), `head_start` (where the classifier begins in them),
+`cut_points` (where prefix and suffix can be run apart) and one `__call__` that runs any stretch
+of layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from sscjax.models.cnn import CNN
+from sscjax.models.mobilenet_v2 import MobileNetV2
+
+__all__ = ["CNN", "MODELS", "MobileNetV2", "Model"]
+
+
+class Model(Protocol):
+    """What the rest of the package asks of a network."""
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Layers after the input, in order."""
+
+    @property
+    def head_start(self) -> int:
+        """Index of the classifier's first layer in `layer_names`."""
+
+    @property
+    def cut_points(self) -> tuple[int, ...]:
+        """Numbers of layers after which one activation is all that the rest needs."""
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """Linen's apply."""
+
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Linen's init."""
+
+
+MODELS = {"mobilenet_v2": MobileNetV2, "cnn": CNN}

@@ -1,0 +1,117 @@
+"""The CNN that the paper sets beside MobileNetV2: a contracting path and dense layers.
+
+Akay et al. 2021, section II.C: blocks of two unpadded 3x3 convolutions, each with ReLU, then 2x2
+max pooling with stride 2, channels doubling from block to block, then fully connected layers. The
+widths are in a figure only; the default is ours.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sscjax.models import layers as ops
+
+_HE = nn.initializers.he_normal()
+
+
+class CNN(nn.Module):
+    """Contracting blocks, dense layers, logits.
+
+    Attributes:
+      outputs: number of logits.
+      widths: channels of each block.
+      dense: units of each hidden fully connected layer.
+      dropout_rate: share of the inputs of each fully connected layer dropped in training.
+    """
+
+    outputs: int
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    dense: tuple[int, ...] = (128,)
+    dropout_rate: float = 0.0
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The name of every layer after the input, in order."""
+        names: list[str] = []
+        for block in range(1, len(self.widths) + 1):
+            for conv in (f"conv{block}_1", f"conv{block}_2"):
+                names += [conv, f"{conv}_relu"]
+            names.append(f"pool{block}")
+        names.append("flatten")
+        for index in range(1, len(self.dense) + 1):
+            names += [f"dropout{index}", f"dense{index}", f"dense{index}_relu"]
+        return (*names, "dropout", "predictions")
+
+    @property
+    def head_start(self) -> int:
+        """Index of the first fully connected layer's part in `layer_names`."""
+        return self.layer_names.index("flatten")
+
+    @property
+    def cut_points(self) -> tuple[int, ...]:
+        """Layer counts n after which the network may be cut: the ends of the blocks."""
+        names = self.layer_names
+        return (0, *(i + 1 for i, name in enumerate(names) if name.startswith("pool")))
+
+    def smallest_input(self) -> int:
+        """The least height and width in pixels that leave one pixel after the last block."""
+        size = 1
+        for _ in self.widths:
+            size = 2 * size + 4
+        return size
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        batch_statistics_from: int | None = None,
+        first: int = 0,
+        last: int | None = None,
+        capture: tuple[str, ...] = (),
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """Run layers `first` up to, not including, `last`; see `MobileNetV2.__call__`.
+
+        Args:
+          x: [B,H,W,3] float32 in [-1,1], height and width at least `smallest_input`.
+          train: whether dropout acts (it needs an rng named 'dropout').
+          batch_statistics_from: has no effect, there is no BatchNorm.
+          first: number of layers already applied.
+          last: number of layers to have been applied at the end; None runs to the logits.
+          capture: names of layers whose activations are returned too.
+
+        Returns:
+          [B,outputs] float32 logits; with `capture` also a dict of activations by name.
+        """
+        if first == 0 and min(x.shape[1:3]) < self.smallest_input():
+            raise ValueError(
+                f"images of {x.shape[1]}x{x.shape[2]} are too small for {len(self.widths)} "
+                f"blocks: at least {self.smallest_input()} pixels are needed"
+            )
+        found: dict[str, jax.Array] = {}
+        for name in self.layer_names[first:last]:
+            if name.endswith("_relu"):
+                x = jnp.maximum(x, 0.0)
+            elif name.startswith("conv"):
+                x = self._conv(name, x)
+            elif name.startswith("pool"):
+                x = nn.max_pool(x, (2, 2), (2, 2))
+            elif name == "flatten":
+                x = x.reshape(x.shape[0], -1)
+            elif name.startswith("dropout"):
+                if train and self.dropout_rate > 0:
+                    x = ops.dropout(x, self.dropout_rate, self.make_rng("dropout"))
+            elif name == "predictions":
+                x = ops.Dense(self.outputs, name=name)(x)
+            else:
+                x = ops.Dense(self.dense[int(name[5:]) - 1], _HE, name=name)(x)
+            if name in capture:
+                found[name] = x
+        return (x, found) if capture else x
+
+    def _conv(self, name: str, x: jax.Array) -> jax.Array:
+        width = self.widths[int(name[4:].split("_")[0]) - 1]
+        return ops.Conv((3, 3, x.shape[-1], width), _HE, name=name)(x)

@@ -1,0 +1,351 @@
+"""The layers that the models are made of, in the form that XLA compiles well on a CPU.
+
+What XLA does badly on a CPU, and what stands here instead:
+
+- A grouped convolution runs a slow loop, and its kernel gradient becomes a dense convolution.
+  `depthwise_conv` is a sum of shifted products instead, with hand-written gradients.
+- A 1x1 convolution is not recognised as the matrix product that it is. `pointwise_conv` is one.
+- A sum over all leading axes (batch, height, width) at once keeps few numbers and runs down the
+  memory in strides. `channel_sum` sums in two steps, of which the first adds long vectors.
+- The kernel gradient of a dense convolution is slow. `dense_conv` takes it as a matrix product
+  over image patches.
+
+Each is equal to the plain formulation within float32 rounding; `tests/test_layers_numeric.py`
+holds that for values and gradients.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = Literal["keras", "torch", "valid"]
+"""keras: TensorFlow 'same' (even sizes at stride 2 pad below and right only). torch: symmetric
+(k // 2) on every side. valid: none."""
+
+
+def pad_amounts(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Rows to add before and after an axis of `size` pixels for a convolution of width `kernel`."""
+    if padding == "valid":
+        return 0, 0
+    if padding == "torch":
+        return kernel // 2, kernel // 2
+    output = -(-size // stride)
+    total = max((output - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def pad_image(x: jax.Array, kernel: int, stride: int, padding: Padding) -> jax.Array:
+    """Zero-pad images [B,H,W,C] for a `kernel` x `kernel` convolution."""
+    rows = pad_amounts(x.shape[1], kernel, stride, padding)
+    columns = pad_amounts(x.shape[2], kernel, stride, padding)
+    if rows == columns == (0, 0):
+        return x
+    return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
+
+
+def _channel_sum(x: jax.Array) -> jax.Array:
+    """Sum over the outer axes first: rows of W*C numbers add up as vectors; then over W."""
+    if x.ndim > 2:
+        x = x.sum(axis=tuple(range(x.ndim - 2)))
+    return x.sum(axis=0)
+
+
+@jax.custom_vjp
+def channel_sum(x: jax.Array) -> jax.Array:
+    """Sum [..., C] over all axes but the last: [C]."""
+    return _channel_sum(x)
+
+
+# An array without elements carries the shape to the backward pass.
+channel_sum.defvjp(
+    lambda x: (_channel_sum(x), jnp.zeros((*x.shape, 0), x.dtype)),
+    lambda empty, g: (lax.broadcast_in_dim(g, empty.shape[:-1], (empty.ndim - 2,)),),
+)
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """`x` [..., C] plus `bias` [C]; the bias gradient is a `channel_sum`."""
+    return x + lax.broadcast_in_dim(bias, x.shape, (x.ndim - 1,))
+
+
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), lambda _, g: (g, _channel_sum(g)))
+
+
+def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """1x1 convolution of [B,H,W,C] with kernel [1,1,C,D] as one matrix product: [B,H,W,D]."""
+    flat = x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[-2:])
+    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _taps(
+    padded: jax.Array, kernel: int, stride: int, height: int, width: int
+) -> list[list[jax.Array]]:
+    """For each kernel position, the [B,height,width,C] input pixels that it multiplies."""
+
+    def tap(i: int, j: int) -> jax.Array:
+        rows = slice(i, i + stride * (height - 1) + 1, stride)
+        columns = slice(j, j + stride * (width - 1) + 1, stride)
+        return padded[:, rows, columns]
+
+    return [[tap(i, j) for j in range(kernel)] for i in range(kernel)]
+
+
+def _shifted_products(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    size = kernel.shape[0]
+    height = (padded.shape[1] - size) // stride + 1
+    width = (padded.shape[2] - size) // stride + 1
+    taps = _taps(padded, size, stride, height, width)
+    terms = [
+        taps[i][j] * kernel[i, j].reshape(1, 1, 1, -1) for i in range(size) for j in range(size)
+    ]
+    return functools.reduce(jnp.add, terms)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_conv(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolve each channel with its own kernel, as a sum of shifted products.
+
+    Args:
+      padded: [B,H,W,C], already padded (`pad_image`).
+      kernel: [K,K,1,C].
+      stride: 1 or more, the same on both axes.
+
+    Returns:
+      [B,(H-K)//stride+1,(W-K)//stride+1,C].
+    """
+    return _shifted_products(padded, kernel, stride)
+
+
+def _depthwise_forward(
+    padded: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _shifted_products(padded, kernel, stride), (padded, kernel)
+
+
+def _depthwise_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    padded, kernel = saved
+    size = kernel.shape[0]
+    taps = _taps(padded, size, stride, g.shape[1], g.shape[2])
+    kernel_gradient = jnp.stack(
+        [jnp.stack([_channel_sum(taps[i][j] * g) for j in range(size)]) for i in range(size)]
+    )
+    return _depthwise_input_gradient(g, kernel, stride, padded.shape), kernel_gradient.reshape(
+        kernel.shape
+    )
+
+
+def _depthwise_input_gradient(
+    g: jax.Array, kernel: jax.Array, stride: int, shape: tuple[int, ...]
+) -> jax.Array:
+    """Spread `g` back over the input: the flipped kernel over the dilated, padded gradient."""
+    size = kernel.shape[0]
+    config = [(0, 0, 0)]
+    for axis in (1, 2):
+        dilated = (g.shape[axis] - 1) * stride + 1
+        config.append((size - 1, shape[axis] - dilated, stride - 1))
+    config.append((0, 0, 0))
+    spread = lax.pad(g, jnp.zeros((), g.dtype), config)
+    return _shifted_products(spread, kernel[::-1, ::-1], 1)
+
+
+depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _dense(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    return lax.conv_general_dilated(
+        padded, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def dense_conv(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Ordinary convolution; XLA's own forward pass, gradients as matrix products.
+
+    Args:
+      padded: [B,H,W,C], already padded.
+      kernel: [K,K,C,D].
+      stride: the same on both axes.
+
+    Returns:
+      [B,(H-K)//stride+1,(W-K)//stride+1,D].
+    """
+    return _dense(padded, kernel, stride)
+
+
+def _dense_forward(
+    padded: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _dense(padded, kernel, stride), (padded, kernel)
+
+
+def _dense_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    padded, kernel = saved
+    size = kernel.shape[0]
+    flat = g.reshape(-1, g.shape[-1])
+    taps = _taps(padded, size, stride, g.shape[1], g.shape[2])
+    kernel_gradient = jnp.stack(
+        [
+            jnp.stack([taps[i][j].reshape(flat.shape[0], -1).T @ flat for j in range(size)])
+            for i in range(size)
+        ]
+    )
+    config = [(0, 0, 0)]
+    for axis in (1, 2):
+        dilated = (g.shape[axis] - 1) * stride + 1
+        config.append((size - 1, padded.shape[axis] - dilated, stride - 1))
+    config.append((0, 0, 0))
+    spread = lax.pad(g, jnp.zeros((), g.dtype), config)
+    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    return _dense(spread, flipped, 1), kernel_gradient
+
+
+dense_conv.defvjp(_dense_forward, _dense_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize_batch(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Batch normalisation by the statistics of `x` [..., C] itself.
+
+    Returns:
+      the normalised array, the mean [C] and the biased variance [C]. Mean and variance are for
+      the running averages: no gradient flows through them.
+    """
+    return _normalize_forward(x, scale, bias, epsilon)[0]
+
+
+def _channels(vector: jax.Array, like: jax.Array) -> jax.Array:
+    return lax.broadcast_in_dim(vector, like.shape, (like.ndim - 1,))
+
+
+def _normalize_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    count = x.size // x.shape[-1]
+    mean = _channel_sum(x) / count
+    centred = x - _channels(mean, x)
+    variance = _channel_sum(centred * centred) / count
+    inverse = lax.rsqrt(variance + epsilon)
+    y = centred * _channels(inverse * scale, x) + _channels(bias, x)
+    return (y, mean, variance), (x, mean, inverse, scale)
+
+
+def _normalize_backward(
+    epsilon: float, saved: tuple[jax.Array, ...], gradients: tuple[jax.Array, jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    del epsilon
+    x, mean, inverse, scale = saved
+    g = gradients[0]
+    count = x.size // x.shape[-1]
+    normal = (x - _channels(mean, x)) * _channels(inverse, x)
+    bias_gradient = _channel_sum(g)
+    scale_gradient = _channel_sum(g * normal)
+    inner = g - _channels(bias_gradient / count, x) - normal * _channels(scale_gradient / count, x)
+    return inner * _channels(inverse * scale, x), scale_gradient, bias_gradient
+
+
+normalize_batch.defvjp(_normalize_forward, _normalize_backward)
+
+
+class ConvKernel(nn.Module):
+    """Holds the kernel of a convolution, so that the caller may fold a scale into it.
+
+    Initialised as Keras does it (Glorot uniform), or He normal where ReLU follows without
+    BatchNorm.
+    """
+
+    shape: tuple[int, ...]
+    initializer: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """The kernel, HWIO."""
+        return self.param("kernel", self.initializer, self.shape)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation whose inference form is handed to the convolution before it.
+
+    Attributes:
+      features: number of channels.
+      epsilon: added to the variance; belongs to the source of the weights.
+      momentum: share of the old running average kept at an update.
+    """
+
+    features: int
+    epsilon: float
+    momentum: float
+
+    def setup(self) -> None:
+        """Declare scale, bias (parameters) and mean, var (running averages), each [features]."""
+        shape = (self.features,)
+        self.scale = self.param("scale", nn.initializers.ones, shape)
+        self.bias = self.param("bias", nn.initializers.zeros, shape)
+        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        self.var = self.variable("batch_stats", "var", jnp.ones, shape)
+
+    def affine(self) -> tuple[jax.Array, jax.Array]:
+        """Inference mode as `y = x * a + b`: a and b, each [features]."""
+        a = self.scale * lax.rsqrt(self.var.value + self.epsilon)
+        return a, self.bias - self.mean.value * a
+
+    def __call__(self, x: jax.Array, *, batch_statistics: bool) -> jax.Array:
+        """Normalise [..., C] by the running averages, or by the batch while updating them.
+
+        The running variance is fed the biased variance, as Keras and Flax do (torch: unbiased).
+        """
+        if not batch_statistics:
+            a, b = self.affine()
+            return add_bias(x * _channels(a, x), b)
+        y, mean, variance = normalize_batch(x, self.scale, self.bias, self.epsilon)
+        if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+            keep = self.momentum
+            self.mean.value = keep * self.mean.value + (1 - keep) * mean
+            self.var.value = keep * self.var.value + (1 - keep) * variance
+        return y
+
+
+class Dense(nn.Module):
+    """A fully connected layer: [B,D] to [B,features]."""
+
+    features: int
+    initializer: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Multiply and add the bias."""
+        kernel = self.param("kernel", self.initializer, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return add_bias(x @ kernel, bias)
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+    """Set a share `rate` of [B,D] to zero and scale the rest by 1/(1-rate) (inverted dropout)."""
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0.0)
+
+
+class Conv(nn.Module):
+    """An unpadded convolution with bias, stride 1."""
+
+    shape: tuple[int, int, int, int]
+    initializer: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B,H,W,C] to [B,H-K+1,W-K+1,D] for a kernel of `shape` [K,K,C,D]."""
+        kernel = self.param("kernel", self.initializer, self.shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.shape[-1],))
+        return add_bias(dense_conv(x, kernel, 1), bias)

@@ -1,0 +1,232 @@
+"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), layer by layer as Keras numbers it.
+
+The classifier is one ordered tuple of layers with Keras' names (`Conv1`, `bn_Conv1`, ...,
+`predictions`). The parameter tree is flat under the same names, so that "the first ten layers" is
+a slice of the tuple, and prefix and suffix of the network are sub-dicts of the tree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sscjax.models import layers as ops
+
+Kind = Literal["conv", "depthwise", "bn", "relu6", "pad", "add", "pool", "dropout", "dense"]
+
+# (expansion, channels, repeats, stride of the first), table 2 of the paper.
+_BLOCKS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One Keras layer: its name, its kind, its output channels, kernel width and stride."""
+
+    name: str
+    kind: Kind
+    channels: int = 0
+    kernel: int = 1
+    stride: int = 1
+
+
+def _divisible(value: float, divisor: int = 8) -> int:
+    """Round channels to a multiple of 8, never down by more than 10 % (as in the reference)."""
+    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * value else rounded
+
+
+def _conv_bn(
+    name: str, bn: str, channels: int, *, relu: str | None, kernel: int = 1, stride: int = 1
+) -> list[Layer]:
+    found = [Layer(name, "conv", channels, kernel, stride), Layer(bn, "bn", channels)]
+    return found + ([Layer(relu, "relu6", channels)] if relu else [])
+
+
+def _block(prefix: str, inputs: int, expansion: int, channels: int, stride: int) -> list[Layer]:
+    found: list[Layer] = []
+    hidden = inputs * expansion
+    if expansion != 1:
+        name = f"{prefix}_expand"
+        found += _conv_bn(name, f"{name}_BN", hidden, relu=f"{name}_relu")
+    if stride == 2:
+        found.append(Layer(f"{prefix}_pad", "pad", hidden, 3, stride))
+    name = f"{prefix}_depthwise"
+    found += [
+        Layer(name, "depthwise", hidden, 3, stride),
+        Layer(f"{name}_BN", "bn", hidden),
+        Layer(f"{name}_relu", "relu6", hidden),
+    ]
+    name = f"{prefix}_project"
+    found += _conv_bn(name, f"{name}_BN", channels, relu=None)
+    if stride == 1 and inputs == channels:
+        found.append(Layer(f"{prefix}_add", "add", channels))
+    return found
+
+
+def backbone_layers(alpha: float) -> tuple[Layer, ...]:
+    """All layers of Keras' `MobileNetV2(include_top=False, alpha=alpha)` after the input."""
+    inputs = _divisible(32 * alpha)
+    found = _conv_bn("Conv1", "bn_Conv1", inputs, relu="Conv1_relu", kernel=3, stride=2)
+    index = 0
+    for expansion, width, repeats, stride in _BLOCKS:
+        channels = _divisible(width * alpha)
+        for repeat in range(repeats):
+            prefix = f"block_{index}" if index else "expanded_conv"
+            found += _block(prefix, inputs, expansion, channels, stride if repeat == 0 else 1)
+            inputs, index = channels, index + 1
+    last = _divisible(1280 * alpha) if alpha > 1.0 else 1280
+    found += _conv_bn("Conv_1", "Conv_1_bn", last, relu="out_relu")
+    return tuple(found)
+
+
+def head_layers(outputs: int) -> tuple[Layer, ...]:
+    """Global average pooling, dropout and one dense layer."""
+    return (
+        Layer("global_average_pooling2d", "pool"),
+        Layer("dropout", "dropout"),
+        Layer("predictions", "dense", outputs),
+    )
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 with a classifier head.
+
+    Attributes:
+      outputs: number of logits.
+      alpha: width multiplier (0.35, 0.5, 0.75, 1.0, 1.3, 1.4 have ImageNet weights).
+      dropout_rate: share of the pooled features dropped in training.
+      padding: 'keras' or 'torch', as the source of the weights demands.
+      bn_epsilon: added to the variance, likewise.
+      bn_momentum: of the running averages, used only with batch statistics.
+    """
+
+    outputs: int
+    alpha: float = 1.0
+    dropout_rate: float = 0.0
+    padding: ops.Padding = "keras"
+    bn_epsilon: float = 1e-3
+    bn_momentum: float = 0.999
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer, in order."""
+        return backbone_layers(self.alpha) + head_layers(self.outputs)
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Keras' name of every layer after the input, in order."""
+        return tuple(layer.name for layer in self.layers)
+
+    @property
+    def head_start(self) -> int:
+        """Index of the first layer of the head in `layer_names`."""
+        return len(self.layers) - len(head_layers(self.outputs))
+
+    @property
+    def cut_points(self) -> tuple[int, ...]:
+        """Layer counts n such that the output of the first n layers is all that the rest needs.
+
+        These are the ends of the blocks, where the activations are also narrowest.
+        """
+        names = self.layer_names
+        ends = [0]
+        for index, name in enumerate(names):
+            block = name.removesuffix("_project_BN")
+            if name.endswith("_add") or (block != name and f"{block}_add" not in names):
+                ends.append(index + 1)
+        return (*ends, self.head_start, self.head_start + 1)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        batch_statistics_from: int | None = None,
+        first: int = 0,
+        last: int | None = None,
+        capture: tuple[str, ...] = (),
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """Run layers `first` up to, not including, `last`.
+
+        Args:
+          x: [B,H,W,3] float32 as `pretrained.convention.preprocess` scales them when `first` is
+            0, else the output of the first `first` layers, one of `cut_points`.
+          train: whether dropout acts (it needs an rng named 'dropout').
+          batch_statistics_from: BatchNorm layers from this index on normalise by the batch and
+            update their running averages; the others, and all of them at None, use the averages.
+          first: number of layers already applied.
+          last: number of layers to have been applied at the end; None runs to the logits.
+          capture: names of layers whose activations are returned too, [B,h,w,c] or [B,c].
+
+        Returns:
+          [B,outputs] float32 logits, or the last activation; with `capture` also a dict of
+          activations by name.
+        """
+        stack = self.layers[:last]
+        cuts = self.cut_points
+        batch_from = len(stack) if batch_statistics_from is None else batch_statistics_from
+        found: dict[str, jax.Array] = {}
+        shortcut = x
+        padded = folded = False
+        for index in range(first, len(stack)):
+            layer = stack[index]
+            if index in cuts:
+                shortcut = x
+            if layer.kind in ("conv", "depthwise"):
+                kernel = self._kernel(layer, x.shape[-1])
+                norm = stack[index + 1] if index + 1 < len(stack) else None
+                folded = norm is not None and index + 1 < batch_from and layer.name not in capture
+                if folded and norm is not None:
+                    scale, shift = self._norm(norm).affine()
+                    x = self._convolve(layer, x, kernel * scale.reshape(1, 1, 1, -1), padded)
+                    x = ops.add_bias(x, shift)
+                else:
+                    x = self._convolve(layer, x, kernel, padded)
+                padded = False
+            elif layer.kind == "bn" and not folded:
+                x = self._norm(layer)(x, batch_statistics=index >= batch_from)
+            elif layer.kind == "relu6":
+                x = jnp.clip(x, 0.0, 6.0)
+            elif layer.kind == "pad":
+                x = ops.pad_image(x, layer.kernel, layer.stride, self.padding)
+                padded = True
+            elif layer.kind == "add":
+                x = x + shortcut
+            elif layer.kind == "pool":
+                x = x.mean(axis=(1, 2))
+            elif layer.kind == "dropout" and train and self.dropout_rate > 0:
+                x = ops.dropout(x, self.dropout_rate, self.make_rng("dropout"))
+            elif layer.kind == "dense":
+                x = ops.Dense(layer.channels, name=layer.name)(x)
+            if layer.name in capture:
+                found[layer.name] = x
+        return (x, found) if capture else x
+
+    def _norm(self, layer: Layer) -> ops.BatchNorm:
+        return ops.BatchNorm(layer.channels, self.bn_epsilon, self.bn_momentum, name=layer.name)
+
+    def _kernel(self, layer: Layer, inputs: int) -> jax.Array:
+        size = layer.kernel
+        shape = (size, size, 1 if layer.kind == "depthwise" else inputs, layer.channels)
+        return ops.ConvKernel(shape, name=layer.name)()
+
+    def _convolve(self, layer: Layer, x: jax.Array, kernel: jax.Array, padded: bool) -> jax.Array:
+        if layer.kernel == 1:
+            return ops.pointwise_conv(x, kernel)
+        if not padded:
+            x = ops.pad_image(x, layer.kernel, layer.stride, self.padding)
+        convolve = ops.depthwise_conv if layer.kind == "depthwise" else ops.dense_conv
+        return convolve(x, kernel, layer.stride)

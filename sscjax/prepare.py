@@ -1,0 +1,338 @@
+"""From a config to everything that training starts with: images, splits, network, weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sscjax import features, steps
+from sscjax.data import augment, prepared, recipes, sources, splits
+from sscjax.data.dataset import ImageSet
+from sscjax.errors import UserError
+from sscjax.models import CNN, MODELS, MobileNetV2, Model
+from sscjax.pretrained import cache, convention, download, load
+
+_LOG = logging.getLogger(__name__)
+
+_CALIBRATION_BATCHES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The images of a run.
+
+    Attributes:
+      originals: N images that are split and evaluated.
+      splits: [N] str of 'train', 'val', 'test'.
+      training: M images that are trained on: the originals of the training split, then their
+        augmented copies.
+      synthetic: whether they are the embedded synthetic set.
+      by: 'subject' or 'image', what the split keeps together.
+    """
+
+    originals: ImageSet
+    splits: np.ndarray
+    training: ImageSet
+    synthetic: bool
+    by: str
+
+    def training_for(self, *, online: bool) -> ImageSet:
+        """What a stage trains on: a stage that augments on line needs no copies."""
+        if not online:
+            return self.training
+        return self.training.take(np.arange(int((self.splits == "train").sum())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Where the starting weights come from.
+
+    Attributes:
+      kind: 'file', or 'random'.
+      name: the file's name, or why the weights are random.
+      sha256: of the file; '' for random weights.
+      convention: what the weights assume.
+      fallback: whether random weights stand in for ImageNet's, which could not be had.
+    """
+
+    kind: str
+    name: str
+    sha256: str
+    convention: convention.Convention
+    fallback: bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same for a run to go on, JSON-ready."""
+        return {
+            "kind": self.kind,
+            "sha256": self.sha256,
+            "convention": self.convention.name,
+            "fallback": self.fallback,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network ready to train.
+
+    Attributes:
+      model: the Linen module.
+      params: all parameters by layer.
+      batch_stats: all running averages by layer; empty without BatchNorm.
+      objective: loss and probabilities.
+      weights: where they come from.
+    """
+
+    model: Model
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    objective: steps.Objective
+    weights: Weights
+
+
+def parse_pairs(text: str, separator: str, field: str) -> dict[str, str]:
+    """`a=x,b=y` as a dict, for config fields whose keys the user chooses.
+
+    Raises:
+      UserError: a part without the separator, or a name twice.
+    """
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, sign, value = (piece.strip() for piece in part.rpartition(separator))
+        if not sign or not name or not value or name in found:
+            raise UserError(
+                f"config.{field}: found {part!r}, expected distinct NAME{separator}VALUE parts "
+                "with commas between them"
+            )
+        found[name] = value
+    return found
+
+
+def _parse_counts(text: str, field: str) -> dict[str, tuple[int, ...]]:
+    try:
+        return {
+            name: tuple(int(number) for number in value.split("/"))
+            for name, value in parse_pairs(text, ":", field).items()
+        }
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"config.{field}: found {text!r}, expected whole numbers") from error
+
+
+def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
+    """The image set that a config names, and whether it is the synthetic one."""
+    data = config.data
+    if data.path and data.tfds:
+        raise UserError("config.data.path and config.data.tfds are both set; empty one of them")
+    if data.storage not in ("direct", "array_record"):
+        raise UserError(
+            f"config.data.storage={data.storage!r}: expected 'direct' or 'array_record'"
+        )
+    if data.image_size < 32:
+        raise UserError(f"config.data.image_size={data.image_size}: expected 32 pixels or more")
+    classes = tuple(data.classes)
+    merge = parse_pairs(data.merge, "=", "data.merge")
+    # The order of the merged classes is applied after merging.
+    listed = () if merge else classes
+    if data.tfds:
+        image_set = sources.load_tfds(data.tfds, data.image_size, classes=listed)
+    else:
+        recipe = _recipe(config, listed)
+        folder = cache.cache_dir() / "prepared"
+        direct = data.storage == "direct"
+        image_set = recipe.make() if direct else prepared.load(recipe, folder)
+    if merge:
+        if not set(merge) <= set(image_set.classes):
+            # A user's own folder may hold the merged classes already.
+            missing = ", ".join(sorted(set(merge) - set(image_set.classes)))
+            _LOG.info("config.data.merge: no class %s in this set", missing)
+        present = {old: new for old, new in merge.items() if old in image_set.classes}
+        image_set = sources.merge_classes(image_set, present)
+        if classes:
+            image_set = _reorder(image_set, classes)
+    return image_set, not (data.path or data.tfds)
+
+
+def _reorder(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
+    if set(classes) != set(image_set.classes):
+        raise UserError(
+            f"config.data.classes={classes}: the merged set has {image_set.classes}; name these"
+        )
+    new = np.array([classes.index(name) for name in image_set.classes], np.int32)
+    return dataclasses.replace(image_set, labels=new[image_set.labels], classes=classes)
+
+
+def _recipe(config: ConfigDict, classes: tuple[str, ...]) -> recipes.Recipe:
+    data = config.data
+    if data.path:
+        return recipes.from_path(Path(data.path), data.image_size, classes)
+    names = ("normal", "early", "late")
+    return recipes.from_synthetic(
+        image_size=data.image_size,
+        seed=config.seed,
+        tiles={name: data.synthetic[name] for name in names},
+        subjects={name: data.synthetic[f"{name}_subjects"] for name in names},
+    )
+
+
+def split_images(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> Images:
+    """Split the set and add the augmented copies, in the order that the config asks for."""
+    wish, change = config.split, config.augment
+    options = {"flip": change.flip, "crop": change.crop}
+    before = _parse_counts(change.counts_before_split, "augment.counts_before_split")
+    if before:
+        if wish.by != "image":
+            raise UserError(
+                "config.augment.counts_before_split puts copies of one image into several splits; "
+                "set config.split.by=image to have the paper's protocol, or empty the field"
+            )
+        single = {name: numbers[0] for name, numbers in before.items()}
+        image_set = augment.augment_to_counts(image_set, single, config.seed, **options)
+    found = splits.make_splits(
+        image_set,
+        by=wish.by,
+        fractions=(wish.train, wish.val, wish.test),
+        seed=config.seed if wish.seed < 0 else wish.seed,
+        counts=_parse_counts(wish.counts, "split.counts") or None,
+        folds=wish.folds,
+        fold=wish.fold,
+    )
+    splits.check_leakage(image_set, found, wish.by)
+    training = image_set.take(np.flatnonzero(found == "train"))
+    training = augment.augmented_copies(training, change.copies, config.seed, **options)
+    return Images(image_set, found, training, synthetic, wish.by)
+
+
+def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool) -> Network:
+    """Build the model with its starting weights.
+
+    Args:
+      config: the run's config.
+      images: the run's images; random weights are calibrated on the training images.
+      earlier_fallback: the run that is gone on with started from random weights because ImageNet
+        weights could not be had: so it goes on, without looking for them again.
+    """
+    classes = len(images.originals.classes)
+    outputs = config.model.outputs or classes
+    if outputs != 1 and outputs < classes:
+        raise UserError(f"config.model.outputs={outputs}: expected at least {classes}, the classes")
+    if outputs == 1 and classes != 2:
+        raise UserError(f"config.model.outputs=1 is for two classes; the set has {classes}")
+    objective = steps.Objective(
+        kind="sigmoid" if outputs == 1 else "softmax",
+        label_smoothing=config.loss.label_smoothing,
+        class_weights=_class_weights(config.loss.class_weights, images.training.labels, classes),
+    )
+    model = build_model(config, outputs)
+    size = config.data.image_size
+    start = jax.jit(lambda key: model.init(key, jnp.zeros((1, size, size, 3)), train=False))
+    variables = start(jax.random.key(config.seed))
+    params, batch_stats = dict(variables["params"]), dict(variables.get("batch_stats", {}))
+    path, weights = _find_weights(config, earlier_fallback)
+    if path is not None:
+        loaded = load.load_backbone(path, params, batch_stats)
+        weights = Weights("file", Path(path).name, loaded.sha256, loaded.convention)
+        params, batch_stats = loaded.params, loaded.batch_stats
+    if isinstance(model, MobileNetV2):
+        assumed = weights.convention
+        momentum = assumed.bn_momentum if weights.kind == "file" else config.scratch_momentum
+        model = model.clone(
+            padding=assumed.padding, bn_epsilon=assumed.bn_epsilon, bn_momentum=momentum
+        )
+        if weights.kind == "random":
+            batches = _calibration_batches(images.training.images, config, weights)
+            measuring = model.clone(bn_momentum=0.0)
+            batch_stats = features.calibrate_batch_norm(measuring, params, batch_stats, batches)
+    return Network(model, params, batch_stats, objective, weights)
+
+
+def build_model(config: ConfigDict, outputs: int) -> MobileNetV2 | CNN:
+    """The Linen module that a config names, with Keras' conventions where weights have none."""
+    wish = config.model
+    if wish.name == "mobilenet_v2":
+        return MobileNetV2(outputs, alpha=wish.alpha, dropout_rate=wish.dropout)
+    if wish.name == "cnn":
+        model = CNN(outputs, tuple(wish.cnn_widths), tuple(wish.cnn_dense), wish.dropout)
+        if config.data.image_size < model.smallest_input():
+            raise UserError(
+                f"config.data.image_size={config.data.image_size}: {len(model.widths)} blocks of "
+                f"the CNN need at least {model.smallest_input()} pixels; shorten model.cnn_widths"
+            )
+        return model
+    raise UserError(f"config.model.name={wish.name!r}: expected one of {', '.join(MODELS)}")
+
+
+def _class_weights(kind: str, labels: np.ndarray, classes: int) -> tuple[float, ...]:
+    if kind == "none":
+        return ()
+    if kind != "balanced":
+        raise UserError(f"config.loss.class_weights={kind!r}: expected 'balanced' or 'none'")
+    counts = np.bincount(labels, minlength=classes)
+    # Python floats, so that the weights are constants of the compiled step.
+    return tuple(float(len(labels) / (classes * count)) for count in counts)
+
+
+def _find_weights(config: ConfigDict, earlier_fallback: bool) -> tuple[Path | None, Weights]:
+    """The weight file to load, or None with the reason why the weights stay random."""
+    random = Weights("random", "config.pretrained is 'none'", "", convention.KERAS)
+    if config.pretrained == "none":
+        return None, random
+    if config.model.name != "mobilenet_v2":
+        raise UserError(
+            f"config.pretrained={config.pretrained!r}: there are no weights for "
+            f"model.name={config.model.name!r}; set pretrained=none"
+        )
+    if config.pretrained != "imagenet":
+        return Path(config.pretrained), random
+    if config.pretrained_fallback not in ("random", "error"):
+        raise UserError(
+            f"config.pretrained_fallback={config.pretrained_fallback!r}: expected 'random' or "
+            "'error'"
+        )
+    missing = dataclasses.replace(random, name="no ImageNet weights to be had", fallback=True)
+    if earlier_fallback:
+        return None, missing
+    try:
+        return download.imagenet_weights(config.data.image_size, config.model.alpha), random
+    except download.WeightsUnavailableError as error:
+        if config.pretrained_fallback == "error":
+            raise
+        _LOG.warning("%s", error)
+        return None, missing
+
+
+def _calibration_batches(
+    images: np.ndarray, config: ConfigDict, weights: Weights
+) -> list[jax.Array]:
+    rng = np.random.default_rng(config.seed)
+    size = min(len(images), 2 * config.batch_size)
+    return [
+        jnp.asarray(
+            convention.preprocess(
+                images[rng.choice(len(images), size, replace=False)], weights.convention.scaling
+            )
+        )
+        for _ in range(_CALIBRATION_BATCHES)
+    ]
+
+
+def make_inputs(config: ConfigDict, network: Network, *, online: bool) -> steps.Inputs:
+    """How stored uint8 images become the network's input, with `online` augmented in training."""
+    scaling = network.weights.convention.scaling
+    flip, crop = bool(config.augment.flip), float(config.augment.crop)
+
+    def inputs(stored: jax.Array, key: jax.Array | None) -> jax.Array:
+        pixels = stored.astype(jnp.float32)
+        if online and key is not None:
+            pixels = augment.augment_batch(key, pixels, flip=flip, crop=crop)
+        return convention.preprocess(pixels, scaling)
+
+    return inputs

@@ -1,0 +1,80 @@
+"""Progress on the terminal: a bar with images/s and the time left, or a line now and then."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+import tqdm
+
+_LOG = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class Progress:
+    """Counts images; a bar on a terminal, log lines where the output goes to a file.
+
+    Args:
+      title: what is being done.
+      total: images in all.
+      done: images done by an earlier start of the run.
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self._title, self._total, self._done = title, total, done
+        self._new, self._started, self._said = 0, time.monotonic(), time.monotonic()
+        self._note = ""
+        self._bar: tqdm.tqdm | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(
+                desc=title,
+                total=total,
+                initial=done,
+                unit=" images",
+                unit_scale=True,
+                dynamic_ncols=True,
+                smoothing=0.1,
+            )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif kind is None and self._new:
+            self._say()
+
+    def note(self, text: str) -> None:
+        """Show `text` (the newest figures) behind the bar."""
+        self._note = text
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+
+    def advance(self, images: int) -> None:
+        """Count `images` more."""
+        self._new += images
+        if self._bar is not None:
+            self._bar.update(images)
+        elif time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            self._say()
+
+    def _say(self) -> None:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        rate = self._new / seconds
+        done = self._done + self._new
+        left = max(self._total - done, 0) / max(rate, 1e-9)
+        share = min(done / max(self._total, 1), 1.0)
+        note = f", {self._note}" if self._note else ""
+        minutes, rest = divmod(round(left), 60)
+        text = f"{share:.0%}, {rate:.0f} images/s, {minutes}:{rest:02d} left"
+        _LOG.info("%s: %s%s", self._title, text, note)

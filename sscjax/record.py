@@ -1,0 +1,118 @@
+"""A run's record: what identifies it, so that only the same run is ever gone on with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+import sscjax
+from sscjax import prepare
+from sscjax.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+FILE = "run.json"
+
+
+def make(config: ConfigDict, images: prepare.Images, network: prepare.Network) -> dict[str, Any]:
+    """What identifies a run, and what a later program needs to use its model."""
+    return {
+        "status": "started",
+        "config": json.loads(json.dumps(config.to_dict())),
+        "data": {
+            "fingerprint": images.originals.fingerprint(),
+            "training_fingerprint": images.training.fingerprint(),
+            "source": images.originals.source,
+            "synthetic": images.synthetic,
+            "classes": list(images.originals.classes),
+            "images": len(images.originals),
+            "training_images": len(images.training),
+        },
+        "weights": network.weights.identity(),
+        "versions": {
+            "sscjax": sscjax.__version__,
+            "jax": jax.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The record in a run's folder; None where no run was started.
+
+    Raises:
+      UserError: the folder holds something else, or the record is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        # What a killed writer left behind is no one's work.
+        if folder.is_dir() and any(not name.match(".*.tmp") for name in folder.iterdir()):
+            raise UserError(
+                f"{folder} is not empty and holds no run (no run.json): choose another --workdir"
+            )
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {key: record[key] for key in ("status", "config", "data", "weights", "versions")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): start anew with --fresh") from error
+
+
+def _flat(value: Any, prefix: str) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        found: dict[str, Any] = {}
+        for key, part in value.items():
+            found |= _flat(part, f"{prefix}.{key}")
+        return found
+    return {prefix: list(value) if isinstance(value, tuple) else value}
+
+
+# How often a run is saved changes nothing of its result; and what lies at the paths is compared
+# itself, by pixels and by the hash of the weights.
+_FREE = (
+    "config.checkpoint.",
+    "config.name",
+    "config.data.path",
+    "config.data.storage",
+    "config.pretrained",
+)
+
+
+def config_differences(
+    then: Mapping[str, Any], now: Mapping[str, Any], of: str = "config"
+) -> list[str]:
+    """Each field that differs, as `config.seed: 0 then, 1 now`."""
+    before, after = _flat(then, of), _flat(json.loads(json.dumps(now)), of)
+    return [
+        f"{key}: {before.get(key, 'absent')} then, {after.get(key, 'absent')} now"
+        for key in sorted(set(before) | set(after))
+        if before.get(key) != after.get(key) and not key.startswith(_FREE)
+    ]
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between the data and weights of two records; other versions only warn."""
+    found = [
+        line for of in ("data", "weights") for line in config_differences(then[of], now[of], of)
+    ]
+    # The folder's own place and the wording of the source may change; its pixels may not.
+    found = [line for line in found if not line.startswith("data.source")]
+    for line in config_differences(then["versions"], now["versions"], "versions"):
+        _LOG.warning("%s: the result may differ in the last bits", line)
+    return found
+
+
+def refuse(found: list[str], folder: Path) -> None:
+    """Raise a UserError that lists what changed, if anything did."""
+    if found:
+        raise UserError(
+            f"{folder} holds a run that differs: {'; '.join(found)}. Undo this, choose "
+            "another --workdir, or give --fresh to delete that run and start anew"
+        )

@@ -1,0 +1,221 @@
+"""A run's figures as text for the terminal: plain ASCII, at most `WIDTH` columns.
+
+`Figures` is what `metrics.figures` returns and `BySplit` what `metrics.figures_by_split` returns:
+{split: {'image': Figures, 'subject': Figures}}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sscjax import paper
+
+Figures = Mapping[str, Any]
+BySplit = Mapping[str, Mapping[str, Figures]]
+
+WIDTH = 100
+
+# Longer class names are cut to this many characters.
+NAME_WIDTH = 20
+
+UNITS = {"image": "images", "subject": "subjects"}
+
+UNDEFINED = "-"
+
+
+def clean_name(name: str, width: int = NAME_WIDTH) -> str:
+    """A class name for one cell: nothing that moves the cursor, at most `width` characters."""
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return name if len(name) <= width else name[: width - 2] + ".."
+
+
+def percent(share: float | None) -> str:
+    """A share 0..1 as rounded percent with one decimal; a dash where it is undefined."""
+    return UNDEFINED if share is None else f"{100 * share:.1f} %"
+
+
+def number(value: float | None) -> str:
+    """A figure with three decimals; a dash where it is undefined."""
+    return UNDEFINED if value is None else f"{value:.3f}"
+
+
+def align(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows of equally many cells as lines of aligned columns, two blanks between them.
+
+    Args:
+      rows: the cells, the heading first.
+      left: how many leading columns are flush left; the others are flush right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def results_table(figures_by_split: BySplit, splits: Sequence[str] = ("val", "test")) -> str:
+    """The run's results: one table over all classes, then one per split over each class.
+
+    Args:
+      figures_by_split: the run's figures.
+      splits: which splits to show, in this order; those without figures are left out.
+    """
+    shown = [split for split in splits if split in figures_by_split]
+    blocks = [_overall(figures_by_split, shown)]
+    blocks += [_per_class(split, figures_by_split[split]) for split in shown]
+    return "\n\n".join(blocks)
+
+
+def _overall(figures_by_split: BySplit, splits: Sequence[str]) -> str:
+    rows = [["split", "per", "n", "accuracy", "balanced", "macro AUROC", "kappa", "log loss"]]
+    for split in splits:
+        for unit, figures in figures_by_split[split].items():
+            row = [
+                split,
+                unit,
+                str(figures["n"]),
+                percent(figures["accuracy"]),
+                percent(figures["balanced_accuracy"]),
+                number(figures["macro_auroc"]),
+                number(figures["quadratic_kappa"]),
+                number(figures["log_loss"]),
+            ]
+            rows.append(row)
+    return align(rows, left=2)
+
+
+def _per_class(split: str, units: Mapping[str, Figures]) -> str:
+    names = [clean_name(entry["name"]) for entry in next(iter(units.values()))["per_class"]]
+    columns = [[split, *names]]
+    for unit, figures in units.items():
+        entries = figures["per_class"]
+        columns += [
+            [UNITS.get(unit, unit), *(str(entry["support"]) for entry in entries)],
+            ["sensitivity", *(percent(entry["sensitivity"]) for entry in entries)],
+            ["specificity", *(percent(entry["specificity"]) for entry in entries)],
+        ]
+    return align(list(zip(*columns, strict=True)))
+
+
+def confusion_text(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    """A confusion matrix, true class in rows, predicted in columns, with each row's sensitivity.
+
+    Where the names are too wide to stand above the columns, the columns are numbered as the rows.
+
+    Args:
+      confusion: [C][C] counts, for example `figures['confusion']`.
+      classes: the C names.
+    """
+    names = [clean_name(name) for name in classes]
+    columns, labels = names, names
+    body = [[str(count) for count in row] for row in confusion]
+    if sum(max(len(name) + 2, 6) for name in names) > WIDTH - NAME_WIDTH - 20:
+        columns = [str(index + 1) for index in range(len(names))]
+        places = len(columns[-1])
+        labels = [f"{index:>{places}} {name}" for index, name in zip(columns, names, strict=True)]
+    rows = [["true \\ predicted", *columns, "right"]]
+    for index, cells in enumerate(body):
+        total = sum(confusion[index])
+        right = percent(confusion[index][index] / total if total else None)
+        rows.append([labels[index], *cells, right])
+    return align(rows)
+
+
+def paper_table(
+    num_classes: int,
+    model: str,
+    figures_by_split: BySplit,
+    *,
+    split_by: str,
+    synthetic: bool,
+) -> str:
+    """The paper's figures for this model and number of classes beside the run's, per image.
+
+    Args:
+      num_classes: 2 or 3; the paper has no other study and the text says so.
+      model: 'mobilenet_v2' or 'cnn'; the text says so where the paper has no such model.
+      figures_by_split: the run's figures; classes are matched with the paper's by name.
+      split_by: 'subject' or 'image', how the run was split.
+      synthetic: the run's images are synthetic.
+    """
+    if num_classes not in paper.STUDIES:
+        return f"The paper has no study of {num_classes} classes to set beside this run."
+    if model not in paper.MODELS:
+        return f"The paper has no results of {model} to set beside this run."
+    study = paper.STUDIES[num_classes]
+    title = f"The paper's {paper.MODEL_TITLES[model]}, {num_classes} classes, beside this run"
+    rows = [["split", "figure", "paper", "images", "this run", "images"]]
+    for split in ("val", "test"):
+        if split in figures_by_split:
+            ours = figures_by_split[split]["image"]
+            rows += _paper_rows(paper.result(num_classes, model, split), study, ours)
+    lines = [title, "", align(rows, left=2), "", *_paper_notes(split_by, synthetic)]
+    return "\n".join(lines)
+
+
+def _paper_rows(entry: paper.Result, study: paper.Study, ours: Figures) -> list[list[str]]:
+    """Rows of accuracy, and of each class's sensitivity and specificity where the run has it."""
+    our_confusion = ours["confusion"]
+    stated = paper.printed(entry.num_classes, entry.model, entry.split, "accuracy")
+    right, total = paper.counts(entry)
+    our_right = sum(row[index] for index, row in enumerate(our_confusion))
+    # Not recomputed where printed: one of the paper's accuracies is rounded, not truncated.
+    theirs = paper.truncated_percent(right, total) if stated is None else stated
+    cells = [f"{theirs} %", f"{right}/{total}", percent(ours["accuracy"])]
+    rows = [[entry.split, "accuracy", *cells, f"{our_right}/{ours['n']}"]]
+    our_index = {name.lower(): index for index, name in enumerate(ours["classes"])}
+    # Of two classes the one is the mirror of the other: show the disease alone, as the paper does.
+    shown = study.classes[1:] if entry.num_classes == 2 else study.classes
+    for quantity, count in (("sensitivity", paper.hits), ("specificity", paper.rejections)):
+        for name in shown:
+            if name in our_index:
+                right, total = count(entry.confusion, study.classes.index(name))
+                our_right, our_total = count(our_confusion, our_index[name])
+                own = percent(our_right / our_total if our_total else None)
+                cells = [f"{paper.truncated_percent(right, total)} %", f"{right}/{total}", own]
+                rows.append(["", f"{quantity} {name}", *cells, f"{our_right}/{our_total}"])
+    return rows
+
+
+def _paper_notes(split_by: str, synthetic: bool) -> list[str]:
+    notes = ["The paper truncates its percentages; per class they follow from its counts."]
+    if synthetic:
+        notes.append("Not comparable: this run's images are synthetic, the paper's are biopsies.")
+    else:
+        notes.append("The paper's images are private: this run's are others.")
+    if split_by == "subject":
+        notes.append(
+            "Not comparable: the paper splits augmented images, so copies of one biopsy stand in\n"
+            "train and test; this run keeps each subject in one split, a harder and fairer test."
+        )
+    else:
+        notes.append(
+            "Split by image as in the paper: images of one biopsy stand in train and test, so\n"
+            "both columns overstate what a new patient would get."
+        )
+    return notes
+
+
+def parameter_line(frozen: int, trained: int, frozen_layers: Sequence[str] = ()) -> str:
+    """What a stage keeps and trains, counted as the paper counts.
+
+    Args:
+      frozen: parameters the stage's gradient leaves alone, BatchNorm's moving averages included.
+      trained: parameters it trains.
+      frozen_layers: names of the frozen layers in network order; empty where no layer is frozen.
+
+    Returns:
+      For example `frozen 37,664 parameters (layers Conv1 to block_1_expand_BN), trained 2,225,444`.
+    """
+    if len(frozen_layers) > 1:
+        which = f" (layers {frozen_layers[0]} to {frozen_layers[-1]})"
+    elif frozen_layers:
+        which = f" (layer {frozen_layers[0]})"
+    else:
+        which = " (moving averages of BatchNorm)" if frozen else ""
+    return f"frozen {frozen:,} parameters{which}, trained {trained:,}"

@@ -1,0 +1,438 @@
+"""One stage of training: what trains, epoch after epoch, the best kept, checkpoints, resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sscjax import evaluate, features, metrics, optim, report, steps
+from sscjax.checkpoint import Checkpoints
+from sscjax.errors import UserError
+from sscjax.prepare import Images, Network
+from sscjax.progress import Progress
+
+_LOG = logging.getLogger(__name__)
+
+# Checkpoints are numbered by stage and epoch: stage 1, epoch 7 is 1000007.
+_STEPS_PER_STAGE = 1_000_000
+
+# Below this many bytes per image an epoch is one call: a linear classifier on stored features.
+_WHOLE_EPOCH_BYTES = 65_536
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage as the config gives it (see `configs/default.py`), and its place in the run."""
+
+    name: str
+    index: int
+    seed: int
+    epochs: int
+    trainable: Literal["head", "all"]
+    freeze_first: int
+    online_augment: bool
+    batch_norm: Literal["running", "batch"]
+    optimizer: Literal["adam", "adamw", "sgd"]
+    learning_rate: float
+    schedule: Literal["constant", "cosine", "linear"]
+    warmup_epochs: float
+    end_factor: float
+    weight_decay: float
+    clip_norm: float
+    patience: int
+    batch_size: int
+    micro_batch: int
+    metric: str
+    feature_megabytes: float
+    checkpoint_seconds: float
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise UserError(f"stage {self.name}: epochs={self.epochs}, expected 1 or more")
+        if self.batch_size < 1:
+            raise UserError(f"config.batch_size={self.batch_size}, expected 1 or more")
+        if self.batch_norm not in ("running", "batch"):
+            raise UserError(
+                f"stage {self.name}: batch_norm={self.batch_norm!r}, expected 'running' or 'batch'"
+            )
+        if self.metric != "none" and self.metric not in metrics.VALIDATION_METRICS:
+            known = ", ".join((*metrics.VALIDATION_METRICS, "none"))
+            raise UserError(f"config.select.metric={self.metric!r}, expected one of {known}")
+        if self.patience and self.metric == "none":
+            raise UserError(
+                f"stage {self.name}: patience={self.patience} needs a validation metric; set "
+                "config.select.metric or patience=0"
+            )
+
+
+@dataclasses.dataclass
+class Course:
+    """How far a stage is; JSON-ready, part of every checkpoint.
+
+    Attributes:
+      stage: the stage's name.
+      epoch: epochs done in this stage.
+      rows: the learning curves of the whole run so far, one dict per epoch.
+      best_epoch: epoch of the stage with the best validation metric, 0 before the first.
+      best_value: that metric; None without one.
+      stopped_early: whether the stage ended by its patience.
+      seconds: time spent in this stage's epochs.
+    """
+
+    stage: str
+    epoch: int = 0
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float | None = None
+    stopped_early: bool = False
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished stage: its chosen parameters, how it went, and predictions of all originals."""
+
+    params: optim.Params
+    batch_stats: optim.Params
+    course: Course
+    predictions: metrics.Predictions
+    counts: optim.Counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A finished stage as it is kept in the run's folder; `value` is its validation metric."""
+
+    course: Course
+    counts: optim.Counts
+    predictions: metrics.Predictions
+    value: float | None
+
+
+@dataclasses.dataclass
+class _Work:
+    """Everything that the epochs of a stage use, made once."""
+
+    stage: Stage
+    images: Images
+    network: Network
+    labels: dict[str, str]
+    frozen: optim.Params
+    program: steps.Program
+    optimizer: optax.GradientTransformation
+    stored: jax.Array
+    stored_originals: np.ndarray | jax.Array
+    training_labels: jax.Array
+    validation: np.ndarray
+
+
+def run_stage(
+    stage: Stage,
+    images: Images,
+    network: Network,
+    inputs: steps.Inputs,
+    *,
+    checkpoints: Checkpoints,
+    rows: list[dict[str, Any]],
+    on_epoch: Callable[[list[dict[str, Any]]], None],
+) -> Result:
+    """Train one stage to its end, from the newest checkpoint of this stage where there is one.
+
+    Args:
+      stage: what to do.
+      images: the run's images.
+      network: the network with the parameters that the stage starts from.
+      inputs: turns uint8 images into the network's input.
+      online: whether `inputs` augments, so that nothing can be computed once.
+      checkpoints: of the run.
+      rows: the learning curves of the stages before.
+      on_epoch: called with the learning curves of the run after each epoch, and at the start.
+
+    Raises:
+      UserError: the loss stops being finite, or the stage's fields contradict each other.
+    """
+    work = _set_up(stage, images, network, inputs)
+    tree = _start_tree(work)
+    course = Course(stage.name, rows=list(rows))
+    latest = checkpoints.latest()
+    if latest is not None and latest // _STEPS_PER_STAGE == stage.index:
+        course = Course(**checkpoints.info(latest))
+        tree = checkpoints.restore(latest, tree)
+        _LOG.info("stage %s: going on after epoch %d of %d", stage.name, course.epoch, stage.epochs)
+    on_epoch(course.rows)
+    tree = _epochs(work, tree, course, checkpoints, on_epoch)
+    chosen = tree["best"] if "best" in tree else tree["last"]
+    params = optim.combine(chosen["params"], work.frozen)
+    predict = steps.make_predict(work.program)
+    found = evaluate.probabilities(
+        predict, params, chosen["batch_stats"], work.stored_originals, batch_size=stage.batch_size
+    )
+    counts = optim.count_parameters(network.params, network.batch_stats, work.labels)
+    table = evaluate.table(images.originals, images.splits, found)
+    return Result(params, chosen["batch_stats"], course, table, counts)
+
+
+def _set_up(stage: Stage, images: Images, network: Network, inputs: steps.Inputs) -> _Work:
+    model = network.model
+    training = images.training_for(online=stage.online_augment)
+    labels = optim.label_layers(
+        model.layer_names,
+        model.head_start,
+        network.params,
+        trainable=stage.trainable,
+        freeze_first=stage.freeze_first,
+    )
+    trained, frozen = optim.partition(network.params, labels)
+    counts = optim.count_parameters(network.params, network.batch_stats, labels)
+    line = report.parameter_line(counts.frozen, counts.trained, _frozen_names(model, labels))
+    _LOG.info("stage %s: %s", stage.name, line)
+    first_trained = min(model.layer_names.index(name) for name in trained)
+    program = steps.Program(
+        model,
+        network.objective,
+        inputs,
+        first=0,
+        batch_statistics_from=first_trained if stage.batch_norm == "batch" else None,
+        micro_batch=stage.micro_batch,
+    )
+    program, stored, originals = _store(stage, images, network, program, labels)
+    steps_per_epoch = math.ceil(len(training) / stage.batch_size)
+    schedule = optim.make_schedule(
+        stage.schedule,
+        stage.learning_rate,
+        steps=steps_per_epoch * stage.epochs,
+        warmup_steps=round(stage.warmup_epochs * steps_per_epoch),
+        end_factor=stage.end_factor,
+    )
+    optimizer = optim.make_optimizer(
+        stage.optimizer, schedule, weight_decay=stage.weight_decay, clip_norm=stage.clip_norm
+    )
+    return _Work(
+        stage=stage,
+        images=images,
+        network=network,
+        labels=labels,
+        frozen=frozen,
+        program=program,
+        optimizer=optimizer,
+        stored=jnp.asarray(stored),
+        stored_originals=originals,
+        training_labels=jnp.asarray(training.labels),
+        validation=np.flatnonzero(images.splits == "val"),
+    )
+
+
+def _frozen_names(model: Any, labels: dict[str, str]) -> list[str]:
+    """Layers before the first that trains, for the line on parameters; [] where none is frozen."""
+    frozen = [name for name, to in labels.items() if to == optim.FREEZE]
+    return frozen
+
+
+def _store(
+    stage: Stage,
+    images: Images,
+    network: Network,
+    program: steps.Program,
+    labels: dict[str, str],
+) -> tuple[steps.Program, np.ndarray, np.ndarray]:
+    """Training inputs and inputs of all originals: images, or features of the frozen prefix."""
+    training = images.training_for(online=stage.online_augment)
+    raw = training.images, images.originals.images
+    last = features.prefix_length(network.model, labels)
+    if last == 0:
+        return program, *raw
+    if stage.online_augment:
+        _LOG.info("stage %s: augmented on line, so no features are computed ahead", stage.name)
+        return program, *raw
+    variables = {"params": network.params, "batch_stats": network.batch_stats}
+    copies = len(training) - int((images.splits == "train").sum())
+    shape = (len(images.originals) + copies, *images.originals.images.shape[1:])
+    megabytes = features.prefix_bytes(network.model, variables, last, shape) / 2**20
+    if megabytes > stage.feature_megabytes:
+        _LOG.info(
+            "stage %s: features of %d MB are over features.max_megabytes=%d, so none are kept",
+            stage.name,
+            megabytes,
+            stage.feature_megabytes,
+        )
+        return program, *raw
+    # The training set's originals are among the originals: only its copies are to be computed.
+    chosen = np.flatnonzero(images.splits == "train")
+    pixels = np.concatenate([raw[1], raw[0][len(chosen) :]])
+    name = network.model.layer_names[last - 1]
+    with Progress(f"features up to {name}", len(pixels)) as progress:
+        found = features.compute(
+            program,
+            last,
+            network.params,
+            network.batch_stats,
+            pixels,
+            batch_size=max(stage.batch_size, 1),
+            progress=progress.advance,
+        )
+    count = len(images.originals)
+    ready = dataclasses.replace(program, inputs=lambda stored, key: stored, first=last)
+    return ready, np.concatenate([found[chosen], found[count:]]), found[:count]
+
+
+def _start_tree(work: _Work) -> dict[str, Any]:
+    """What a checkpoint holds, at the start of the stage."""
+    trained, _ = optim.partition(work.network.params, work.labels)
+    # Copies: the step donates its state, and the network's arrays are needed again.
+    trained = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trained)
+    batch_stats = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), work.network.batch_stats)
+    last = {"step": jnp.int32(0), "params": trained, "batch_stats": batch_stats}
+    tree: dict[str, Any] = {"last": last, "opt_state": work.optimizer.init(trained)}
+    if work.stage.metric != "none":
+        tree["best"] = _snapshot(trained, batch_stats)
+    return tree
+
+
+def _snapshot(params: optim.Params, batch_stats: optim.Params) -> dict[str, optim.Params]:
+    """A copy on the host that later steps cannot touch."""
+    return jax.tree.map(np.array, {"params": params, "batch_stats": batch_stats})
+
+
+def _epochs(
+    work: _Work,
+    tree: dict[str, Any],
+    course: Course,
+    checkpoints: Checkpoints,
+    on_epoch: Callable[[list[dict[str, Any]]], None],
+) -> dict[str, Any]:
+    """Train the epochs that are left; changes `course` and returns the checkpoint's tree."""
+    stage, last = work.stage, tree["last"]
+    state = steps.TrainState(last["step"], last["params"], last["batch_stats"], tree["opt_state"])
+    best = tree.get("best")
+    run = steps.make_epoch(work.program, work.optimizer)
+    predict = steps.make_predict(work.program)
+    saved = time.monotonic()
+    count = len(work.training_labels)
+    with Progress(f"stage {stage.name}", stage.epochs * count, course.epoch * count) as progress:
+        for epoch in range(course.epoch + 1, stage.epochs + 1):
+            if course.stopped_early:
+                break
+            started = time.monotonic()
+            state, row = _epoch(work, run, state, epoch, progress)
+            value = _validate(work, predict, state, row, epoch)
+            better = value is not None and _is_better(stage.metric, value, course.best_value)
+            if better:
+                course.best_epoch, course.best_value = epoch, value
+                best = _snapshot(state.params, state.batch_stats)
+            course.epoch = epoch
+            course.rows.append({"epoch": len(course.rows) + 1, "stage": stage.name, **row})
+            course.stopped_early = 0 < stage.patience <= epoch - course.best_epoch
+            course.seconds += time.monotonic() - started
+            progress.note(_note(row))
+            on_epoch(course.rows)
+            over = epoch == stage.epochs or course.stopped_early
+            if over or time.monotonic() - saved >= stage.checkpoint_seconds:
+                tree = _tree(state, best)
+                step = stage.index * _STEPS_PER_STAGE + epoch
+                checkpoints.save(step, tree, dataclasses.asdict(course))
+                saved = time.monotonic()
+    return _tree(state, best)
+
+
+def _tree(state: steps.TrainState, best: dict[str, Any] | None) -> dict[str, Any]:
+    last = {"step": state.step, "params": state.params, "batch_stats": state.batch_stats}
+    tree = {"last": last, "opt_state": state.opt_state}
+    return tree if best is None else {**tree, "best": best}
+
+
+def _is_better(metric: str, value: float, best: float | None) -> bool:
+    if best is None:
+        return True
+    return value > best if metrics.HIGHER_IS_BETTER[metric] else value < best
+
+
+def epoch_order(
+    seed: int, stage: int, epoch: int, images: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images of each step of an epoch, every image once, and which places are real.
+
+    Returns:
+      order [S,B] int32 and real [S,B] float32; the last step is filled up with places of weight 0.
+    """
+    rng = np.random.default_rng([seed, stage, epoch])
+    total = math.ceil(images / batch_size) * batch_size
+    order = np.zeros(total, np.int32)
+    order[:images] = rng.permutation(images)
+    real = np.zeros(total, np.float32)
+    real[:images] = 1
+    return order.reshape(-1, batch_size), real.reshape(-1, batch_size)
+
+
+def _epoch(
+    work: _Work, run: Callable[..., Any], state: steps.TrainState, epoch: int, progress: Progress
+) -> tuple[steps.TrainState, dict[str, Any]]:
+    stage, images = work.stage, len(work.training_labels)
+    order, real = epoch_order(stage.seed, stage.index, epoch, images, stage.batch_size)
+    key = jax.random.fold_in(jax.random.key(stage.seed), stage.index)
+    key = jax.random.fold_in(key, epoch)
+    bytes_each = work.stored.nbytes // len(work.stored)
+    whole = work.program.first > 0 and bytes_each <= _WHOLE_EPOCH_BYTES
+    size = len(order) if whole else 1
+    loss = correct = 0.0
+    for start in range(0, len(order), size):
+        part = slice(start, start + size)
+        state, sums = run(
+            state, work.frozen, work.stored, work.training_labels, order[part], real[part], key
+        )
+        loss += float(sums.loss)
+        correct += float(sums.correct)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss} in epoch {epoch} of stage {stage.name}: lower "
+                f"config.stages.{stage.name}.learning_rate (now {stage.learning_rate:g}) or set "
+                f"clip_norm"
+            )
+        progress.advance(int(real[part].sum()))
+    return state, {"train_loss": loss / images, "train_accuracy": correct / images}
+
+
+def _validate(
+    work: _Work,
+    predict: Callable[..., jax.Array],
+    state: steps.TrainState,
+    row: dict[str, Any],
+    epoch: int,
+) -> float | None:
+    """Add the validation figures to the row; the value of the stage's metric, if it has one."""
+    images, chosen = work.images, work.validation
+    params = optim.combine(state.params, work.frozen)
+    found = evaluate.probabilities(
+        predict,
+        params,
+        state.batch_stats,
+        work.stored_originals[chosen],
+        batch_size=work.stage.batch_size,
+    )
+    if not np.isfinite(found).all():
+        raise UserError(
+            f"the validation predictions are not finite in epoch {epoch} of stage "
+            f"{work.stage.name}: lower config.stages.{work.stage.name}.learning_rate"
+        )
+    table = evaluate.table(images.originals.take(chosen), images.splits[chosen], found)
+    row["val_loss"] = metrics.validation_metric("log_loss", table)
+    row["val_accuracy"] = metrics.validation_metric("accuracy", table)
+    row["val_balanced_accuracy"] = metrics.validation_metric("balanced_accuracy", table)
+    if work.stage.metric == "none":
+        return None
+    return metrics.validation_metric(work.stage.metric, table)
+
+
+def _note(row: dict[str, Any]) -> str:
+    return (
+        f"loss {row['train_loss']:.3f}, val loss {row['val_loss']:.3f}, "
+        f"val accuracy {row['val_accuracy']:.1%}"
+    )

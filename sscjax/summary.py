@@ -1,0 +1,139 @@
+"""The end of a run: which stage's model it keeps, its figures in files, pictures and text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sscjax import figures, files, metrics, prepare, report
+from sscjax.errors import UserError
+from sscjax.stage import Finished
+
+
+def choose(config: ConfigDict, finished: Mapping[str, Finished]) -> str:
+    """The stage whose model the run ends with."""
+    names = list(finished)
+    if config.select.stage == "last" or config.select.metric == "none":
+        return names[-1]
+    if config.select.stage != "best":
+        raise UserError(f"config.select.stage={config.select.stage!r}: expected 'best' or 'last'")
+    sign = 1 if metrics.HIGHER_IS_BETTER[config.select.metric] else -1
+    return max(names, key=lambda name: sign * (finished[name].value or 0.0))
+
+
+def write(
+    config: ConfigDict,
+    folder: Path,
+    images: prepare.Images,
+    network: prepare.Network,
+    finished: Mapping[str, Finished],
+) -> str:
+    """Write predictions, figures and pictures of the run; returns the text for the terminal."""
+    chosen = choose(config, finished)
+    ordered = bool(config.data.ordered) and len(images.originals.classes) > 2
+    by_stage = {
+        name: metrics.figures_by_split(one.predictions, ordered) for name, one in finished.items()
+    }
+    ours = by_stage[chosen]
+    finished[chosen].predictions.write_csv(folder / "predictions.csv")
+    files.write_json(
+        folder / "metrics.json",
+        {
+            "final_stage": chosen,
+            "splits": ours,
+            "stages": {
+                name: {
+                    "splits": by_stage[name],
+                    "epochs": one.course.epoch,
+                    "best_epoch": one.course.best_epoch or None,
+                    "best_value": one.course.best_value,
+                    "stopped_early": one.course.stopped_early,
+                    "frozen_parameters": one.counts.frozen,
+                    "trained_parameters": one.counts.trained,
+                }
+                for name, one in finished.items()
+            },
+        },
+    )
+    _draw(folder, finished, chosen, ours)
+    text = _text(config, folder, images, network, finished, chosen, by_stage)
+    files.write_text(folder / "report.txt", text)
+    return text
+
+
+def _draw(
+    folder: Path,
+    finished: Mapping[str, Finished],
+    chosen: str,
+    ours: Mapping[str, Any],
+) -> None:
+    rows = list(finished.values())[-1].course.rows
+    course, before = finished[chosen].course, 0
+    for name, one in finished.items():
+        if name == chosen:
+            break
+        before += one.course.epoch
+    best = before + course.best_epoch if course.best_epoch else None
+    figures.write_learning_curves(folder / "curves.png", rows, best_epoch=best)
+    for split in ("val", "test"):
+        if split in ours:
+            shown = ours[split]["image"]
+            figures.write_confusion(
+                folder / f"confusion_{split}.png",
+                shown["confusion"],
+                shown["classes"],
+                title=f"{split} images",
+            )
+
+
+def _text(
+    config: ConfigDict,
+    folder: Path,
+    images: prepare.Images,
+    network: prepare.Network,
+    finished: Mapping[str, Finished],
+    chosen: str,
+    by_stage: Mapping[str, Any],
+) -> str:
+    ours = by_stage[chosen]
+    parts = []
+    if images.synthetic:
+        parts.append(
+            "SYNTHETIC IMAGES, drawn by a program: no figure here says anything of patients."
+        )
+    if network.weights.fallback:
+        parts.append("RANDOM starting weights: no ImageNet weights could be had.")
+    if images.by == "image":
+        parts.append("SPLIT BY IMAGE: images of one subject stand in training and test alike.")
+    if len(finished) > 1:
+        rows = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss"]]
+        for name, one in finished.items():
+            val = by_stage[name]["val"]["image"]
+            rows.append(
+                [
+                    name + (" (chosen)" if name == chosen else ""),
+                    str(one.course.epoch),
+                    str(one.course.best_epoch or "-"),
+                    report.percent(val["accuracy"]),
+                    report.percent(val["balanced_accuracy"]),
+                    report.number(val["log_loss"]),
+                ]
+            )
+        parts.append(report.align(rows))
+    parts.append(report.results_table(ours))
+    test = ours["test"]["image"]
+    parts.append("test images\n" + report.confusion_text(test["confusion"], test["classes"]))
+    parts.append(
+        report.paper_table(
+            len(images.originals.classes),
+            config.model.name,
+            ours,
+            split_by=images.by,
+            synthetic=images.synthetic,
+        )
+    )
+    parts.append(f"Everything lies in {folder}")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,223 @@
+"""The recipe: a config to a finished run in its folder; run again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sscjax import checkpoint, figures, files, metrics, prepare, record, summary
+from sscjax.data import splits
+from sscjax.errors import UserError
+from sscjax.optim import Counts
+from sscjax.stage import Course, Finished, Result, Stage, run_stage
+
+_LOG = logging.getLogger(__name__)
+
+
+def run(config: ConfigDict, folder: Path) -> str:
+    """Train, evaluate and report; everything lies in `folder` afterwards.
+
+    Args:
+      config: see `configs/default.py`.
+      folder: the run's; created when missing.
+
+    Returns:
+      the closing text for the terminal.
+
+    Raises:
+      UserError: anything that the user can mend.
+    """
+    earlier = record.read(folder)
+    if earlier is not None:
+        record.refuse(record.config_differences(earlier["config"], config.to_dict()), folder)
+    stages = make_stages(config)
+    image_set, synthetic = prepare.load_images(config)
+    _say_source(image_set.source, synthetic)
+    images = prepare.split_images(config, image_set, synthetic)
+    _say_splits(images)
+    network = prepare.build_network(
+        config,
+        images,
+        earlier_fallback=bool(earlier and earlier["weights"]["fallback"]),
+    )
+    stages = _fit_to_weights(stages, network)
+    now = record.make(config, images, network)
+    if earlier is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(folder / record.FILE, now)
+        splits.write_splits(folder / "splits.csv", images.originals, images.splits)
+    else:
+        record.refuse(record.differences(earlier, now), folder)
+        if earlier["status"] == "finished":
+            _LOG.info("this run is finished: nothing is left to do (--fresh trains anew)")
+            return (folder / "report.txt").read_text(encoding="utf-8")
+    finished = _run_stages(config, folder, stages, images, network)
+    text = summary.write(config, folder, images, network, finished)
+    files.write_json(folder / record.FILE, {**now, "status": "finished"})
+    return text
+
+
+# --- the stages ---------------------------------------------------------------------------------
+
+
+def make_stages(config: ConfigDict) -> list[Stage]:
+    """The stages of a config, in order.
+
+    Raises:
+      UserError: a stage is not defined, or its fields make no sense.
+    """
+    if not config.stage_order:
+        raise UserError("config.stage_order is empty: name at least one of config.stages")
+    return [_stage(config, index) for index in range(len(config.stage_order))]
+
+
+def _stage(config: ConfigDict, index: int) -> Stage:
+    name = config.stage_order[index]
+    if name not in config.stages:
+        known = ", ".join(config.stages.keys())
+        raise UserError(f"config.stage_order names {name!r}; config.stages has {known}")
+    wanted = config.stages[name].to_dict()
+    return Stage(
+        name=name,
+        index=index,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        micro_batch=config.micro_batch,
+        metric=config.select.metric,
+        feature_megabytes=config.features.max_megabytes,
+        checkpoint_seconds=config.checkpoint.every_seconds,
+        **wanted,
+    )
+
+
+def _fit_to_weights(stages: list[Stage], network: prepare.Network) -> list[Stage]:
+    """With random weights BatchNorm has no averages worth keeping: it trains on the batch."""
+    if network.weights.kind == "file":
+        _LOG.info("weights: %s, sha256 %s", network.weights.name, network.weights.sha256[:16])
+        return stages
+    if not network.batch_stats:
+        return stages
+    _LOG.warning(
+        "RANDOM WEIGHTS: %s. The network learns from these images alone, BatchNorm trains on the "
+        "batch, and the result will be far below that of pre-trained weights.",
+        network.weights.name,
+    )
+    return [
+        dataclasses.replace(stage, batch_norm="batch") if stage.trainable == "all" else stage
+        for stage in stages
+    ]
+
+
+def _run_stages(
+    config: ConfigDict,
+    folder: Path,
+    stages: list[Stage],
+    images: prepare.Images,
+    network: prepare.Network,
+) -> dict[str, Finished]:
+    rows: list[dict[str, Any]] = []
+    finished: dict[str, Finished] = {}
+    with checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
+        for stage in stages:
+            like = {"params": network.params, "batch_stats": network.batch_stats}
+            place = folder / "stages" / stage.name
+            done = _read_finished(place)
+            if done is None:
+                with figures.EventLog(folder / "tensorboard", rows) as events:
+                    inputs = prepare.make_inputs(config, network, online=stage.online_augment)
+                    result = run_stage(
+                        stage,
+                        images,
+                        network,
+                        inputs,
+                        checkpoints=checkpoints,
+                        rows=rows,
+                        on_epoch=_Curves(folder, events, len(rows)),
+                    )
+                done = _write_finished(place, stage, result)
+                model = {"params": result.params, "batch_stats": result.batch_stats}
+            else:
+                _LOG.info("stage %s: finished before", stage.name)
+                model = checkpoint.load_model(place / "model", like)
+            network = dataclasses.replace(
+                network, params=dict(model["params"]), batch_stats=dict(model["batch_stats"])
+            )
+            rows = done.course.rows
+            finished[stage.name] = done
+    return finished
+
+
+class _Curves:
+    """Keeps curves.csv and the TensorBoard events up with the training."""
+
+    def __init__(self, folder: Path, events: figures.EventLog, written: int) -> None:
+        self._folder, self._events, self._written = folder, events, written
+
+    def __call__(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows[self._written :]:
+            self._events.add(row)
+        self._written = len(rows)
+        if rows:
+            figures.write_curves_csv(self._folder / "curves.csv", rows)
+
+
+def _write_finished(place: Path, stage: Stage, result: Result) -> Finished:
+    """Keep a stage's model and predictions; stage.json comes last and says that it is whole."""
+    tree = {"params": result.params, "batch_stats": result.batch_stats}
+    checkpoint.save_model(place / "model", tree)
+    result.predictions.write_csv(place / "predictions.csv")
+    value = None
+    if stage.metric != "none":
+        value = metrics.validation_metric(stage.metric, result.predictions.where("val"))
+    kept = {
+        "course": dataclasses.asdict(result.course),
+        "counts": dataclasses.asdict(result.counts),
+        "value": value,
+    }
+    files.write_json(place / "stage.json", kept)
+    return Finished(result.course, result.counts, result.predictions, value)
+
+
+def _read_finished(place: Path) -> Finished | None:
+    path = place / "stage.json"
+    if not path.is_file():
+        return None
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return Finished(
+        course=Course(**kept["course"]),
+        counts=Counts(**kept["counts"]),
+        predictions=metrics.Predictions.read_csv(place / "predictions.csv"),
+        value=kept["value"],
+    )
+
+
+# --- what is said -------------------------------------------------------------------------------
+
+
+def _say_source(source: str, synthetic: bool) -> None:
+    _LOG.info("images: %s", source)
+    if synthetic:
+        _LOG.warning(
+            "SYNTHETIC IMAGES: config.data.path is empty, so the run trains on tiles drawn by a "
+            "program. Its figures say nothing about patients."
+        )
+
+
+def _say_splits(images: prepare.Images) -> None:
+    originals = images.originals
+    for split in metrics.SPLITS:
+        chosen = images.splits == split
+        counts = ", ".join(
+            f"{(originals.labels[chosen] == index).sum()} {name}"
+            for index, name in enumerate(originals.classes)
+        )
+        subjects = len(set(originals.subjects[chosen].tolist()))
+        _LOG.info("%s: %d images of %d subjects (%s)", split, chosen.sum(), subjects, counts)
+    copies = len(images.training) - int((images.splits == "train").sum())
+    if copies:
+        _LOG.info("train: %d augmented copies besides", copies)

@@ -1,0 +1,30 @@
+"""What all tests share: strict JAX, a compilation cache, and where optional real data lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Broadcasting between ranks hides layout mistakes: make it an error.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compiling takes most of the tests' time: what one process compiled, the others need not.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".pytest_cache" / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of optional real images and weights (`SSCJAX_TEST_DATA`), or a loud skip."""
+    default = REPOSITORY.parent / "shared"
+    folder = Path(os.environ.get("SSCJAX_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} does not exist; set SSCJAX_TEST_DATA to a folder")
+    return folder

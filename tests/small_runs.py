@@ -1,0 +1,48 @@
+"""Runs small enough for tests: a CNN of one block on 48 synthetic tiles of 32x32 pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import smoke
+from sscjax.data import synthetic
+
+
+def small_config() -> ConfigDict:
+    """Two stages of four epochs, a checkpoint after each epoch."""
+    config = smoke.get_config()
+    config.name = "small"
+    config.data.synthetic.normal = 24
+    config.data.synthetic.early = 12
+    config.data.synthetic.late = 12
+    for name in ("normal", "early", "late"):
+        config.data.synthetic[f"{name}_subjects"] = 6
+    config.model.name = "cnn"
+    config.model.cnn_widths = (4,)
+    config.model.cnn_dense = (8,)
+    config.stages.head.epochs = 4
+    config.stages.finetune.epochs = 4
+    config.stages.finetune.freeze_first = 0
+    config.stages.finetune.online_augment = True
+    config.checkpoint.every_seconds = 0.0
+    return config
+
+
+def write_folder(folder: Path, *, subjects: int = 6, tiles: int = 12) -> Path:
+    """The synthetic set as PNG files and a manifest: `tiles` of each class."""
+    names = ("normal", "early", "late")
+    found = synthetic.skin_biopsies(
+        image_size=32, tiles=dict.fromkeys(names, tiles), subjects=dict.fromkeys(names, subjects)
+    )
+    lines = ["file,label,subject"]
+    for index, file in enumerate(found.files.tolist()):
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(found.images[index]).save(path)
+        label = found.classes[found.labels[index]]
+        lines.append(f"{file},{label},{found.subjects[index]}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder

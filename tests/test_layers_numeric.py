@@ -1,0 +1,342 @@
+"""Every fast operation against its plain formulation: values, gradients, eager and compiled.
+
+Errors are relative to the largest value of the reference, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from sscjax.models import layers
+
+LIMIT = 1e-5
+SIZES = ((7, 8), (10, 5))  # odd and even on either axis
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def assert_close(found: Any, reference: Any, limit: float = LIMIT) -> None:
+    """Same structure, and every array within `limit` of the reference's largest value."""
+    assert jax.tree.structure(found) == jax.tree.structure(reference)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        error = np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max()
+        assert error < limit, f"{error:.1e} for shape {a.shape}"
+
+
+def value_and_pullback(function: Callable[..., Any]) -> Callable[..., Any]:
+    """f(arguments, g) -> (value, gradients of <value, g> by every argument)."""
+
+    def run(arguments: tuple[jax.Array, ...], g: Any) -> Any:
+        value, pull = jax.vjp(function, *arguments)
+        return value, pull(g)
+
+    return run
+
+
+def compare(
+    fast: Callable[..., Any],
+    plain: Callable[..., Any],
+    *arguments: jax.Array,
+    modes: tuple[str, ...] = ("eager", "jit"),
+) -> None:
+    shape = jax.eval_shape(plain, *arguments)
+    g = jax.tree.map(lambda leaf: normal(99, *leaf.shape), shape)
+    # The reference runs once: spare LLVM's work on it.
+    options = {"xla_backend_optimization_level": "0"}
+    reference = jax.jit(value_and_pullback(plain), compiler_options=options)(arguments, g)
+    if "jit" in modes:
+        assert_close(jax.jit(value_and_pullback(fast))(arguments, g), reference)
+    if "eager" in modes:
+        assert_close(value_and_pullback(fast)(arguments, g), reference)
+
+
+def plain_conv(stride: int, padding: Any, groups: int) -> Callable[..., jax.Array]:
+    def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            padding,
+            dimension_numbers=DIMENSIONS,
+            feature_group_count=groups,
+        )
+
+    return run
+
+
+# What lax calls the paddings; torch's is on all sides alike.
+LAX_PADDING = {"keras": "SAME", "torch": ((1, 1), (1, 1)), "valid": "VALID"}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stride", (1, 2))
+@pytest.mark.parametrize("padding", ("keras", "torch", "valid"))
+def test_depthwise_conv(padding: layers.Padding, stride: int, size: tuple[int, int]) -> None:
+    def fast(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return layers.depthwise_conv(layers.pad_image(x, 3, stride, padding), kernel, stride)
+
+    plain = plain_conv(stride, LAX_PADDING[padding], groups=6)
+    modes = ("eager", "jit") if size == SIZES[0] and padding == "keras" else ("jit",)
+    compare(fast, plain, normal(0, 2, *size, 6), normal(1, 3, 3, 1, 6), modes=modes)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stride", (1, 2))
+@pytest.mark.parametrize("padding", ("keras", "torch", "valid"))
+def test_dense_conv(padding: layers.Padding, stride: int, size: tuple[int, int]) -> None:
+    def fast(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return layers.dense_conv(layers.pad_image(x, 3, stride, padding), kernel, stride)
+
+    plain = plain_conv(stride, LAX_PADDING[padding], groups=1)
+    modes = ("eager", "jit") if size == SIZES[0] and padding == "keras" else ("jit",)
+    compare(fast, plain, normal(0, 2, *size, 3), normal(1, 3, 3, 3, 5), modes=modes)
+
+
+@pytest.mark.parametrize("kernel", (1, 2, 5))
+def test_convolutions_of_other_widths(kernel: int) -> None:
+    """The gradients' index arithmetic, where 3 might hide a mistake; stride 3 skips pixels."""
+    x = normal(0, 2, 9, 11, 4)
+    for fast, groups, outputs in ((layers.depthwise_conv, 4, 4), (layers.dense_conv, 1, 3)):
+        weights = normal(1, kernel, kernel, 4 // groups, outputs)
+        compare(
+            lambda x, k, fast=fast: fast(x, k, 3),
+            plain_conv(3, "VALID", groups),
+            x,
+            weights,
+            modes=("jit",),
+        )
+
+
+def test_pointwise_conv() -> None:
+    x, kernel = normal(0, 2, 5, 4, 6), normal(1, 1, 1, 6, 3)
+    compare(layers.pointwise_conv, plain_conv(1, "VALID", 1), x, kernel)
+
+
+@pytest.mark.parametrize("shape", ((4, 3), (5, 2, 3), (2, 5, 4, 3)))
+def test_channel_sum(shape: tuple[int, ...]) -> None:
+    compare(
+        layers.channel_sum, lambda x: jnp.sum(x, axis=tuple(range(x.ndim - 1))), normal(0, *shape)
+    )
+
+
+@pytest.mark.parametrize("shape", ((4, 3), (2, 5, 4, 3)))
+def test_add_bias(shape: tuple[int, ...]) -> None:
+    def plain(x: jax.Array, bias: jax.Array) -> jax.Array:
+        return x + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
+
+    compare(layers.add_bias, plain, normal(0, *shape), normal(1, 3))
+
+
+# ---- padding ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "expected"),
+    [
+        (8, 3, 1, "keras", (1, 1)),
+        (7, 3, 1, "keras", (1, 1)),
+        (8, 3, 2, "keras", (0, 1)),
+        (7, 3, 2, "keras", (1, 1)),
+        (128, 3, 2, "keras", (0, 1)),
+        (97, 3, 2, "keras", (1, 1)),
+        (1, 3, 2, "keras", (1, 1)),
+        (8, 5, 2, "keras", (1, 2)),
+        (8, 1, 2, "keras", (0, 0)),
+        (8, 3, 1, "torch", (1, 1)),
+        (8, 3, 2, "torch", (1, 1)),
+        (7, 3, 2, "torch", (1, 1)),
+        (8, 5, 2, "torch", (2, 2)),
+        (8, 1, 1, "torch", (0, 0)),
+        (8, 3, 2, "valid", (0, 0)),
+    ],
+)
+def test_pad_amounts(
+    size: int, kernel: int, stride: int, padding: layers.Padding, expected: tuple[int, int]
+) -> None:
+    assert layers.pad_amounts(size, kernel, stride, padding) == expected
+
+
+def test_pad_image() -> None:
+    x = normal(0, 1, 4, 3, 2)
+    padded = np.asarray(layers.pad_image(x, 3, 2, "keras"))
+    assert padded.shape == (1, 5, 5, 2)  # 4 rows: one below; 3 columns: one on each side
+    np.testing.assert_array_equal(padded[:, :4, 1:4], x)
+    padded = padded.copy()
+    padded[:, :4, 1:4] = 0
+    assert not padded.any()
+    assert layers.pad_image(x, 3, 2, "valid").shape == x.shape
+
+
+# ---- batch normalisation ------------------------------------------------------------------------
+
+EPSILON, MOMENTUM = 1e-3, 0.9
+
+
+def norm_variables() -> dict[str, dict[str, jax.Array]]:
+    return {
+        "params": {"scale": normal(2, 5), "bias": normal(3, 5)},
+        "batch_stats": {"mean": normal(4, 5), "var": jnp.exp(normal(5, 5))},
+    }
+
+
+def flax_norm(by_batch: bool) -> nn.BatchNorm:
+    # Its fast variance, a difference of squares, loses digits where the mean is large.
+    return nn.BatchNorm(
+        use_running_average=not by_batch,
+        momentum=MOMENTUM,
+        epsilon=EPSILON,
+        use_fast_variance=False,
+    )
+
+
+@pytest.mark.parametrize("shape", ((16, 5), (2, 7, 4, 5)))
+@pytest.mark.parametrize("by_batch", (True, False))
+def test_batch_norm(by_batch: bool, shape: tuple[int, ...]) -> None:
+    """Value, gradients by input, scale and bias, and running averages, as Flax has them."""
+    variables = norm_variables()
+    ours, plain = layers.BatchNorm(5, EPSILON, MOMENTUM), flax_norm(by_batch)
+    x = 2.0 * normal(0, *shape) + 3.0
+    g = normal(1, *shape)
+
+    def run(model: nn.Module, **kwargs: Any) -> Any:
+        def apply(params: Any, x: jax.Array) -> Any:
+            both = {**variables, "params": params}
+            y, updated = model.apply(both, x, mutable=["batch_stats"], **kwargs)
+            return (y * g).sum(), (y, updated)
+
+        return jax.value_and_grad(apply, argnums=(0, 1), has_aux=True)
+
+    # Flax adds [C] vectors to images.
+    with jax.numpy_rank_promotion("allow"):
+        (_, reference), gradients = run(plain)(variables["params"], x)
+    fast = run(ours, batch_statistics=by_batch)
+    for mode in (fast, jax.jit(fast)) if len(shape) > 2 else (jax.jit(fast),):
+        (_, found), found_gradients = mode(variables["params"], x)
+        assert_close(found, reference)
+        assert_close(found_gradients, gradients)
+    if not by_batch:
+        for name, value in variables["batch_stats"].items():
+            np.testing.assert_array_equal(found[1]["batch_stats"][name], value)
+
+
+def test_batch_norm_keeps_averages_that_are_not_mutable() -> None:
+    variables = norm_variables()
+    x = normal(0, 8, 5)
+    norm = layers.BatchNorm(5, EPSILON, MOMENTUM)
+    y = norm.apply(variables, x, batch_statistics=True)
+    again, updated = norm.apply(variables, x, batch_statistics=True, mutable=["batch_stats"])
+    assert_close(y, again)
+    assert np.abs(updated["batch_stats"]["mean"] - variables["batch_stats"]["mean"]).max() > 0.1
+
+
+def test_batch_norm_starts_at_zero_and_one() -> None:
+    """Initialising by batch statistics leaves the running averages alone."""
+    x = 5.0 + normal(0, 8, 5)
+    variables = layers.BatchNorm(5, EPSILON, MOMENTUM).init(
+        jax.random.key(0), x, batch_statistics=True
+    )
+    expected = {"params": {"bias": 0, "scale": 1}, "batch_stats": {"mean": 0, "var": 1}}
+    assert jax.tree.map(lambda leaf: set(np.asarray(leaf)), variables) == jax.tree.map(
+        lambda value: {np.float32(value)}, expected
+    )
+
+
+def test_normalize_batch_statistics() -> None:
+    """Mean and biased variance in float64; they carry no gradient."""
+    x = 2.0 * normal(0, 3, 4, 5, 6) + 3.0
+    one = jnp.ones(6)
+    y, mean, variance = layers.normalize_batch(x, one, one, EPSILON)
+    exact = np.asarray(x, np.float64).reshape(-1, 6)
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(variance, exact.var(0), rtol=1e-5)
+    expected = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + EPSILON) + 1
+    np.testing.assert_allclose(np.asarray(y).reshape(-1, 6), expected, atol=1e-5)
+
+    def statistics(x: jax.Array) -> jax.Array:
+        _, mean, variance = layers.normalize_batch(x, one, one, EPSILON)
+        return (mean + variance).sum()
+
+    assert not np.asarray(jax.grad(statistics)(x)).any()
+
+
+def test_affine_folds_into_the_convolution() -> None:
+    """A kernel times `a`, and `b` added, is the convolution followed by BatchNorm."""
+    variables = norm_variables()
+    x, kernel = normal(0, 2, 4, 4, 3), normal(1, 1, 1, 3, 5)
+    norm = layers.BatchNorm(5, EPSILON, MOMENTUM)
+    a, b = norm.apply(variables, method="affine")
+    folded = layers.add_bias(layers.pointwise_conv(x, kernel * a.reshape(1, 1, 1, -1)), b)
+    with jax.numpy_rank_promotion("allow"):
+        plain = flax_norm(False).apply(variables, layers.pointwise_conv(x, kernel))
+    assert_close(folded, plain)
+
+
+# ---- dropout ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", (0.2, 0.5))
+def test_dropout_statistics(rate: float) -> None:
+    x = 1.0 + jnp.abs(normal(0, 100, 1000))
+    y = np.asarray(layers.dropout(x, rate, jax.random.key(0)))
+    dropped = y == 0
+    # 100,000 draws: the standard deviation of the share is at most 0.0016.
+    assert abs(dropped.mean() - rate) < 0.008
+    np.testing.assert_allclose(y[~dropped], np.asarray(x)[~dropped] / (1 - rate), rtol=1e-6)
+    assert abs(y.mean() / np.asarray(x).mean() - 1) < 0.02
+    # Neither whole images nor whole features drop together.
+    assert 0 < dropped.mean(0).min() and dropped.mean(0).max() < 1
+    assert abs(dropped.mean(1) - rate).max() < 0.08
+
+
+def test_dropout_key_and_gradient() -> None:
+    x, key = normal(0, 8, 50), jax.random.key(3)
+    y = layers.dropout(x, 0.5, key)
+    np.testing.assert_array_equal(y, layers.dropout(x, 0.5, key))
+    assert (np.asarray(y) != np.asarray(layers.dropout(x, 0.5, jax.random.key(4)))).any()
+    gradient = jax.grad(lambda x: layers.dropout(x, 0.5, key).sum())(x)
+    np.testing.assert_array_equal(gradient, np.where(np.asarray(y) == 0, 0.0, 2.0))
+    np.testing.assert_array_equal(layers.dropout(x, 0.0, key), x)
+
+
+# ---- modules with parameters --------------------------------------------------------------------
+
+
+def test_dense_and_conv_modules() -> None:
+    """Flax' own layers take the same parameters to the same values."""
+    for ours, plain, x in (
+        (layers.Dense(5), nn.Dense(5), normal(0, 4, 6)),
+        (
+            layers.Conv((3, 3, 2, 5), nn.initializers.he_normal()),
+            nn.Conv(5, (3, 3), padding="VALID"),
+            normal(0, 2, 6, 7, 2),
+        ),
+    ):
+        variables = ours.init(jax.random.key(0), x)
+        assert not np.asarray(variables["params"]["bias"]).any()
+        variables["params"]["bias"] = normal(1, 5)
+        assert_close(ours.apply(variables, x), plain.apply(variables, x))
+
+
+def test_kernel_initialisation() -> None:
+    """Glorot uniform: bounded by sqrt(6 / (inputs + outputs)), and close to the bound."""
+    for shape, module, arguments in (
+        ((1, 1, 40, 60), layers.ConvKernel((1, 1, 40, 60)), ()),
+        ((40, 60), layers.Dense(60), (jnp.zeros((1, 40)),)),
+    ):
+        kernel = module.init(jax.random.key(0), *arguments)["params"]["kernel"]
+        assert kernel.shape == shape
+        bound = np.sqrt(6 / 100)
+        assert 0.98 * bound < np.abs(kernel).max() < bound
+        assert abs(float(kernel.mean())) < 0.05 * bound

@@ -1,0 +1,374 @@
+"""The training step: gradients, padding, sums and losses by hand; equal results however it is cut.
+
+The network is a CNN of 1400 parameters on 16 x 16 pixels. The trick that shows gradients: an
+optimizer without decay keeps the last gradient as its state.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import random_weights
+
+from sscjax import optim, steps
+from sscjax.models.cnn import CNN
+from sscjax.models.mobilenet_v2 import MobileNetV2
+
+MODEL = CNN(outputs=3, widths=(4,), dense=(8,))
+SOFTMAX = steps.Objective("softmax")
+KEEP_GRADIENT = optax.trace(decay=0.0)
+IMAGES = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8)
+LABELS = np.random.default_rng(1).integers(0, 3, 24).astype(np.int32)
+
+
+def scaled(stored: jax.Array, key: jax.Array | None) -> jax.Array:
+    return stored / 127.5 - 1.0
+
+
+def noisy(stored: jax.Array, key: jax.Array | None) -> jax.Array:
+    x = scaled(stored, None)
+    return x if key is None else x + 0.1 * jax.random.uniform(key, (len(x), 1, 1, 1))
+
+
+def program(**changes: Any) -> steps.Program:
+    settings = {"model": MODEL, "objective": SOFTMAX, "inputs": scaled, **changes}
+    return steps.Program(**settings)
+
+
+def state(
+    optimizer: optax.GradientTransformation = KEEP_GRADIENT, frozen: tuple[str, ...] = ()
+) -> tuple[steps.TrainState, optim.Params]:
+    params = random_weights.draw(MODEL, 16)["params"]
+    away = {name: params.pop(name) for name in frozen}
+    return steps.TrainState(jnp.int32(0), params, {}, optimizer.init(params)), away
+
+
+@functools.cache
+def gradient_keeper(what: steps.Program) -> Callable[..., Any]:
+    """Compiled once for all tests of one program."""
+    return steps.make_epoch(what, KEEP_GRADIENT)
+
+
+def gradient_of_one_step(
+    what: steps.Program, order: Any, real: Any, frozen: tuple[str, ...] = ()
+) -> tuple[Any, steps.Sums]:
+    start, away = state(frozen=frozen)
+    run = gradient_keeper(what)
+    order, real = jnp.asarray([order]), jnp.asarray([real], jnp.float32)
+    end, sums = run(start, away, IMAGES, LABELS, order, real, jax.random.key(0))
+    return end.opt_state.trace, sums
+
+
+def assert_close(found: Any, reference: Any, limit: float = 1e-5) -> None:
+    assert jax.tree.structure(found) == jax.tree.structure(reference)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True):
+        error = np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max()
+        assert error < limit, f"{error:.1e}"
+
+
+def assert_same(found: Any, reference: Any) -> None:
+    assert jax.tree.structure(found) == jax.tree.structure(reference)
+    jax.tree.map(np.testing.assert_array_equal, found, reference)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """In float64."""
+    z = logits.astype(np.float64)
+    return z - np.log(np.exp(z).sum(1, keepdims=True))
+
+
+def logistic(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z.astype(np.float64)))
+
+
+def logits_of(indices: Any) -> np.ndarray:
+    variables = random_weights.draw(MODEL, 16)
+    x = IMAGES[indices].astype(np.float32) / 127.5 - 1
+    return np.asarray(MODEL.apply(variables, x, train=False), np.float64)
+
+
+# ---- gradients and sums -------------------------------------------------------------------------
+
+EIGHT = np.array([3, 1, 4, 15, 9, 2, 6, 5])
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[Any, steps.Sums]:
+    return gradient_of_one_step(program(), EIGHT, np.ones(8))
+
+
+def test_gradient_is_the_mean_cross_entropys(whole: tuple[Any, steps.Sums]) -> None:
+    def loss(params: Any) -> jax.Array:
+        logits = MODEL.apply({"params": params}, scaled(IMAGES[EIGHT], None), train=False)
+        chosen = jax.nn.log_softmax(logits)[jnp.arange(8), LABELS[EIGHT]]
+        return -chosen.mean()
+
+    assert_close(whole[0], jax.jit(jax.grad(loss))(random_weights.draw(MODEL, 16)["params"]))
+
+
+def test_sums(whole: tuple[Any, steps.Sums]) -> None:
+    logits, labels = logits_of(EIGHT), LABELS[EIGHT]
+    losses = -log_softmax(logits)[np.arange(8), labels]
+    sums = whole[1]
+    assert float(sums.loss) == pytest.approx(losses.sum(), rel=1e-5)
+    right = int((logits.argmax(1) == labels).sum())
+    assert 0 < right < 8
+    assert (float(sums.correct), float(sums.count)) == (right, 8)
+
+
+@pytest.mark.parametrize("size", (4, 3))
+def test_micro_batches_add_up(whole: tuple[Any, steps.Sums], size: int) -> None:
+    """3 does not divide 8: the step takes 2."""
+    found = gradient_of_one_step(program(micro_batch=size), EIGHT, np.ones(8))
+    assert_close(found, whole)
+
+
+def test_micro_batches_with_frozen_layers(whole: tuple[Any, steps.Sums]) -> None:
+    frozen = ("conv1_1", "dense1")
+    found, _ = gradient_of_one_step(program(micro_batch=4), EIGHT, np.ones(8), frozen)
+    assert_close(found, {name: whole[0][name] for name in ("conv1_2", "predictions")})
+
+
+@pytest.mark.parametrize("micro", (0, 3))
+def test_padding_changes_nothing(micro: int) -> None:
+    """Places of weight 0, whole micro-batches of them too, whatever image they hold."""
+    five = EIGHT[:5]
+    real = np.array([1, 1, 1, 1, 1, 0, 0, 0])
+    what = program(micro_batch=micro)
+    found = [gradient_of_one_step(what, [*five, *rest], real) for rest in ((3, 3, 3), (7, 8, 0))]
+    assert_same(found[0], found[1])
+    alone = gradient_of_one_step(program(), five, np.ones(5))
+    assert_close(found[0], alone)
+    assert float(found[0][1].count) == 5
+
+
+# ---- losses by hand -----------------------------------------------------------------------------
+
+LOGITS = np.random.default_rng(2).normal(0, 2, (6, 3)).astype(np.float32)
+CLASSES = np.array([0, 1, 2, 2, 1, 0])
+
+
+@pytest.mark.parametrize("smoothing", (0.0, 0.1))
+def test_softmax_losses(smoothing: float) -> None:
+    """The target keeps 1 - s, and s is spread over all three outputs."""
+    objective = steps.Objective("softmax", label_smoothing=smoothing)
+    target = np.eye(3)[CLASSES] * (1 - smoothing) + smoothing / 3
+    expected = -(target * log_softmax(LOGITS)).sum(1)
+    np.testing.assert_allclose(objective.losses(LOGITS, CLASSES), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        objective.probabilities(LOGITS), np.exp(log_softmax(LOGITS)), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("smoothing", (0.0, 0.2))
+def test_sigmoid_losses(smoothing: float) -> None:
+    objective = steps.Objective("sigmoid", label_smoothing=smoothing)
+    z, labels = LOGITS[:, :1], CLASSES.clip(0, 1)
+    p = logistic(z[:, 0])
+    target = labels * (1 - smoothing) + smoothing / 2
+    expected = -target * np.log(p) - (1 - target) * np.log(1 - p)
+    np.testing.assert_allclose(objective.losses(z, labels), expected, rtol=1e-5)
+    np.testing.assert_allclose(objective.probabilities(z), np.stack([1 - p, p], 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", (0.0, 0.2))
+def test_sigmoid_is_a_softmax_of_two(smoothing: float) -> None:
+    z, labels = jnp.asarray(LOGITS[:, :1]), jnp.asarray(CLASSES.clip(0, 1))
+    two = jnp.concatenate([jnp.zeros_like(z), z], axis=1)
+    one, other = (steps.Objective(kind, smoothing) for kind in ("sigmoid", "softmax"))
+    np.testing.assert_allclose(one.losses(z, labels), other.losses(two, labels), rtol=1e-5)
+    np.testing.assert_allclose(one.probabilities(z), other.probabilities(two), rtol=1e-5)
+    gradients = [
+        jax.grad(lambda z, f=f: f(z).sum())(z)
+        for f in (
+            lambda z: one.losses(z, labels),
+            lambda z: other.losses(jnp.concatenate([jnp.zeros_like(z), z], axis=1), labels),
+        )
+    ]
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
+
+
+def test_class_weights() -> None:
+    objective = steps.Objective("softmax", class_weights=(0.5, 2.0, 1.0))
+    np.testing.assert_array_equal(objective.weights(CLASSES), [0.5, 2, 1, 1, 2, 0.5])
+    np.testing.assert_array_equal(SOFTMAX.weights(CLASSES), np.ones(6))
+    # They weigh the loss that trains, not the one that is reported per image.
+    np.testing.assert_array_equal(
+        objective.losses(LOGITS, CLASSES), SOFTMAX.losses(LOGITS, CLASSES)
+    )
+
+
+def test_weighted_smoothed_gradient_by_hand() -> None:
+    """Of the last bias: the sum of w (p - target) over the images, by their number."""
+    weights, smoothing = (0.5, 2.0, 1.0), 0.3
+    objective = steps.Objective("softmax", smoothing, weights)
+    real = np.array([1, 1, 1, 0, 1, 1, 1, 1])
+    what = program(objective=objective, micro_batch=4)
+    found, sums = gradient_of_one_step(what, EIGHT, real)
+    logits, labels = logits_of(EIGHT), LABELS[EIGHT]
+    target = np.eye(3)[labels] * (1 - smoothing) + smoothing / 3
+    share = (np.asarray(weights)[labels] * real)[:, None]
+    expected = (share * (np.exp(log_softmax(logits)) - target)).sum(0) / 7
+    np.testing.assert_allclose(found["predictions"]["bias"], expected, rtol=1e-4, atol=1e-6)
+    losses = -(target * log_softmax(logits)).sum(1)
+    assert float(sums.loss) == pytest.approx((losses * real).sum(), rel=1e-5)
+
+
+# ---- an epoch -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def epoch() -> Callable[..., Any]:
+    """f(cuts, seed): four steps of six images with everything random, in calls that end at cuts."""
+    model = MODEL.clone(dropout_rate=0.5)
+    optimizer = optim.make_optimizer("adam", optim.make_schedule("linear", 0.01, steps=4))
+    run = steps.make_epoch(program(model=model, inputs=noisy, micro_batch=3), optimizer)
+    order = jnp.asarray(np.random.default_rng(3).permutation(24).reshape(4, 6))
+    real = jnp.ones((4, 6)).at[3, 5].set(0.0)
+
+    def take(cuts: tuple[int, ...] = (4,), seed: int = 0) -> tuple[Any, list[float]]:
+        now, frozen = state(optimizer)
+        total, start = [0.0, 0.0, 0.0], 0
+        for cut in cuts:
+            part = slice(start, cut)
+            now, sums = run(
+                now, frozen, IMAGES, LABELS, order[part], real[part], jax.random.key(seed)
+            )
+            total = [a + float(b) for a, b in zip(total, jax.tree.leaves(sums), strict=True)]
+            start = cut
+        return now, total
+
+    return take
+
+
+def test_epoch_in_several_calls(epoch: Callable[..., Any]) -> None:
+    """Parameters, optimizer state and step are equal to the bit; sums but for their order."""
+    whole, sums = epoch()
+    assert int(whole.step) == 4 and sums[-1] == 23
+    for cuts in ((3, 4), (1, 4), (1, 2, 3, 4)):
+        parts, sums_of_parts = epoch(cuts)
+        assert_same(parts, whole)
+        assert sums_of_parts == pytest.approx(sums, rel=1e-6)
+
+
+def test_epoch_is_determined_by_its_key(epoch: Callable[..., Any]) -> None:
+    first, sums = epoch(seed=1)
+    again, same_sums = epoch(seed=1)
+    assert_same(again, first)
+    assert same_sums == sums
+    other, other_sums = epoch(seed=2)
+    assert other_sums != sums
+    leaves = zip(*map(jax.tree.leaves, (first.params, other.params)), strict=True)
+    assert all((np.asarray(a) != np.asarray(b)).any() for a, b in leaves)
+
+
+def test_steps_of_an_epoch_differ_in_their_noise() -> None:
+    """The same images at two steps: without learning only the step's own key tells them apart."""
+    still = optax.set_to_zero()
+    run = steps.make_epoch(program(inputs=noisy), still)
+    start, frozen = state(still)
+    params = jax.tree.map(np.asarray, start.params)
+    losses = []
+    for _ in range(2):
+        args = (IMAGES, LABELS, jnp.arange(4)[None], jnp.ones((1, 4)), jax.random.key(0))
+        start, sums = run(start, frozen, *args)
+        losses.append(float(sums.loss))
+    assert_same(start.params, params)
+    assert losses[0] != losses[1]
+
+
+def test_training_learns() -> None:
+    """Three patterns in noise: the loss of 24 steps on them falls below a tenth."""
+    optimizer = optim.make_optimizer("adam", optax.constant_schedule(0.01))
+    run = steps.make_epoch(program(micro_batch=8), optimizer)
+    pattern = np.random.default_rng(4).integers(0, 256, (3, 16, 16, 3))
+    images = (0.7 * pattern[LABELS] + 0.3 * IMAGES).astype(np.uint8)
+    order = jnp.tile(jnp.arange(24).reshape(1, 24), (24, 1))
+    now, frozen = state(optimizer)
+    means = []
+    for _ in range(2):
+        now, sums = run(now, frozen, images, LABELS, order, jnp.ones((24, 24)), jax.random.key(0))
+        means.append(float(sums.loss / sums.count))
+    assert means[1] < 0.1 * np.log(3)
+    assert float(sums.correct) == float(sums.count) == 24 * 24
+
+
+# ---- BatchNorm in training ----------------------------------------------------------------------
+
+
+def test_batch_statistics_in_training() -> None:
+    """The whole batch normalises, averages of that part alone move, the step hands them on."""
+    model = MobileNetV2(outputs=3, alpha=0.35, bn_momentum=0.75)
+    names, first = model.layer_names, model.cut_points[-3]  # the features' convolution is left
+    variables = random_weights.draw(model, 32)
+    own = {name: layer for name, layer in variables["params"].items() if name in names[first:]}
+    assert set(own) == {"Conv_1", "Conv_1_bn", "predictions"}
+    before = jax.tree.map(np.array, variables["batch_stats"])
+    x = np.random.default_rng(5).normal(size=(8, 2, 2, 112)).astype(np.float32)
+    what = program(
+        model=model,
+        inputs=lambda stored, key: stored,
+        first=first,
+        batch_statistics_from=first,
+        micro_batch=2,  # would normalise by two images: not taken
+    )
+    start = steps.TrainState(jnp.int32(0), own, variables["batch_stats"], KEEP_GRADIENT.init(own))
+    kernel = np.asarray(own["Conv_1"]["kernel"], np.float64)[0, 0]
+    run = steps.make_epoch(what, KEEP_GRADIENT)
+    order, real = jnp.arange(8)[None], jnp.ones((1, 8))
+    end, _ = run(start, {}, x, LABELS[:8], order, real, jax.random.key(0))
+
+    y = (x.astype(np.float64) @ kernel).reshape(-1, 1280)
+    for leaf, value in (("mean", y.mean(0)), ("var", y.var(0))):
+        expected = 0.75 * before["Conv_1_bn"][leaf] + 0.25 * value
+        np.testing.assert_allclose(end.batch_stats["Conv_1_bn"][leaf], expected, atol=1e-5)
+    rest = {name: layer for name, layer in end.batch_stats.items() if name != "Conv_1_bn"}
+    before.pop("Conv_1_bn")
+    assert len(rest) == 51
+    assert_same(rest, before)
+
+
+# ---- prediction ---------------------------------------------------------------------------------
+
+
+def test_predict_in_parts() -> None:
+    """Micro-batches, and a batch that they do not divide, give what the whole gives."""
+    params = random_weights.draw(MODEL, 16)["params"]
+    expected = np.exp(log_softmax(logits_of(np.arange(12))))
+    for micro, count in ((4, 12), (5, 12)):
+        # Neither dropout nor the inputs' noise acts.
+        what = program(model=MODEL.clone(dropout_rate=0.5), inputs=noisy, micro_batch=micro)
+        found = steps.make_predict(what)(params, {}, IMAGES[:count])
+        assert found.shape == (count, 3)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_predict_two_classes_by_one_output() -> None:
+    model = MODEL.clone(outputs=1)
+    variables = random_weights.draw(model, 16)
+    what = program(model=model, objective=steps.Objective("sigmoid"), micro_batch=4)
+    found = steps.make_predict(what)(variables["params"], {}, IMAGES[:8])
+    z = np.asarray(model.apply(variables, scaled(IMAGES[:8], None), train=False))
+    expected = logistic(z)
+    np.testing.assert_allclose(found, np.concatenate([1 - expected, expected], 1), atol=1e-6)
+
+
+def test_features_in_parts() -> None:
+    variables = random_weights.draw(MODEL, 16)
+    expected = MODEL.apply(variables, scaled(IMAGES[:8], None), train=False, last=5)
+    for micro in (0, 4):
+        features = steps.make_features(program(micro_batch=micro), 5)
+        found = features(variables["params"], {}, IMAGES[:8])
+        assert found.shape == (8, 6, 6, 4)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    # Features stored earlier go on from where they stopped.
+    later = program(inputs=lambda stored, key: stored, first=5)
+    logits = steps.make_features(later, len(MODEL.layer_names))(variables["params"], {}, found)
+    np.testing.assert_allclose(logits, logits_of(np.arange(8)), atol=1e-5)

@@ -1,0 +1,246 @@
+"""Whole runs, small: what they write, that they repeat, resume, stop when done, and refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from small_runs import small_config, write_folder
+
+from sscjax import checkpoint, metrics, prepare, stage, train
+from sscjax.errors import UserError
+
+WRITTEN = (
+    *("run.json", "splits.csv", "predictions.csv", "metrics.json", "report.txt"),
+    *("curves.csv", "curves.png", "confusion_val.png", "confusion_test.png"),
+)
+
+
+def _outcome(folder: Path) -> dict[str, Any]:
+    """Everything that a run computes, to the bit: parameters, predictions, curves, figures."""
+    found: dict[str, Any] = {}
+    for name in ("head", "finetune"):
+        for path in sorted((folder / "stages" / name / "model").rglob("*")):
+            assert path.exists()
+        found[f"{name} predictions"] = (folder / "stages" / name / "predictions.csv").read_bytes()
+        record = json.loads((folder / "stages" / name / "stage.json").read_text("utf-8"))
+        found[f"{name} value"] = record["value"]
+    for name in ("predictions.csv", "metrics.json", "curves.csv", "splits.csv"):
+        found[name] = (folder / name).read_bytes()
+    found["parameters"] = _parameters(folder)
+    return found
+
+
+def _parameters(folder: Path) -> dict[str, str]:
+    """SHA-256 of every array of both stages' models."""
+    config = small_config()
+    images = prepare.split_images(config, *prepare.load_images(config))
+    network = prepare.build_network(config, images, earlier_fallback=False)
+    like = {"params": network.params, "batch_stats": network.batch_stats}
+    found = {}
+    for name in ("head", "finetune"):
+        tree = checkpoint.load_model(folder / "stages" / name / "model", like)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            key = name + jax.tree_util.keystr(path)
+            found[key] = hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
+    return found
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    train.run(small_config(), folder)
+    return folder
+
+
+def test_run_writes_everything_and_says_synthetic(reference: Path) -> None:
+    for name in WRITTEN:
+        assert (reference / name).stat().st_size > 0, name
+    assert list((reference / "tensorboard").glob("events.out.tfevents.*"))
+    text = (reference / "report.txt").read_text(encoding="utf-8")
+    assert text.startswith("SYNTHETIC IMAGES")
+    assert str(reference) in text and "87.4 %" in text
+    assert not list(reference.rglob("*.tmp"))
+
+
+def test_predictions_cover_every_image_once(reference: Path) -> None:
+    table = metrics.Predictions.read_csv(reference / "predictions.csv")
+    assert len(table) == 48 and len(set(table.files.tolist())) == 48
+    splits = {split: set(table.where(split).subjects.tolist()) for split in metrics.SPLITS}
+    assert not splits["train"] & splits["val"] and not splits["train"] & splits["test"]
+    kept = json.loads((reference / "metrics.json").read_text("utf-8"))
+    again = metrics.figures_by_split(table, ordered=True)
+    assert again["test"]["image"]["accuracy"] == kept["splits"]["test"]["image"]["accuracy"]
+
+
+def test_head_stage_leaves_the_base_alone(reference: Path) -> None:
+    config = small_config()
+    images = prepare.split_images(config, *prepare.load_images(config))
+    network = prepare.build_network(config, images, earlier_fallback=False)
+    like = {"params": network.params, "batch_stats": network.batch_stats}
+    head = checkpoint.load_model(reference / "stages" / "head" / "model", like)["params"]
+    tuned = checkpoint.load_model(reference / "stages" / "finetune" / "model", like)["params"]
+    np.testing.assert_array_equal(head["conv1_1"]["kernel"], network.params["conv1_1"]["kernel"])
+    assert not np.array_equal(head["dense1"]["kernel"], network.params["dense1"]["kernel"])
+    assert not np.array_equal(tuned["conv1_1"]["kernel"], head["conv1_1"]["kernel"])
+
+
+def test_same_seed_same_bits_other_seed_other_result(reference: Path, tmp_path: Path) -> None:
+    train.run(small_config(), tmp_path / "again")
+    assert _outcome(tmp_path / "again") == _outcome(reference)
+    config = small_config()
+    config.seed = 1
+    train.run(config, tmp_path / "other")
+    assert _outcome(tmp_path / "other")["predictions.csv"] != _outcome(reference)["predictions.csv"]
+
+
+@pytest.mark.parametrize("saves", [1, 3, 4, 6])
+def test_interrupted_run_ends_identical(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
+    """Stopped right after its n-th checkpoint, in either stage; then given again."""
+    save, done = checkpoint.Checkpoints.save, []
+
+    def save_then_stop(self: checkpoint.Checkpoints, *args: Any) -> None:
+        save(self, *args)
+        done.append(args[0])
+        if len(done) == saves:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "save", save_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(small_config(), tmp_path / "run")
+    train.run(small_config(), tmp_path / "run")
+    assert _outcome(tmp_path / "run") == _outcome(reference)
+
+
+def test_finished_run_says_so_and_changes_nothing(
+    reference: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in reference.rglob("*")}
+    with caplog.at_level("INFO", logger="sscjax"):
+        text = train.run(small_config(), reference)
+    assert "finished" in caplog.text
+    assert text == (reference / "report.txt").read_text(encoding="utf-8")
+    assert {path: path.stat().st_mtime_ns for path in reference.rglob("*")} == before
+
+
+def test_changed_config_is_refused_with_the_list(reference: Path) -> None:
+    config = small_config()
+    config.stages.head.epochs = 5
+    config.model.dropout = 0.5
+    with pytest.raises(UserError) as caught:
+        train.run(config, reference)
+    text = str(caught.value)
+    assert "config.stages.head.epochs: 4 then, 5 now" in text
+    assert "config.model.dropout: 0.2 then, 0.5 now" in text and "--fresh" in text
+    assert "\n" not in text
+
+
+def test_changed_images_are_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "images")
+    config = small_config()
+    config.data.path = str(folder)
+    train.run(config, tmp_path / "run")
+    moved = folder.rename(tmp_path / "moved")
+    config.data.path = str(moved)
+    assert train.run(config, tmp_path / "run")  # the same images at another place are the same
+    lines = (moved / "manifest.csv").read_text(encoding="utf-8").splitlines()
+    (moved / "manifest.csv").write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match="data.fingerprint: .* then, .* now"):
+        train.run(config, tmp_path / "run")
+
+
+def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(UserError, match="holds no run"):
+        train.run(small_config(), tmp_path)
+
+
+def test_non_finite_loss_names_the_epoch(tmp_path: Path) -> None:
+    config = small_config()
+    config.stages.head.learning_rate = 1e30
+    with pytest.raises(UserError, match=r"in epoch \d of stage head"):
+        train.run(config, tmp_path / "run")
+
+
+def test_bad_data_leaves_no_run_folder(tmp_path: Path) -> None:
+    config = small_config()
+    config.data.path = str(tmp_path / "missing")
+    with pytest.raises(UserError, match="missing"):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_early_stopping_ends_a_stage(tmp_path: Path) -> None:
+    config = small_config()
+    config.stages.head.learning_rate = 0.0  # nothing improves after the first epoch
+    config.stages.head.patience = 2
+    train.run(config, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "stages" / "head" / "stage.json").read_text("utf-8"))
+    assert record["course"]["stopped_early"] and record["course"]["epoch"] == 3
+
+
+def test_paper_protocol_with_one_output(tmp_path: Path) -> None:
+    config = small_config()
+    config.data.merge = "early=ssc,late=ssc"
+    config.split.by = "image"
+    config.split.counts = "normal:30/5/5,ssc:28/4/4"
+    config.augment.counts_before_split = "normal:40,ssc:36"
+    config.augment.copies = 0
+    config.model.outputs = 1
+    config.select.metric = "none"
+    config.stages.finetune.patience = 0
+    text = train.run(config, tmp_path / "run")
+    assert "SPLIT BY IMAGE" in text
+    table = metrics.Predictions.read_csv(tmp_path / "run" / "predictions.csv")
+    assert table.classes == ("normal", "ssc") and len(table.where("train")) == 58
+
+
+def test_more_outputs_than_classes(tmp_path: Path) -> None:
+    config = small_config()
+    config.model.outputs = 4
+    train.run(config, tmp_path / "run")
+    table = metrics.Predictions.read_csv(tmp_path / "run" / "predictions.csv")
+    assert table.classes == ("normal", "early", "late", "unused")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("select.metric", "acuracy", "expected one of"),
+        ("split.by", "patient", "subject"),
+        ("model.name", "resnet", "expected one of mobilenet_v2, cnn"),
+        ("model.outputs", 2, "expected at least 3"),
+        ("data.image_size", 8, "32 pixels or more"),
+        ("data.storage", "tfrecord", "expected 'direct' or 'array_record'"),
+        ("data.merge", "early", "NAME=VALUE"),
+        ("stage_order", ("head", "tail"), "config.stages has"),
+        ("stage_order", (), "is empty"),
+        ("loss.class_weights", "some", "expected 'balanced' or 'none'"),
+        ("batch_size", 0, "expected 1 or more"),
+        ("pretrained", "imagenet", "there are no weights"),
+    ],
+)
+def test_bad_fields_are_named(tmp_path: Path, field: str, value: Any, message: str) -> None:
+    config = small_config()
+    block, _, name = field.rpartition(".")
+    (config[block] if block else config)[name] = value
+    with pytest.raises(UserError, match=message):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_image_once_per_epoch_and_padding_weighs_nothing() -> None:
+    order, real = stage.epoch_order(seed=3, stage=1, epoch=2, images=10, batch_size=4)
+    assert order.shape == real.shape == (3, 4)
+    assert sorted(order[real == 1].tolist()) == list(range(10))
+    assert real.sum() == 10 and real[-1].tolist() == [1, 1, 0, 0]
+    other, _ = stage.epoch_order(seed=3, stage=1, epoch=3, images=10, batch_size=4)
+    assert not np.array_equal(order, other)
