@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trees import assert_same
 
 from sscjax import optim
 from sscjax.checkpoint import Checkpoints, load_model, save_model
@@ -50,14 +51,6 @@ def zeros(like: Any) -> Any:
     return jax.tree.map(jnp.zeros_like, like)
 
 
-def assert_same_bits(found: Any, expected: Any) -> None:
-    """The same structure, namedtuples and all, and the same bytes, which NaN has too."""
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype and a.shape == b.shape
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -82,7 +75,7 @@ def test_round_trip(tmp_path: Path, optimizer: str) -> None:
         checkpoints.save(7, original, info)
     with Checkpoints(tmp_path / "new" / "run") as again:
         assert again.latest() == 7
-        assert_same_bits(again.restore(7, zeros(original)), original)
+        assert_same(again.restore(7, zeros(original)), original)
         assert again.info(7) == info
 
 
@@ -93,7 +86,7 @@ def test_relative_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved:
         checkpoints.save(4, tree(4), {})
     assert names(saved) == ["3", "4"]
     save_model(Path("model"), params())
-    assert_same_bits(load_model(Path("model"), params(1)), params())
+    assert_same(load_model(Path("model"), params(1)), params())
 
 
 def test_newest_are_kept(tmp_path: Path) -> None:
@@ -103,14 +96,14 @@ def test_newest_are_kept(tmp_path: Path) -> None:
             assert checkpoints.latest() == step
         assert names(tmp_path) == ["10", "2"]
         assert checkpoints.info(2) == {"step": 2}
-        assert_same_bits(checkpoints.restore(2, zeros(tree())), tree(2))
+        assert_same(checkpoints.restore(2, zeros(tree())), tree(2))
 
 
 def test_saving_a_step_again_does_nothing(saved: Path) -> None:
     with Checkpoints(saved) as checkpoints:
         checkpoints.save(3, tree(9), {"epoch": 9})
         assert checkpoints.info(3) == {"epoch": 3}
-        assert_same_bits(checkpoints.restore(3, zeros(tree())), tree())
+        assert_same(checkpoints.restore(3, zeros(tree())), tree())
 
 
 def test_unfinished_checkpoint_is_no_checkpoint(
@@ -134,10 +127,10 @@ def test_unfinished_checkpoint_is_no_checkpoint(
 
     with Checkpoints(saved) as checkpoints:
         assert checkpoints.latest() == 3
-        assert_same_bits(checkpoints.restore(3, zeros(tree())), tree())
+        assert_same(checkpoints.restore(3, zeros(tree())), tree())
         checkpoints.save(4, tree(5), {"epoch": 5})
         assert checkpoints.latest() == 4
-        assert_same_bits(checkpoints.restore(4, zeros(tree())), tree(5))
+        assert_same(checkpoints.restore(4, zeros(tree())), tree(5))
 
 
 # ---- damage -------------------------------------------------------------------------------------
@@ -189,7 +182,7 @@ def test_mend_of_a_damaged_checkpoint(saved: Path) -> None:
     shutil.rmtree(saved / "4")
     with Checkpoints(saved) as checkpoints:
         assert checkpoints.latest() == 3
-        assert_same_bits(checkpoints.restore(3, zeros(tree())), tree())
+        assert_same(checkpoints.restore(3, zeros(tree())), tree())
 
 
 OTHERS: dict[str, Any] = {
@@ -225,9 +218,9 @@ def test_step_that_was_not_saved(saved: Path) -> None:
 def test_model(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "model"
     save_model(folder, params())
-    assert_same_bits(load_model(folder, zeros(params())), params())
+    assert_same(load_model(folder, zeros(params())), params())
     save_model(folder, params(1))  # replaced, whatever was there
-    assert_same_bits(load_model(folder, zeros(params())), params(1))
+    assert_same(load_model(folder, zeros(params())), params(1))
     assert names(folder.parent) == ["model"]
     assert json.loads((folder / "_METADATA").read_text(encoding="utf-8"))
 

@@ -61,7 +61,7 @@ def test_torch_forward_and_gradients() -> None:
     labels = np.array([0, 1])
 
     def loss(params: Any) -> Any:
-        logits = DEEP.apply({"params": params}, x, train=False)
+        logits: Any = DEEP.apply({"params": params}, x, train=False)
         chosen = jax.nn.log_softmax(logits)[jnp.arange(2), labels]
         return -chosen.mean(), logits
 
@@ -158,9 +158,9 @@ def test_prefix_and_suffix_equal_the_whole() -> None:
         # Each part needs its own layers' parameters alone.
         before = {name: leaf for name, leaf in tree["params"].items() if name in names[:cut]}
         after = {name: leaf for name, leaf in tree["params"].items() if name not in before}
-        prefix = DEEP.apply({"params": before}, x, train=False, last=cut)
+        prefix: Any = DEEP.apply({"params": before}, x, train=False, last=cut)
         np.testing.assert_array_equal(prefix, expected[cut])
-        suffix = DEEP.apply({"params": after}, prefix, train=False, first=cut)
+        suffix: Any = DEEP.apply({"params": after}, prefix, train=False, first=cut)
         np.testing.assert_allclose(suffix, whole, atol=1e-6)
 
 

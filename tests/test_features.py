@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import random_weights
+from trees import assert_close
 
 from sscjax import features, optim, steps
 from sscjax.models.cnn import CNN
@@ -20,7 +21,7 @@ LAST = SMALL.cut_points[1]
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 17, 17, 3), np.uint8)
 
 
-def scaled(stored: jax.Array, key: jax.Array | None) -> jax.Array:
+def scaled(stored: Any, key: jax.Array | None) -> jax.Array:
     return stored / 127.5 - 1.0
 
 
@@ -44,10 +45,10 @@ def test_compute(batch_size: int, done: list[int]) -> None:
         batch_size=batch_size,
         progress=told.append,
     )
-    expected = SMALL.apply(variables, scaled(IMAGES, None), train=False, last=LAST)
+    expected: Any = SMALL.apply(variables, scaled(IMAGES, None), train=False, last=LAST)
     assert isinstance(found, np.ndarray) and found.dtype == np.float32
     assert found.shape == expected.shape == (10, 6, 6, 4)
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     assert told == done
 
 
@@ -55,7 +56,7 @@ def test_batches_have_one_shape() -> None:
     """The tail is filled up with the last image, so that nothing compiles twice."""
     seen: list[Any] = []
 
-    def function(x: np.ndarray) -> jax.Array:
+    def function(x: Any) -> jax.Array:
         seen.append(x)
         return jnp.asarray(x[:, :1] + 1)
 
@@ -122,13 +123,16 @@ def test_prefix_bytes_of_the_paper() -> None:
 
 
 @pytest.fixture(scope="module")
-def calibrated() -> tuple[MobileNetV2, optim.Params, list[optim.Params], list[jax.Array]]:
-    """A fresh network, and its averages by one batch, by another and by both."""
-    model = MobileNetV2(outputs=3, alpha=0.35, bn_momentum=0.0)
-    start = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": "0"})(
-        lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+def calibrated() -> tuple[MobileNetV2, dict[str, Any], list[optim.Params], list[jax.Array]]:
+    """A network as it starts, with weak kernels; its averages by one batch, and by two."""
+    model = MobileNetV2(outputs=3, alpha=0.35, bn_momentum=0.0, bn_epsilon=1e-5)
+    start = {"scale": 1.0, "bias": 0.0, "mean": 0.0, "var": 1.0}
+    variables = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            0.3 * leaf if leaf.ndim > 1 else jnp.full_like(leaf, start[path[-1].key])
+        ),
+        random_weights.draw(model, 32),
     )
-    variables = start(jax.random.key(0))
     rng = np.random.default_rng(1)
     batches = [jnp.asarray(rng.uniform(-1, 1, (8, 32, 32, 3)), jnp.float32) for _ in range(2)]
     found = [
@@ -159,9 +163,9 @@ def test_calibration_gives_unit_variance(calibrated: Any) -> None:
         y = np.asarray(found[name], np.float64)
         variance = np.asarray(averages[name]["var"], np.float64)
         np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-3)
-        np.testing.assert_allclose(y.var((0, 1, 2)), variance / (variance + 1e-3), atol=1e-3)
+        np.testing.assert_allclose(y.var((0, 1, 2)), variance / (variance + 1e-5), atol=1e-3)
         ratios.append(np.median(y.var((0, 1, 2))))
-    assert min(ratios) > 0.9
+    assert min(ratios) > 0.98
     # With 0 and 1, as they start, the signal is lost on its way.
     assert np.asarray(raw[norms[-1]]).var() < 1e-3
 
@@ -171,12 +175,10 @@ def test_calibration_is_the_mean_over_batches(calibrated: Any) -> None:
     second = features.calibrate_batch_norm(
         model, variables["params"], variables["batch_stats"], [batches[1]]
     )
-    for name, layer in both.items():
-        for leaf, value in layer.items():
-            expected = (np.asarray(first[name][leaf]) + np.asarray(second[name][leaf])) / 2
-            np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
-    # The whole tree, in its own structure.
-    assert jax.tree.structure(both) == jax.tree.structure(variables["batch_stats"])
+    assert_close(both, jax.tree.map(lambda a, b: (a + b) / 2, first, second))
+    # All layers are there, and each batch has its own averages.
+    assert set(both) == set(variables["batch_stats"])
+    assert not np.allclose(first["bn_Conv1"]["mean"], second["bn_Conv1"]["mean"], rtol=1e-3)
 
 
 def test_calibration_without_batch_norm() -> None:

@@ -14,25 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from trees import assert_close
 
 from sscjax.models import layers
 
-LIMIT = 1e-5
 SIZES = ((7, 8), (10, 5))  # odd and even on either axis
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 def normal(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
-
-
-def assert_close(found: Any, reference: Any, limit: float = LIMIT) -> None:
-    """Same structure, and every array within `limit` of the reference's largest value."""
-    assert jax.tree.structure(found) == jax.tree.structure(reference)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True):
-        assert a.shape == b.shape and a.dtype == b.dtype
-        error = np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max()
-        assert error < limit, f"{error:.1e} for shape {a.shape}"
 
 
 def value_and_pullback(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import random_weights
+from trees import assert_close
 
 from sscjax.models.mobilenet_v2 import MobileNetV2
 
@@ -32,12 +33,6 @@ def variables() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)
-
-
-def assert_close(found: Any, reference: Any, limit: float = 1e-5) -> None:
-    assert found.shape == reference.shape
-    error = np.abs(np.asarray(found) - np.asarray(reference)).max() / np.abs(reference).max()
-    assert error < limit, f"{error:.1e}"
 
 
 def only(variables: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -120,7 +115,9 @@ def test_prefix_and_suffix_equal_the_whole(variables: dict[str, Any], images: np
     def run(variables: dict[str, Any], x: jax.Array) -> Any:
         # One program: what two suffixes have in common is compiled once.
         whole, captured = MODEL.apply(variables, x, train=False, capture=ends)
-        parts, start, stretch = {}, 0, x
+        parts: dict[int, Any] = {}
+        stretch: Any = x
+        start = 0
         for cut in MODEL.cut_points:
             own = only(variables, NAMES[start:cut])
             stretch = MODEL.apply(own, stretch, train=False, first=start, last=cut)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import random_weights
+from trees import assert_same
 
 from sscjax import optim, steps
 from sscjax.errors import UserError
@@ -30,11 +31,6 @@ def params() -> optim.Params:
         "bn": {"scale": draw(4), "bias": draw(4)},
         "dense": {"kernel": draw(4, 3), "bias": draw(3)},
     }
-
-
-def assert_same(a: Any, b: Any) -> None:
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 # ---- labels and partition -----------------------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 import random_weights
+from trees import assert_close, assert_same
 
 from sscjax import optim, steps
 from sscjax.models.cnn import CNN
@@ -28,7 +29,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8)
 LABELS = np.random.default_rng(1).integers(0, 3, 24).astype(np.int32)
 
 
-def scaled(stored: jax.Array, key: jax.Array | None) -> jax.Array:
+def scaled(stored: Any, key: jax.Array | None) -> jax.Array:
     return stored / 127.5 - 1.0
 
 
@@ -66,26 +67,14 @@ def gradient_of_one_step(
     return end.opt_state.trace, sums
 
 
-def assert_close(found: Any, reference: Any, limit: float = 1e-5) -> None:
-    assert jax.tree.structure(found) == jax.tree.structure(reference)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True):
-        error = np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max()
-        assert error < limit, f"{error:.1e}"
-
-
-def assert_same(found: Any, reference: Any) -> None:
-    assert jax.tree.structure(found) == jax.tree.structure(reference)
-    jax.tree.map(np.testing.assert_array_equal, found, reference)
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: Any) -> np.ndarray:
     """In float64."""
-    z = logits.astype(np.float64)
+    z = np.asarray(logits, np.float64)
     return z - np.log(np.exp(z).sum(1, keepdims=True))
 
 
-def logistic(z: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-z.astype(np.float64)))
+def logistic(z: Any) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.asarray(z, np.float64)))
 
 
 def logits_of(indices: Any) -> np.ndarray:
@@ -106,7 +95,7 @@ def whole() -> tuple[Any, steps.Sums]:
 
 def test_gradient_is_the_mean_cross_entropys(whole: tuple[Any, steps.Sums]) -> None:
     def loss(params: Any) -> jax.Array:
-        logits = MODEL.apply({"params": params}, scaled(IMAGES[EIGHT], None), train=False)
+        logits: Any = MODEL.apply({"params": params}, scaled(IMAGES[EIGHT], None), train=False)
         chosen = jax.nn.log_softmax(logits)[jnp.arange(8), LABELS[EIGHT]]
         return -chosen.mean()
 
@@ -151,15 +140,15 @@ def test_padding_changes_nothing(micro: int) -> None:
 
 # ---- losses by hand -----------------------------------------------------------------------------
 
-LOGITS = np.random.default_rng(2).normal(0, 2, (6, 3)).astype(np.float32)
-CLASSES = np.array([0, 1, 2, 2, 1, 0])
+LOGITS = jnp.asarray(np.random.default_rng(2).normal(0, 2, (6, 3)), jnp.float32)
+CLASSES = jnp.array([0, 1, 2, 2, 1, 0])
 
 
 @pytest.mark.parametrize("smoothing", (0.0, 0.1))
 def test_softmax_losses(smoothing: float) -> None:
     """The target keeps 1 - s, and s is spread over all three outputs."""
     objective = steps.Objective("softmax", label_smoothing=smoothing)
-    target = np.eye(3)[CLASSES] * (1 - smoothing) + smoothing / 3
+    target = np.eye(3)[np.asarray(CLASSES)] * (1 - smoothing) + smoothing / 3
     expected = -(target * log_softmax(LOGITS)).sum(1)
     np.testing.assert_allclose(objective.losses(LOGITS, CLASSES), expected, rtol=1e-5)
     np.testing.assert_allclose(
@@ -172,7 +161,7 @@ def test_sigmoid_losses(smoothing: float) -> None:
     objective = steps.Objective("sigmoid", label_smoothing=smoothing)
     z, labels = LOGITS[:, :1], CLASSES.clip(0, 1)
     p = logistic(z[:, 0])
-    target = labels * (1 - smoothing) + smoothing / 2
+    target = np.asarray(labels) * (1 - smoothing) + smoothing / 2
     expected = -target * np.log(p) - (1 - target) * np.log(1 - p)
     np.testing.assert_allclose(objective.losses(z, labels), expected, rtol=1e-5)
     np.testing.assert_allclose(objective.probabilities(z), np.stack([1 - p, p], 1), rtol=1e-5)
@@ -180,19 +169,19 @@ def test_sigmoid_losses(smoothing: float) -> None:
 
 @pytest.mark.parametrize("smoothing", (0.0, 0.2))
 def test_sigmoid_is_a_softmax_of_two(smoothing: float) -> None:
-    z, labels = jnp.asarray(LOGITS[:, :1]), jnp.asarray(CLASSES.clip(0, 1))
+    z, labels = LOGITS[:, :1], CLASSES.clip(0, 1)
     two = jnp.concatenate([jnp.zeros_like(z), z], axis=1)
     one, other = (steps.Objective(kind, smoothing) for kind in ("sigmoid", "softmax"))
     np.testing.assert_allclose(one.losses(z, labels), other.losses(two, labels), rtol=1e-5)
     np.testing.assert_allclose(one.probabilities(z), other.probabilities(two), rtol=1e-5)
-    gradients = [
+    a, b = (
         jax.grad(lambda z, f=f: f(z).sum())(z)
         for f in (
             lambda z: one.losses(z, labels),
             lambda z: other.losses(jnp.concatenate([jnp.zeros_like(z), z], axis=1), labels),
         )
-    ]
-    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
+    )
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_class_weights() -> None:
@@ -362,7 +351,7 @@ def test_predict_two_classes_by_one_output() -> None:
 
 def test_features_in_parts() -> None:
     variables = random_weights.draw(MODEL, 16)
-    expected = MODEL.apply(variables, scaled(IMAGES[:8], None), train=False, last=5)
+    expected: Any = MODEL.apply(variables, scaled(IMAGES[:8], None), train=False, last=5)
     for micro in (0, 4):
         features = steps.make_features(program(micro_batch=micro), 5)
         found = features(variables["params"], {}, IMAGES[:8])

@@ -1,0 +1,163 @@
+"""The command line: flags, overrides, one-line errors with exit code 2, and a whole real run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import write_folder
+
+from configs import smoke
+from sscjax import cli, main, train
+from sscjax.errors import UserError
+from sscjax.pretrained import download
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _parse(monkeypatch: pytest.MonkeyPatch, *flags: str) -> Any:
+    monkeypatch.chdir(REPOSITORY)
+    # ml_collections looks for overrides in sys.argv itself.
+    monkeypatch.setattr(sys, "argv", ["sscjax", *flags])
+    return main._parse(sys.argv)
+
+
+def test_fields_are_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _parse(
+        monkeypatch,
+        "--config=configs/three_class.py",
+        "--config.stages.head.epochs=7",
+        "--config.data.classes=('a','b')",
+        "--config.pretrained=none",
+    )
+    assert config.name == "three_class" and config.stages.head.epochs == 7
+    assert config.data.classes == ("a", "b") and config.pretrained == "none"
+
+
+@pytest.mark.parametrize(
+    ("flag", "wanted"),
+    [
+        ("--config.stages.head.epoch=3", "did you mean --config.stages.head.epochs?"),
+        ("--config.data.pth=x", "did you mean --config.data.path?"),
+        ("--config.sed=1", "did you mean --config.seed?"),
+        ("--workdr=x", "did you mean --workdir?"),
+        ("--config.seed=one", "seed"),
+        ("surplus", "expected only flags"),
+    ],
+)
+def test_wrong_flags_are_one_line(flag: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError) as caught:
+        _parse(monkeypatch, "--config=configs/three_class.py", flag)
+    assert wanted in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_wrong_config_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="did you mean configs.three_class.py"):
+        _parse(monkeypatch, "--config=configs/three_clas.py")
+
+
+def test_fresh_deletes_a_run_and_nothing_else(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(UserError, match="holds no run"):
+        main._delete_run(run)
+    assert (run / "notes.txt").exists()
+    (run / "run.json").write_text("{}", encoding="utf-8")
+    main._delete_run(run)
+    assert not run.exists()
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    def wrong() -> None:
+        raise UserError("image a.jpg is empty: delete it")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    assert cli.call(wrong) == 2
+    assert capsys.readouterr().err == "error: image a.jpg is empty: delete it\n"
+    assert cli.call(interrupted) == 130
+    assert cli.call(lambda: None) == 0
+    with pytest.raises(ZeroDivisionError):  # a fault of ours keeps its traceback
+        cli.call(lambda: print(1 / 0))
+
+
+def _run(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SSCJAX_CACHE": str(folder)}
+    return subprocess.run(
+        [sys.executable, "-m", "sscjax.main", *flags],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=REPOSITORY,
+        env=environment,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_bad_input_of_a_real_start(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "images")
+    victim = next((folder / "early").rglob("*.png"))
+    victim.write_bytes(victim.read_bytes()[:100])
+    done = _run(
+        tmp_path,
+        "--config=configs/smoke.py",
+        f"--config.data.path={folder}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and victim.name in last
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+def test_run_without_network_falls_back_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MobileNetV2 from end to end where no weights can be had; then gone on with."""
+
+    def unreachable(*args: Any, **kwargs: Any) -> Any:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "_open_https", unreachable)
+    config = smoke.get_config()
+    config.pretrained = "imagenet"
+    with caplog.at_level("WARNING", logger="sscjax"):
+        text = train.run(config, tmp_path / "run")
+    assert "RANDOM WEIGHTS" in caplog.text and "RANDOM starting weights" in text
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert record["weights"]["fallback"] and record["status"] == "finished"
+    shutil.rmtree(tmp_path / "run" / "stages" / "finetune")
+    (tmp_path / "run" / "run.json").write_text(
+        json.dumps({**record, "status": "started"}), encoding="utf-8"
+    )
+    monkeypatch.setattr(download, "imagenet_weights", _must_not_be_asked)
+    assert train.run(config, tmp_path / "run") == text
+
+
+def _must_not_be_asked(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("a run that began with random weights looked for others")
+
+
+def test_fallback_error_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: Any, **kwargs: Any) -> Any:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "_open_https", unreachable)
+    config = smoke.get_config()
+    config.pretrained = "imagenet"
+    config.pretrained_fallback = "error"
+    with pytest.raises(download.WeightsUnavailableError, match="pretrained"):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
