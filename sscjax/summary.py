@@ -9,7 +9,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sscjax import figures, files, metrics, prepare, report
-from sscjax.errors import UserError
 from sscjax.stage import Finished
 
 
@@ -18,8 +17,6 @@ def choose(config: ConfigDict, finished: Mapping[str, Finished]) -> str:
     names = list(finished)
     if config.select.stage == "last" or config.select.metric == "none":
         return names[-1]
-    if config.select.stage != "best":
-        raise UserError(f"config.select.stage={config.select.stage!r}: expected 'best' or 'last'")
     sign = 1 if metrics.HIGHER_IS_BETTER[config.select.metric] else -1
     return max(names, key=lambda name: sign * (finished[name].value or 0.0))
 

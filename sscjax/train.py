@@ -73,6 +73,8 @@ def make_stages(config: ConfigDict) -> list[Stage]:
     """
     if not config.stage_order:
         raise UserError("config.stage_order is empty: name at least one of config.stages")
+    if config.select.stage not in ("best", "last"):
+        raise UserError(f"config.select.stage={config.select.stage!r}: expected 'best' or 'last'")
     return [_stage(config, index) for index in range(len(config.stage_order))]
 
 

@@ -215,6 +215,7 @@ def test_more_outputs_than_classes(tmp_path: Path) -> None:
     ("field", "value", "message"),
     [
         ("select.metric", "acuracy", "expected one of"),
+        ("select.stage", "first", "expected 'best' or 'last'"),
         ("split.by", "patient", "subject"),
         ("model.name", "resnet", "expected one of mobilenet_v2, cnn"),
         ("model.outputs", 2, "expected at least 3"),
