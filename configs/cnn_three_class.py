@@ -12,6 +12,8 @@ def get_config() -> ConfigDict:
     config.model.name = "cnn"
     config.model.dropout = 0.5
     config.pretrained = "none"
+    # The only stage augments on line.
+    config.augment.copies = 0
     config.micro_batch = 8
     config.stage_order = ("train",)
     del config.stages.head, config.stages.finetune

@@ -60,7 +60,8 @@ def get_config() -> ConfigDict:
     config.data.classes = ()
     # Labels to be renamed, so that several become one class: 'early=ssc,late=ssc'.
     config.data.merge = ""
-    # Whether the classes are ordered (grades): adds the quadratic-weighted kappa.
+    # Whether the classes are ordered (grades): adds the quadratic-weighted kappa, where
+    # `classes` gives the order.
     config.data.ordered = True
     # 'direct' decodes the files at every start; 'array_record' keeps the decoded images in the
     # cache folder and reads them back from there.

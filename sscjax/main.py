@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -34,9 +33,7 @@ def main() -> None:
     cli.set_up_log()
     cli.set_up_jax()
     folder = Path(_WORKDIR.value) if _WORKDIR.value else Path("runs") / config.name
-    if _FRESH.value:
-        _delete_run(folder)
-    print("\n" + train.run(config, folder.resolve()), end="")
+    print("\n" + train.run(config, folder.resolve(), fresh=_FRESH.value), end="")
 
 
 def _parse(arguments: list[str]) -> ConfigDict:
@@ -45,7 +42,10 @@ def _parse(arguments: list[str]) -> ConfigDict:
     Raises:
       UserError: an unknown flag or field, a value of the wrong type, no config.
     """
-    arguments = [_existing_config(argument) for argument in arguments]
+    if {"-h", "--help", "-help"} & set(arguments):
+        print(f"{__doc__}\n{flags.FLAGS.get_help()}")
+        sys.exit(0)
+    arguments = [_existing_config(argument) for argument in _joined(arguments)]
     try:
         rest = flags.FLAGS(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
@@ -55,6 +55,17 @@ def _parse(arguments: list[str]) -> ConfigDict:
     if _CONFIG.value is None:
         raise UserError("no config given: add --config=configs/three_class.py")
     return _CONFIG.value
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """`--config FILE` and `--workdir FOLDER` as one argument each, as the rest expects."""
+    found: list[str] = []
+    for argument in arguments:
+        if found and found[-1] in ("--config", "-config", "--workdir", "-workdir"):
+            found[-1] += f"={argument}"
+        else:
+            found.append(argument)
+    return found
 
 
 def _existing_config(argument: str) -> str:
@@ -117,20 +128,6 @@ def _names(config: ConfigDict, prefix: str) -> list[str]:
         name = f"{prefix}.{key}"
         found += _names(value, name) if isinstance(value, ConfigDict) else [name]
     return found
-
-
-def _delete_run(folder: Path) -> None:
-    """Delete what a run wrote, and nothing that is not a run."""
-    if not folder.exists():
-        return
-    if not (folder / "run.json").is_file():
-        if any(folder.iterdir()):
-            raise UserError(
-                f"--fresh would delete {folder}, which holds no run (no run.json): choose another "
-                "--workdir"
-            )
-        return
-    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ class Images:
         augmented copies.
       synthetic: whether they are the embedded synthetic set.
       by: 'subject' or 'image', what the split keeps together.
+      ordered: whether the classes stand in their order of severity, so that kappa has a meaning.
     """
 
     originals: ImageSet
@@ -42,6 +43,12 @@ class Images:
     training: ImageSet
     synthetic: bool
     by: str
+    ordered: bool
+
+    @property
+    def has_subjects(self) -> bool:
+        """Whether any subject has more than one image: else subjects are likely unknown."""
+        return len(set(self.originals.subjects.tolist())) < len(self.originals)
 
     def training_for(self, *, online: bool) -> ImageSet:
         """What a stage trains on: a stage that augments on line needs no copies."""
@@ -208,7 +215,15 @@ def split_images(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> Im
     splits.check_leakage(image_set, found, wish.by)
     training = image_set.take(np.flatnonzero(found == "train"))
     training = augment.augmented_copies(training, change.copies, config.seed, **options)
-    return Images(image_set, found, training, synthetic, wish.by)
+    ordered = bool(config.data.ordered) and len(image_set.classes) > 2
+    if ordered and not (synthetic or config.data.classes):
+        ordered = False
+        _LOG.warning(
+            "the classes are in the order of their names (%s): no kappa is given; name them in "
+            "their order with --config.data.classes to have it",
+            ", ".join(image_set.classes),
+        )
+    return Images(image_set, found, training, synthetic, wish.by, ordered)
 
 
 def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool) -> Network:
@@ -226,6 +241,10 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
         raise UserError(f"config.model.outputs={outputs}: expected at least {classes}, the classes")
     if outputs == 1 and classes != 2:
         raise UserError(f"config.model.outputs=1 is for two classes; the set has {classes}")
+    if not 0 <= config.loss.label_smoothing < 1:
+        raise UserError(
+            f"config.loss.label_smoothing={config.loss.label_smoothing}: expected 0 to less than 1"
+        )
     objective = steps.Objective(
         kind="sigmoid" if outputs == 1 else "softmax",
         label_smoothing=config.loss.label_smoothing,
@@ -257,6 +276,10 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
 def build_model(config: ConfigDict, outputs: int) -> MobileNetV2 | CNN:
     """The Linen module that a config names, with Keras' conventions where weights have none."""
     wish = config.model
+    if not 0 <= wish.dropout < 1:
+        raise UserError(f"config.model.dropout={wish.dropout}: expected 0 to less than 1")
+    if wish.alpha <= 0:
+        raise UserError(f"config.model.alpha={wish.alpha}: expected a width above 0")
     if wish.name == "mobilenet_v2":
         return MobileNetV2(outputs, alpha=wish.alpha, dropout_rate=wish.dropout)
     if wish.name == "cnn":

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import logging
 import platform
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 import sscjax
 from sscjax import prepare
 from sscjax.errors import UserError
+from sscjax.stage import Stage
 
 _LOG = logging.getLogger(__name__)
 
 FILE = "run.json"
 
 
-def make(config: ConfigDict, images: prepare.Images, network: prepare.Network) -> dict[str, Any]:
+def make(
+    config: ConfigDict, images: prepare.Images, network: prepare.Network, stages: list[Stage]
+) -> dict[str, Any]:
     """What identifies a run, and what a later program needs to use its model."""
     return {
         "status": "started",
         "config": json.loads(json.dumps(config.to_dict())),
         "data": {
             "fingerprint": images.originals.fingerprint(),
+            "splits_fingerprint": _digest(images.splits),
             "training_fingerprint": images.training.fingerprint(),
             "source": images.originals.source,
             "synthetic": images.synthetic,
@@ -36,12 +45,39 @@ def make(config: ConfigDict, images: prepare.Images, network: prepare.Network) -
             "training_images": len(images.training),
         },
         "weights": network.weights.identity(),
+        # As they are run: without weights they differ from the config.
+        "stages": [dataclasses.asdict(stage) for stage in stages],
         "versions": {
             "sscjax": sscjax.__version__,
             "jax": jax.__version__,
             "python": platform.python_version(),
         },
     }
+
+
+def _digest(names: np.ndarray) -> str:
+    return hashlib.sha256("\0".join(names.tolist()).encode()).hexdigest()
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise a UserError if the folder is a file, or holds something that is not a run."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, expected a folder: choose another --workdir")
+    # What a killed writer left behind is no one's work.
+    others = folder.is_dir() and any(not name.match(".*.tmp") for name in folder.iterdir())
+    if others and not (folder / FILE).is_file():
+        raise UserError(
+            f"{folder} is not empty and holds no run (no {FILE}): choose another --workdir"
+        )
+
+
+def delete(folder: Path) -> None:
+    """Delete a run; the folder loses its name first, so that no half of a run is ever found."""
+    refuse_foreign(folder)
+    if folder.is_dir():
+        doomed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+        folder.rename(doomed / folder.name)
+        shutil.rmtree(doomed)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -52,11 +88,6 @@ def read(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / FILE
     if not path.is_file():
-        # What a killed writer left behind is no one's work.
-        if folder.is_dir() and any(not name.match(".*.tmp") for name in folder.iterdir()):
-            raise UserError(
-                f"{folder} is not empty and holds no run (no run.json): choose another --workdir"
-            )
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -77,7 +108,6 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
 # How often a run is saved changes nothing of its result; and what lies at the paths is compared
 # itself, by pixels and by the hash of the weights.
 _FREE = (
-    "config.checkpoint.",
     "config.name",
     "config.data.path",
     "config.data.storage",
@@ -93,7 +123,9 @@ def config_differences(
     return [
         f"{key}: {before.get(key, 'absent')} then, {after.get(key, 'absent')} now"
         for key in sorted(set(before) | set(after))
-        if before.get(key) != after.get(key) and not key.startswith(_FREE)
+        if before.get(key) != after.get(key)
+        and key not in _FREE
+        and not key.startswith("config.checkpoint.")
     ]
 
 

@@ -60,6 +60,14 @@ class Stage:
             raise UserError(f"stage {self.name}: epochs={self.epochs}, expected 1 or more")
         if self.batch_size < 1:
             raise UserError(f"config.batch_size={self.batch_size}, expected 1 or more")
+        for name, value in (("learning_rate", self.learning_rate), ("patience", self.patience)):
+            if value < 0:
+                raise UserError(f"stage {self.name}: {name}={value}, expected 0 or more")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise UserError(
+                f"stage {self.name}: warmup_epochs={self.warmup_epochs}, expected 0 to less than "
+                f"epochs={self.epochs}"
+            )
         if self.batch_norm not in ("running", "batch"):
             raise UserError(
                 f"stage {self.name}: batch_norm={self.batch_norm!r}, expected 'running' or 'batch'"
@@ -181,19 +189,47 @@ def run_stage(
     return Result(params, chosen["batch_stats"], course, table, counts)
 
 
-def _set_up(stage: Stage, images: Images, network: Network, inputs: steps.Inputs) -> _Work:
-    model = network.model
-    training = images.training_for(online=stage.online_augment)
-    labels = optim.label_layers(
-        model.layer_names,
-        model.head_start,
+def check(stage: Stage, network: Network) -> None:
+    """Whether the stage can be run on this network, before anything is written.
+
+    Raises:
+      UserError: what the stage trains, or its optimizer, cannot be.
+    """
+    _labels(stage, network)
+    _optimizer(stage, steps_per_epoch=1)
+
+
+def _labels(stage: Stage, network: Network) -> dict[str, str]:
+    return optim.label_layers(
+        network.model.layer_names,
+        network.model.head_start,
         network.params,
         trainable=stage.trainable,
         freeze_first=stage.freeze_first,
     )
+
+
+def _optimizer(stage: Stage, steps_per_epoch: int) -> optax.GradientTransformation:
+    schedule = optim.make_schedule(
+        stage.schedule,
+        stage.learning_rate,
+        steps=steps_per_epoch * stage.epochs,
+        warmup_steps=round(stage.warmup_epochs * steps_per_epoch),
+        end_factor=stage.end_factor,
+    )
+    return optim.make_optimizer(
+        stage.optimizer, schedule, weight_decay=stage.weight_decay, clip_norm=stage.clip_norm
+    )
+
+
+def _set_up(stage: Stage, images: Images, network: Network, inputs: steps.Inputs) -> _Work:
+    model = network.model
+    training = images.training_for(online=stage.online_augment)
+    labels = _labels(stage, network)
     trained, frozen = optim.partition(network.params, labels)
     counts = optim.count_parameters(network.params, network.batch_stats, labels)
-    line = report.parameter_line(counts.frozen, counts.trained, _frozen_names(model, labels))
+    frozen_names = [name for name, to in labels.items() if to == optim.FREEZE]
+    line = report.parameter_line(counts.frozen, counts.trained, frozen_names)
     _LOG.info("stage %s: %s", stage.name, line)
     first_trained = min(model.layer_names.index(name) for name in trained)
     program = steps.Program(
@@ -205,17 +241,7 @@ def _set_up(stage: Stage, images: Images, network: Network, inputs: steps.Inputs
         micro_batch=stage.micro_batch,
     )
     program, stored, originals = _store(stage, images, network, program, labels)
-    steps_per_epoch = math.ceil(len(training) / stage.batch_size)
-    schedule = optim.make_schedule(
-        stage.schedule,
-        stage.learning_rate,
-        steps=steps_per_epoch * stage.epochs,
-        warmup_steps=round(stage.warmup_epochs * steps_per_epoch),
-        end_factor=stage.end_factor,
-    )
-    optimizer = optim.make_optimizer(
-        stage.optimizer, schedule, weight_decay=stage.weight_decay, clip_norm=stage.clip_norm
-    )
+    optimizer = _optimizer(stage, math.ceil(len(training) / stage.batch_size))
     return _Work(
         stage=stage,
         images=images,
@@ -229,12 +255,6 @@ def _set_up(stage: Stage, images: Images, network: Network, inputs: steps.Inputs
         training_labels=jnp.asarray(training.labels),
         validation=np.flatnonzero(images.splits == "val"),
     )
-
-
-def _frozen_names(model: Any, labels: dict[str, str]) -> list[str]:
-    """Layers before the first that trains, for the line on parameters; [] where none is frozen."""
-    frozen = [name for name, to in labels.items() if to == optim.FREEZE]
-    return frozen
 
 
 def _store(
@@ -361,12 +381,13 @@ def epoch_order(
     """The images of each step of an epoch, every image once, and which places are real.
 
     Returns:
-      order [S,B] int32 and real [S,B] float32; the last step is filled up with places of weight 0.
+      order [S,B] int32 and real [S,B] float32; the last step is filled up with images of the
+      first, of weight 0.
     """
     rng = np.random.default_rng([seed, stage, epoch])
     total = math.ceil(images / batch_size) * batch_size
-    order = np.zeros(total, np.int32)
-    order[:images] = rng.permutation(images)
+    # Filled up with images of this epoch: BatchNorm of the batch sees those of weight 0, too.
+    order = np.resize(rng.permutation(images), total).astype(np.int32)
     real = np.zeros(total, np.float32)
     real[:images] = 1
     return order.reshape(-1, batch_size), real.reshape(-1, batch_size)
@@ -394,7 +415,7 @@ def _epoch(
             raise UserError(
                 f"the loss is {loss} in epoch {epoch} of stage {stage.name}: lower "
                 f"config.stages.{stage.name}.learning_rate (now {stage.learning_rate:g}) or set "
-                f"clip_norm"
+                f"clip_norm, and give --fresh"
             )
         progress.advance(int(real[part].sum()))
     return state, {"train_loss": loss / images, "train_accuracy": correct / images}
@@ -420,7 +441,8 @@ def _validate(
     if not np.isfinite(found).all():
         raise UserError(
             f"the validation predictions are not finite in epoch {epoch} of stage "
-            f"{work.stage.name}: lower config.stages.{work.stage.name}.learning_rate"
+            f"{work.stage.name}: lower config.stages.{work.stage.name}.learning_rate and give "
+            "--fresh"
         )
     table = evaluate.table(images.originals.take(chosen), images.splits[chosen], found)
     row["val_loss"] = metrics.validation_metric("log_loss", table)

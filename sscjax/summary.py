@@ -30,7 +30,7 @@ def write(
 ) -> str:
     """Write predictions, figures and pictures of the run; returns the text for the terminal."""
     chosen = choose(config, finished)
-    ordered = bool(config.data.ordered) and len(images.originals.classes) > 2
+    ordered = images.ordered
     by_stage = {
         name: metrics.figures_by_split(one.predictions, ordered) for name, one in finished.items()
     }
@@ -103,6 +103,11 @@ def _text(
         )
     if network.weights.fallback:
         parts.append("RANDOM starting weights: no ImageNet weights could be had.")
+    if images.by == "subject" and not images.has_subjects:
+        parts.append(
+            "NO SUBJECTS: every image counts as a subject of its own, so images of one patient\n"
+            "may stand in training and test alike, and the figures are too good."
+        )
     if images.by == "image":
         parts.append("SPLIT BY IMAGE: images of one subject stand in training and test alike.")
     if len(finished) > 1:
@@ -128,7 +133,7 @@ def _text(
             len(images.originals.classes),
             config.model.name,
             ours,
-            split_by=images.by,
+            split_by=images.by if images.has_subjects else "image",
             synthetic=images.synthetic,
         )
     )

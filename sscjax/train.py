@@ -14,17 +14,18 @@ from sscjax import checkpoint, figures, files, metrics, prepare, record, summary
 from sscjax.data import splits
 from sscjax.errors import UserError
 from sscjax.optim import Counts
-from sscjax.stage import Course, Finished, Result, Stage, run_stage
+from sscjax.stage import Course, Finished, Result, Stage, check, run_stage
 
 _LOG = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, folder: Path) -> str:
+def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     """Train, evaluate and report; everything lies in `folder` afterwards.
 
     Args:
       config: see `configs/default.py`.
       folder: the run's; created when missing.
+      fresh: delete the run in the folder, once it is certain that the new one can begin.
 
     Returns:
       the closing text for the terminal.
@@ -32,7 +33,8 @@ def run(config: ConfigDict, folder: Path) -> str:
     Raises:
       UserError: anything that the user can mend.
     """
-    earlier = record.read(folder)
+    record.refuse_foreign(folder)
+    earlier = None if fresh else record.read(folder)
     if earlier is not None:
         record.refuse(record.config_differences(earlier["config"], config.to_dict()), folder)
     stages = make_stages(config)
@@ -46,20 +48,33 @@ def run(config: ConfigDict, folder: Path) -> str:
         earlier_fallback=bool(earlier and earlier["weights"]["fallback"]),
     )
     stages = _fit_to_weights(stages, network)
-    now = record.make(config, images, network)
-    if earlier is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(folder / record.FILE, now)
-        splits.write_splits(folder / "splits.csv", images.originals, images.splits)
-    else:
+    for stage in stages:
+        check(stage, network)
+    now = record.make(config, images, network, stages)
+    if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
-        if earlier["status"] == "finished":
+        if earlier["status"] == "finished" and (folder / "report.txt").is_file():
             _LOG.info("this run is finished: nothing is left to do (--fresh trains anew)")
             return (folder / "report.txt").read_text(encoding="utf-8")
+    if fresh:
+        record.delete(folder)
+    _start(folder, now)
+    splits.write_splits(folder / "splits.csv", images.originals, images.splits)
     finished = _run_stages(config, folder, stages, images, network)
     text = summary.write(config, folder, images, network, finished)
     files.write_json(folder / record.FILE, {**now, "status": "finished"})
     return text
+
+
+def _start(folder: Path, now: dict[str, Any]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(folder / record.FILE, {**now, "status": "started"})
+    except OSError as error:
+        raise UserError(
+            f"the run's folder {folder} cannot be written ({error.strerror}): choose another "
+            "--workdir"
+        ) from error
 
 
 # --- the stages ---------------------------------------------------------------------------------
@@ -73,6 +88,10 @@ def make_stages(config: ConfigDict) -> list[Stage]:
     """
     if not config.stage_order:
         raise UserError("config.stage_order is empty: name at least one of config.stages")
+    if len(set(config.stage_order)) < len(config.stage_order):
+        raise UserError(f"config.stage_order={config.stage_order}: expected distinct names")
+    if config.checkpoint.keep < 1:
+        raise UserError(f"config.checkpoint.keep={config.checkpoint.keep}: expected 1 or more")
     if config.select.stage not in ("best", "last"):
         raise UserError(f"config.select.stage={config.select.stage!r}: expected 'best' or 'last'")
     return [_stage(config, index) for index in range(len(config.stage_order))]
@@ -106,7 +125,8 @@ def _fit_to_weights(stages: list[Stage], network: prepare.Network) -> list[Stage
         return stages
     _LOG.warning(
         "RANDOM WEIGHTS: %s. The network learns from these images alone, BatchNorm trains on the "
-        "batch, and the result will be far below that of pre-trained weights.",
+        "batch (frozen layers stay random), and the result will be far below that of pre-trained "
+        "weights.",
         network.weights.name,
     )
     return [

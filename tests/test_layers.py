@@ -26,8 +26,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("steps", "cli"),
     ("features",),
     ("evaluate", "prepare"),
-    ("stage", "record"),
-    ("summary",),
+    ("stage",),
+    ("record", "summary"),
     ("train",),
     ("main",),
 )

@@ -63,16 +63,18 @@ def test_wrong_config_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None
         _parse(monkeypatch, "--config=configs/three_clas.py")
 
 
-def test_fresh_deletes_a_run_and_nothing_else(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match="holds no run"):
-        main._delete_run(run)
-    assert (run / "notes.txt").exists()
-    (run / "run.json").write_text("{}", encoding="utf-8")
-    main._delete_run(run)
-    assert not run.exists()
+def test_config_may_stand_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    arguments = ["sscjax", "--config", "configs/smoke.py", "--config.seed=3"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    config = main._parse(arguments)
+    assert config.name == "smoke" and config.seed == 3
+
+
+def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main._parse(["sscjax", "--help"])
+    assert caught.value.code == 0 and "--workdir" in capsys.readouterr().out
 
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -25,8 +26,6 @@ def _outcome(folder: Path) -> dict[str, Any]:
     """Everything that a run computes, to the bit: parameters, predictions, curves, figures."""
     found: dict[str, Any] = {}
     for name in ("head", "finetune"):
-        for path in sorted((folder / "stages" / name / "model").rglob("*")):
-            assert path.exists()
         found[f"{name} predictions"] = (folder / "stages" / name / "predictions.csv").read_bytes()
         record = json.loads((folder / "stages" / name / "stage.json").read_text("utf-8"))
         found[f"{name} value"] = record["value"]
@@ -163,6 +162,54 @@ def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         train.run(small_config(), tmp_path)
 
 
+def test_fresh_deletes_a_run_only_when_the_new_one_can_begin(tmp_path: Path) -> None:
+    config = small_config()
+    train.run(config, tmp_path / "run")
+    config.data.path = str(tmp_path / "missing")
+    with pytest.raises(UserError, match="missing"):
+        train.run(config, tmp_path / "run", fresh=True)
+    assert (tmp_path / "run" / "report.txt").exists()
+    config = small_config()
+    config.seed = 5
+    (tmp_path / "run" / "old.txt").touch()
+    train.run(config, tmp_path / "run", fresh=True)
+    assert not (tmp_path / "run" / "old.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_fresh_deletes_nothing_but_runs(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(UserError, match="holds no run"):
+        train.run(small_config(), tmp_path, fresh=True)
+    with pytest.raises(UserError, match="is a file"):
+        train.run(small_config(), tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+
+
+def test_kill_before_splits_are_written_loses_nothing(reference: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    record = json.loads((reference / "run.json").read_text(encoding="utf-8"))
+    text = json.dumps({**record, "status": "started"})
+    (run / "run.json").write_text(text, encoding="utf-8")
+    train.run(small_config(), run)
+    assert _outcome(run) == _outcome(reference)
+
+
+def test_images_without_subjects_are_reported(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "images")
+    lines = (folder / "manifest.csv").read_text(encoding="utf-8").splitlines()
+    rows = [f"{line.rpartition(',')[0]},{index}" for index, line in enumerate(lines[1:])]
+    (folder / "manifest.csv").write_text("\n".join([lines[0], *rows]) + "\n", encoding="utf-8")
+    config = small_config()
+    config.data.path = str(folder)
+    text = train.run(config, tmp_path / "run")
+    assert text.startswith("NO SUBJECTS")
+    kept = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    # The classes are in the order of their names, which is no order of severity.
+    assert kept["splits"]["test"]["image"]["quadratic_kappa"] is None
+
+
 def test_non_finite_loss_names_the_epoch(tmp_path: Path) -> None:
     config = small_config()
     config.stages.head.learning_rate = 1e30
@@ -225,14 +272,24 @@ def test_more_outputs_than_classes(tmp_path: Path) -> None:
         ("stage_order", ("head", "tail"), "config.stages has"),
         ("stage_order", (), "is empty"),
         ("loss.class_weights", "some", "expected 'balanced' or 'none'"),
+        ("stage_order", ("head", "head"), "distinct"),
+        ("stages.finetune.freeze_first", 999, "expected 0 to"),
+        ("stages.finetune.optimizer", "adm", "expected one of adam"),
+        ("stages.finetune.schedule", "cosin", "expected one of"),
+        ("stages.finetune.trainable", "tail", "'head' or 'all'"),
+        ("stages.head.learning_rate", -1.0, "0 or more"),
+        ("model.dropout", 1.5, "0 to less than 1"),
+        ("loss.label_smoothing", 2.0, "0 to less than 1"),
+        ("checkpoint.keep", 0, "1 or more"),
         ("batch_size", 0, "expected 1 or more"),
         ("pretrained", "imagenet", "there are no weights"),
     ],
 )
 def test_bad_fields_are_named(tmp_path: Path, field: str, value: Any, message: str) -> None:
     config = small_config()
-    block, _, name = field.rpartition(".")
-    (config[block] if block else config)[name] = value
+    *blocks, name = field.split(".")
+    place = functools.reduce(lambda block, part: block[part], blocks, config)
+    place[name] = value
     with pytest.raises(UserError, match=message):
         train.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -243,5 +300,6 @@ def test_every_image_once_per_epoch_and_padding_weighs_nothing() -> None:
     assert order.shape == real.shape == (3, 4)
     assert sorted(order[real == 1].tolist()) == list(range(10))
     assert real.sum() == 10 and real[-1].tolist() == [1, 1, 0, 0]
+    assert all(len(set(step)) == 4 for step in order.tolist())  # none twice in a batch
     other, _ = stage.epoch_order(seed=3, stage=1, epoch=3, images=10, batch_size=4)
     assert not np.array_equal(order, other)
