@@ -123,8 +123,13 @@ def get_config() -> ConfigDict:
     # What to do where 'imagenet' can be had neither from the cache nor by download: 'random'
     # goes on with random weights, trains BatchNorm on the batch and says so; 'error' stops.
     config.pretrained_fallback = "random"
-    # The share of the old running averages kept at each step of a network from random weights.
-    config.scratch_momentum = 0.9
+    # What a network from random weights needs instead of what fine-tuning needs.
+    config.scratch = ConfigDict()
+    # The share of the old BatchNorm running averages kept at each step.
+    config.scratch.momentum = 0.9
+    # Learning rate of the stages that train every layer, where random weights stand in for
+    # ImageNet's; with pretrained='none' the stages' own holds.
+    config.scratch.learning_rate = 1e-3
 
     config.loss = ConfigDict()
     # Share of the target spread over all outputs.

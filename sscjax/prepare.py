@@ -262,7 +262,7 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
         params, batch_stats = loaded.params, loaded.batch_stats
     if isinstance(model, MobileNetV2):
         assumed = weights.convention
-        momentum = assumed.bn_momentum if weights.kind == "file" else config.scratch_momentum
+        momentum = assumed.bn_momentum if weights.kind == "file" else config.scratch.momentum
         model = model.clone(
             padding=assumed.padding, bn_epsilon=assumed.bn_epsilon, bn_momentum=momentum
         )

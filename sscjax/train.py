@@ -47,7 +47,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
         images,
         earlier_fallback=bool(earlier and earlier["weights"]["fallback"]),
     )
-    stages = _fit_to_weights(stages, network)
+    stages = _fit_to_weights(stages, network, config.scratch.learning_rate)
     for stage in stages:
         check(stage, network)
     now = record.make(config, images, network, stages)
@@ -116,8 +116,13 @@ def _stage(config: ConfigDict, index: int) -> Stage:
     )
 
 
-def _fit_to_weights(stages: list[Stage], network: prepare.Network) -> list[Stage]:
-    """With random weights BatchNorm has no averages worth keeping: it trains on the batch."""
+def _fit_to_weights(
+    stages: list[Stage], network: prepare.Network, learning_rate: float
+) -> list[Stage]:
+    """With random weights BatchNorm has no averages worth keeping: it trains on the batch.
+
+    And where they stand in for ImageNet's, the rate of fine-tuning would hardly move them.
+    """
     if network.weights.kind == "file":
         _LOG.info("weights: %s, sha256 %s", network.weights.name, network.weights.sha256[:16])
         return stages
@@ -129,8 +134,11 @@ def _fit_to_weights(stages: list[Stage], network: prepare.Network) -> list[Stage
         "weights.",
         network.weights.name,
     )
+    changed: dict[str, Any] = {"batch_norm": "batch"}
+    if network.weights.fallback:
+        changed["learning_rate"] = learning_rate
     return [
-        dataclasses.replace(stage, batch_norm="batch") if stage.trainable == "all" else stage
+        dataclasses.replace(stage, **changed) if stage.trainable == "all" else stage
         for stage in stages
     ]
 

@@ -32,7 +32,17 @@ def test_config_has_only_documented_fields(name: str) -> None:
     config, known = _config(name), default.get_config()
     assert config.name == name
     assert set(config.keys()) == set(known.keys())
-    for block in ("data", "split", "augment", "model", "loss", "select", "checkpoint", "features"):
+    for block in (
+        "data",
+        "split",
+        "augment",
+        "model",
+        "loss",
+        "select",
+        "checkpoint",
+        "features",
+        "scratch",
+    ):
         assert set(config[block].keys()) == set(known[block].keys())
     fields = set(default.stage().keys())
     for stage in config.stages.keys():

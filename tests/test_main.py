@@ -139,6 +139,8 @@ def test_run_without_network_falls_back_loudly(
     assert "RANDOM WEIGHTS" in caplog.text and "RANDOM starting weights" in text
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
     assert record["weights"]["fallback"] and record["status"] == "finished"
+    tuned = record["stages"][1]
+    assert tuned["batch_norm"] == "batch" and tuned["learning_rate"] == 1e-3
     shutil.rmtree(tmp_path / "run" / "stages" / "finetune")
     (tmp_path / "run" / "run.json").write_text(
         json.dumps({**record, "status": "started"}), encoding="utf-8"
