@@ -117,5 +117,5 @@ def load_model(folder: Path, like: Any) -> Any:
             return reader.restore(folder.resolve(), target)
     except (ValueError, KeyError, OSError) as error:
         raise UserError(
-            f"model {folder} cannot be read ({_reason(error)}): run the training again"
+            f"model {folder} cannot be read ({_reason(error)}): give --fresh to train anew"
         ) from error

@@ -32,7 +32,7 @@ def main() -> None:
     config = _parse(sys.argv)
     cli.set_up_log()
     cli.set_up_jax()
-    folder = Path(_WORKDIR.value) if _WORKDIR.value else Path("runs") / config.name
+    folder = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else Path("runs") / config.name
     print("\n" + train.run(config, folder.resolve(), fresh=_FRESH.value), end="")
 
 

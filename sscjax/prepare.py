@@ -180,7 +180,7 @@ def _reorder(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
 def _recipe(config: ConfigDict, classes: tuple[str, ...]) -> recipes.Recipe:
     data = config.data
     if data.path:
-        return recipes.from_path(Path(data.path), data.image_size, classes)
+        return recipes.from_path(Path(data.path).expanduser(), data.image_size, classes)
     names = ("normal", "early", "late")
     return recipes.from_synthetic(
         image_size=data.image_size,
@@ -314,7 +314,7 @@ def _find_weights(config: ConfigDict, earlier_fallback: bool) -> tuple[Path | No
             f"model.name={config.model.name!r}; set pretrained=none"
         )
     if config.pretrained != "imagenet":
-        return Path(config.pretrained), random
+        return Path(config.pretrained).expanduser(), random
     if config.pretrained_fallback not in ("random", "error"):
         raise UserError(
             f"config.pretrained_fallback={config.pretrained_fallback!r}: expected 'random' or "

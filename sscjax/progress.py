@@ -25,7 +25,7 @@ class Progress:
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done = title, total, done
-        self._new, self._started, self._said = 0, time.monotonic(), time.monotonic()
+        self._new, self._first, self._started, self._said = 0, 0, 0.0, time.monotonic()
         self._note = ""
         self._bar: tqdm.tqdm | None = None
         if sys.stderr.isatty():
@@ -61,6 +61,9 @@ class Progress:
 
     def advance(self, images: int) -> None:
         """Count `images` more."""
+        if self._new == 0:
+            # The first images wait for the compiler: the rate is that of the others.
+            self._first, self._started = images, time.monotonic()
         self._new += images
         if self._bar is not None:
             self._bar.update(images)
@@ -69,12 +72,12 @@ class Progress:
             self._say()
 
     def _say(self) -> None:
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        rate = self._new / seconds
+        rate = (self._new - self._first) / max(time.monotonic() - self._started, 1e-9)
         done = self._done + self._new
-        left = max(self._total - done, 0) / max(rate, 1e-9)
         share = min(done / max(self._total, 1), 1.0)
         note = f", {self._note}" if self._note else ""
-        minutes, rest = divmod(round(left), 60)
-        text = f"{share:.0%}, {rate:.0f} images/s, {minutes}:{rest:02d} left"
-        _LOG.info("%s: %s%s", self._title, text, note)
+        speed = ""
+        if rate > 0:
+            minutes, rest = divmod(round(max(self._total - done, 0) / rate), 60)
+            speed = f", {rate:.0f} images/s, {minutes}:{rest:02d} left"
+        _LOG.info("%s: %s%s%s", self._title, f"{share:.0%}", speed, note)

@@ -203,6 +203,13 @@ def load_tfds(
             subjects.append(_text(example["subject"]) if "subject" in features else file)
             files.append(file)
             split_of.append(SPLIT_NAMES[split] if keep else "")
+    if not keep and len(splits) > 1:
+        _LOG.warning(
+            "tensorflow-datasets %s has the splits %s, without one of train, validation and test: "
+            "they are joined and split anew, so the test images are not its own",
+            name,
+            ", ".join(splits),
+        )
     if "subject" not in features:
         _LOG.warning(
             "tensorflow-datasets %s names no subjects, so each image counts as its own: the split "
