@@ -51,7 +51,9 @@ def main() -> int:
 
 def _start(flags: list[str], folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "sscjax.main", *flags, f"--workdir={folder}"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # The log of every start, one after the other, tells why a resumed run failed.
+    with folder.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
 
 
 def _kill_often(
@@ -71,7 +73,8 @@ def _kill_often(
             print(f"kill {kills:2d} after {moment:5.1f} s: {_state(folder)}", flush=True)
             continue
         if process.returncode != 0:
-            raise SystemExit(f"a resumed run failed with exit code {process.returncode}")
+            log = folder.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+            raise SystemExit(f"a resumed run failed with code {process.returncode}: {log[-500:]}")
         finished = folder.with_name(f"{folder.name}-{kills}")
         print(f"the run ended after {kills} kills; a new one begins", flush=True)
         folder.rename(finished)
@@ -84,7 +87,9 @@ def _kill_often(
 
 def _state(folder: Path) -> str:
     done = sorted(path.parent.name for path in folder.glob("stages/*/stage.json"))
-    steps = sorted(int(path.name) for path in folder.glob("checkpoints/[0-9]*") if path.is_dir())
+    # What a kill left half-written has a longer name.
+    names = [path.name for path in folder.glob("checkpoints/*")]
+    steps = sorted(int(name) for name in names if name.isdigit())
     return f"stages finished: {', '.join(done) or 'none'}; newest checkpoint {steps[-1:] or 'none'}"
 
 
