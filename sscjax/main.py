@@ -26,6 +26,8 @@ _WORKDIR = flags.DEFINE_string(
 )
 _FRESH = flags.DEFINE_bool("fresh", False, "Delete the run in the folder and start anew.")
 
+_FLAGS = ("config", "workdir", "fresh")
+
 
 def main() -> None:
     """Parse the command line and run."""
@@ -43,7 +45,9 @@ def _parse(arguments: list[str]) -> ConfigDict:
       UserError: an unknown flag or field, a value of the wrong type, no config.
     """
     if {"-h", "--help", "-help"} & set(arguments):
-        print(f"{__doc__}\n{flags.FLAGS.get_help()}")
+        print(__doc__ + "\n")
+        for name in _FLAGS:
+            print(f"  --{name}: {flags.FLAGS[name].help}")
         sys.exit(0)
     arguments = [_existing_config(argument) for argument in _joined(arguments)]
     try:
@@ -102,7 +106,7 @@ def _explain(error: Exception, arguments: list[str]) -> UserError:
             return UserError(f"--{name}: the config has no such field{hint}")
         known = [*flags.FLAGS]
         if not name.startswith("config.") and name.removeprefix("no") not in known and name:
-            near = cli.nearest(name, ["config", "workdir", "fresh"])
+            near = cli.nearest(name, list(_FLAGS))
             hint = f"; did you mean --{near}?" if near else ""
             return UserError(f"--{name}: no such flag{hint}")
     return UserError(" ".join(str(error).split()))
