@@ -50,6 +50,7 @@ def _parse(arguments: list[str]) -> ConfigDict:
             print(f"  --{name}: {flags.FLAGS[name].help}")
         sys.exit(0)
     arguments = [_existing_config(argument) for argument in _joined(arguments)]
+    sys.argv = arguments  # ml_collections looks for overrides there
     try:
         rest = flags.FLAGS(arguments)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:

@@ -24,8 +24,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def _parse(monkeypatch: pytest.MonkeyPatch, *flags: str) -> Any:
     monkeypatch.chdir(REPOSITORY)
-    # ml_collections looks for overrides in sys.argv itself.
-    monkeypatch.setattr(sys, "argv", ["sscjax", *flags])
+    monkeypatch.setattr(sys, "argv", ["sscjax", *flags])  # put back afterwards
     return main._parse(sys.argv)
 
 
