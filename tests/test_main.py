@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 import urllib.error
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from absl import flags
 from small_runs import write_folder
 
 from configs import smoke
@@ -20,6 +22,14 @@ from sscjax.errors import UserError
 from sscjax.pretrained import download
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def forget_overrides() -> Iterator[None]:
+    """A process parses once; what one test overrides must not reach the next."""
+    yield
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+        delattr(flags.FLAGS, name)
 
 
 def _parse(monkeypatch: pytest.MonkeyPatch, *flags: str) -> Any:
