@@ -33,6 +33,9 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented, key-sorted JSON atomically; NaN and infinity are refused."""
-    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    """Write `value` as indented JSON atomically; NaN and infinity are refused.
+
+    Keys keep their order: curves that went through a file and back are written as before.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     write_text(path, text + "\n")

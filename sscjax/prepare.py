@@ -252,7 +252,11 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
     )
     model = build_model(config, outputs)
     size = config.data.image_size
-    start = jax.jit(lambda key: model.init(key, jnp.zeros((1, size, size, 3)), train=False))
+    # Compiled without optimisation: it runs once, and optimising it would take longer.
+    start = jax.jit(
+        lambda key: model.init(key, jnp.zeros((1, size, size, 3)), train=False),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
     variables = start(jax.random.key(config.seed))
     params, batch_stats = dict(variables["params"]), dict(variables.get("batch_stats", {}))
     path, weights = _find_weights(config, earlier_fallback)

@@ -98,16 +98,18 @@ def test_same_seed_same_bits_other_seed_other_result(reference: Path, tmp_path: 
     assert _outcome(tmp_path / "other")["predictions.csv"] != _outcome(reference)["predictions.csv"]
 
 
-@pytest.mark.parametrize("saves", [1, 3, 4, 6])
+@pytest.mark.parametrize(("saves", "before"), [(1, False), (4, False), (5, True), (6, False)])
 def test_interrupted_run_ends_identical(
-    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int, before: bool
 ) -> None:
-    """Stopped right after its n-th checkpoint, in either stage; then given again."""
+    """Stopped right after its n-th checkpoint, or before it, in either stage; then given again."""
     save, done = checkpoint.Checkpoints.save, []
 
     def save_then_stop(self: checkpoint.Checkpoints, *args: Any) -> None:
-        save(self, *args)
         done.append(args[0])
+        if len(done) == saves and before:
+            raise KeyboardInterrupt
+        save(self, *args)
         if len(done) == saves:
             raise KeyboardInterrupt
 
