@@ -230,10 +230,10 @@ def test_model_of_another_structure(tmp_path: Path, other: str) -> None:
     save_model(tmp_path / "model", params())
     with pytest.raises(UserError, match="cannot be read") as caught:
         load_model(tmp_path / "model", OTHERS[other])
-    assert_clear(str(caught.value), tmp_path / "model", "run the training again")
+    assert_clear(str(caught.value), tmp_path / "model", "give --fresh")
 
 
 def test_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not found") as caught:
         load_model(tmp_path / "none", params())
-    assert_clear(str(caught.value), tmp_path / "none", "run the training again")
+    assert_clear(str(caught.value), tmp_path / "none", "give --fresh")
