@@ -84,7 +84,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     """The record in a run's folder; None where no run was started.
 
     Raises:
-      UserError: the folder holds something else, or the record is damaged.
+      UserError: the record is damaged.
     """
     path = folder / FILE
     if not path.is_file():

@@ -26,5 +26,6 @@ def shared_data() -> Path:
     default = REPOSITORY.parent / "shared"
     folder = Path(os.environ.get("SSCJAX_TEST_DATA", default))
     if not folder.is_dir():
+        # Optional: real images and third-party weights are not part of the project.
         pytest.skip(f"no real data: {folder} does not exist; set SSCJAX_TEST_DATA to a folder")
     return folder

@@ -184,6 +184,7 @@ def imagenet(shared_data: Path) -> tuple[Loaded, dict[str, np.ndarray]]:
     files = folder / "mobilenet_v2_1.0_224_no_top.h5", folder / "keras_reference_activations.npz"
     for file in files:
         if not file.is_file():
+            # Optional: third-party weights are not part of the project.
             pytest.skip(f"no ImageNet reference: {file} does not exist")
     loaded = load_backbone(files[0], *tree(1.0))
     with np.load(files[1]) as stored:

@@ -131,16 +131,22 @@ def test_bad_input_of_a_real_start(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
 
 
-def test_run_without_network_falls_back_loudly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """MobileNetV2 from end to end where no weights can be had; then gone on with."""
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty cache, and no way to the release."""
 
     def unreachable(*args: Any, **kwargs: Any) -> Any:
         raise urllib.error.URLError("no network")
 
     monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "_open_https", unreachable)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_run_without_network_falls_back_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MobileNetV2 from end to end where no weights can be had; then gone on with."""
     config = smoke.get_config()
     config.pretrained = "imagenet"
     with caplog.at_level("WARNING", logger="sscjax"):
@@ -162,12 +168,8 @@ def _must_not_be_asked(*args: Any, **kwargs: Any) -> Any:
     raise AssertionError("a run that began with random weights looked for others")
 
 
-def test_fallback_error_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*args: Any, **kwargs: Any) -> Any:
-        raise urllib.error.URLError("no network")
-
-    monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "_open_https", unreachable)
+@pytest.mark.usefixtures("no_network")
+def test_fallback_error_stops(tmp_path: Path) -> None:
     config = smoke.get_config()
     config.pretrained = "imagenet"
     config.pretrained_fallback = "error"

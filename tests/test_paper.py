@@ -133,6 +133,7 @@ def test_printed_lookup() -> None:
 def text(shared_data: Path) -> str:
     path = shared_data / "seed" / "akay2021_ssc_mobilenetv2.txt"
     if not path.is_file():
+        # Optional: the paper's text is not part of the project.
         pytest.skip(f"no text of the paper: {path} does not exist")
     return path.read_text(encoding="utf-8")
 

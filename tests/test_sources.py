@@ -317,6 +317,7 @@ def test_manifest_with_a_link_out_of_the_folder(folder, tmp_path_factory):
 def test_real_biopsies(shared_data):
     folder = shared_data / "data" / "prostate_gleason"
     if not folder.is_dir():
+        # Optional: real images are not part of the project.
         pytest.skip(f"no real data: {folder} does not exist")
     lines = (folder / "manifest.csv").read_text(encoding="utf-8").splitlines()[1:]
     found = list_images(folder)

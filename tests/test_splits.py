@@ -402,6 +402,7 @@ def test_same_pixels_in_two_splits_are_only_a_warning(caplog):
 def test_real_biopsies_are_split_by_subject(shared_data: Path) -> None:
     manifest = shared_data / "data" / "prostate_gleason" / "manifest.csv"
     if not manifest.is_file():
+        # Optional: real images are not part of the project.
         pytest.skip(f"no real data: {manifest} does not exist")
     with manifest.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

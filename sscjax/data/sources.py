@@ -247,6 +247,7 @@ def _prepared_builder(name: str, data_dir: Path | str | None) -> Any:
     try:
         builder.download_and_prepare()
         builder.as_data_source(split=next(iter(builder.info.splits)))
+    # All that it raises for another file format, a missing reader or no way to download.
     except (AssertionError, ImportError, NotImplementedError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
