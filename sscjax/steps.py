@@ -105,24 +105,62 @@ class Program:
     batch_statistics_from: int | None = None
     micro_batch: int = 0
 
+    @property
+    def folded(self) -> int:
+        """How many layers run with BatchNorm folded into their kernels while training."""
+        layers = len(self.model.layer_names)
+        return layers if self.batch_statistics_from is None else self.batch_statistics_from
+
     def logits(
-        self, params: optim.Params, batch_stats: optim.Params, x: jax.Array, key: jax.Array | None
+        self, folded: optim.Params, batch_stats: optim.Params, x: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, optim.Params]:
-        """Logits [B,outputs] and the running averages after this batch; with a key, training."""
-        train = key is not None
-        batch_from = self.batch_statistics_from if train else None
+        """Logits [B,outputs] in training and the running averages after this batch.
+
+        `folded` are the parameters after `model.fold` of the first `self.folded` layers.
+        """
+        batch_from = self.batch_statistics_from
         result = self.model.apply(
-            {"params": params, "batch_stats": batch_stats},
+            {"params": folded, "batch_stats": batch_stats},
             x,
-            train=train,
+            train=True,
             batch_statistics_from=batch_from,
             first=self.first,
-            rngs={"dropout": key} if train else {},
+            folded=self.folded,
+            rngs={"dropout": key},
             mutable=["batch_stats"] if batch_from is not None else False,
         )
         if batch_from is None:
             return result, batch_stats
         return result[0], {**batch_stats, **result[1]["batch_stats"]}
+
+    def outputs(
+        self,
+        params: optim.Params,
+        batch_stats: optim.Params,
+        stored: jax.Array,
+        last: int | None = None,
+    ) -> jax.Array:
+        """Output of the first `last` layers (None: logits) for `stored` [B,...], nothing random.
+
+        Goes through the network in micro-batches where the program asks for them.
+        """
+        layers = len(self.model.layer_names)
+        variables = {
+            "params": self.model.fold(params, batch_stats, layers),
+            "batch_stats": batch_stats,
+        }
+
+        def some(stored: jax.Array) -> jax.Array:
+            x = self.inputs(stored, None)
+            return self.model.apply(
+                variables, x, train=False, first=self.first, last=last, folded=layers
+            )
+
+        size, batch = self.micro_batch, len(stored)
+        if size <= 0 or batch % size or batch == size:
+            return some(stored)
+        found = jax.lax.map(some, stored.reshape(batch // size, size, *stored.shape[1:]))
+        return found.reshape(batch, *found.shape[2:])
 
 
 def _micro_size(program: Program, batch: int) -> int:
@@ -130,6 +168,19 @@ def _micro_size(program: Program, batch: int) -> int:
     if program.micro_batch <= 0 or program.batch_statistics_from is not None:
         return batch
     return max(size for size in range(1, min(program.micro_batch, batch) + 1) if batch % size == 0)
+
+
+def _fold(
+    program: Program, params: optim.Params, *, frozen: optim.Params, batch_stats: optim.Params
+) -> tuple[optim.Params, optim.Params]:
+    """Folded parameters: those that depend on the trained `params`, and the others."""
+    whole = program.model.fold(optim.combine(params, frozen), batch_stats, program.folded)
+    norms = program.model.norm_after
+    depends = {name for name in whole if name in params or norms.get(name) in params}
+    return (
+        {name: whole[name] for name in whole if name in depends},
+        {name: whole[name] for name in whole if name not in depends},
+    )
 
 
 def _gradients(
@@ -146,12 +197,16 @@ def _gradients(
     augment_key, drop_key = jax.random.split(key)
     # On the whole batch: small matrix products inside the scan below would run on one thread.
     whole = program.inputs(stored, augment_key)
+    # Folding, and its gradient, once per step: the scan below differentiates what was folded.
+    fold = functools.partial(_fold, program, frozen=frozen, batch_stats=state.batch_stats)
+    trained, unfold, constant = jax.vjp(fold, state.params, has_aux=True)
 
     def loss(
-        params: optim.Params, x: jax.Array, labels: jax.Array, real: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, tuple[optim.Params, Sums]]:
+        folded: optim.Params, part: tuple[jax.Array, ...], key: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        x, labels, real = part
         logits, batch_stats = program.logits(
-            optim.combine(params, frozen), state.batch_stats, x, key
+            optim.combine(folded, constant), state.batch_stats, x, key
         )
         losses = program.objective.losses(logits, labels)
         right = program.objective.probabilities(logits).argmax(-1) == labels
@@ -161,11 +216,22 @@ def _gradients(
 
     def one(part: tuple[jax.Array, ...], index: jax.Array) -> Any:
         part_key = jax.random.fold_in(drop_key, index)
-        return jax.grad(loss, has_aux=True)(state.params, *part, part_key)
+        value, pullback, aux = jax.vjp(
+            lambda folded: loss(folded, part, part_key), trained, has_aux=True
+        )
+        # A branch, because XLA would otherwise fuse the forward pass into the backward one and
+        # compute activations again for every gradient that reads them.
+        gradients = jax.lax.cond(
+            jnp.isfinite(value),
+            lambda pullback: pullback(jnp.ones_like(value))[0],
+            lambda pullback: jax.tree.map(jnp.zeros_like, trained),
+            pullback,
+        )
+        return gradients, aux
 
     if size == len(labels):
         gradients, (batch_stats, sums) = one((whole, labels, real), jnp.int32(0))
-        return gradients, batch_stats, sums
+        return unfold(gradients)[0], batch_stats, sums
     parts = jax.tree.map(
         lambda leaf: leaf.reshape(len(labels) // size, size, *leaf.shape[1:]),
         (whole, labels, real),
@@ -177,9 +243,9 @@ def _gradients(
         return jax.tree.map(jnp.add, carry, (gradients, sums)), None
 
     zero = jnp.zeros(())
-    start = (jax.tree.map(jnp.zeros_like, state.params), Sums(zero, zero, zero))
+    start = (jax.tree.map(jnp.zeros_like, trained), Sums(zero, zero, zero))
     (gradients, sums), _ = jax.lax.scan(add, start, (jnp.arange(len(labels) // size), parts))
-    return gradients, state.batch_stats, sums
+    return unfold(gradients)[0], state.batch_stats, sums
 
 
 def make_epoch(program: Program, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
@@ -233,33 +299,13 @@ def make_predict(program: Program) -> Callable[..., jax.Array]:
     Runs in micro-batches where the program asks for them.
     """
 
-    def some(params: optim.Params, batch_stats: optim.Params, stored: jax.Array) -> jax.Array:
-        logits, _ = program.logits(params, batch_stats, program.inputs(stored, None), None)
-        return program.objective.probabilities(logits)
+    @jax.jit
+    def predict(params: optim.Params, batch_stats: optim.Params, stored: jax.Array) -> jax.Array:
+        return program.objective.probabilities(program.outputs(params, batch_stats, stored))
 
-    return jax.jit(_in_parts(some, program.micro_batch))
+    return predict
 
 
 def make_features(program: Program, last: int) -> Callable[..., jax.Array]:
     """A jitted f(params, batch_stats, stored [B,...]) -> output of the first `last` layers."""
-
-    def some(params: optim.Params, batch_stats: optim.Params, stored: jax.Array) -> jax.Array:
-        variables = {"params": params, "batch_stats": batch_stats}
-        x = program.inputs(stored, None)
-        return program.model.apply(variables, x, train=False, first=program.first, last=last)
-
-    return jax.jit(_in_parts(some, program.micro_batch))
-
-
-def _in_parts(function: Callable[..., jax.Array], size: int) -> Callable[..., jax.Array]:
-    """Run `function` over slices of `size` images of its last argument, one after the other."""
-
-    def run(params: optim.Params, batch_stats: optim.Params, stored: jax.Array) -> jax.Array:
-        batch = len(stored)
-        if size <= 0 or batch % size or batch == size:
-            return function(params, batch_stats, stored)
-        parts = stored.reshape(batch // size, size, *stored.shape[1:])
-        found = jax.lax.map(lambda part: function(params, batch_stats, part), parts)
-        return found.reshape(batch, *found.shape[2:])
-
-    return run
+    return jax.jit(functools.partial(program.outputs, last=last))

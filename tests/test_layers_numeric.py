@@ -95,6 +95,16 @@ def test_dense_conv(padding: layers.Padding, stride: int, size: tuple[int, int])
     compare(fast, plain, normal(0, 2, *size, 3), normal(1, 3, 3, 3, 5), modes=modes)
 
 
+def test_dense_conv_of_many_channels() -> None:
+    """From eight input channels on it is XLA's own forward pass."""
+    compare(
+        lambda x, kernel: layers.dense_conv(x, kernel, 2),
+        plain_conv(2, "VALID", groups=1),
+        normal(0, 2, 9, 7, 8),
+        normal(1, 3, 3, 8, 5),
+    )
+
+
 @pytest.mark.parametrize("kernel", (1, 2, 5))
 def test_convolutions_of_other_widths(kernel: int) -> None:
     """The gradients' index arithmetic, where 3 might hide a mistake; stride 3 skips pixels."""
@@ -262,16 +272,49 @@ def test_normalize_batch_statistics() -> None:
     assert not np.asarray(jax.grad(statistics)(x)).any()
 
 
-def test_affine_folds_into_the_convolution() -> None:
-    """A kernel times `a`, and `b` added, is the convolution followed by BatchNorm."""
+def test_fold_batch_norm() -> None:
+    """The folded kernel and its bias are the convolution followed by BatchNorm."""
     variables = norm_variables()
-    x, kernel = normal(0, 2, 4, 4, 3), normal(1, 1, 1, 3, 5)
-    norm = layers.BatchNorm(5, EPSILON, MOMENTUM)
-    a, b = norm.apply(variables, method="affine")
-    folded = layers.add_bias(layers.pointwise_conv(x, kernel * a.reshape(1, 1, 1, -1)), b)
-    with jax.numpy_rank_promotion("allow"):
-        plain = flax_norm(False).apply(variables, layers.pointwise_conv(x, kernel))
-    assert_close(folded, plain)
+    stats = variables["batch_stats"]
+
+    def fast(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        norm = {"scale": scale, "bias": bias}
+        folded, shift = layers.fold_batch_norm(kernel, norm, stats, EPSILON)
+        return layers.add_bias(layers.dense_conv(x, folded, 1), shift)
+
+    def plain(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
+        own = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
+        with jax.numpy_rank_promotion("allow"):
+            return flax_norm(False).apply(own, plain_conv(1, "VALID", 1)(x, kernel))
+
+    params = variables["params"]
+    compare(
+        fast, plain, normal(0, 2, 6, 5, 3), normal(1, 3, 3, 3, 5), params["scale"], params["bias"]
+    )
+
+
+def test_shift_module() -> None:
+    x = normal(0, 2, 3, 3, 4)
+    variables = layers.Shift(4).init(jax.random.key(0), x)
+    assert not np.asarray(variables["params"]["bias"]).any()
+    bias = normal(1, 4)
+    found = layers.Shift(4).apply({"params": {"bias": bias}}, x)
+    np.testing.assert_array_equal(found, np.asarray(x) + np.asarray(bias))
+
+
+# ---- relu6 --------------------------------------------------------------------------------------
+
+
+def test_relu6() -> None:
+    compare(layers.relu6, lambda x: jnp.minimum(jnp.maximum(x, 0.0), 6.0), 4.0 * normal(0, 3, 50))
+
+
+def test_relu6_at_its_bounds() -> None:
+    """No gradient at 0 and 6, as torch.nn.ReLU6 and tf.nn.relu6 have it."""
+    x = jnp.asarray([-1.0, 0.0, 3.0, 6.0, 7.0])
+    np.testing.assert_array_equal(layers.relu6(x), [0, 0, 3, 6, 6])
+    gradient = jax.grad(lambda x: layers.relu6(x).sum())(x)
+    np.testing.assert_array_equal(gradient, [0, 0, 1, 0, 0])
 
 
 # ---- dropout ------------------------------------------------------------------------------------

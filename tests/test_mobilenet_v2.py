@@ -146,7 +146,7 @@ def test_one_prefix_in_earnest(variables: dict[str, Any], images: np.ndarray) ->
 
 
 def test_capture_of_convolutions(variables: dict[str, Any], images: np.ndarray) -> None:
-    """A captured convolution is computed without its BatchNorm folded in; the rest stays equal."""
+    """Every layer can be seen; what Keras' `bn_Conv1` would be is computed by hand."""
     last = MODEL.cut_points[2]
     convolutions = tuple(n for n in NAMES[:last] if n.endswith(("Conv1", "depthwise", "project")))
 
@@ -216,35 +216,27 @@ def test_batch_statistics_from(variables: dict[str, Any], images: np.ndarray) ->
                 assert np.abs(after[leaf] - before["batch_stats"][leaf]).max() > 1e-3
 
 
-def test_batch_statistics_need_no_capture(variables: dict[str, Any]) -> None:
-    """Without capture the frozen part is folded, the rest is not: values and updates stay."""
-    start, last = MODEL.cut_points[1], MODEL.cut_points[2]
-    own = only(variables, NAMES[start:last])
-    x = np.random.default_rng(3).normal(size=(4, 8, 8, 8)).astype(np.float32)
+@pytest.mark.parametrize("folded", (10, len(NAMES)))
+def test_fold(variables: dict[str, Any], folded: int) -> None:
+    """BatchNorm in the kernels of the first layers: the same values, the rest as it was."""
+    last = MODEL.cut_points[4]
+    x = np.random.default_rng(3).normal(size=(2, 32, 32, 3)).astype(np.float32)
 
     @jit_once
     def run(v: dict[str, Any], x: jax.Array) -> Any:
-        def apply(capture: tuple[str, ...]) -> Any:
-            return MODEL.apply(
-                v,
-                x,
-                train=False,
-                batch_statistics_from=NAMES.index("block_1_depthwise_BN"),
-                first=start,
-                last=last,
-                capture=capture,
-                mutable=["batch_stats"],
-            )
+        params = MODEL.fold(v["params"], v["batch_stats"], folded)
+        own = {"params": params, "batch_stats": v["batch_stats"]}
+        plain = MODEL.apply(v, x, train=False, last=last)
+        return plain, MODEL.apply(own, x, train=False, last=last, folded=folded), params
 
-        return apply(()), apply(NAMES[start:last])
-
-    (y, updated), ((reference, _), expected) = run(own, x)
-    assert_close(y, reference)
-    for name, layer in expected["batch_stats"].items():
-        for leaf, value in layer.items():
-            # What is folded does not appear among the updates at all.
-            found = updated["batch_stats"].get(name, own["batch_stats"][name])[leaf]
-            assert_close(found, value)
+    plain, found, params = run(variables, x)
+    assert_close(found, plain)
+    assert set(params) == set(variables["params"])
+    norms = [name for name in NAMES if name in variables["batch_stats"]]
+    for name in norms:
+        kept = {"bias"} if NAMES.index(name) < folded else {"scale", "bias"}
+        assert set(params[name]) == kept
+    assert len(norms) == 52 and set(MODEL.norm_after.values()) == set(norms)
 
 
 # ---- the head -----------------------------------------------------------------------------------

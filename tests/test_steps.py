@@ -289,7 +289,40 @@ def test_training_learns() -> None:
     assert float(sums.correct) == float(sums.count) == 24 * 24
 
 
+def test_a_loss_that_is_not_finite_moves_nothing() -> None:
+    what = program(inputs=lambda stored, key: scaled(stored, None) * jnp.inf)
+    gradient, sums = gradient_of_one_step(what, EIGHT, np.ones(8))
+    assert not np.isfinite(float(sums.loss))
+    assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+
+
 # ---- BatchNorm in training ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel_trains", (True, False))
+def test_gradients_through_folded_kernels(kernel_trains: bool) -> None:
+    """As the plain network's; also of a BatchNorm that trains after a frozen kernel."""
+    model = MobileNetV2(outputs=3, alpha=0.35)
+    names, first = model.layer_names, model.cut_points[-4]  # block_16 and the rest
+    variables = random_weights.draw(model, 32)
+    own = {name: layer for name, layer in variables["params"].items() if name in names[first:]}
+    away = {} if kernel_trains else {"block_16_expand": own.pop("block_16_expand")}
+    x = np.random.default_rng(5).normal(size=(4, 2, 2, 56)).astype(np.float32)
+    what = program(model=model, inputs=lambda stored, key: stored, first=first, micro_batch=2)
+    statistics = variables["batch_stats"]
+
+    def loss(params: Any) -> jax.Array:
+        both = {"params": {**params, **away}, "batch_stats": statistics}
+        logits: Any = model.apply(both, x, train=False, first=first)
+        return -jax.nn.log_softmax(logits)[jnp.arange(4), LABELS[:4]].mean()
+
+    expected = jax.jit(jax.grad(loss))(own)
+    start = steps.TrainState(jnp.int32(0), own, statistics, KEEP_GRADIENT.init(own))
+    run = steps.make_epoch(what, KEEP_GRADIENT)
+    order, real = jnp.arange(4)[None], jnp.ones((1, 4))
+    end, _ = run(start, away, x, LABELS[:4], order, real, jax.random.key(0))
+    assert set(end.opt_state.trace) == set(own) and "block_16_expand_BN" in own
+    assert_close(end.opt_state.trace, expected)
 
 
 def test_batch_statistics_in_training() -> None:

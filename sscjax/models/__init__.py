@@ -2,12 +2,13 @@
 
 Every model is a Linen module with the same surface: `layer_names` (its layers in order, which are
 also the keys of its parameter tree), `head_start` (where the classifier begins in them),
-`cut_points` (where prefix and suffix can be run apart) and one `__call__` that runs any stretch
-of layers.
+`cut_points` (where prefix and suffix can be run apart), `fold` (BatchNorm into the kernels) and
+one `__call__` that runs any stretch of layers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from sscjax.models.cnn import CNN
@@ -30,6 +31,15 @@ class Model(Protocol):
     @property
     def cut_points(self) -> tuple[int, ...]:
         """Numbers of layers after which one activation is all that the rest needs."""
+
+    @property
+    def norm_after(self) -> dict[str, str]:
+        """The BatchNorm layer that follows each convolution, by the convolution's name."""
+
+    def fold(
+        self, params: Mapping[str, Any], batch_stats: Mapping[str, Any], layers: int
+    ) -> dict[str, Any]:
+        """Parameters with BatchNorm folded into the kernels of the first `layers` layers."""
 
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
         """Linen's apply."""

@@ -7,6 +7,9 @@ widths are in a figure only; the default is ours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,6 +65,18 @@ class CNN(nn.Module):
             size = 2 * size + 4
         return size
 
+    @property
+    def norm_after(self) -> dict[str, str]:
+        """The BatchNorm layer that follows each convolution: there are none."""
+        return {}
+
+    def fold(
+        self, params: Mapping[str, Any], batch_stats: Mapping[str, Any], layers: int
+    ) -> dict[str, Any]:
+        """The parameters as they are, for there is no BatchNorm; see `MobileNetV2.fold`."""
+        del batch_stats, layers
+        return dict(params)
+
     @nn.compact
     def __call__(
         self,
@@ -72,6 +87,7 @@ class CNN(nn.Module):
         first: int = 0,
         last: int | None = None,
         capture: tuple[str, ...] = (),
+        folded: int = 0,
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """Run layers `first` up to, not including, `last`; see `MobileNetV2.__call__`.
 
@@ -82,6 +98,7 @@ class CNN(nn.Module):
           first: number of layers already applied.
           last: number of layers to have been applied at the end; None runs to the logits.
           capture: names of layers whose activations are returned too.
+          folded: has no effect, likewise.
 
         Returns:
           [B,outputs] float32 logits; with `capture` also a dict of activations by name.

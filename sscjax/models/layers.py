@@ -5,10 +5,13 @@ What XLA does badly on a CPU, and what stands here instead:
 - A grouped convolution runs a slow loop, and its kernel gradient becomes a dense convolution.
   `depthwise_conv` is a sum of shifted products instead, with hand-written gradients.
 - A 1x1 convolution is not recognised as the matrix product that it is. `pointwise_conv` is one.
-- A sum over all leading axes (batch, height, width) at once keeps few numbers and runs down the
-  memory in strides. `channel_sum` sums in two steps, of which the first adds long vectors.
-- The kernel gradient of a dense convolution is slow. `dense_conv` takes it as a matrix product
-  over image patches.
+- A sum over all leading axes (batch, height, width) keeps few numbers and runs down the memory in
+  strides. `channel_sum` halves the rows again and again instead, adding long vectors.
+- The gradient of a clip is a division and a product over both bounds. `relu6` has a mask.
+- BatchNorm by running averages is a product and a sum per activation, and its gradient a sum over
+  all of them. `fold` in the models multiplies it into the kernels, once per step.
+- The kernel gradient of a dense convolution is slow, and so is one of few input channels.
+  `dense_conv` takes these as matrix products over image patches.
 
 Each is equal to the plain formulation within float32 rounding; `tests/test_layers_numeric.py`
 holds that for values and gradients.
@@ -17,6 +20,7 @@ holds that for values and gradients.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Literal
 
 import flax.linen as nn
@@ -50,9 +54,18 @@ def pad_image(x: jax.Array, kernel: int, stride: int, padding: Padding) -> jax.A
 
 
 def _channel_sum(x: jax.Array) -> jax.Array:
-    """Sum over the outer axes first: rows of W*C numbers add up as vectors; then over W."""
+    """Add the first half of the rows to the second until one is left, then sum over W.
+
+    Written as reductions XLA would merge the two and run down the memory in strides.
+    """
     if x.ndim > 2:
-        x = x.sum(axis=tuple(range(x.ndim - 2)))
+        x = x.reshape(-1, *x.shape[-2:])
+        while len(x) > 1:
+            half = len(x) // 2
+            rest = x[2 * half :]
+            x = x[:half] + x[half : 2 * half]
+            x = jnp.concatenate([x, rest]) if len(rest) else x
+        x = x[0]
     return x.sum(axis=0)
 
 
@@ -76,6 +89,21 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), lambda _, g: (g, _channel_sum(g)))
+
+
+@jax.custom_vjp
+def relu6(x: jax.Array) -> jax.Array:
+    """Clip to [0, 6]; the gradient at the bounds themselves is 0, as in torch and TensorFlow."""
+    return jnp.clip(x, 0.0, 6.0)
+
+
+def _relu6_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = relu6(x)
+    return y, y
+
+
+# From the result, which the next layer keeps anyway.
+relu6.defvjp(_relu6_forward, lambda y, g: (jnp.where((y > 0) & (y < 6), g, 0.0),))
 
 
 def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -160,7 +188,19 @@ def _depthwise_input_gradient(
 depthwise_conv.defvjp(_depthwise_forward, _depthwise_backward)
 
 
+# Below this many input channels a convolution is quicker as one product over whole patches.
+_FEW_CHANNELS = 8
+
+
 def _dense(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    size, channels = kernel.shape[0], kernel.shape[2]
+    if channels < _FEW_CHANNELS:
+        height = (padded.shape[1] - size) // stride + 1
+        width = (padded.shape[2] - size) // stride + 1
+        rows = _taps(padded, size, stride, height, width)
+        patches = jnp.concatenate([tap for row in rows for tap in row], axis=-1)
+        flat = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+        return flat.reshape(len(padded), height, width, -1)
     return lax.conv_general_dilated(
         padded, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -187,19 +227,28 @@ def _dense_forward(
     return _dense(padded, kernel, stride), (padded, kernel)
 
 
+def _kernel_gradient(x: jax.Array, g: jax.Array, size: int, stride: int) -> jax.Array:
+    """Of one image [H,W,C] and its gradient [h,w,D]: [K,K*C,D], a product per kernel row."""
+    height, width, features = g.shape
+    columns = [x[:, j : j + stride * (width - 1) + 1 : stride] for j in range(size)]
+    side_by_side = jnp.concatenate(columns, axis=-1)
+    flat = g.reshape(-1, features)
+    rows = [side_by_side[i : i + stride * (height - 1) + 1 : stride] for i in range(size)]
+    return jnp.stack([row.reshape(len(flat), -1).T @ flat for row in rows])
+
+
 def _dense_backward(
     stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     padded, kernel = saved
     size = kernel.shape[0]
-    flat = g.reshape(-1, g.shape[-1])
-    taps = _taps(padded, size, stride, g.shape[1], g.shape[2])
-    kernel_gradient = jnp.stack(
-        [
-            jnp.stack([taps[i][j].reshape(flat.shape[0], -1).T @ flat for j in range(size)])
-            for i in range(size)
-        ]
-    )
+
+    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + _kernel_gradient(*image, size, stride), None
+
+    # Image by image, because the patches of one stay in the processor's cache.
+    zero = jnp.zeros((size, size * padded.shape[3], g.shape[3]), g.dtype)
+    kernel_gradient = lax.scan(add, zero, (padded, g))[0].reshape(kernel.shape)
     config = [(0, 0, 0)]
     for axis in (1, 2):
         dilated = (g.shape[axis] - 1) * stride + 1
@@ -260,7 +309,7 @@ normalize_batch.defvjp(_normalize_forward, _normalize_backward)
 
 
 class ConvKernel(nn.Module):
-    """Holds the kernel of a convolution, so that the caller may fold a scale into it.
+    """Holds the kernel of a convolution.
 
     Initialised as Keras does it (Glorot uniform), or He normal where ReLU follows without
     BatchNorm.
@@ -275,8 +324,39 @@ class ConvKernel(nn.Module):
         return self.param("kernel", self.initializer, self.shape)
 
 
+class Shift(nn.Module):
+    """What is left of a BatchNorm whose scale is folded into the kernel before it."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Add the bias to [..., C]."""
+        return add_bias(x, self.param("bias", nn.initializers.zeros, (self.features,)))
+
+
+def fold_batch_norm(
+    kernel: jax.Array, norm: Mapping[str, jax.Array], stats: Mapping[str, jax.Array], epsilon: float
+) -> tuple[jax.Array, jax.Array]:
+    """A kernel [K,K,C,D] with the inference form of the BatchNorm after it multiplied in.
+
+    Args:
+      kernel: the convolution's (depthwise: [K,K,1,D]).
+      norm: 'scale' and 'bias' of the BatchNorm, each [D].
+      stats: its running 'mean' and 'var', each [D].
+      epsilon: added to the variance.
+
+    Returns:
+      the folded kernel and the bias [D] that is left to be added.
+    """
+    a = norm["scale"] * lax.rsqrt(stats["var"] + epsilon)
+    # Two axes, because the gradient of `a` sums the others, which is quick over one axis only.
+    folded = kernel.reshape(-1, kernel.shape[-1]) * a[None]
+    return folded.reshape(kernel.shape), norm["bias"] - stats["mean"] * a
+
+
 class BatchNorm(nn.Module):
-    """Batch normalisation whose inference form is handed to the convolution before it.
+    """Batch normalisation by running averages or by the batch.
 
     Attributes:
       features: number of channels.
@@ -288,32 +368,25 @@ class BatchNorm(nn.Module):
     epsilon: float
     momentum: float
 
-    def setup(self) -> None:
-        """Declare scale, bias (parameters) and mean, var (running averages), each [features]."""
-        shape = (self.features,)
-        self.scale = self.param("scale", nn.initializers.ones, shape)
-        self.bias = self.param("bias", nn.initializers.zeros, shape)
-        self.mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        self.var = self.variable("batch_stats", "var", jnp.ones, shape)
-
-    def affine(self) -> tuple[jax.Array, jax.Array]:
-        """Inference mode as `y = x * a + b`: a and b, each [features]."""
-        a = self.scale * lax.rsqrt(self.var.value + self.epsilon)
-        return a, self.bias - self.mean.value * a
-
+    @nn.compact
     def __call__(self, x: jax.Array, *, batch_statistics: bool) -> jax.Array:
         """Normalise [..., C] by the running averages, or by the batch while updating them.
 
         The running variance is fed the biased variance, as Keras and Flax do (torch: unbiased).
         """
+        shape = (self.features,)
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        means = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        variances = self.variable("batch_stats", "var", jnp.ones, shape)
         if not batch_statistics:
-            a, b = self.affine()
-            return add_bias(x * _channels(a, x), b)
-        y, mean, variance = normalize_batch(x, self.scale, self.bias, self.epsilon)
+            a = scale * lax.rsqrt(variances.value + self.epsilon)
+            return add_bias(x * _channels(a, x), bias - means.value * a)
+        y, mean, variance = normalize_batch(x, scale, bias, self.epsilon)
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             keep = self.momentum
-            self.mean.value = keep * self.mean.value + (1 - keep) * mean
-            self.var.value = keep * self.var.value + (1 - keep) * variance
+            means.value = keep * means.value + (1 - keep) * mean
+            variances.value = keep * variances.value + (1 - keep) * variance
         return y
 
 

@@ -8,11 +8,11 @@ a slice of the tuple, and prefix and suffix of the network are sub-dicts of the 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from sscjax.models import layers as ops
 
@@ -148,6 +148,34 @@ class MobileNetV2(nn.Module):
                 ends.append(index + 1)
         return (*ends, self.head_start, self.head_start + 1)
 
+    @property
+    def norm_after(self) -> dict[str, str]:
+        """The BatchNorm layer that follows each convolution, by the convolution's name."""
+        pairs = zip(self.layers, self.layers[1:], strict=False)
+        return {layer.name: norm.name for layer, norm in pairs if norm.kind == "bn"}
+
+    def fold(
+        self, params: Mapping[str, Any], batch_stats: Mapping[str, Any], layers: int
+    ) -> dict[str, Any]:
+        """Parameters for `folded=layers`: BatchNorm multiplied into the kernels before it.
+
+        Args:
+          params: of the network, by layer.
+          batch_stats: running averages, by layer.
+          layers: how many layers from the input are folded.
+
+        Returns:
+          parameters by layer; of a folded BatchNorm the 'bias' is left.
+        """
+        names, found = self.layer_names, dict(params)
+        for conv, norm in self.norm_after.items():
+            if conv in params and names.index(norm) < layers:
+                kernel, bias = ops.fold_batch_norm(
+                    params[conv]["kernel"], params[norm], batch_stats[norm], self.bn_epsilon
+                )
+                found[conv], found[norm] = {"kernel": kernel}, {"bias": bias}
+        return found
+
     @nn.compact
     def __call__(
         self,
@@ -158,6 +186,7 @@ class MobileNetV2(nn.Module):
         first: int = 0,
         last: int | None = None,
         capture: tuple[str, ...] = (),
+        folded: int = 0,
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """Run layers `first` up to, not including, `last`.
 
@@ -170,6 +199,7 @@ class MobileNetV2(nn.Module):
           first: number of layers already applied.
           last: number of layers to have been applied at the end; None runs to the logits.
           capture: names of layers whose activations are returned too, [B,h,w,c] or [B,c].
+          folded: the parameters come from `fold` for this many layers.
 
         Returns:
           [B,outputs] float32 logits, or the last activation; with `capture` also a dict of
@@ -180,26 +210,20 @@ class MobileNetV2(nn.Module):
         batch_from = len(stack) if batch_statistics_from is None else batch_statistics_from
         found: dict[str, jax.Array] = {}
         shortcut = x
-        padded = folded = False
+        padded = False
         for index in range(first, len(stack)):
             layer = stack[index]
             if index in cuts:
                 shortcut = x
             if layer.kind in ("conv", "depthwise"):
-                kernel = self._kernel(layer, x.shape[-1])
-                norm = stack[index + 1] if index + 1 < len(stack) else None
-                folded = norm is not None and index + 1 < batch_from and layer.name not in capture
-                if folded and norm is not None:
-                    scale, shift = self._norm(norm).affine()
-                    x = self._convolve(layer, x, kernel * scale.reshape(1, 1, 1, -1), padded)
-                    x = ops.add_bias(x, shift)
-                else:
-                    x = self._convolve(layer, x, kernel, padded)
+                x = self._convolve(layer, x, self._kernel(layer, x.shape[-1]), padded)
                 padded = False
-            elif layer.kind == "bn" and not folded:
+            elif layer.kind == "bn" and index < folded:
+                x = ops.Shift(layer.channels, name=layer.name)(x)
+            elif layer.kind == "bn":
                 x = self._norm(layer)(x, batch_statistics=index >= batch_from)
             elif layer.kind == "relu6":
-                x = jnp.clip(x, 0.0, 6.0)
+                x = ops.relu6(x)
             elif layer.kind == "pad":
                 x = ops.pad_image(x, layer.kernel, layer.stride, self.padding)
                 padded = True
