@@ -168,9 +168,11 @@ def get_config() -> ConfigDict:
     config.stages.head.epochs = 200
     config.stages.head.learning_rate = 1e-4
     config.stages.finetune = stage()
-    config.stages.finetune.epochs = 12
+    config.stages.finetune.epochs = 16
     config.stages.finetune.freeze_first = 10
     config.stages.finetune.online_augment = True
     config.stages.finetune.learning_rate = 1e-4
-    config.stages.finetune.patience = 4
+    # The falling rate lets the last epochs settle; early stopping would cut just these.
+    config.stages.finetune.schedule = "cosine"
+    config.stages.finetune.warmup_epochs = 1.0
     return config

@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config.stages.head.epochs = 200
     # The paper gives no number for stage 2 of this study: study 1's.
     config.stages.finetune.epochs = 50
-    config.stages.finetune.patience = 0
+    config.stages.finetune.schedule = "constant"
+    config.stages.finetune.warmup_epochs = 0.0
     config.stages.finetune.online_augment = False
     return config

@@ -40,8 +40,6 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
                 "--config=configs/three_class.py",
                 f"--config.pretrained={args.weights}",
                 "--config.augment.copies=0",
-                f"--config.stages.finetune.epochs={args.finetune_epochs}",
-                "--config.stages.finetune.patience=3",
                 *_fold(args, by, seed),
             ]
     for seed in range(args.cnn_seeds):
@@ -74,7 +72,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/results"), help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=5, help="runs of MobileNetV2 per split")
     parser.add_argument("--cnn-seeds", type=int, default=2, help="runs of the CNN per split")
-    parser.add_argument("--finetune-epochs", type=int, default=8, help="most epochs of stage 2")
     parser.add_argument("--cnn-epochs", type=int, default=8, help="most epochs of the CNN")
     args = parser.parse_args()
     for name, flags in commands(args).items():
