@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     # Ends at epoch 150 in all.
     config.stages.finetune.epochs = 50
     config.stages.finetune.freeze_first = 0
-    config.stages.finetune.patience = 0
+    config.stages.finetune.schedule = "constant"
+    config.stages.finetune.warmup_epochs = 0.0
     config.stages.finetune.online_augment = False
     return config

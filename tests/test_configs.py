@@ -23,6 +23,7 @@ def test_every_wanted_config_is_there() -> None:
     wanted = {
         *("default", "two_class", "three_class", "cnn_two_class", "cnn_three_class"),
         *("paper_two_class", "paper_three_class", "smoke"),
+        *("paper_cnn_two_class", "paper_cnn_three_class"),
     }
     assert wanted <= set(NAMES)
 
@@ -77,3 +78,12 @@ def test_paper_configs_follow_the_paper(name: str, classes: int) -> None:
     assert config.split.by == "image"
     assert config.stages.head.epochs == {2: 100, 3: 200}[classes]
     assert config.stages.finetune.freeze_first == {2: 0, 3: 10}[classes]
+
+
+@pytest.mark.parametrize("classes", ("two", "three"))
+def test_paper_cnn_has_the_same_images_and_120_epochs(classes: str) -> None:
+    config, other = _config(f"paper_cnn_{classes}_class"), _config(f"paper_{classes}_class")
+    for block in ("data", "split", "augment", "loss", "select"):
+        assert config[block] == other[block]
+    assert config.stage_order == ("train",) and config.stages.train.epochs == 120
+    assert config.model.name == "cnn" and config.pretrained == "none"
