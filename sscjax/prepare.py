@@ -16,7 +16,7 @@ from sscjax import features, steps
 from sscjax.data import augment, prepared, recipes, sources, splits
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
-from sscjax.models import CNN, MODELS, MobileNetV2, Model
+from sscjax.models import CNN, MODELS, MobileNetV2, Model, initial_variables
 from sscjax.pretrained import cache, convention, download, load
 
 _LOG = logging.getLogger(__name__)
@@ -252,12 +252,7 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
     )
     model = build_model(config, outputs)
     size = config.data.image_size
-    # Compiled without optimisation: it runs once, and optimising it would take longer.
-    start = jax.jit(
-        lambda key: model.init(key, jnp.zeros((1, size, size, 3)), train=False),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    variables = start(jax.random.key(config.seed))
+    variables = jax.tree.map(jnp.asarray, initial_variables(model, size, config.seed))
     params, batch_stats = dict(variables["params"]), dict(variables.get("batch_stats", {}))
     path, weights = _find_weights(config, earlier_fallback)
     if path is not None:

@@ -352,7 +352,7 @@ def test_dense_and_conv_modules() -> None:
     for ours, plain, x in (
         (layers.Dense(5), nn.Dense(5), normal(0, 4, 6)),
         (
-            layers.Conv((3, 3, 2, 5), nn.initializers.he_normal()),
+            layers.Conv((3, 3, 2, 5), layers.HE_NORMAL),
             nn.Conv(5, (3, 3), padding="VALID"),
             normal(0, 2, 6, 7, 2),
         ),
@@ -374,3 +374,26 @@ def test_kernel_initialisation() -> None:
         bound = np.sqrt(6 / 100)
         assert 0.98 * bound < np.abs(kernel).max() < bound
         assert abs(float(kernel.mean())) < 0.05 * bound
+
+
+@pytest.mark.parametrize(
+    ("draw", "plain"),
+    [
+        (layers.GLOROT_UNIFORM, nn.initializers.glorot_uniform()),
+        (layers.HE_NORMAL, nn.initializers.he_normal()),
+    ],
+)
+def test_kernels_are_drawn_as_flax_draws_them(draw: layers.KernelDraw, plain: Any) -> None:
+    """Linen's own initializer to the bit; NumPy's draw has its quantiles and its bounds."""
+    shape, key = (3, 3, 40, 60), jax.random.key(0)
+    expected = np.asarray(plain(key, shape))
+    np.testing.assert_array_equal(draw(key, shape), expected)
+    found = draw.draw(np.random.default_rng(0), shape)
+    assert found.shape == shape and found.dtype == np.float32
+    bound = np.abs(expected).max()
+    assert np.abs(found).max() == pytest.approx(bound, rel=0.01)
+    steps = np.linspace(0.05, 0.95, 19)
+    # 21,600 draws: the standard deviation of a quantile is below 1 % of the bound.
+    np.testing.assert_allclose(
+        np.quantile(found, steps), np.quantile(expected, steps), atol=0.03 * bound
+    )

@@ -2,50 +2,17 @@
 
 Every model is a Linen module with the same surface: `layer_names` (its layers in order, which are
 also the keys of its parameter tree), `head_start` (where the classifier begins in them),
-`cut_points` (where prefix and suffix can be run apart), `fold` (BatchNorm into the kernels) and
-one `__call__` that runs any stretch of layers.
+`cut_points` (where prefix and suffix can be run apart), `initializer` (how kernels start), `fold`
+(BatchNorm into the kernels) and one `__call__` that runs any stretch of layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
-
 from sscjax.models.cnn import CNN
+from sscjax.models.initial import initial_variables
 from sscjax.models.mobilenet_v2 import MobileNetV2
+from sscjax.models.protocol import Model
 
-__all__ = ["CNN", "MODELS", "MobileNetV2", "Model"]
-
-
-class Model(Protocol):
-    """What the rest of the package asks of a network."""
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """Layers after the input, in order."""
-
-    @property
-    def head_start(self) -> int:
-        """Index of the classifier's first layer in `layer_names`."""
-
-    @property
-    def cut_points(self) -> tuple[int, ...]:
-        """Numbers of layers after which one activation is all that the rest needs."""
-
-    @property
-    def norm_after(self) -> dict[str, str]:
-        """The BatchNorm layer that follows each convolution, by the convolution's name."""
-
-    def fold(
-        self, params: Mapping[str, Any], batch_stats: Mapping[str, Any], layers: int
-    ) -> dict[str, Any]:
-        """Parameters with BatchNorm folded into the kernels of the first `layers` layers."""
-
-    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        """Linen's apply."""
-
-    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Linen's init."""
-
+__all__ = ["CNN", "MODELS", "MobileNetV2", "Model", "initial_variables"]
 
 MODELS = {"mobilenet_v2": MobileNetV2, "cnn": CNN}

@@ -16,8 +16,6 @@ import jax.numpy as jnp
 
 from sscjax.models import layers as ops
 
-_HE = nn.initializers.he_normal()
-
 
 class CNN(nn.Module):
     """Contracting blocks, dense layers, logits.
@@ -64,6 +62,10 @@ class CNN(nn.Module):
         for _ in self.widths:
             size = 2 * size + 4
         return size
+
+    def initializer(self, layer: str) -> ops.KernelDraw:
+        """How the kernel of a layer starts."""
+        return ops.GLOROT_UNIFORM if layer == "predictions" else ops.HE_NORMAL
 
     @property
     def norm_after(self) -> dict[str, str]:
@@ -122,13 +124,14 @@ class CNN(nn.Module):
                 if train and self.dropout_rate > 0:
                     x = ops.dropout(x, self.dropout_rate, self.make_rng("dropout"))
             elif name == "predictions":
-                x = ops.Dense(self.outputs, name=name)(x)
+                x = ops.Dense(self.outputs, self.initializer(name), name=name)(x)
             else:
-                x = ops.Dense(self.dense[int(name[5:]) - 1], _HE, name=name)(x)
+                units = self.dense[int(name[5:]) - 1]
+                x = ops.Dense(units, self.initializer(name), name=name)(x)
             if name in capture:
                 found[name] = x
         return (x, found) if capture else x
 
     def _conv(self, name: str, x: jax.Array) -> jax.Array:
         width = self.widths[int(name[4:].split("_")[0]) - 1]
-        return ops.Conv((3, 3, x.shape[-1], width), _HE, name=name)(x)
+        return ops.Conv((3, 3, x.shape[-1], width), self.initializer(name), name=name)(x)

@@ -19,13 +19,16 @@ holds that for values and gradients.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Padding = Literal["keras", "torch", "valid"]
@@ -308,15 +311,54 @@ def _normalize_backward(
 normalize_batch.defvjp(_normalize_forward, _normalize_backward)
 
 
-class ConvKernel(nn.Module):
-    """Holds the kernel of a convolution.
+@dataclasses.dataclass(frozen=True)
+class KernelDraw:
+    """How a kernel starts, for Linen (compiled) and for NumPy (at once, nothing to compile).
 
-    Initialised as Keras does it (Glorot uniform), or He normal where ReLU follows without
-    BatchNorm.
+    Attributes:
+      scale: variance of the entries times `mode`.
+      mode: 'fan_in', or 'fan_avg', the mean of fan-in and fan-out.
+      distribution: 'uniform', or 'truncated_normal' at two standard deviations.
     """
 
+    scale: float
+    mode: Literal["fan_in", "fan_avg"]
+    distribution: Literal["uniform", "truncated_normal"]
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
+        """For `Module.param`."""
+        draw = nn.initializers.variance_scaling(self.scale, self.mode, self.distribution)
+        return draw(key, shape, dtype)
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """A kernel [...,inputs,outputs] float32."""
+        field = math.prod(shape[:-2])
+        fan_in, fan_out = field * shape[-2], field * shape[-1]
+        fan = fan_in if self.mode == "fan_in" else (fan_in + fan_out) / 2
+        deviation = math.sqrt(self.scale / fan)
+        if self.distribution == "uniform":
+            found = rng.uniform(-1, 1, shape) * math.sqrt(3) * deviation
+        else:
+            found = rng.standard_normal(shape)
+            while (far := np.abs(found) > 2).any():
+                found[far] = rng.standard_normal(int(far.sum()))
+            # The standard deviation of a normal variable cut at 2.
+            found *= deviation / 0.87962566103423978
+        return found.astype(np.float32)
+
+
+GLOROT_UNIFORM = KernelDraw(1.0, "fan_avg", "uniform")
+"""Glorot and Bengio 2010, as Keras starts convolutions and dense layers."""
+
+HE_NORMAL = KernelDraw(2.0, "fan_in", "truncated_normal")
+"""He et al. 2015, for layers with ReLU and no BatchNorm."""
+
+
+class ConvKernel(nn.Module):
+    """Holds the kernel of a convolution."""
+
     shape: tuple[int, ...]
-    initializer: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+    initializer: KernelDraw = GLOROT_UNIFORM
 
     @nn.compact
     def __call__(self) -> jax.Array:
@@ -394,7 +436,7 @@ class Dense(nn.Module):
     """A fully connected layer: [B,D] to [B,features]."""
 
     features: int
-    initializer: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+    initializer: KernelDraw = GLOROT_UNIFORM
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -414,7 +456,7 @@ class Conv(nn.Module):
     """An unpadded convolution with bias, stride 1."""
 
     shape: tuple[int, int, int, int]
-    initializer: nn.initializers.Initializer
+    initializer: KernelDraw
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

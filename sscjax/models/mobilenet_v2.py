@@ -148,6 +148,11 @@ class MobileNetV2(nn.Module):
                 ends.append(index + 1)
         return (*ends, self.head_start, self.head_start + 1)
 
+    def initializer(self, layer: str) -> ops.KernelDraw:
+        """How the kernel of a layer starts: as in Keras, all alike."""
+        del layer
+        return ops.GLOROT_UNIFORM
+
     @property
     def norm_after(self) -> dict[str, str]:
         """The BatchNorm layer that follows each convolution, by the convolution's name."""

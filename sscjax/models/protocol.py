@@ -1,0 +1,42 @@
+"""What the package asks of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from sscjax.models.layers import KernelDraw
+
+
+class Model(Protocol):
+    """What the rest of the package asks of a network."""
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """Layers after the input, in order."""
+
+    @property
+    def head_start(self) -> int:
+        """Index of the classifier's first layer in `layer_names`."""
+
+    @property
+    def cut_points(self) -> tuple[int, ...]:
+        """Numbers of layers after which one activation is all that the rest needs."""
+
+    @property
+    def norm_after(self) -> dict[str, str]:
+        """The BatchNorm layer that follows each convolution, by the convolution's name."""
+
+    def initializer(self, layer: str) -> KernelDraw:
+        """How the kernel of a layer starts."""
+
+    def fold(
+        self, params: Mapping[str, Any], batch_stats: Mapping[str, Any], layers: int
+    ) -> dict[str, Any]:
+        """Parameters with BatchNorm folded into the kernels of the first `layers` layers."""
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """Linen's apply."""
+
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Linen's init."""
