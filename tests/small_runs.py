@@ -31,6 +31,15 @@ def small_config() -> ConfigDict:
     return config
 
 
+def one_stage_config() -> ConfigDict:
+    """The head alone, for two epochs: where a test is not about stages and resuming."""
+    config = small_config()
+    config.stage_order = ("head",)
+    del config.stages.finetune
+    config.stages.head.epochs = 2
+    return config
+
+
 def write_folder(folder: Path, *, subjects: int = 6, tiles: int = 12) -> Path:
     """The synthetic set as PNG files and a manifest: `tiles` of each class."""
     names = ("normal", "early", "late")

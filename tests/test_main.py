@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from absl import flags
 from small_runs import write_folder
@@ -142,7 +143,15 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_open_https", unreachable)
 
 
-@pytest.mark.usefixtures("no_network")
+@pytest.fixture
+def quick_compiler() -> Iterator[None]:
+    """For whole networks that run briefly: compiling them well takes most of a test's time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("no_network", "quick_compiler")
 def test_run_without_network_falls_back_loudly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from small_runs import small_config, write_folder
+from small_runs import one_stage_config, small_config, write_folder
 
-from sscjax import checkpoint, metrics, prepare, stage, train
+from sscjax import checkpoint, metrics, prepare, stage, summary, train
 from sscjax.errors import UserError
 
 WRITTEN = (
@@ -48,6 +48,13 @@ def _parameters(folder: Path) -> dict[str, str]:
             key = name + jax.tree_util.keystr(path)
             found[key] = hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
     return found
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the reference run draws them: they take a third of a small run's time."""
+    del reference
+    monkeypatch.setattr(summary, "_draw", lambda *args: None)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +153,7 @@ def test_changed_config_is_refused_with_the_list(reference: Path) -> None:
 
 def test_changed_images_are_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "images")
-    config = small_config()
+    config = one_stage_config()
     config.data.path = str(folder)
     train.run(config, tmp_path / "run")
     moved = folder.rename(tmp_path / "moved")
@@ -165,13 +172,13 @@ def test_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_fresh_deletes_a_run_only_when_the_new_one_can_begin(tmp_path: Path) -> None:
-    config = small_config()
+    config = one_stage_config()
     train.run(config, tmp_path / "run")
     config.data.path = str(tmp_path / "missing")
     with pytest.raises(UserError, match="missing"):
         train.run(config, tmp_path / "run", fresh=True)
     assert (tmp_path / "run" / "report.txt").exists()
-    config = small_config()
+    config = one_stage_config()
     config.seed = 5
     (tmp_path / "run" / "old.txt").touch()
     train.run(config, tmp_path / "run", fresh=True)
@@ -203,7 +210,7 @@ def test_images_without_subjects_are_reported(tmp_path: Path) -> None:
     lines = (folder / "manifest.csv").read_text(encoding="utf-8").splitlines()
     rows = [f"{line.rpartition(',')[0]},{index}" for index, line in enumerate(lines[1:])]
     (folder / "manifest.csv").write_text("\n".join([lines[0], *rows]) + "\n", encoding="utf-8")
-    config = small_config()
+    config = one_stage_config()
     config.data.path = str(folder)
     text = train.run(config, tmp_path / "run")
     assert text.startswith("NO SUBJECTS")
@@ -228,7 +235,8 @@ def test_bad_data_leaves_no_run_folder(tmp_path: Path) -> None:
 
 
 def test_early_stopping_ends_a_stage(tmp_path: Path) -> None:
-    config = small_config()
+    config = one_stage_config()
+    config.stages.head.epochs = 4
     config.stages.head.learning_rate = 0.0  # nothing improves after the first epoch
     config.stages.head.patience = 2
     train.run(config, tmp_path / "run")
@@ -237,7 +245,7 @@ def test_early_stopping_ends_a_stage(tmp_path: Path) -> None:
 
 
 def test_paper_protocol_with_one_output(tmp_path: Path) -> None:
-    config = small_config()
+    config = one_stage_config()
     config.data.merge = "early=ssc,late=ssc"
     config.split.by = "image"
     config.split.counts = "normal:30/5/5,ssc:28/4/4"
@@ -245,7 +253,6 @@ def test_paper_protocol_with_one_output(tmp_path: Path) -> None:
     config.augment.copies = 0
     config.model.outputs = 1
     config.select.metric = "none"
-    config.stages.finetune.patience = 0
     text = train.run(config, tmp_path / "run")
     assert "SPLIT BY IMAGE" in text
     table = metrics.Predictions.read_csv(tmp_path / "run" / "predictions.csv")
@@ -253,7 +260,7 @@ def test_paper_protocol_with_one_output(tmp_path: Path) -> None:
 
 
 def test_more_outputs_than_classes(tmp_path: Path) -> None:
-    config = small_config()
+    config = one_stage_config()
     config.model.outputs = 4
     train.run(config, tmp_path / "run")
     table = metrics.Predictions.read_csv(tmp_path / "run" / "predictions.csv")
