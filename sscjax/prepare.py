@@ -47,8 +47,13 @@ class Images:
 
     @property
     def has_subjects(self) -> bool:
-        """Whether any subject has more than one image: else subjects are likely unknown."""
-        return len(set(self.originals.subjects.tolist())) < len(self.originals)
+        """Whether any image names its subject: else each stands for itself (`data.listing`)."""
+        return bool((self.originals.subjects != self.originals.files).any())
+
+    @property
+    def one_image_each(self) -> bool:
+        """Whether no subject has two images, though they are named."""
+        return self.has_subjects and len(set(self.originals.subjects)) == len(self.originals)
 
     def training_for(self, *, online: bool) -> ImageSet:
         """What a stage trains on: a stage that augments on line needs no copies."""

@@ -108,6 +108,11 @@ def _text(
             "NO SUBJECTS: every image counts as a subject of its own, so images of one patient\n"
             "may stand in training and test alike, and the figures are too good."
         )
+    if images.by == "subject" and images.one_image_each:
+        parts.append(
+            "ONE IMAGE PER SUBJECT: sound if each is another patient. If the subjects are but\n"
+            "numbers of images, the figures are too good."
+        )
     if images.by == "image":
         parts.append("SPLIT BY IMAGE: images of one subject stand in training and test alike.")
     if len(finished) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -261,3 +262,21 @@ def test_cache_cannot_be_written(
         download.imagenet_weights(96, ALPHA, opener=release.open)
     assert not isinstance(caught.value, download.WeightsUnavailableError)
     assert release.requests == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
+def test_full_disk_is_not_taken_for_a_missing_network(
+    release: Release, release_file: bytes, cache: Path
+) -> None:
+    import resource
+
+    release.files[NAME] = release_file
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(release_file) // 2, hard))
+    try:
+        with pytest.raises(UserError, match="cannot be written .* make room") as caught:
+            download.imagenet_weights(96, ALPHA, opener=release.open)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not isinstance(caught.value, download.WeightsUnavailableError)
+    assert not list(cache.iterdir())

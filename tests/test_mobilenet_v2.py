@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import random_weights
+from flax_mobilenet_v2 import PlainMobileNetV2
 from trees import assert_close
 
+from sscjax.models import layers as ops
 from sscjax.models.mobilenet_v2 import MobileNetV2
 
 MODEL = MobileNetV2(outputs=3, alpha=0.35, bn_momentum=0.9)
@@ -273,3 +275,35 @@ def test_dropout_acts_in_training_alone(variables: dict[str, Any]) -> None:
     assert jnp.abs(logits - plain).max() > 1e-3
     with pytest.raises(flax.errors.InvalidRngError):
         apply(model, True)
+
+
+# ---- against the plain formulation --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", ("keras", "torch"))
+@pytest.mark.parametrize("size", (32, 33))
+def test_equals_the_plain_formulation(
+    variables: dict[str, Any], padding: ops.Padding, size: int
+) -> None:
+    """Logits and every gradient of grouped convolutions and BatchNorm as Flax has them."""
+    model = MODEL.clone(padding=padding)
+    x = np.random.default_rng(6).normal(size=(2, size, size, 3)).astype(np.float32)
+    g = np.random.default_rng(7).normal(size=(2, 3)).astype(np.float32)
+    statistics = variables["batch_stats"]
+
+    def fast(params: dict[str, Any]) -> Any:
+        layers = len(NAMES)
+        own = {"params": model.fold(params, statistics, layers), "batch_stats": statistics}
+        return model.apply(own, x, train=False, folded=layers)
+
+    def plain(params: dict[str, Any]) -> Any:
+        return PlainMobileNetV2(model).apply({"params": params, "batch_stats": statistics}, x)
+
+    def both(function: Any) -> Any:
+        value, pull = jax.vjp(function, variables["params"])
+        return value, pull(g)
+
+    found, gradients = jax.jit(lambda: both(fast))()
+    expected, plain_gradients = jit_once(lambda: both(plain))()
+    assert_close(found, expected)
+    assert_close(gradients, plain_gradients)

@@ -207,16 +207,28 @@ def test_kill_before_splits_are_written_loses_nothing(reference: Path, tmp_path:
 
 def test_images_without_subjects_are_reported(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "images")
+    (folder / "manifest.csv").unlink()
+    for path in sorted(folder.rglob("*.png")):
+        label = path.relative_to(folder).parts[0]
+        path.rename(folder / label / f"{path.parent.name}_{path.name}")
+    config = one_stage_config()
+    config.data.path = str(folder)
+    text = train.run(config, tmp_path / "run")
+    assert text.startswith("NO SUBJECTS") and "ONE IMAGE" not in text
+    kept = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    # The classes are in the order of their names, which is no order of severity.
+    assert kept["splits"]["test"]["image"]["quadratic_kappa"] is None
+
+
+def test_one_image_per_subject_is_something_else(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "images")
     lines = (folder / "manifest.csv").read_text(encoding="utf-8").splitlines()
     rows = [f"{line.rpartition(',')[0]},{index}" for index, line in enumerate(lines[1:])]
     (folder / "manifest.csv").write_text("\n".join([lines[0], *rows]) + "\n", encoding="utf-8")
     config = one_stage_config()
     config.data.path = str(folder)
     text = train.run(config, tmp_path / "run")
-    assert text.startswith("NO SUBJECTS")
-    kept = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
-    # The classes are in the order of their names, which is no order of severity.
-    assert kept["splits"]["test"]["image"]["quadratic_kappa"] is None
+    assert text.startswith("ONE IMAGE PER SUBJECT") and "NO SUBJECTS" not in text
 
 
 def test_non_finite_loss_names_the_epoch(tmp_path: Path) -> None:

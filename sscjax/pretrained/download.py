@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import logging
 import os
@@ -139,7 +140,8 @@ def _fetch(url: str, path: Path, opener: Opener) -> None:
     """Stream `url` to `path`; never more than `MAX_BYTES`, never less than announced."""
     deadline = time.monotonic() + TOTAL_SECONDS
     received = 0
-    with opener(url, STALL_SECONDS) as response, path.open("wb") as file:
+    # Unbuffered: a full disk is met where it can be told from a broken connection.
+    with opener(url, STALL_SECONDS) as response, path.open("wb", buffering=0) as file:
         announced = response.headers.get("Content-Length", "")
         while chunk := response.read(_CHUNK):
             received += len(chunk)
@@ -150,9 +152,21 @@ def _fetch(url: str, path: Path, opener: Opener) -> None:
                 )
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not finished after {TOTAL_SECONDS:.0f} s")
-            file.write(chunk)
+            _write(file, chunk, path.parent)
     if announced.isdigit() and received != int(announced):
         raise ConnectionError(f"broke off after {received:,} of {int(announced):,} bytes")
+
+
+def _write(file: io.FileIO, chunk: bytes, folder: Path) -> None:
+    rest = memoryview(chunk)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the weights cannot be written ({error.strerror}); make room, or name"
+            " another folder by the environment variable SSCJAX_CACHE"
+        ) from error
 
 
 def _verify(path: Path, alpha: float, subject: str) -> None:
