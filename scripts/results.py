@@ -24,6 +24,8 @@ from sklearn.linear_model import LogisticRegression
 from sscjax import features, steps
 from sscjax.data import sources, splits
 from sscjax.data.dataset import ImageSet
+from sscjax.intervals import clustered_share
+from sscjax.metrics import Predictions
 from sscjax.models import MobileNetV2
 from sscjax.pretrained import convention, load
 
@@ -98,18 +100,26 @@ def table(out: Path) -> str:
         for stage in json.loads(path.read_text("utf-8"))["stages"]:
             groups.setdefault((by, model, stage), []).append(path)
     lines = [
-        "| split by | model, stage | runs | test accuracy per image: mean (each run) | "
-        "balanced accuracy | macro AUROC | accuracy per subject | epoch kept |",
-        "|---|---|---|---|---|---|---|---|",
+        "| split by | model, stage | runs | test accuracy per image, all runs | 95 % interval | "
+        "each run | balanced accuracy | macro AUROC | accuracy per subject | epoch kept |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (by, model, stage), paths in sorted(groups.items(), reverse=True):
         stages = [json.loads(path.read_text("utf-8"))["stages"][stage] for path in paths]
         test = [found["splits"]["test"] for found in stages]
         accuracy = [found["image"]["accuracy"] for found in test]
         each = ", ".join(f"{100 * value:.1f}" for value in accuracy)
-        pooled = np.average(accuracy, weights=[found["image"]["n"] for found in test])
+        tables = [
+            Predictions.read_csv(path.parent / "stages" / stage / "predictions.csv").where("test")
+            for path in paths
+        ]
+        right = np.concatenate([table.predicted == table.labels for table in tables])
+        subjects = np.concatenate([table.subjects for table in tables])
+        interval = clustered_share(right, np.ones(len(right), bool), subjects)
+        span = "-" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
         lines.append(
-            f"| {by} | {model}, {stage} | {len(paths)} | {100 * pooled:.1f} % ({each}) | "
+            f"| {by} | {model}, {stage} | {len(paths)} | {100 * right.mean():.1f} % | {span} | "
+            f"{each} | "
             f"{_spread([found['image']['balanced_accuracy'] for found in test], 100)} % | "
             f"{_spread([found['image']['macro_auroc'] for found in test], 1)} | "
             f"{_spread([found['subject']['accuracy'] for found in test], 100)} % | "

@@ -89,6 +89,62 @@ def _overall(figures_by_split: BySplit, splits: Sequence[str]) -> str:
     return align(rows, left=2)
 
 
+def intervals_table(figures_by_split: BySplit, intervals_by_split: BySplit, split: str) -> str:
+    """Every figure of a split with its interval, per image and per subject.
+
+    Args:
+      figures_by_split: the run's figures.
+      intervals_by_split: what `intervals.figures_by_split` gives for the same predictions.
+      split: which split.
+    """
+    units, ranges = figures_by_split[split], intervals_by_split[split]
+    columns = [[split, *_interval_names(units["image"])]]
+    for unit, figures in units.items():
+        spans = _in_rows(ranges[unit])
+        pairs = zip(_in_rows(figures), spans, strict=True)
+        cells = [(_value(*found), _span(found[0], span[1])) for found, span in pairs]
+        columns += [[f"per {unit}", *(value for value, _ in cells)]]
+        columns += [["95 % interval", *(span for _, span in cells)]]
+    some = ranges["image"]
+    note = (
+        f"Intervals by subject ({some['n_subjects']}): images of one patient are not independent.\n"
+        f"Shares: Korn and Graubard; the others: bootstrap of subjects, {some['resamples']} times."
+    )
+    return align(list(zip(*columns, strict=True))) + "\n" + note
+
+
+_OVERALL = ("accuracy", "balanced_accuracy", "macro_auroc", "quadratic_kappa", "log_loss")
+_SHARES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
+
+
+def _in_rows(figures: Figures) -> list[tuple[str, Any]]:
+    """(name, value or interval) in the order of `_interval_names`."""
+    rows = [(name, figures[name]) for name in _OVERALL]
+    for name in ("sensitivity", "specificity"):
+        rows += [(name, entry[name]) for entry in figures["per_class"]]
+    return rows
+
+
+def _interval_names(figures: Figures) -> list[str]:
+    names = [name.replace("_", " ").replace("auroc", "AUROC") for name in _OVERALL]
+    for name in ("sensitivity", "specificity"):
+        names += [f"{name} {clean_name(entry['name'])}" for entry in figures["per_class"]]
+    return names
+
+
+def _value(name: str, value: float | None) -> str:
+    return percent(value) if name in _SHARES else number(value)
+
+
+def _span(name: str, interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return UNDEFINED
+    low, high = interval
+    if name in _SHARES:
+        return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{low:.3f} to {high:.3f}"
+
+
 def _per_class(split: str, units: Mapping[str, Figures]) -> str:
     names = [clean_name(entry["name"]) for entry in next(iter(units.values()))["per_class"]]
     columns = [[split, *names]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sscjax import figures, files, metrics, prepare, report
+from sscjax import figures, files, intervals, metrics, prepare, report
 from sscjax.stage import Finished
 
 
@@ -35,15 +35,20 @@ def write(
         name: metrics.figures_by_split(one.predictions, ordered) for name, one in finished.items()
     }
     ours = by_stage[chosen]
+    ranges = {
+        name: intervals.figures_by_split(one.predictions, ordered) for name, one in finished.items()
+    }
     finished[chosen].predictions.write_csv(folder / "predictions.csv")
     files.write_json(
         folder / "metrics.json",
         {
             "final_stage": chosen,
             "splits": ours,
+            "intervals": ranges[chosen],
             "stages": {
                 name: {
                     "splits": by_stage[name],
+                    "intervals": ranges[name],
                     "epochs": one.course.epoch,
                     "best_epoch": one.course.best_epoch or None,
                     "best_value": one.course.best_value,
@@ -56,7 +61,7 @@ def write(
         },
     )
     _draw(folder, finished, chosen, ours)
-    text = _text(config, folder, images, network, finished, chosen, by_stage)
+    text = _text(config, folder, images, network, finished, chosen, by_stage, ranges[chosen])
     files.write_text(folder / "report.txt", text)
     return text
 
@@ -94,6 +99,7 @@ def _text(
     finished: Mapping[str, Finished],
     chosen: str,
     by_stage: Mapping[str, Any],
+    ranges: Mapping[str, Any],
 ) -> str:
     ours = by_stage[chosen]
     parts = []
@@ -131,6 +137,7 @@ def _text(
             )
         parts.append(report.align(rows))
     parts.append(report.results_table(ours))
+    parts.append(report.intervals_table(ours, ranges, "test"))
     test = ours["test"]["image"]
     parts.append("test images\n" + report.confusion_text(test["confusion"], test["classes"]))
     parts.append(

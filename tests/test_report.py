@@ -15,7 +15,7 @@ import pytest
 from matplotlib import _pylab_helpers
 from PIL import Image
 
-from sscjax import figures, metrics, paper, report
+from sscjax import figures, intervals, metrics, paper, report
 from sscjax.metrics import Predictions
 
 LONG_NAMES = (
@@ -118,6 +118,41 @@ def test_tables_fit_a_terminal(num_classes: int) -> None:
     many = [[1000 + count for count in row] for row in confusion]
     for text in (report.results_table(run), report.confusion_text(many, names)):
         assert max(map(len, text.splitlines())) <= report.WIDTH
+
+
+def test_intervals_table() -> None:
+    """Every value with the interval that `intervals` gives, per image and per subject."""
+    confusion = ((7, 1), (2, 6))
+    table = predictions_of(confusion, ("normal", "ssc"), "test")
+    values = metrics.figures_by_split(table, ordered=False)
+    ranges = intervals.figures_by_split(table, ordered=False)
+    text = report.intervals_table(values, ranges, "test")
+    lines = text.splitlines()
+    assert lines[0].split() == [
+        *("test", "per", "image", "95", "%", "interval", "per", "subject", "95", "%", "interval")
+    ]
+    low, high = ranges["test"]["image"]["accuracy"]
+    span = f"{100 * low:.1f} to {100 * high:.1f} %"
+    assert lines[1].startswith("accuracy") and "81.2 %" in lines[1] and span in lines[1]
+    assert lines[4].split() == ["quadratic", "kappa", "-", "-", "-", "-"]
+    ends = [line.split()[:2] for line in lines[6:10]]
+    assert ends == [
+        ["sensitivity", "normal"],
+        ["sensitivity", "ssc"],
+        ["specificity", "normal"],
+        ["specificity", "ssc"],
+    ]
+    low, high = ranges["test"]["subject"]["per_class"][1]["sensitivity"]
+    assert lines[7].endswith(f"{100 * low:.1f} to {100 * high:.1f} %")
+    assert "by subject (8)" in text
+
+
+def test_intervals_table_fits_a_terminal() -> None:
+    table = predictions_of(tuple((2,) * 10 for _ in range(10)), LONG_NAMES, "test")
+    values = metrics.figures_by_split(table, ordered=True)
+    ranges = intervals.figures_by_split(table, ordered=True)
+    text = report.intervals_table(values, ranges, "test")
+    assert max(map(len, text.splitlines())) <= report.WIDTH
 
 
 def test_confusion_text() -> None:
