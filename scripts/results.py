@@ -4,9 +4,10 @@
 
 FOLDER is an image set with subjects (a manifest.csv), FILE are ImageNet weights of MobileNetV2
 1.0. Each seed tests another of five folds, so that five seeds test every image once; seed and fold
-are therefore not told apart. Runs that are finished are not run again: the same command goes on
-where it stopped. The tables are printed as Markdown, last that of a linear classifier on the
-frozen features. Needs scikit-learn (the extra `test`).
+are therefore not told apart. Each run is given to `sscjax.main`, which goes on where it stopped,
+does nothing where it is finished, and refuses what was run otherwise. The tables are printed as
+Markdown, last that of a linear classifier on the frozen features. Needs scikit-learn (the extra
+`test`).
 """
 
 from __future__ import annotations
@@ -78,18 +79,11 @@ def main() -> None:
     args = parser.parse_args()
     for name, flags in commands(args).items():
         folder = args.out / name
-        if _finished(folder):
-            continue
         print(f"== {name}", file=sys.stderr, flush=True)
         command = [sys.executable, "-m", "sscjax.main", *flags, f"--workdir={folder}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     print(table(args.out))
     print(linear(args.data, args.weights))
-
-
-def _finished(folder: Path) -> bool:
-    path = folder / "run.json"
-    return path.is_file() and json.loads(path.read_text("utf-8"))["status"] == "finished"
 
 
 def table(out: Path) -> str:
@@ -100,7 +94,8 @@ def table(out: Path) -> str:
         for stage in json.loads(path.read_text("utf-8"))["stages"]:
             groups.setdefault((by, model, stage), []).append(path)
     lines = [
-        "| split by | model, stage | runs | test accuracy per image, all runs | 95 % interval | "
+        "| split by | model, stage | runs | test accuracy per image, all runs | 95 % interval by "
+        "subject, given these models | "
         "each run | balanced accuracy | macro AUROC | accuracy per subject | epoch kept |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -116,7 +111,10 @@ def table(out: Path) -> str:
         right = np.concatenate([table.predicted == table.labels for table in tables])
         subjects = np.concatenate([table.subjects for table in tables])
         interval = clustered_share(right, np.ones(len(right), bool), subjects)
-        span = "-" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+        span = "-"
+        # Split by image the subjects stand in training too: no interval speaks of new ones.
+        if interval is not None and by == "subject":
+            span = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
         lines.append(
             f"| {by} | {model}, {stage} | {len(paths)} | {100 * right.mean():.1f} % | {span} | "
             f"{each} | "

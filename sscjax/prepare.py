@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,20 @@ class Images:
     ordered: bool
 
     @property
+    def unnamed(self) -> int:
+        """Images that name no subject: each stands for itself, and for its copies."""
+        pairs = zip(self.originals.subjects.tolist(), self.originals.files.tolist(), strict=True)
+        return sum(subject == re.sub(r"#\d+$", "", file) for subject, file in pairs)
+
+    @property
     def has_subjects(self) -> bool:
-        """Whether any image names its subject: else each stands for itself (`data.listing`)."""
-        return bool((self.originals.subjects != self.originals.files).any())
+        """Whether any image names its subject."""
+        return self.unnamed < len(self.originals)
 
     @property
     def one_image_each(self) -> bool:
-        """Whether no subject has two images, though they are named."""
-        return self.has_subjects and len(set(self.originals.subjects)) == len(self.originals)
+        """Whether all subjects are named and none has two images."""
+        return self.unnamed == 0 and len(set(self.originals.subjects)) == len(self.originals)
 
     def training_for(self, *, online: bool) -> ImageSet:
         """What a stage trains on: a stage that augments on line needs no copies."""

@@ -89,28 +89,28 @@ def _overall(figures_by_split: BySplit, splits: Sequence[str]) -> str:
     return align(rows, left=2)
 
 
-def intervals_table(figures_by_split: BySplit, intervals_by_split: BySplit, split: str) -> str:
-    """Every figure of a split with its interval, per image and per subject.
+def intervals_table(
+    figures: Mapping[str, Figures], intervals: Mapping[str, Figures], reach: str
+) -> str:
+    """Every figure of the test split with its interval, per image and per subject.
 
     Args:
-      figures_by_split: the run's figures.
-      intervals_by_split: what `intervals.figures_by_split` gives for the same predictions.
-      split: which split.
+      figures: {'image': Figures, 'subject': Figures} of the test split.
+      intervals: what `intervals.test_figures` gives for the same predictions.
+      reach: what the intervals can say, in view of how the run was split; lines for the end.
     """
-    units, ranges = figures_by_split[split], intervals_by_split[split]
-    columns = [[split, *_interval_names(units["image"])]]
-    for unit, figures in units.items():
-        spans = _in_rows(ranges[unit])
-        pairs = zip(_in_rows(figures), spans, strict=True)
+    columns = [["test", *_interval_names(figures["image"])]]
+    for unit, values in figures.items():
+        pairs = zip(_in_rows(values), _in_rows(intervals[unit]), strict=True)
         cells = [(_value(*found), _span(found[0], span[1])) for found, span in pairs]
         columns += [[f"per {unit}", *(value for value, _ in cells)]]
         columns += [["95 % interval", *(span for _, span in cells)]]
-    some = ranges["image"]
-    note = (
-        f"Intervals by subject ({some['n_subjects']}): images of one patient are not independent.\n"
-        f"Shares: Korn and Graubard; the others: bootstrap of subjects, {some['resamples']} times."
+    some = intervals["image"]
+    method = (
+        f"Shares: Korn and Graubard; others: bootstrap of subjects, {some['resamples']} times.\n"
+        "A dash: too few subjects, or too few mistakes, to tell."
     )
-    return align(list(zip(*columns, strict=True))) + "\n" + note
+    return "\n".join([align(list(zip(*columns, strict=True))), reach, method])
 
 
 _OVERALL = ("accuracy", "balanced_accuracy", "macro_auroc", "quadratic_kappa", "log_loss")

@@ -66,7 +66,7 @@ class Stage:
         if not 0 <= self.warmup_epochs < self.epochs:
             raise UserError(
                 f"stage {self.name}: warmup_epochs={self.warmup_epochs}, expected 0 to less than "
-                f"epochs={self.epochs}"
+                f"epochs={self.epochs}; set --config.stages.{self.name}.warmup_epochs=0"
             )
         if self.batch_norm not in ("running", "batch"):
             raise UserError(

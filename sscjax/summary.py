@@ -36,7 +36,7 @@ def write(
     }
     ours = by_stage[chosen]
     ranges = {
-        name: intervals.figures_by_split(one.predictions, ordered) for name, one in finished.items()
+        name: intervals.test_figures(one.predictions, ordered) for name, one in finished.items()
     }
     finished[chosen].predictions.write_csv(folder / "predictions.csv")
     files.write_json(
@@ -44,11 +44,11 @@ def write(
         {
             "final_stage": chosen,
             "splits": ours,
-            "intervals": ranges[chosen],
+            "test_intervals": ranges[chosen],
             "stages": {
                 name: {
                     "splits": by_stage[name],
-                    "intervals": ranges[name],
+                    "test_intervals": ranges[name],
                     "epochs": one.course.epoch,
                     "best_epoch": one.course.best_epoch or None,
                     "best_value": one.course.best_value,
@@ -91,6 +91,20 @@ def _draw(
             )
 
 
+def _reach(images: prepare.Images, ranges: Mapping[str, Any]) -> str:
+    """What the intervals can say of new patients."""
+    count = ranges["image"]["n_subjects"]
+    if not images.has_subjects:
+        return (
+            "Intervals by image, for no image names its subject: too narrow wherever a patient\n"
+            "has several images."
+        )
+    line = f"Intervals by subject ({count}): images of one patient are not independent."
+    if images.by == "image":
+        line += "\nSplit by image: they say nothing of patients who are not in training."
+    return line
+
+
 def _text(
     config: ConfigDict,
     folder: Path,
@@ -113,6 +127,12 @@ def _text(
         parts.append(
             "NO SUBJECTS: every image counts as a subject of its own, so images of one patient\n"
             "may stand in training and test alike, and the figures are too good."
+        )
+    unnamed, total = images.unnamed, len(images.originals)
+    if images.by == "subject" and 0 < unnamed < total:
+        parts.append(
+            f"{unnamed} OF {total} IMAGES NAME NO SUBJECT: each of them counts as a subject of\n"
+            "its own, so the figures are too good where patients have several."
         )
     if images.by == "subject" and images.one_image_each:
         parts.append(
@@ -137,7 +157,7 @@ def _text(
             )
         parts.append(report.align(rows))
     parts.append(report.results_table(ours))
-    parts.append(report.intervals_table(ours, ranges, "test"))
+    parts.append(report.intervals_table(ours["test"], ranges, _reach(images, ranges)))
     test = ours["test"]["image"]
     parts.append("test images\n" + report.confusion_text(test["confusion"], test["classes"]))
     parts.append(

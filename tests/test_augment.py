@@ -14,6 +14,8 @@ from sscjax.data import augment
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 SIZE = 24
 # Compiled as the training step compiles them; one test compares with the uncompiled function.
 augment_batch = jax.jit(augment.augment_batch, static_argnames=("flip", "crop"))

@@ -16,6 +16,8 @@ from sscjax import features, optim, steps
 from sscjax.models.cnn import CNN
 from sscjax.models.mobilenet_v2 import MobileNetV2
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 SMALL = CNN(outputs=3, widths=(4, 4), dense=(8,))
 LAST = SMALL.cut_points[1]
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 17, 17, 3), np.uint8)

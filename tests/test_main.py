@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 from absl import flags
 from small_runs import write_folder
@@ -141,14 +140,6 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "_open_https", unreachable)
-
-
-@pytest.fixture
-def quick_compiler() -> Iterator[None]:
-    """For whole networks that run briefly: compiling them well takes most of a test's time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.usefixtures("no_network", "quick_compiler")

@@ -17,6 +17,8 @@ from sscjax.errors import UserError
 from sscjax.models import MODELS
 from sscjax.models.cnn import CNN
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 NAMES = ("conv", "relu", "bn", "head_drop", "dense")
 
 

@@ -125,13 +125,13 @@ def test_intervals_table() -> None:
     confusion = ((7, 1), (2, 6))
     table = predictions_of(confusion, ("normal", "ssc"), "test")
     values = metrics.figures_by_split(table, ordered=False)
-    ranges = intervals.figures_by_split(table, ordered=False)
-    text = report.intervals_table(values, ranges, "test")
+    ranges = intervals.test_figures(table, ordered=False)
+    text = report.intervals_table(values["test"], ranges, "Intervals by subject (8).")
     lines = text.splitlines()
     assert lines[0].split() == [
         *("test", "per", "image", "95", "%", "interval", "per", "subject", "95", "%", "interval")
     ]
-    low, high = ranges["test"]["image"]["accuracy"]
+    low, high = ranges["image"]["accuracy"]
     span = f"{100 * low:.1f} to {100 * high:.1f} %"
     assert lines[1].startswith("accuracy") and "81.2 %" in lines[1] and span in lines[1]
     assert lines[4].split() == ["quadratic", "kappa", "-", "-", "-", "-"]
@@ -142,16 +142,16 @@ def test_intervals_table() -> None:
         ["specificity", "normal"],
         ["specificity", "ssc"],
     ]
-    low, high = ranges["test"]["subject"]["per_class"][1]["sensitivity"]
+    low, high = ranges["subject"]["per_class"][1]["sensitivity"]
     assert lines[7].endswith(f"{100 * low:.1f} to {100 * high:.1f} %")
-    assert "by subject (8)" in text
+    assert "\nIntervals by subject (8).\n" in text
 
 
 def test_intervals_table_fits_a_terminal() -> None:
     table = predictions_of(tuple((2,) * 10 for _ in range(10)), LONG_NAMES, "test")
     values = metrics.figures_by_split(table, ordered=True)
-    ranges = intervals.figures_by_split(table, ordered=True)
-    text = report.intervals_table(values, ranges, "test")
+    ranges = intervals.test_figures(table, ordered=True)
+    text = report.intervals_table(values["test"], ranges, "")
     assert max(map(len, text.splitlines())) <= report.WIDTH
 
 

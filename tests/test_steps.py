@@ -22,6 +22,8 @@ from sscjax import optim, steps
 from sscjax.models.cnn import CNN
 from sscjax.models.mobilenet_v2 import MobileNetV2
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 MODEL = CNN(outputs=3, widths=(4,), dense=(8,))
 SOFTMAX = steps.Objective("softmax")
 KEEP_GRADIENT = optax.trace(decay=0.0)
@@ -289,7 +291,7 @@ def test_training_learns() -> None:
     assert float(sums.correct) == float(sums.count) == 24 * 24
 
 
-def test_a_loss_that_is_not_finite_moves_nothing() -> None:
+def test_a_loss_that_is_not_finite_gives_no_gradient() -> None:
     what = program(inputs=lambda stored, key: scaled(stored, None) * jnp.inf)
     gradient, sums = gradient_of_one_step(what, EIGHT, np.ones(8))
     assert not np.isfinite(float(sums.loss))

@@ -211,7 +211,7 @@ def _dense(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dense_conv(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Ordinary convolution; XLA's own forward pass, gradients as matrix products.
+    """Ordinary convolution; of few channels, and for the kernel gradient, as matrix products.
 
     Args:
       padded: [B,H,W,C], already padded.
