@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import re
 from pathlib import Path
@@ -76,7 +77,7 @@ class Weights:
     Attributes:
       kind: 'file', or 'random'.
       name: the file's name, or why the weights are random.
-      sha256: of the file; '' for random weights.
+      sha256: of the file, or of the drawn parameters.
       convention: what the weights assume.
       fallback: whether random weights stand in for ImageNet's, which could not be had.
     """
@@ -271,6 +272,9 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
         loaded = load.load_backbone(path, params, batch_stats)
         weights = Weights("file", Path(path).name, loaded.sha256, loaded.convention)
         params, batch_stats = loaded.params, loaded.batch_stats
+    else:
+        # So that a run is not gone on with from other random weights.
+        weights = dataclasses.replace(weights, sha256=_digest(params))
     if isinstance(model, MobileNetV2):
         assumed = weights.convention
         momentum = assumed.bn_momentum if weights.kind == "file" else config.scratch.momentum
@@ -282,6 +286,15 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
             measuring = model.clone(bn_momentum=0.0)
             batch_stats = features.calibrate_batch_norm(measuring, params, batch_stats, batches)
     return Network(model, params, batch_stats, objective, weights)
+
+
+def _digest(params: Any) -> str:
+    """SHA-256 over names, shapes and values."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def build_model(config: ConfigDict, outputs: int) -> MobileNetV2 | CNN:

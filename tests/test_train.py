@@ -151,6 +151,23 @@ def test_changed_config_is_refused_with_the_list(reference: Path) -> None:
     assert "\n" not in text
 
 
+def test_other_random_weights_are_refused(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As if another version drew the initial weights otherwise."""
+    run = tmp_path / "run"
+    run.mkdir()
+    record = json.loads((reference / "run.json").read_text(encoding="utf-8"))
+    text = json.dumps({**record, "status": "started"})
+    (run / "run.json").write_text(text, encoding="utf-8")
+    draw = prepare.initial_variables
+    monkeypatch.setattr(
+        prepare, "initial_variables", lambda model, size, seed: draw(model, size, seed + 1)
+    )
+    with pytest.raises(UserError, match="weights.sha256: .* then, .* now"):
+        train.run(small_config(), run)
+
+
 def test_changed_images_are_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "images")
     config = one_stage_config()
