@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from small_runs import one_stage_config, small_config, write_folder
 
-from sscjax import checkpoint, metrics, prepare, stage, summary, train
+from sscjax import checkpoint, metrics, models, prepare, stage, summary, train
 from sscjax.errors import UserError
 
 WRITTEN = (
@@ -160,9 +160,10 @@ def test_other_random_weights_are_refused(
     record = json.loads((reference / "run.json").read_text(encoding="utf-8"))
     text = json.dumps({**record, "status": "started"})
     (run / "run.json").write_text(text, encoding="utf-8")
-    draw = prepare.initial_variables
     monkeypatch.setattr(
-        prepare, "initial_variables", lambda model, size, seed: draw(model, size, seed + 1)
+        prepare,
+        "initial_variables",
+        lambda model, size, seed: models.initial_variables(model, size, seed + 1),
     )
     with pytest.raises(UserError, match="weights.sha256: .* then, .* now"):
         train.run(small_config(), run)
