@@ -1,0 +1,355 @@
+"""What `scripts/benchmark.py` measures: one framework per process, timed on demand.
+
+    python scripts/bench_workers.py CASE [--threads=2 --size=128 --batch=32 --images=1512]
+
+A worker sets its case up, runs it once unmeasured, prints `ready` with the seconds that took, and
+then answers each line on standard input with a line of JSON: seconds, images, peak resident bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# The reference models are those of the tests.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+LEARNING_RATE = 1e-4
+FROZEN = 10
+CLASSES = 3
+
+Run = Callable[[], int]
+"""Does the work once, to its end, and returns how many images that were."""
+
+
+def images(args: argparse.Namespace, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random uint8 images [N,H,W,3] and labels [N] int32; the values do not change the time."""
+    rng = np.random.default_rng(0)
+    shape = (count, args.size, args.size, 3)
+    return rng.integers(0, 256, shape, np.uint8), rng.integers(0, CLASSES, count).astype(np.int32)
+
+
+# ---- this package -------------------------------------------------------------------------------
+
+
+def _program(args: argparse.Namespace, model: Any) -> Any:
+    import jax.numpy as jnp
+
+    from sscjax import steps
+
+    def inputs(stored: Any, key: Any) -> Any:
+        return stored.astype(jnp.float32) / 127.5 - 1.0
+
+    return steps.Program(model, steps.Objective("softmax"), inputs, micro_batch=args.micro_batch)
+
+
+def _step(args: argparse.Namespace, model: Any, freeze: int) -> Run:
+    import jax
+    import jax.numpy as jnp
+    import random_weights
+
+    from sscjax import optim, steps
+
+    variables = random_weights.draw(model, args.size)
+    params, statistics = variables["params"], variables.get("batch_stats", {})
+    labels = optim.label_layers(
+        model.layer_names, model.head_start, params, trainable="all", freeze_first=freeze
+    )
+    trained, frozen = optim.partition(params, labels)
+    optimizer = optim.make_optimizer(
+        "adam", optim.make_schedule("constant", LEARNING_RATE, steps=1)
+    )
+    epoch = steps.make_epoch(_program(args, model), optimizer)
+    state = steps.TrainState(jnp.int32(0), trained, statistics, optimizer.init(trained))
+    x, y = (jnp.asarray(part) for part in images(args, args.batch))
+    order, real = np.arange(args.batch, dtype=np.int32)[None], np.ones((1, args.batch), np.float32)
+
+    def run() -> int:
+        nonlocal state
+        state, sums = epoch(state, frozen, x, y, order, real, jax.random.key(0))
+        float(sums.loss)
+        jax.block_until_ready(state)
+        return args.batch
+
+    return run
+
+
+def sscjax_finetune(args: argparse.Namespace) -> Run:
+    from sscjax.models import MobileNetV2
+
+    return _step(args, MobileNetV2(CLASSES, dropout_rate=0.2), FROZEN)
+
+
+def sscjax_cnn(args: argparse.Namespace) -> Run:
+    from sscjax.models import CNN
+
+    return _step(args, CNN(CLASSES, dropout_rate=0.5), 0)
+
+
+def sscjax_forward(args: argparse.Namespace) -> Run:
+    import jax.numpy as jnp
+    import random_weights
+
+    from sscjax import steps
+    from sscjax.models import MobileNetV2
+
+    model = MobileNetV2(CLASSES)
+    variables = random_weights.draw(model, args.size)
+    predict = steps.make_predict(_program(args, model))
+    x = jnp.asarray(images(args, args.batch)[0])
+
+    def run() -> int:
+        np.asarray(predict(variables["params"], variables["batch_stats"], x))
+        return args.batch
+
+    return run
+
+
+def plain_finetune(args: argparse.Namespace) -> Run:
+    """The same step in Flax as usually written; only what trains is differentiated, too."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    import random_weights
+    from flax_mobilenet_v2 import PlainMobileNetV2
+
+    from sscjax import optim
+    from sscjax.models import MobileNetV2
+
+    like = MobileNetV2(CLASSES)
+    plain, variables = PlainMobileNetV2(like), random_weights.draw(like, args.size)
+    params, statistics = variables["params"], variables["batch_stats"]
+    labels = optim.label_layers(
+        like.layer_names, like.head_start, params, trainable="all", freeze_first=FROZEN
+    )
+    trained, frozen = optim.partition(params, labels)
+    optimizer = optax.adam(LEARNING_RATE)
+    state = optimizer.init(trained)
+    x, y = (jnp.asarray(part) for part in images(args, args.batch))
+
+    @jax.jit
+    def step(trained: Any, state: Any) -> tuple[Any, Any, Any]:
+        def loss(trained: Any) -> Any:
+            both = {"params": {**frozen, **trained}, "batch_stats": statistics}
+            logits: Any = plain.apply(both, x.astype(jnp.float32) / 127.5 - 1.0)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+        value, gradients = jax.value_and_grad(loss)(trained)
+        updates, state = optimizer.update(gradients, state)
+        return optax.apply_updates(trained, updates), state, value
+
+    def run() -> int:
+        nonlocal trained, state
+        trained, state, value = step(trained, state)
+        float(value)
+        return args.batch
+
+    return run
+
+
+# ---- torch --------------------------------------------------------------------------------------
+
+
+def _torch(args: argparse.Namespace) -> Any:
+    import torch
+
+    torch.set_num_threads(args.threads)
+    return torch
+
+
+def _torch_step(args: argparse.Namespace, model: Any) -> Run:
+    torch = _torch(args)
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(
+        [p for p in model.parameters() if p.requires_grad], LEARNING_RATE, foreach=True
+    )
+    stored, labels = images(args, args.batch)
+    x = torch.from_numpy(stored).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    y = torch.from_numpy(labels).long()
+
+    def run() -> int:
+        optimizer.zero_grad(set_to_none=True)
+        logits = model(x.float() / 127.5 - 1.0)
+        loss = torch.nn.functional.cross_entropy(logits, y)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        return args.batch
+
+    return run
+
+
+def torch_finetune(args: argparse.Namespace) -> Run:
+    import torch_mobilenet_v2
+
+    torch = _torch(args)
+    model = torch_mobilenet_v2.MobileNetV2(1.0, CLASSES)
+    # The first ten Keras layers: the stem, the first block, and the expansion of the second.
+    frozen = [model.features[0], model.features[1], model.features[2].conv[0]]
+    for module in frozen:
+        module.requires_grad_(False)
+    model.eval()  # BatchNorm by its running averages
+    model.classifier[0].train()
+    assert torch.is_grad_enabled()
+    return _torch_step(args, model)
+
+
+def torch_cnn(args: argparse.Namespace) -> Run:
+    torch = _torch(args)
+    nn = torch.nn
+    layers: list[Any] = []
+    inputs, size = 3, args.size
+    for width in (32, 64, 128, 256):
+        for channels in (inputs, width):
+            layers += [nn.Conv2d(channels, width, 3), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+        inputs, size = width, (size - 4) // 2
+    head = [nn.Flatten(), nn.Dropout(0.5), nn.Linear(inputs * size * size, 128), nn.ReLU()]
+    return _torch_step(args, nn.Sequential(*layers, *head, nn.Dropout(0.5), nn.Linear(128, 3)))
+
+
+def torch_forward(args: argparse.Namespace) -> Run:
+    import torch_mobilenet_v2
+
+    torch = _torch(args)
+    model = torch_mobilenet_v2.MobileNetV2(1.0, CLASSES).eval()
+    model = model.to(memory_format=torch.channels_last)
+    stored, _ = images(args, args.batch)
+    x = torch.from_numpy(stored).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+    def run() -> int:
+        with torch.inference_mode():
+            model(x.float() / 127.5 - 1.0).softmax(-1).numpy()
+        return args.batch
+
+    return run
+
+
+# ---- Keras on TensorFlow ------------------------------------------------------------------------
+
+
+def _keras(args: argparse.Namespace) -> Any:
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+    return keras
+
+
+def _keras_model(args: argparse.Namespace, freeze: int | None) -> Any:
+    """As Keras' own guide to transfer learning builds it; None freezes the whole base."""
+    keras = _keras(args)
+    shape = (args.size, args.size, 3)
+    base = keras.applications.MobileNetV2(input_shape=shape, include_top=False, weights=None)
+    if freeze is None:
+        base.trainable = False
+    else:
+        for layer in base.layers[: freeze + 1]:  # the input is a layer there
+            layer.trainable = False
+    inputs = keras.Input(shape)
+    x = base(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs), training=False)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = keras.layers.Dense(CLASSES)(keras.layers.Dropout(0.2)(x))
+    model = keras.Model(inputs, outputs)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(LEARNING_RATE), loss)
+    return model
+
+
+def _keras_fit(args: argparse.Namespace, freeze: int | None, count: int) -> Run:
+    model = _keras_model(args, freeze)
+    x, y = images(args, count)
+
+    def run() -> int:
+        model.fit(x, y, batch_size=args.batch, epochs=1, verbose=0)
+        return count
+
+    return run
+
+
+def keras_finetune(args: argparse.Namespace) -> Run:
+    """Eight steps of `fit`, so that its start and end weigh little."""
+    return _keras_fit(args, FROZEN, 8 * args.batch)
+
+
+def keras_head(args: argparse.Namespace) -> Run:
+    return _keras_fit(args, None, 8 * args.batch)
+
+
+def keras_forward(args: argparse.Namespace) -> Run:
+    model = _keras_model(args, None)
+    x, _ = images(args, 8 * args.batch)
+
+    def run() -> int:
+        model.predict(x, batch_size=args.batch, verbose=0)
+        return len(x)
+
+    return run
+
+
+# ---- the machine --------------------------------------------------------------------------------
+
+
+def sgemm(args: argparse.Namespace) -> Run:
+    """NumPy's product of two 2048x2048 matrices; 'images' are millions of multiply-adds."""
+    a = np.random.default_rng(0).normal(size=(2048, 2048)).astype(np.float32)
+
+    def run() -> int:
+        for _ in range(4):
+            a @ a
+        return 4 * 2048**3 // 10**6
+
+    return run
+
+
+CASES = (
+    *(sscjax_finetune, sscjax_forward, sscjax_cnn, plain_finetune),
+    *(torch_finetune, torch_forward, torch_cnn),
+    *(keras_finetune, keras_head, keras_forward, sgemm),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("case", choices=[case.__name__ for case in CASES])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--size", type=int, default=128, help="height and width of the images")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--micro-batch", type=int, default=8)
+    args = parser.parse_args()
+    # Every framework sizes its pool of threads by the processors it may use.
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(args.threads)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a framework prints is not an answer
+    started = time.perf_counter()
+    run = next(case for case in CASES if case.__name__ == args.case)(args)
+    run()
+    print(json.dumps({"ready": time.perf_counter() - started}), file=answers, flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        count = run()
+        found = {
+            "seconds": time.perf_counter() - started,
+            "images": count,
+            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        print(json.dumps(found), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
