@@ -176,3 +176,16 @@ def get_config() -> ConfigDict:
     config.stages.finetune.schedule = "cosine"
     config.stages.finetune.warmup_epochs = 1.0
     return config
+
+
+def as_cnn(config: ConfigDict, name: str, epochs: int) -> ConfigDict:
+    """The same run with the CNN from random weights, in one stage that trains everything."""
+    config.name = name
+    config.model.name = "cnn"
+    config.pretrained = "none"
+    config.stage_order = ("train",)
+    del config.stages.head, config.stages.finetune
+    config.stages.train = stage()
+    config.stages.train.epochs = epochs
+    config.stages.train.learning_rate = 3e-4
+    return config

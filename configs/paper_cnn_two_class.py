@@ -11,15 +11,7 @@ from configs import default, paper_two_class
 
 def get_config() -> ConfigDict:
     """The protocol of study 1, with one stage that trains everything."""
-    config = paper_two_class.get_config()
-    config.name = "paper_cnn_two_class"
-    config.model.name = "cnn"
+    config = default.as_cnn(paper_two_class.get_config(), "paper_cnn_two_class", epochs=120)
     # One output per class: the text has a softmax.
     config.model.outputs = 0
-    config.pretrained = "none"
-    config.stage_order = ("train",)
-    del config.stages.head, config.stages.finetune
-    config.stages.train = default.stage()
-    config.stages.train.epochs = 120
-    config.stages.train.learning_rate = 3e-4
     return config
