@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from sscjax.errors import UserError
@@ -81,7 +83,7 @@ class Checkpoints:
           UserError: the checkpoint does not hold such a tree.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._read(step, "state", ocp.args.StandardRestore(target))
+        return _unbound(self._read(step, "state", ocp.args.StandardRestore(target)))
 
     def _read(self, step: int, item: str, how: Any) -> Any:
         try:
@@ -91,6 +93,14 @@ class Checkpoints:
                 f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}): delete "
                 "that folder to go on from the one before, or start anew with --fresh"
             ) from error
+
+
+def _unbound(tree: Any) -> Any:
+    """The tree with arrays as computations make them.
+
+    Orbax binds arrays to a device, and for such JAX compiles every function once more.
+    """
+    return jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), tree)
 
 
 def _reason(error: Exception) -> str:
@@ -114,8 +124,9 @@ def load_model(folder: Path, like: Any) -> Any:
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     try:
         with ocp.StandardCheckpointer() as reader:
-            return reader.restore(folder.resolve(), target)
+            found = reader.restore(folder.resolve(), target)
     except (ValueError, KeyError, OSError) as error:
         raise UserError(
             f"model {folder} cannot be read ({_reason(error)}): give --fresh to train anew"
         ) from error
+    return _unbound(found)

@@ -79,6 +79,22 @@ def test_round_trip(tmp_path: Path, optimizer: str) -> None:
         assert again.info(7) == info
 
 
+def test_restored_arrays_compile_nothing_anew(tmp_path: Path) -> None:
+    """A run that goes on finds its programs in the cache: no array is bound to a device."""
+    original = tree(1)
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save(1, original, {})
+        restored = checkpoints.restore(1, zeros(original))
+    save_model(tmp_path / "model", params())
+    program: Any = jax.jit(lambda tree: jax.tree.map(jnp.negative, tree))
+    model = load_model(tmp_path / "model", params(1))
+    for found, expected in ((restored, original), (model, params())):
+        program.clear_cache()
+        program(expected)
+        program(found)
+        assert program._cache_size() == 1
+
+
 def test_relative_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with Checkpoints(Path("saved")) as checkpoints:
