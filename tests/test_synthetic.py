@@ -22,7 +22,8 @@ TWO = {"normal": 2, "early": 2, "late": 2}
 
 @pytest.fixture(scope="module")
 def default_set() -> ImageSet:
-    return synthetic.skin_biopsies()
+    """At 96 pixels, which say what 128 do in half the time."""
+    return synthetic.skin_biopsies(image_size=96)
 
 
 def few(image_size: int = 48, seed: int = 0) -> ImageSet:
@@ -77,10 +78,10 @@ class TestDefaultSet:
     def test_counts_names_and_types(self, default_set: ImageSet) -> None:
         assert default_set.classes == ("normal", "early", "late")
         assert np.bincount(default_set.labels).tolist() == [347, 141, 141]
-        assert default_set.images.shape == (629, 128, 128, 3)
+        assert default_set.images.shape == (629, 96, 96, 3)
         assert default_set.images.dtype == np.uint8
         assert default_set.masks is not None and default_set.masks.dtype == np.uint8
-        assert default_set.masks.shape == (629, 128, 128)
+        assert default_set.masks.shape == (629, 96, 96)
         assert len(set(default_set.files)) == 629
         tiles = {name: int((default_set.subjects == name).sum()) for name in default_set.subjects}
         assert len(tiles) == 40
@@ -130,7 +131,7 @@ class TestDefaultSet:
 
 def test_mean_colours_say_little_with_another_seed() -> None:
     other = synthetic.skin_biopsies(
-        image_size=128, seed=1, tiles={"normal": 80, "early": 40, "late": 40}
+        image_size=96, seed=1, tiles={"normal": 80, "early": 40, "late": 40}
     )
     assert unseen_subjects(colour_features(other.images), other) < 0.5
 
