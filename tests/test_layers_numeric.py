@@ -67,6 +67,13 @@ def plain_conv(stride: int, padding: Any, groups: int) -> Callable[..., jax.Arra
     return run
 
 
+def with_bias(convolution: Callable[..., Any]) -> Callable[..., Any]:
+    def run(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> Any:
+        return convolution(x, kernel) + bias.reshape(1, 1, 1, -1)
+
+    return run
+
+
 # What lax calls the paddings; torch's is on all sides alike.
 LAX_PADDING = {"keras": "SAME", "torch": ((1, 1), (1, 1)), "valid": "VALID"}
 
@@ -75,12 +82,25 @@ LAX_PADDING = {"keras": "SAME", "torch": ((1, 1), (1, 1)), "valid": "VALID"}
 @pytest.mark.parametrize("stride", (1, 2))
 @pytest.mark.parametrize("padding", ("keras", "torch", "valid"))
 def test_depthwise_conv(padding: layers.Padding, stride: int, size: tuple[int, int]) -> None:
-    def fast(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return layers.depthwise_conv(layers.pad_image(x, 3, stride, padding), kernel, stride)
+    def fast(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        padded = layers.pad_image(x, 3, stride, padding)
+        return layers.depthwise_conv(padded, kernel, bias, stride)
 
-    plain = plain_conv(stride, LAX_PADDING[padding], groups=6)
+    plain = with_bias(plain_conv(stride, LAX_PADDING[padding], groups=6))
     modes = ("eager", "jit") if size == SIZES[0] and padding == "keras" else ("jit",)
-    compare(fast, plain, normal(0, 2, *size, 6), normal(1, 3, 3, 1, 6), modes=modes)
+    compare(fast, plain, normal(0, 2, *size, 6), normal(1, 3, 3, 1, 6), normal(2, 6), modes=modes)
+
+
+@pytest.mark.parametrize("batch", (1, 3, 4))
+def test_depthwise_conv_of_other_batches(batch: int) -> None:
+    """Its kernel gradient goes through the images in pairs; here without a bias."""
+    compare(
+        lambda x, kernel: layers.depthwise_conv(x, kernel, None, 1),
+        plain_conv(1, "VALID", groups=3),
+        normal(0, batch, 20, 35, 3),
+        normal(1, 3, 3, 1, 3),
+        modes=("jit",),
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -109,7 +129,11 @@ def test_dense_conv_of_many_channels() -> None:
 def test_convolutions_of_other_widths(kernel: int) -> None:
     """The gradients' index arithmetic, where 3 might hide a mistake; stride 3 skips pixels."""
     x = normal(0, 2, 9, 11, 4)
-    for fast, groups, outputs in ((layers.depthwise_conv, 4, 4), (layers.dense_conv, 1, 3)):
+
+    def depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+        return layers.depthwise_conv(x, kernel, None, stride)
+
+    for fast, groups, outputs in ((depthwise, 4, 4), (layers.dense_conv, 1, 3)):
         weights = normal(1, kernel, kernel, 4 // groups, outputs)
         compare(
             lambda x, k, fast=fast: fast(x, k, 3),
@@ -120,16 +144,22 @@ def test_convolutions_of_other_widths(kernel: int) -> None:
         )
 
 
-def test_pointwise_conv() -> None:
-    x, kernel = normal(0, 2, 5, 4, 6), normal(1, 1, 1, 6, 3)
-    compare(layers.pointwise_conv, plain_conv(1, "VALID", 1), x, kernel)
+# More channels, fewer, and fewer of so many pixels that the product is turned.
+@pytest.mark.parametrize("shape", ((2, 5, 4, 3, 6), (2, 5, 4, 6, 3), (2, 16, 16, 6, 3)))
+def test_pointwise_conv(shape: tuple[int, ...]) -> None:
+    *image, inputs, outputs = shape
+    x, kernel = normal(0, *image, inputs), normal(1, 1, 1, inputs, outputs)
+    compare(lambda x, k: layers.pointwise_conv(x, k), plain_conv(1, "VALID", 1), x, kernel)
+    plain = with_bias(plain_conv(1, "VALID", 1))
+    compare(layers.pointwise_conv, plain, x, kernel, normal(2, outputs))
 
 
-@pytest.mark.parametrize("shape", ((4, 3), (5, 2, 3), (2, 5, 4, 3)))
+@pytest.mark.parametrize("shape", ((4, 3), (5, 2, 3), (2, 5, 4, 3), (3, 8, 48, 2), (1, 7, 97, 2)))
 def test_channel_sum(shape: tuple[int, ...]) -> None:
-    compare(
-        layers.channel_sum, lambda x: jnp.sum(x, axis=tuple(range(x.ndim - 1))), normal(0, *shape)
-    )
+    """Also of more columns than are added at once, and of a prime number of them."""
+    x = normal(0, *shape)
+    expected = np.asarray(x, np.float64).reshape(-1, shape[-1]).sum(axis=0)
+    np.testing.assert_allclose(layers.channel_sum(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", ((4, 3), (2, 5, 4, 3)))
@@ -294,12 +324,10 @@ def test_fold_batch_norm() -> None:
 
 
 def test_shift_module() -> None:
-    x = normal(0, 2, 3, 3, 4)
-    variables = layers.Shift(4).init(jax.random.key(0), x)
+    variables = layers.Shift(4).init(jax.random.key(0))
     assert not np.asarray(variables["params"]["bias"]).any()
     bias = normal(1, 4)
-    found = layers.Shift(4).apply({"params": {"bias": bias}}, x)
-    np.testing.assert_array_equal(found, np.asarray(x) + np.asarray(bias))
+    np.testing.assert_array_equal(layers.Shift(4).apply({"params": {"bias": bias}}), bias)
 
 
 # ---- relu6 --------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ What XLA does badly on a CPU, and what stands here instead:
   `depthwise_conv` is a sum of shifted products instead, with hand-written gradients.
 - A 1x1 convolution is not recognised as the matrix product that it is. `pointwise_conv` is one.
 - A sum over all leading axes (batch, height, width) keeps few numbers and runs down the memory in
-  strides. `channel_sum` halves the rows again and again instead, adding long vectors.
+  strides. `channel_sum` writes out sums of some a dozen neighbouring pixels instead, which stay in
+  registers, and a matrix product adds up what is left.
 - The gradient of a clip is a division and a product over both bounds. `relu6` has a mask.
 - BatchNorm by running averages is a product and a sum per activation, and its gradient a sum over
   all of them. `fold` in the models multiplies it into the kernels, once per step.
@@ -22,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -56,42 +57,58 @@ def pad_image(x: jax.Array, kernel: int, stride: int, padding: Padding) -> jax.A
     return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
 
 
-def _channel_sum(x: jax.Array) -> jax.Array:
-    """Add the first half of the rows to the second until one is left, then sum over W.
+def _channels(vector: jax.Array, like: jax.Array) -> jax.Array:
+    return lax.broadcast_in_dim(vector, like.shape, (like.ndim - 1,))
 
-    Written as reductions XLA would merge the two and run down the memory in strides.
+
+_MANY_ROWS = 256
+
+# So many terms are added in one expression: more compile slowly, fewer leave more to be stored.
+_TERMS = 16
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(d for d in range(1, max(1, min(number, limit)) + 1) if number % d == 0)
+
+
+def _pixel_sum(height: int, width: int, pixels: Callable[[slice, slice], jax.Array]) -> jax.Array:
+    """Sum arrays [B,height,width,C] over all axes but the last: [1,C].
+
+    Args:
+      height: number of rows.
+      width: number of columns.
+      pixels: gives the part [B,h,w,C] of the array in these rows and columns; what it computes
+        for that is done in registers.
     """
-    if x.ndim > 2:
-        x = x.reshape(-1, *x.shape[-2:])
-        while len(x) > 1:
-            half = len(x) // 2
-            rest = x[2 * half :]
-            x = x[:half] + x[half : 2 * half]
-            x = jnp.concatenate([x, rest]) if len(rest) else x
-        x = x[0]
-    return x.sum(axis=0)
+    columns = _largest_divisor(width, _TERMS)
+    rows = _largest_divisor(height, _TERMS // columns)
+    parts = [
+        pixels(slice(row, None, rows), slice(column, None, columns))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    some = functools.reduce(jnp.add, parts)
+    some = some.reshape(-1, some.shape[-1])
+    # A product, because XLA would merge a second sum with the first and run in strides again.
+    return jnp.ones((1, len(some)), some.dtype) @ some
 
 
-@jax.custom_vjp
 def channel_sum(x: jax.Array) -> jax.Array:
     """Sum [..., C] over all axes but the last: [C]."""
-    return _channel_sum(x)
-
-
-# An array without elements carries the shape to the backward pass.
-channel_sum.defvjp(
-    lambda x: (_channel_sum(x), jnp.zeros((*x.shape, 0), x.dtype)),
-    lambda empty, g: (lax.broadcast_in_dim(g, empty.shape[:-1], (empty.ndim - 2,)),),
-)
+    if x.ndim < 3:
+        return x.sum(axis=tuple(range(x.ndim - 1)))
+    x = x.reshape(-1, *x.shape[-3:]) if x.ndim > 3 else x[None]
+    height, width = x.shape[1:3]
+    return _pixel_sum(height, width, lambda rows, columns: x[:, rows, columns])[0]
 
 
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """`x` [..., C] plus `bias` [C]; the bias gradient is a `channel_sum`."""
-    return x + lax.broadcast_in_dim(bias, x.shape, (x.ndim - 1,))
+    return x + _channels(bias, x)
 
 
-add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), lambda _, g: (g, _channel_sum(g)))
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), lambda _, g: (g, channel_sum(g)))
 
 
 @jax.custom_vjp
@@ -109,10 +126,46 @@ def _relu6_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 relu6.defvjp(_relu6_forward, lambda y, g: (jnp.where((y > 0) & (y < 6), g, 0.0),))
 
 
-def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+@jax.custom_vjp
+def pointwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """1x1 convolution of [B,H,W,C] with kernel [1,1,C,D] as one matrix product: [B,H,W,D]."""
     flat = x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[-2:])
-    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+    found = flat.reshape(*x.shape[:-1], kernel.shape[-1])
+    return found if bias is None else found + _channels(bias, found)
+
+
+def _pointwise_forward(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, bool]]:
+    return pointwise_conv(x, kernel, bias), (x, kernel, bias is None)
+
+
+def _pointwise_backward(
+    saved: tuple[jax.Array, jax.Array, bool], g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    x, kernel, unbiased = saved
+    inputs, outputs = kernel.shape[-2:]
+    flat = g.reshape(-1, outputs)
+    x_gradient = (flat @ kernel.reshape(inputs, outputs).T).reshape(x.shape)
+    rows, bias_gradient = x.reshape(-1, inputs), None
+    if not unbiased and inputs < outputs:
+        # A channel of ones: its row of the kernel gradient is the sum over the wider array.
+        rows = jnp.concatenate([rows, jnp.ones((len(rows), 1), x.dtype)], axis=1)
+        both = rows.T @ flat
+        return x_gradient, both[:-1].reshape(kernel.shape), both[-1]
+    if not unbiased:
+        bias_gradient = channel_sum(g)
+    if inputs > outputs and len(rows) >= _MANY_ROWS:
+        # Quicker with the narrow array first; without the (exact) rounding between them XLA would
+        # make one product of the product and its transpose.
+        turned = lax.dot_general(flat, rows, (((0,), (0,)), ((), ())))
+        kernel_gradient = lax.reduce_precision(turned, 8, 23).T
+    else:
+        kernel_gradient = rows.T @ flat
+    return x_gradient, kernel_gradient.reshape(kernel.shape), bias_gradient
+
+
+pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 def _taps(
@@ -139,38 +192,76 @@ def _shifted_products(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.
     return functools.reduce(jnp.add, terms)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def depthwise_conv(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def depthwise_conv(
+    padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int
+) -> jax.Array:
     """Convolve each channel with its own kernel, as a sum of shifted products.
 
     Args:
       padded: [B,H,W,C], already padded (`pad_image`).
       kernel: [K,K,1,C].
+      bias: [C] to add, or None.
       stride: 1 or more, the same on both axes.
 
     Returns:
       [B,(H-K)//stride+1,(W-K)//stride+1,C].
     """
-    return _shifted_products(padded, kernel, stride)
+    found = _shifted_products(padded, kernel, stride)
+    return found if bias is None else found + _channels(bias, found)
 
 
 def _depthwise_forward(
-    padded: jax.Array, kernel: jax.Array, stride: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _shifted_products(padded, kernel, stride), (padded, kernel)
+    padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, bool]]:
+    return depthwise_conv(padded, kernel, bias, stride), (padded, kernel, bias is None)
 
 
 def _depthwise_backward(
-    stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    padded, kernel = saved
-    size = kernel.shape[0]
-    taps = _taps(padded, size, stride, g.shape[1], g.shape[2])
-    kernel_gradient = jnp.stack(
-        [jnp.stack([_channel_sum(taps[i][j] * g) for j in range(size)]) for i in range(size)]
+    stride: int, saved: tuple[jax.Array, jax.Array, bool], g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    padded, kernel, unbiased = saved
+    size, (height, width) = kernel.shape[0], g.shape[1:3]
+
+    def sums(padded: jax.Array, g: jax.Array) -> jax.Array:
+        found = [
+            _pixel_sum(height, width, _products(padded, g, stride, i, j))
+            for i in range(size)
+            for j in range(size)
+        ]
+        if not unbiased:
+            found.append(_pixel_sum(height, width, lambda rows, columns: g[:, rows, columns]))
+        return jnp.concatenate(found)
+
+    def add(total: jax.Array, some: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + sums(*some), None
+
+    # A loop, because XLA would otherwise compute `g` again for each slice of it.
+    group = 2 if len(g) % 2 == 0 else 1
+    parts = jax.tree.map(lambda a: a.reshape(-1, group, *a.shape[1:]), (padded, g))
+    zero = jnp.zeros((size * size + (not unbiased), g.shape[-1]), g.dtype)
+    found = lax.scan(add, zero, parts)[0]
+    return (
+        _depthwise_input_gradient(g, kernel, stride, padded.shape),
+        found[: size * size].reshape(kernel.shape),
+        None if unbiased else found[-1],
     )
-    return _depthwise_input_gradient(g, kernel, stride, padded.shape), kernel_gradient.reshape(
-        kernel.shape
+
+
+def _products(
+    padded: jax.Array, g: jax.Array, stride: int, i: int, j: int
+) -> Callable[[slice, slice], jax.Array]:
+    """Of some pixels of `g` and those that the kernel's entry (i, j) multiplies for them."""
+    height, width = g.shape[1:3]
+
+    def along(part: slice, first: int, size: int) -> slice:
+        return slice(
+            first + stride * part.start, first + stride * (size - 1) + 1, stride * part.step
+        )
+
+    # One slice each: a slice of a slice would be stored in between.
+    return lambda rows, columns: (
+        padded[:, along(rows, i, height), along(columns, j, width)] * g[:, rows, columns]
     )
 
 
@@ -278,17 +369,13 @@ def normalize_batch(
     return _normalize_forward(x, scale, bias, epsilon)[0]
 
 
-def _channels(vector: jax.Array, like: jax.Array) -> jax.Array:
-    return lax.broadcast_in_dim(vector, like.shape, (like.ndim - 1,))
-
-
 def _normalize_forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
     count = x.size // x.shape[-1]
-    mean = _channel_sum(x) / count
+    mean = channel_sum(x) / count
     centred = x - _channels(mean, x)
-    variance = _channel_sum(centred * centred) / count
+    variance = channel_sum(centred * centred) / count
     inverse = lax.rsqrt(variance + epsilon)
     y = centred * _channels(inverse * scale, x) + _channels(bias, x)
     return (y, mean, variance), (x, mean, inverse, scale)
@@ -302,8 +389,8 @@ def _normalize_backward(
     g = gradients[0]
     count = x.size // x.shape[-1]
     normal = (x - _channels(mean, x)) * _channels(inverse, x)
-    bias_gradient = _channel_sum(g)
-    scale_gradient = _channel_sum(g * normal)
+    bias_gradient = channel_sum(g)
+    scale_gradient = channel_sum(g * normal)
     inner = g - _channels(bias_gradient / count, x) - normal * _channels(scale_gradient / count, x)
     return inner * _channels(inverse * scale, x), scale_gradient, bias_gradient
 
@@ -372,9 +459,9 @@ class Shift(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Add the bias to [..., C]."""
-        return add_bias(x, self.param("bias", nn.initializers.zeros, (self.features,)))
+    def __call__(self) -> jax.Array:
+        """The bias [C] of that convolution."""
+        return self.param("bias", nn.initializers.zeros, (self.features,))
 
 
 def fold_batch_norm(

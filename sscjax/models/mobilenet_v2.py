@@ -204,7 +204,8 @@ class MobileNetV2(nn.Module):
           first: number of layers already applied.
           last: number of layers to have been applied at the end; None runs to the logits.
           capture: names of layers whose activations are returned too, [B,h,w,c] or [B,c].
-          folded: the parameters come from `fold` for this many layers.
+          folded: the parameters come from `fold` for this many layers; the output of a convolution
+            among them is then already that of its BatchNorm.
 
         Returns:
           [B,outputs] float32 logits, or the last activation; with `capture` also a dict of
@@ -221,11 +222,10 @@ class MobileNetV2(nn.Module):
             if index in cuts:
                 shortcut = x
             if layer.kind in ("conv", "depthwise"):
-                x = self._convolve(layer, x, self._kernel(layer, x.shape[-1]), padded)
+                norm = stack[index + 1] if index + 1 < min(len(stack), folded) else None
+                x = self._convolve(layer, x, norm, padded)
                 padded = False
-            elif layer.kind == "bn" and index < folded:
-                x = ops.Shift(layer.channels, name=layer.name)(x)
-            elif layer.kind == "bn":
+            elif layer.kind == "bn" and index >= folded:
                 x = self._norm(layer)(x, batch_statistics=index >= batch_from)
             elif layer.kind == "relu6":
                 x = ops.relu6(x)
@@ -252,10 +252,15 @@ class MobileNetV2(nn.Module):
         shape = (size, size, 1 if layer.kind == "depthwise" else inputs, layer.channels)
         return ops.ConvKernel(shape, name=layer.name)()
 
-    def _convolve(self, layer: Layer, x: jax.Array, kernel: jax.Array, padded: bool) -> jax.Array:
+    def _convolve(self, layer: Layer, x: jax.Array, norm: Layer | None, padded: bool) -> jax.Array:
+        """A convolution, with what is left of the folded BatchNorm after it where there is one."""
+        kernel = self._kernel(layer, x.shape[-1])
+        bias = None if norm is None else ops.Shift(norm.channels, name=norm.name)()
         if layer.kernel == 1:
-            return ops.pointwise_conv(x, kernel)
+            return ops.pointwise_conv(x, kernel, bias)
         if not padded:
             x = ops.pad_image(x, layer.kernel, layer.stride, self.padding)
-        convolve = ops.depthwise_conv if layer.kind == "depthwise" else ops.dense_conv
-        return convolve(x, kernel, layer.stride)
+        if layer.kind == "depthwise":
+            return ops.depthwise_conv(x, kernel, bias, layer.stride)
+        found = ops.dense_conv(x, kernel, layer.stride)
+        return found if bias is None else ops.add_bias(found, bias)
