@@ -60,7 +60,7 @@ def _kill_often(
     flags: list[str], folder: Path, wanted: int, seconds: float, rng: random.Random
 ) -> int:
     """Kill until `wanted` kills have struck a living run; a run that ends is begun anew."""
-    kills = 0
+    kills = ended = 0
     while kills < wanted:
         process = _start(flags, folder)
         moment = rng.uniform(0.05, 1.0) * seconds
@@ -75,7 +75,8 @@ def _kill_often(
         if process.returncode != 0:
             log = folder.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
             raise SystemExit(f"a resumed run failed with code {process.returncode}: {log[-500:]}")
-        finished = folder.with_name(f"{folder.name}-{kills}")
+        ended += 1
+        finished = folder.with_name(f"{folder.name}-{ended}")
         print(f"the run ended after {kills} kills; a new one begins", flush=True)
         folder.rename(finished)
         if different := compare(folder.with_name("whole"), finished):
