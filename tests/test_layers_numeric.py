@@ -93,12 +93,13 @@ def test_depthwise_conv(padding: layers.Padding, stride: int, size: tuple[int, i
 
 @pytest.mark.parametrize("batch", (1, 3, 4))
 def test_depthwise_conv_of_other_batches(batch: int) -> None:
-    """Its kernel gradient goes through the images in pairs; here without a bias."""
+    """The kernel's and the bias' gradients go through the images in pairs."""
     compare(
-        lambda x, kernel: layers.depthwise_conv(x, kernel, None, 1),
-        plain_conv(1, "VALID", groups=3),
+        lambda x, kernel, bias: layers.depthwise_conv(x, kernel, bias, 1),
+        with_bias(plain_conv(1, "VALID", groups=3)),
         normal(0, batch, 20, 35, 3),
         normal(1, 3, 3, 1, 3),
+        normal(2, 3),
         modes=("jit",),
     )
 
@@ -160,6 +161,7 @@ def test_channel_sum(shape: tuple[int, ...]) -> None:
     x = normal(0, *shape)
     expected = np.asarray(x, np.float64).reshape(-1, shape[-1]).sum(axis=0)
     np.testing.assert_allclose(layers.channel_sum(x), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(layers.channel_sum)(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", ((4, 3), (2, 5, 4, 3)))

@@ -6,7 +6,7 @@ What XLA does badly on a CPU, and what stands here instead:
   `depthwise_conv` is a sum of shifted products instead, with hand-written gradients.
 - A 1x1 convolution is not recognised as the matrix product that it is. `pointwise_conv` is one.
 - A sum over all leading axes (batch, height, width) keeps few numbers and runs down the memory in
-  strides. `channel_sum` writes out sums of some a dozen neighbouring pixels instead, which stay in
+  strides. `channel_sum` writes out sums of up to 16 neighbouring pixels instead, which stay in
   registers, and a matrix product adds up what is left.
 - The gradient of a clip is a division and a product over both bounds. `relu6` has a mask.
 - BatchNorm by running averages is a product and a sum per activation, and its gradient a sum over
@@ -61,9 +61,10 @@ def _channels(vector: jax.Array, like: jax.Array) -> jax.Array:
     return lax.broadcast_in_dim(vector, like.shape, (like.ndim - 1,))
 
 
+# From so many pixels on the kernel gradient of `pointwise_conv` is taken the other way round.
 _MANY_ROWS = 256
 
-# So many terms are added in one expression: more compile slowly, fewer leave more to be stored.
+# Up to so many terms are added in one expression: more compile slowly, fewer store more.
 _TERMS = 16
 
 
@@ -128,7 +129,10 @@ relu6.defvjp(_relu6_forward, lambda y, g: (jnp.where((y > 0) & (y < 6), g, 0.0),
 
 @jax.custom_vjp
 def pointwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """1x1 convolution of [B,H,W,C] with kernel [1,1,C,D] as one matrix product: [B,H,W,D]."""
+    """1x1 convolution of [B,H,W,C] with kernel [1,1,C,D] as one matrix product: [B,H,W,D].
+
+    `bias` [D] is added where there is one.
+    """
     flat = x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[-2:])
     found = flat.reshape(*x.shape[:-1], kernel.shape[-1])
     return found if bias is None else found + _channels(bias, found)
@@ -136,24 +140,24 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = Non
 
 def _pointwise_forward(
     x: jax.Array, kernel: jax.Array, bias: jax.Array | None
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, bool]]:
-    return pointwise_conv(x, kernel, bias), (x, kernel, bias is None)
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
+    return pointwise_conv(x, kernel, bias), (x, kernel, bias)
 
 
 def _pointwise_backward(
-    saved: tuple[jax.Array, jax.Array, bool], g: jax.Array
+    saved: tuple[jax.Array, jax.Array, jax.Array | None], g: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    x, kernel, unbiased = saved
+    x, kernel, bias = saved
     inputs, outputs = kernel.shape[-2:]
     flat = g.reshape(-1, outputs)
     x_gradient = (flat @ kernel.reshape(inputs, outputs).T).reshape(x.shape)
     rows, bias_gradient = x.reshape(-1, inputs), None
-    if not unbiased and inputs < outputs:
+    if bias is not None and inputs < outputs:
         # A channel of ones: its row of the kernel gradient is the sum over the wider array.
         rows = jnp.concatenate([rows, jnp.ones((len(rows), 1), x.dtype)], axis=1)
         both = rows.T @ flat
         return x_gradient, both[:-1].reshape(kernel.shape), both[-1]
-    if not unbiased:
+    if bias is not None:
         bias_gradient = channel_sum(g)
     if inputs > outputs and len(rows) >= _MANY_ROWS:
         # Quicker with the narrow array first; without the (exact) rounding between them XLA would
@@ -213,14 +217,14 @@ def depthwise_conv(
 
 def _depthwise_forward(
     padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, bool]]:
-    return depthwise_conv(padded, kernel, bias, stride), (padded, kernel, bias is None)
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
+    return depthwise_conv(padded, kernel, bias, stride), (padded, kernel, bias)
 
 
 def _depthwise_backward(
-    stride: int, saved: tuple[jax.Array, jax.Array, bool], g: jax.Array
+    stride: int, saved: tuple[jax.Array, jax.Array, jax.Array | None], g: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    padded, kernel, unbiased = saved
+    padded, kernel, bias = saved
     size, (height, width) = kernel.shape[0], g.shape[1:3]
 
     def sums(padded: jax.Array, g: jax.Array) -> jax.Array:
@@ -229,7 +233,7 @@ def _depthwise_backward(
             for i in range(size)
             for j in range(size)
         ]
-        if not unbiased:
+        if bias is not None:
             found.append(_pixel_sum(height, width, lambda rows, columns: g[:, rows, columns]))
         return jnp.concatenate(found)
 
@@ -239,12 +243,12 @@ def _depthwise_backward(
     # A loop, because XLA would otherwise compute `g` again for each slice of it.
     group = 2 if len(g) % 2 == 0 else 1
     parts = jax.tree.map(lambda a: a.reshape(-1, group, *a.shape[1:]), (padded, g))
-    zero = jnp.zeros((size * size + (not unbiased), g.shape[-1]), g.dtype)
+    zero = jnp.zeros((size * size + (bias is not None), g.shape[-1]), g.dtype)
     found = lax.scan(add, zero, parts)[0]
     return (
         _depthwise_input_gradient(g, kernel, stride, padded.shape),
         found[: size * size].reshape(kernel.shape),
-        None if unbiased else found[-1],
+        None if bias is None else found[-1],
     )
 
 
