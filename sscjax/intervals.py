@@ -35,9 +35,6 @@ FEWEST_SUBJECTS = 4
 
 Interval = tuple[float, float]
 
-# Figures of a whole table, in the order in which they are shown.
-OVERALL = ("accuracy", "balanced_accuracy", "macro_auroc", "quadratic_kappa", "log_loss")
-
 # Numbers in an array of one step of the bootstrap: resamples times rows. Some six such arrays stand
 # at a time, so about 50 MB.
 _CHUNK = 1_000_000
@@ -276,7 +273,7 @@ def figures(predictions: Predictions, ordered: bool, seed: int = 0) -> dict[str,
         "resamples": RESAMPLES,
         "n_subjects": plain["n_subjects"],
         "accuracy": share(predicted == labels, every),
-        **{name: resampled(name, plain[name]) for name in OVERALL[1:]},
+        **{name: resampled(name, plain[name]) for name in metrics.OVERALL[1:]},
         "per_class": [
             {
                 "name": entry["name"],

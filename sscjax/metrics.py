@@ -385,6 +385,9 @@ VALIDATION_METRICS: dict[str, Callable[[Predictions], float | None]] = {
     "log_loss": log_loss,
 }
 
+# Figures of a whole table, in the order in which they are shown.
+OVERALL = ("accuracy", "balanced_accuracy", "macro_auroc", "quadratic_kappa", "log_loss")
+
 HIGHER_IS_BETTER: dict[str, bool] = {
     "accuracy": True,
     "balanced_accuracy": True,

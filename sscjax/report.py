@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sscjax import paper
+from sscjax import metrics, paper
 
 Figures = Mapping[str, Any]
 BySplit = Mapping[str, Mapping[str, Figures]]
@@ -113,20 +113,19 @@ def intervals_table(
     return "\n".join([align(list(zip(*columns, strict=True))), reach, method])
 
 
-_OVERALL = ("accuracy", "balanced_accuracy", "macro_auroc", "quadratic_kappa", "log_loss")
 _SHARES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
 
 
 def _in_rows(figures: Figures) -> list[tuple[str, Any]]:
     """(name, value or interval) in the order of `_interval_names`."""
-    rows = [(name, figures[name]) for name in _OVERALL]
+    rows = [(name, figures[name]) for name in metrics.OVERALL]
     for name in ("sensitivity", "specificity"):
         rows += [(name, entry[name]) for entry in figures["per_class"]]
     return rows
 
 
 def _interval_names(figures: Figures) -> list[str]:
-    names = [name.replace("_", " ").replace("auroc", "AUROC") for name in _OVERALL]
+    names = [name.replace("_", " ").replace("auroc", "AUROC") for name in metrics.OVERALL]
     for name in ("sensitivity", "specificity"):
         names += [f"{name} {clean_name(entry['name'])}" for entry in figures["per_class"]]
     return names

@@ -133,7 +133,7 @@ def test_bootstrap_equals_the_figures_of_the_drawn_tables() -> None:
         rows = np.array([np.flatnonzero(group == subject) for subject in range(6)])
         drawn = predictions._take(np.concatenate(np.repeat(rows, draw, axis=0)))
         expected = metrics.figures(drawn, ordered=True)
-        pairs = [(name, expected[name]) for name in intervals.OVERALL]
+        pairs = [(name, expected[name]) for name in metrics.OVERALL]
         for place, entry in enumerate(expected["per_class"]):
             for name in ("sensitivity", "specificity", "precision", "f1", "auroc"):
                 pairs.append((f"{name} {place}", entry[name]))
@@ -199,7 +199,7 @@ def test_coverage_of_the_bootstrap(of_class: tuple[int, int, int]) -> None:
     first, second, third = of_class
     many = (2000 * first, 2000 * second, 2000 * third)
     truth = metrics.figures(table(12345, many, images=2), ordered=True)
-    held = dict.fromkeys(intervals.OVERALL[1:], 0)
+    held = dict.fromkeys(metrics.OVERALL[1:], 0)
     runs = 250
     for seed in range(runs):
         predictions = table(seed, of_class)
@@ -219,7 +219,7 @@ def test_figures_have_an_interval_around_them() -> None:
     predictions = table(2, (4, 4, 4))
     values, ranges = metrics.figures(predictions, True), intervals.figures(predictions, True)
     assert ranges["n_subjects"] == 12 and ranges["resamples"] == 2000
-    pairs = [(values[name], ranges[name]) for name in intervals.OVERALL]
+    pairs = [(values[name], ranges[name]) for name in metrics.OVERALL]
     for one, other in zip(values["per_class"], ranges["per_class"], strict=True):
         assert one["name"] == other["name"]
         pairs += [(one[name], other[name]) for name in other if name != "name"]
@@ -245,14 +245,14 @@ def test_all_right_gives_no_interval_of_no_width() -> None:
     perfect = dataclasses.replace(predictions, probabilities=certain)
     found = intervals.figures(perfect, ordered=True)
     assert found["accuracy"] == pytest.approx(intervals.clopper_pearson(15, 15))
-    assert all(found[name] is None for name in intervals.OVERALL[1:])
+    assert all(found[name] is None for name in metrics.OVERALL[1:])
 
 
 @pytest.mark.parametrize("of_class", [(1, 0, 0), (6, 1, 6), (6, 3, 6)])
 def test_a_class_of_few_subjects(of_class: tuple[int, int, int]) -> None:
     """No bootstrap; shares have their interval from two subjects on."""
     found = intervals.figures(table(5, of_class), ordered=True)
-    assert all(found[name] is None for name in intervals.OVERALL[1:])
+    assert all(found[name] is None for name in metrics.OVERALL[1:])
     assert (found["per_class"][1]["sensitivity"] is None) == (of_class[1] < 2)
     assert (found["accuracy"] is None) == (sum(of_class) == 1)
 
