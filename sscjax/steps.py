@@ -15,6 +15,25 @@ import optax
 from sscjax import optim
 from sscjax.models import Model
 
+# XLA hands convolutions to a library (YNNPACK) that takes three times as long as its own code for
+# some widths. Matrix products, which that library does well, stay with it.
+_COMPILER_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+
+@functools.cache
+def _compiler_options() -> dict[str, str]:
+    """The options above, where this version of XLA knows them: they are experimental."""
+    try:
+        jax.jit(lambda: 0, compiler_options=_COMPILER_OPTIONS).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return _COMPILER_OPTIONS
+
+
+def _jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    return jax.jit(function, compiler_options=_compiler_options(), **options)
+
+
 Inputs = Callable[[jax.Array, jax.Array | None], jax.Array]
 """Turns stored inputs [B,...] (uint8 images or features) into what the network is fed; the key is
 None where nothing may be random."""
@@ -271,7 +290,7 @@ def make_epoch(program: Program, optimizer: optax.GradientTransformation) -> Cal
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, batch_stats, opt_state), sums
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(_jit, donate_argnums=0)
     def run(
         state: TrainState,
         frozen: optim.Params,
@@ -299,7 +318,7 @@ def make_predict(program: Program) -> Callable[..., jax.Array]:
     Runs in micro-batches where the program asks for them.
     """
 
-    @jax.jit
+    @_jit
     def predict(params: optim.Params, batch_stats: optim.Params, stored: jax.Array) -> jax.Array:
         return program.objective.probabilities(program.outputs(params, batch_stats, stored))
 
@@ -308,4 +327,4 @@ def make_predict(program: Program) -> Callable[..., jax.Array]:
 
 def make_features(program: Program, last: int) -> Callable[..., jax.Array]:
     """A jitted f(params, batch_stats, stored [B,...]) -> output of the first `last` layers."""
-    return jax.jit(functools.partial(program.outputs, last=last))
+    return _jit(functools.partial(program.outputs, last=last))

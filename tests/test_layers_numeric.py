@@ -16,6 +16,7 @@ import pytest
 from jax import lax
 from trees import assert_close
 
+from sscjax.models import fast as ops
 from sscjax.models import layers
 
 SIZES = ((7, 8), (10, 5))  # odd and even on either axis
@@ -81,10 +82,10 @@ LAX_PADDING = {"keras": "SAME", "torch": ((1, 1), (1, 1)), "valid": "VALID"}
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("stride", (1, 2))
 @pytest.mark.parametrize("padding", ("keras", "torch", "valid"))
-def test_depthwise_conv(padding: layers.Padding, stride: int, size: tuple[int, int]) -> None:
+def test_depthwise_conv(padding: ops.Padding, stride: int, size: tuple[int, int]) -> None:
     def fast(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        padded = layers.pad_image(x, 3, stride, padding)
-        return layers.depthwise_conv(padded, kernel, bias, stride)
+        padded = ops.pad_image(x, 3, stride, padding)
+        return ops.depthwise_conv(padded, kernel, bias, stride)
 
     plain = with_bias(plain_conv(stride, LAX_PADDING[padding], groups=6))
     modes = ("eager", "jit") if size == SIZES[0] and padding == "keras" else ("jit",)
@@ -95,7 +96,7 @@ def test_depthwise_conv(padding: layers.Padding, stride: int, size: tuple[int, i
 def test_depthwise_conv_of_other_batches(batch: int) -> None:
     """The kernel's and the bias' gradients go through the images in pairs."""
     compare(
-        lambda x, kernel, bias: layers.depthwise_conv(x, kernel, bias, 1),
+        lambda x, kernel, bias: ops.depthwise_conv(x, kernel, bias, 1),
         with_bias(plain_conv(1, "VALID", groups=3)),
         normal(0, batch, 20, 35, 3),
         normal(1, 3, 3, 1, 3),
@@ -107,9 +108,9 @@ def test_depthwise_conv_of_other_batches(batch: int) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("stride", (1, 2))
 @pytest.mark.parametrize("padding", ("keras", "torch", "valid"))
-def test_dense_conv(padding: layers.Padding, stride: int, size: tuple[int, int]) -> None:
+def test_dense_conv(padding: ops.Padding, stride: int, size: tuple[int, int]) -> None:
     def fast(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return layers.dense_conv(layers.pad_image(x, 3, stride, padding), kernel, stride)
+        return ops.dense_conv(ops.pad_image(x, 3, stride, padding), kernel, stride)
 
     plain = plain_conv(stride, LAX_PADDING[padding], groups=1)
     modes = ("eager", "jit") if size == SIZES[0] and padding == "keras" else ("jit",)
@@ -119,7 +120,7 @@ def test_dense_conv(padding: layers.Padding, stride: int, size: tuple[int, int])
 def test_dense_conv_of_many_channels() -> None:
     """From eight input channels on it is XLA's own forward pass."""
     compare(
-        lambda x, kernel: layers.dense_conv(x, kernel, 2),
+        lambda x, kernel: ops.dense_conv(x, kernel, 2),
         plain_conv(2, "VALID", groups=1),
         normal(0, 2, 9, 7, 8),
         normal(1, 3, 3, 8, 5),
@@ -132,9 +133,9 @@ def test_convolutions_of_other_widths(kernel: int) -> None:
     x = normal(0, 2, 9, 11, 4)
 
     def depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-        return layers.depthwise_conv(x, kernel, None, stride)
+        return ops.depthwise_conv(x, kernel, None, stride)
 
-    for fast, groups, outputs in ((depthwise, 4, 4), (layers.dense_conv, 1, 3)):
+    for fast, groups, outputs in ((depthwise, 4, 4), (ops.dense_conv, 1, 3)):
         weights = normal(1, kernel, kernel, 4 // groups, outputs)
         compare(
             lambda x, k, fast=fast: fast(x, k, 3),
@@ -150,9 +151,9 @@ def test_convolutions_of_other_widths(kernel: int) -> None:
 def test_pointwise_conv(shape: tuple[int, ...]) -> None:
     *image, inputs, outputs = shape
     x, kernel = normal(0, *image, inputs), normal(1, 1, 1, inputs, outputs)
-    compare(lambda x, k: layers.pointwise_conv(x, k), plain_conv(1, "VALID", 1), x, kernel)
+    compare(lambda x, k: ops.pointwise_conv(x, k), plain_conv(1, "VALID", 1), x, kernel)
     plain = with_bias(plain_conv(1, "VALID", 1))
-    compare(layers.pointwise_conv, plain, x, kernel, normal(2, outputs))
+    compare(ops.pointwise_conv, plain, x, kernel, normal(2, outputs))
 
 
 @pytest.mark.parametrize("shape", ((4, 3), (5, 2, 3), (2, 5, 4, 3), (3, 8, 48, 2), (1, 7, 97, 2)))
@@ -160,8 +161,8 @@ def test_channel_sum(shape: tuple[int, ...]) -> None:
     """Also of more columns than are added at once, and of a prime number of them."""
     x = normal(0, *shape)
     expected = np.asarray(x, np.float64).reshape(-1, shape[-1]).sum(axis=0)
-    np.testing.assert_allclose(layers.channel_sum(x), expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(jax.jit(layers.channel_sum)(x), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ops.channel_sum(x), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(ops.channel_sum)(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", ((4, 3), (2, 5, 4, 3)))
@@ -169,7 +170,7 @@ def test_add_bias(shape: tuple[int, ...]) -> None:
     def plain(x: jax.Array, bias: jax.Array) -> jax.Array:
         return x + bias.reshape((1,) * (x.ndim - 1) + bias.shape)
 
-    compare(layers.add_bias, plain, normal(0, *shape), normal(1, 3))
+    compare(ops.add_bias, plain, normal(0, *shape), normal(1, 3))
 
 
 # ---- padding ------------------------------------------------------------------------------------
@@ -196,20 +197,20 @@ def test_add_bias(shape: tuple[int, ...]) -> None:
     ],
 )
 def test_pad_amounts(
-    size: int, kernel: int, stride: int, padding: layers.Padding, expected: tuple[int, int]
+    size: int, kernel: int, stride: int, padding: ops.Padding, expected: tuple[int, int]
 ) -> None:
-    assert layers.pad_amounts(size, kernel, stride, padding) == expected
+    assert ops.pad_amounts(size, kernel, stride, padding) == expected
 
 
 def test_pad_image() -> None:
     x = normal(0, 1, 4, 3, 2)
-    padded = np.asarray(layers.pad_image(x, 3, 2, "keras"))
+    padded = np.asarray(ops.pad_image(x, 3, 2, "keras"))
     assert padded.shape == (1, 5, 5, 2)  # 4 rows: one below; 3 columns: one on each side
     np.testing.assert_array_equal(padded[:, :4, 1:4], x)
     padded = padded.copy()
     padded[:, :4, 1:4] = 0
     assert not padded.any()
-    assert layers.pad_image(x, 3, 2, "valid").shape == x.shape
+    assert ops.pad_image(x, 3, 2, "valid").shape == x.shape
 
 
 # ---- batch normalisation ------------------------------------------------------------------------
@@ -290,7 +291,7 @@ def test_normalize_batch_statistics() -> None:
     """Mean and biased variance in float64; they carry no gradient."""
     x = 2.0 * normal(0, 3, 4, 5, 6) + 3.0
     one = jnp.ones(6)
-    y, mean, variance = layers.normalize_batch(x, one, one, EPSILON)
+    y, mean, variance = ops.normalize_batch(x, one, one, EPSILON)
     exact = np.asarray(x, np.float64).reshape(-1, 6)
     np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-5)
     np.testing.assert_allclose(variance, exact.var(0), rtol=1e-5)
@@ -298,7 +299,7 @@ def test_normalize_batch_statistics() -> None:
     np.testing.assert_allclose(np.asarray(y).reshape(-1, 6), expected, atol=1e-5)
 
     def statistics(x: jax.Array) -> jax.Array:
-        _, mean, variance = layers.normalize_batch(x, one, one, EPSILON)
+        _, mean, variance = ops.normalize_batch(x, one, one, EPSILON)
         return (mean + variance).sum()
 
     assert not np.asarray(jax.grad(statistics)(x)).any()
@@ -312,7 +313,7 @@ def test_fold_batch_norm() -> None:
     def fast(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         norm = {"scale": scale, "bias": bias}
         folded, shift = layers.fold_batch_norm(kernel, norm, stats, EPSILON)
-        return layers.add_bias(layers.dense_conv(x, folded, 1), shift)
+        return ops.add_bias(ops.dense_conv(x, folded, 1), shift)
 
     def plain(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
         own = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
@@ -336,15 +337,61 @@ def test_shift_module() -> None:
 
 
 def test_relu6() -> None:
-    compare(layers.relu6, lambda x: jnp.minimum(jnp.maximum(x, 0.0), 6.0), 4.0 * normal(0, 3, 50))
+    compare(ops.relu6, lambda x: jnp.minimum(jnp.maximum(x, 0.0), 6.0), 4.0 * normal(0, 3, 50))
 
 
 def test_relu6_at_its_bounds() -> None:
     """No gradient at 0 and 6, as torch.nn.ReLU6 and tf.nn.relu6 have it."""
     x = jnp.asarray([-1.0, 0.0, 3.0, 6.0, 7.0])
-    np.testing.assert_array_equal(layers.relu6(x), [0, 0, 3, 6, 6])
-    gradient = jax.grad(lambda x: layers.relu6(x).sum())(x)
+    np.testing.assert_array_equal(ops.relu6(x), [0, 0, 3, 6, 6])
+    gradient = jax.grad(lambda x: ops.relu6(x).sum())(x)
     np.testing.assert_array_equal(gradient, [0, 0, 1, 0, 0])
+
+
+# ---- max pooling --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", (*SIZES, (2, 2)))
+def test_max_pool(size: tuple[int, int]) -> None:
+    compare(ops.max_pool, lambda x: nn.max_pool(x, (2, 2), (2, 2)), normal(0, 2, *size, 3))
+
+
+def test_max_pool_where_maxima_are_equal() -> None:
+    """The first of them, row by row, has the gradient, as in torch."""
+    image = jnp.asarray([[1.0, 1, 0, 2, 9], [1, 1, 2, 2, 9]])[None, :, :, None]
+    np.testing.assert_array_equal(ops.max_pool(image)[0, :, :, 0], [[1, 2]])
+    gradient = jax.grad(lambda x: ops.max_pool(x).sum())(image)[0, :, :, 0]
+    np.testing.assert_array_equal(gradient, [[1, 0, 0, 1, 0], [0, 0, 0, 0, 0]])
+
+
+# ---- other devices ------------------------------------------------------------------------------
+
+
+def test_other_devices_take_the_plain_formulations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU runs: equal to what a CPU runs, and without the shifted products."""
+    x, bias = normal(0, 2, 8, 7, 9), normal(1, 9)
+    wide, dense, single = normal(2, 3, 3, 1, 9), normal(3, 3, 3, 9, 4), normal(4, 1, 1, 9, 4)
+
+    def together(x: jax.Array) -> tuple[jax.Array, ...]:
+        return (
+            ops.depthwise_conv(x, wide, bias, 2),
+            ops.dense_conv(x, dense, 1),
+            ops.pointwise_conv(x, single, bias[:4]),
+            ops.max_pool(x),
+            ops.channel_sum(x),
+        )
+
+    def traced() -> str:
+        return str(jax.make_jaxpr(lambda x: together(x))(x))  # not the trace of the call before
+
+    here, found = traced(), value_and_pullback(together)((x,), together(x))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    elsewhere = traced()
+    assert_close(value_and_pullback(together)((x,), together(x)), found)
+    assert "feature_group_count=9" in elsewhere
+    assert "feature_group_count=9" not in here
+    assert "custom_vjp" in here
+    assert "custom_vjp" not in elsewhere
 
 
 # ---- dropout ------------------------------------------------------------------------------------

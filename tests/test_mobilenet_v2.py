@@ -18,7 +18,7 @@ import random_weights
 from flax_mobilenet_v2 import PlainMobileNetV2
 from trees import assert_close
 
-from sscjax.models import layers as ops
+from sscjax.models import fast
 from sscjax.models.mobilenet_v2 import MobileNetV2
 
 MODEL = MobileNetV2(outputs=3, alpha=0.35, bn_momentum=0.9)
@@ -282,7 +282,7 @@ def test_dropout_acts_in_training_alone(variables: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("padding", "size"), [("keras", 33), ("torch", 32)])
 def test_equals_the_plain_formulation(
-    variables: dict[str, Any], padding: ops.Padding, size: int
+    variables: dict[str, Any], padding: fast.Padding, size: int
 ) -> None:
     """Logits and every gradient of grouped convolutions and BatchNorm as Flax has them."""
     model = MODEL.clone(padding=padding)

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sscjax.models import fast
 from sscjax.models import layers as ops
 
 
@@ -117,7 +118,7 @@ class CNN(nn.Module):
             elif name.startswith("conv"):
                 x = self._conv(name, x)
             elif name.startswith("pool"):
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = fast.max_pool(x)
             elif name == "flatten":
                 x = x.reshape(x.shape[0], -1)
             elif name.startswith("dropout"):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
+from sscjax.models import fast
 from sscjax.models import layers as ops
 
 Kind = Literal["conv", "depthwise", "bn", "relu6", "pad", "add", "pool", "dropout", "dense"]
@@ -115,7 +116,7 @@ class MobileNetV2(nn.Module):
     outputs: int
     alpha: float = 1.0
     dropout_rate: float = 0.0
-    padding: ops.Padding = "keras"
+    padding: fast.Padding = "keras"
     bn_epsilon: float = 1e-3
     bn_momentum: float = 0.999
 
@@ -212,14 +213,15 @@ class MobileNetV2(nn.Module):
           activations by name.
         """
         stack = self.layers[:last]
-        cuts = self.cut_points
+        # The end of the stem, too: in very narrow networks the first block has a shortcut.
+        starts = {*self.cut_points, self.layer_names.index("Conv1_relu") + 1}
         batch_from = len(stack) if batch_statistics_from is None else batch_statistics_from
         found: dict[str, jax.Array] = {}
         shortcut = x
         padded = False
         for index in range(first, len(stack)):
             layer = stack[index]
-            if index in cuts:
+            if index in starts:
                 shortcut = x
             if layer.kind in ("conv", "depthwise"):
                 norm = stack[index + 1] if index + 1 < min(len(stack), folded) else None
@@ -228,9 +230,9 @@ class MobileNetV2(nn.Module):
             elif layer.kind == "bn" and index >= folded:
                 x = self._norm(layer)(x, batch_statistics=index >= batch_from)
             elif layer.kind == "relu6":
-                x = ops.relu6(x)
+                x = fast.relu6(x)
             elif layer.kind == "pad":
-                x = ops.pad_image(x, layer.kernel, layer.stride, self.padding)
+                x = fast.pad_image(x, layer.kernel, layer.stride, self.padding)
                 padded = True
             elif layer.kind == "add":
                 x = x + shortcut
@@ -257,10 +259,10 @@ class MobileNetV2(nn.Module):
         kernel = self._kernel(layer, x.shape[-1])
         bias = None if norm is None else ops.Shift(norm.channels, name=norm.name)()
         if layer.kernel == 1:
-            return ops.pointwise_conv(x, kernel, bias)
+            return fast.pointwise_conv(x, kernel, bias)
         if not padded:
-            x = ops.pad_image(x, layer.kernel, layer.stride, self.padding)
+            x = fast.pad_image(x, layer.kernel, layer.stride, self.padding)
         if layer.kind == "depthwise":
-            return ops.depthwise_conv(x, kernel, bias, layer.stride)
-        found = ops.dense_conv(x, kernel, layer.stride)
-        return found if bias is None else ops.add_bias(found, bias)
+            return fast.depthwise_conv(x, kernel, bias, layer.stride)
+        found = fast.dense_conv(x, kernel, layer.stride)
+        return found if bias is None else fast.add_bias(found, bias)

@@ -1,0 +1,488 @@
+"""What the layers compute, in the form that XLA compiles well on a CPU.
+
+What XLA does badly on a CPU, and what stands here instead:
+
+- A grouped convolution runs a slow loop, and its kernel gradient becomes a dense convolution.
+  `depthwise_conv` is a sum of shifted products instead, with hand-written gradients.
+- A 1x1 convolution is not recognised as the matrix product that it is. `pointwise_conv` is one.
+- A sum over all leading axes (batch, height, width) keeps few numbers and runs down the memory in
+  strides. `channel_sum` writes out sums of up to 16 neighbouring pixels instead, which stay in
+  registers, and a matrix product adds up what is left.
+- The gradient of a clip is a division and a product over both bounds. `relu6` has a mask.
+- BatchNorm by running averages is a product and a sum per activation, and its gradient a sum over
+  all of them. `fold` in the models multiplies it into the kernels, once per step.
+- The kernel gradient of a dense convolution is slow, and so is one of few input channels.
+  `dense_conv` takes these as matrix products over image patches.
+- The gradient of max pooling looks for the maximum again, window by window, and scatters.
+  `max_pool` compares all pixels with their window's maximum at once.
+
+On another device than a CPU the plain formulations are the quick ones, and are taken. Each is equal
+to its plain formulation within float32 rounding; `tests/test_layers_numeric.py` holds that for
+values and gradients.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Padding = Literal["keras", "torch", "valid"]
+"""keras: TensorFlow 'same' (even sizes at stride 2 pad below and right only). torch: symmetric
+(k // 2) on every side. valid: none."""
+
+
+def pad_amounts(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Rows to add before and after an axis of `size` pixels for a convolution of width `kernel`."""
+    if padding == "valid":
+        return 0, 0
+    if padding == "torch":
+        return kernel // 2, kernel // 2
+    output = -(-size // stride)
+    total = max((output - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def pad_image(x: jax.Array, kernel: int, stride: int, padding: Padding) -> jax.Array:
+    """Zero-pad images [B,H,W,C] for a `kernel` x `kernel` convolution."""
+    rows = pad_amounts(x.shape[1], kernel, stride, padding)
+    columns = pad_amounts(x.shape[2], kernel, stride, padding)
+    if rows == columns == (0, 0):
+        return x
+    return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
+
+
+def _on_cpu() -> bool:
+    """Whether programs are compiled for the processors that the formulations here are made for."""
+    return jax.default_backend() == "cpu"
+
+
+def channels(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """A vector [C] for every pixel of `like` [..., C]."""
+    return lax.broadcast_in_dim(vector, like.shape, (like.ndim - 1,))
+
+
+# From so many rows on `_row_products` may take its product the other way round.
+_MANY_ROWS = 256
+
+# Up to so many terms are added in one expression: more compile slowly, fewer store more.
+_TERMS = 16
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(d for d in range(1, max(1, min(number, limit)) + 1) if number % d == 0)
+
+
+def _pixel_sum(height: int, width: int, pixels: Callable[[slice, slice], jax.Array]) -> jax.Array:
+    """Sum arrays [B,height,width,C] over all axes but the last: [1,C].
+
+    Args:
+      height: number of rows.
+      width: number of columns.
+      pixels: gives the part [B,h,w,C] of the array in these rows and columns; what it computes
+        for that is done in registers.
+    """
+    columns = _largest_divisor(width, _TERMS)
+    rows = _largest_divisor(height, _TERMS // columns)
+    parts = [
+        pixels(slice(row, None, rows), slice(column, None, columns))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    some = functools.reduce(jnp.add, parts)
+    some = some.reshape(-1, some.shape[-1])
+    # A product, because XLA would merge a second sum with the first and run in strides again.
+    return jnp.ones((1, len(some)), some.dtype) @ some
+
+
+def channel_sum(x: jax.Array) -> jax.Array:
+    """Sum [..., C] over all axes but the last: [C]."""
+    if x.ndim < 3 or not _on_cpu():
+        return x.sum(axis=tuple(range(x.ndim - 1)))
+    x = x.reshape(-1, *x.shape[-3:]) if x.ndim > 3 else x[None]
+    height, width = x.shape[1:3]
+    return _pixel_sum(height, width, lambda rows, columns: x[:, rows, columns])[0]
+
+
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """`x` [..., C] plus `bias` [C]; the bias gradient is a `channel_sum`."""
+    return x + channels(bias, x)
+
+
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), lambda _, g: (g, channel_sum(g)))
+
+
+@jax.custom_vjp
+def relu6(x: jax.Array) -> jax.Array:
+    """Clip to [0, 6]; the gradient at the bounds themselves is 0, as in torch and TensorFlow."""
+    return jnp.clip(x, 0.0, 6.0)
+
+
+def _relu6_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = relu6(x)
+    return y, y
+
+
+# From the result, which the next layer keeps anyway.
+relu6.defvjp(_relu6_forward, lambda y, g: (jnp.where((y > 0) & (y < 6), g, 0.0),))
+
+
+def pointwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """1x1 convolution of [B,H,W,C] with kernel [1,1,C,D] as one matrix product: [B,H,W,D].
+
+    `bias` [D] is added where there is one.
+    """
+    return (_pointwise if _on_cpu() else _plain_pointwise)(x, kernel, bias)
+
+
+def _plain_pointwise(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    flat = x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[-2:])
+    found = flat.reshape(*x.shape[:-1], kernel.shape[-1])
+    return found if bias is None else found + channels(bias, found)
+
+
+_pointwise = jax.custom_vjp(_plain_pointwise)
+
+
+def _pointwise_forward(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
+    return _pointwise(x, kernel, bias), (x, kernel, bias)
+
+
+def _pointwise_backward(
+    saved: tuple[jax.Array, jax.Array, jax.Array | None], g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    x, kernel, bias = saved
+    inputs, outputs = kernel.shape[-2:]
+    flat = g.reshape(-1, outputs)
+    x_gradient = (flat @ kernel.reshape(inputs, outputs).T).reshape(x.shape)
+    rows, bias_gradient = x.reshape(-1, inputs), None
+    if bias is not None and inputs < outputs:
+        # A channel of ones: its row of the kernel gradient is the sum over the wider array.
+        rows = jnp.concatenate([rows, jnp.ones((len(rows), 1), x.dtype)], axis=1)
+        both = rows.T @ flat
+        return x_gradient, both[:-1].reshape(kernel.shape), both[-1]
+    if bias is not None:
+        bias_gradient = channel_sum(g)
+    return x_gradient, _row_products(rows, flat).reshape(kernel.shape), bias_gradient
+
+
+def _row_products(left: jax.Array, right: jax.Array) -> jax.Array:
+    """[N,C] and [N,D] to [C,D], the sum of the products of their rows."""
+    if left.shape[1] > right.shape[1] and len(left) >= _MANY_ROWS:
+        # Quicker with the narrow array first; without the (exact) rounding between them XLA would
+        # make one product of the product and its transpose.
+        turned = lax.dot_general(right, left, (((0,), (0,)), ((), ())))
+        return lax.reduce_precision(turned, 8, 23).T
+    return left.T @ right
+
+
+_pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+def _taps(
+    padded: jax.Array, kernel: int, stride: int, height: int, width: int
+) -> list[list[jax.Array]]:
+    """For each kernel position, the [B,height,width,C] input pixels that it multiplies."""
+
+    def tap(i: int, j: int) -> jax.Array:
+        rows = slice(i, i + stride * (height - 1) + 1, stride)
+        columns = slice(j, j + stride * (width - 1) + 1, stride)
+        return padded[:, rows, columns]
+
+    return [[tap(i, j) for j in range(kernel)] for i in range(kernel)]
+
+
+def _shifted_products(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    size = kernel.shape[0]
+    height = (padded.shape[1] - size) // stride + 1
+    width = (padded.shape[2] - size) // stride + 1
+    taps = _taps(padded, size, stride, height, width)
+    terms = [
+        taps[i][j] * kernel[i, j].reshape(1, 1, 1, -1) for i in range(size) for j in range(size)
+    ]
+    return functools.reduce(jnp.add, terms)
+
+
+def depthwise_conv(
+    padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int
+) -> jax.Array:
+    """Convolve each channel with its own kernel, as a sum of shifted products.
+
+    Args:
+      padded: [B,H,W,C], already padded (`pad_image`).
+      kernel: [K,K,1,C].
+      bias: [C] to add, or None.
+      stride: 1 or more, the same on both axes.
+
+    Returns:
+      [B,(H-K)//stride+1,(W-K)//stride+1,C].
+    """
+    if _on_cpu():
+        return _depthwise(padded, kernel, bias, stride)
+    found = _plain_conv(padded, kernel, stride, groups=padded.shape[-1])
+    return found if bias is None else found + channels(bias, found)
+
+
+def _plain_conv(padded: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
+    return lax.conv_general_dilated(
+        padded,
+        kernel,
+        (stride, stride),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _depthwise(
+    padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int
+) -> jax.Array:
+    found = _shifted_products(padded, kernel, stride)
+    return found if bias is None else found + channels(bias, found)
+
+
+def _depthwise_forward(
+    padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
+    return _depthwise(padded, kernel, bias, stride), (padded, kernel, bias)
+
+
+def _depthwise_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array, jax.Array | None], g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    padded, kernel, bias = saved
+    size, (height, width) = kernel.shape[0], g.shape[1:3]
+
+    def sums(padded: jax.Array, g: jax.Array) -> jax.Array:
+        found = [
+            _pixel_sum(height, width, _products(padded, g, stride, i, j))
+            for i in range(size)
+            for j in range(size)
+        ]
+        if bias is not None:
+            found.append(_pixel_sum(height, width, lambda rows, columns: g[:, rows, columns]))
+        return jnp.concatenate(found)
+
+    def add(total: jax.Array, some: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + sums(*some), None
+
+    # A loop, because XLA would otherwise compute `g` again for each slice of it.
+    group = 2 if len(g) % 2 == 0 else 1
+    parts = jax.tree.map(lambda a: a.reshape(-1, group, *a.shape[1:]), (padded, g))
+    zero = jnp.zeros((size * size + (bias is not None), g.shape[-1]), g.dtype)
+    found = lax.scan(add, zero, parts)[0]
+    return (
+        _depthwise_input_gradient(g, kernel, stride, padded.shape),
+        found[: size * size].reshape(kernel.shape),
+        None if bias is None else found[-1],
+    )
+
+
+def _products(
+    padded: jax.Array, g: jax.Array, stride: int, i: int, j: int
+) -> Callable[[slice, slice], jax.Array]:
+    """Of some pixels of `g` and those that the kernel's entry (i, j) multiplies for them."""
+    height, width = g.shape[1:3]
+
+    def along(part: slice, first: int, size: int) -> slice:
+        return slice(
+            first + stride * part.start, first + stride * (size - 1) + 1, stride * part.step
+        )
+
+    # One slice each: a slice of a slice would be stored in between.
+    return lambda rows, columns: (
+        padded[:, along(rows, i, height), along(columns, j, width)] * g[:, rows, columns]
+    )
+
+
+def _depthwise_input_gradient(
+    g: jax.Array, kernel: jax.Array, stride: int, shape: tuple[int, ...]
+) -> jax.Array:
+    """Spread `g` back over the input: the flipped kernel over the dilated, padded gradient."""
+    size = kernel.shape[0]
+    config = [(0, 0, 0)]
+    for axis in (1, 2):
+        dilated = (g.shape[axis] - 1) * stride + 1
+        config.append((size - 1, shape[axis] - dilated, stride - 1))
+    config.append((0, 0, 0))
+    spread = lax.pad(g, jnp.zeros((), g.dtype), config)
+    return _shifted_products(spread, kernel[::-1, ::-1], 1)
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+# Below this many input channels a convolution is quicker as one product over whole patches.
+_FEW_CHANNELS = 8
+
+
+def _dense(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    size, channels = kernel.shape[0], kernel.shape[2]
+    if channels < _FEW_CHANNELS:
+        height = (padded.shape[1] - size) // stride + 1
+        width = (padded.shape[2] - size) // stride + 1
+        rows = _taps(padded, size, stride, height, width)
+        patches = jnp.concatenate([tap for row in rows for tap in row], axis=-1)
+        flat = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+        return flat.reshape(len(padded), height, width, -1)
+    return _plain_conv(padded, kernel, stride)
+
+
+def dense_conv(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Ordinary convolution; of few channels, and for the kernel gradient, as matrix products.
+
+    Args:
+      padded: [B,H,W,C], already padded.
+      kernel: [K,K,C,D].
+      stride: the same on both axes.
+
+    Returns:
+      [B,(H-K)//stride+1,(W-K)//stride+1,D].
+    """
+    return (_dense_with_gradients if _on_cpu() else _plain_conv)(padded, kernel, stride)
+
+
+_dense_with_gradients = jax.custom_vjp(_dense, nondiff_argnums=(2,))
+
+
+def _dense_forward(
+    padded: jax.Array, kernel: jax.Array, stride: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _dense(padded, kernel, stride), (padded, kernel)
+
+
+def _kernel_gradient(x: jax.Array, g: jax.Array, size: int, stride: int) -> jax.Array:
+    """Of one image [H,W,C] and its gradient [h,w,D]: [K,K*C,D], a product per kernel row."""
+    height, width, features = g.shape
+    columns = [x[:, j : j + stride * (width - 1) + 1 : stride] for j in range(size)]
+    side_by_side = jnp.concatenate(columns, axis=-1)
+    flat = g.reshape(-1, features)
+    rows = [side_by_side[i : i + stride * (height - 1) + 1 : stride] for i in range(size)]
+    return jnp.stack([_row_products(row.reshape(len(flat), -1), flat) for row in rows])
+
+
+def _dense_backward(
+    stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    padded, kernel = saved
+    size = kernel.shape[0]
+
+    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + _kernel_gradient(*image, size, stride), None
+
+    # Image by image, because the patches of one stay in the processor's cache.
+    zero = jnp.zeros((size, size * padded.shape[3], g.shape[3]), g.dtype)
+    kernel_gradient = lax.scan(add, zero, (padded, g))[0].reshape(kernel.shape)
+    config = [(0, 0, 0)]
+    for axis in (1, 2):
+        dilated = (g.shape[axis] - 1) * stride + 1
+        config.append((size - 1, padded.shape[axis] - dilated, stride - 1))
+    config.append((0, 0, 0))
+    spread = lax.pad(g, jnp.zeros((), g.dtype), config)
+    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    return _dense(spread, flipped, 1), kernel_gradient
+
+
+_dense_with_gradients.defvjp(_dense_forward, _dense_backward)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """The maximum of each 2x2 window of [B,H,W,C]: [B,H//2,W//2,C]; an odd last row is left out.
+
+    The gradient goes to the first of equal maxima, as in torch.
+    """
+    return (_max_pool if _on_cpu() else _plain_max_pool)(x)
+
+
+def _plain_max_pool(x: jax.Array) -> jax.Array:
+    window = (1, 2, 2, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+
+
+def _corners(x: jax.Array) -> list[jax.Array]:
+    """The first, second, ... pixel of each 2x2 window, row by row: four times [B,H//2,W//2,C]."""
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    return [x[:, i:height:2, j:width:2] for i in range(2) for j in range(2)]
+
+
+@jax.custom_vjp
+def _max_pool(x: jax.Array) -> jax.Array:
+    return functools.reduce(jnp.maximum, _corners(x))
+
+
+def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _max_pool(x), x
+
+
+def _max_pool_backward(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    first, *others = _corners(x)
+    best, place = first, jnp.zeros(first.shape, jnp.int32)
+    for index, corner in enumerate(others, 1):
+        place = jnp.where(corner > best, index, place)
+        best = jnp.maximum(best, corner)
+    batch, height, width, features = g.shape
+    whole = (batch, height, 2, width, 2, features)
+
+    def spread(values: jax.Array) -> jax.Array:
+        return lax.broadcast_in_dim(values, whole, (0, 1, 3, 5))
+
+    corner = 2 * lax.broadcasted_iota(jnp.int32, whole, 2) + lax.broadcasted_iota(
+        jnp.int32, whole, 4
+    )
+    found = jnp.where(spread(place) == corner, spread(g), 0.0)
+    found = found.reshape(batch, 2 * height, 2 * width, features)
+    odd = ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))
+    return (jnp.pad(found, odd),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize_batch(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Batch normalisation by the statistics of `x` [..., C] itself.
+
+    Returns:
+      the normalised array, the mean [C] and the biased variance [C]. Mean and variance are for
+      the running averages: no gradient flows through them.
+    """
+    return _normalize_forward(x, scale, bias, epsilon)[0]
+
+
+def _normalize_forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    count = x.size // x.shape[-1]
+    mean = channel_sum(x) / count
+    centred = x - channels(mean, x)
+    variance = channel_sum(centred * centred) / count
+    inverse = lax.rsqrt(variance + epsilon)
+    y = centred * channels(inverse * scale, x) + channels(bias, x)
+    return (y, mean, variance), (x, mean, inverse, scale)
+
+
+def _normalize_backward(
+    epsilon: float, saved: tuple[jax.Array, ...], gradients: tuple[jax.Array, jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    del epsilon
+    x, mean, inverse, scale = saved
+    g = gradients[0]
+    count = x.size // x.shape[-1]
+    normal = (x - channels(mean, x)) * channels(inverse, x)
+    bias_gradient = channel_sum(g)
+    scale_gradient = channel_sum(g * normal)
+    inner = g - channels(bias_gradient / count, x) - normal * channels(scale_gradient / count, x)
+    return inner * channels(inverse * scale, x), scale_gradient, bias_gradient
+
+
+normalize_batch.defvjp(_normalize_forward, _normalize_backward)
