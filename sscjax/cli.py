@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 
+from sscjax import memory
 from sscjax.errors import UserError
 from sscjax.pretrained import cache
 
@@ -52,7 +53,8 @@ class _Plain(logging.Formatter):
 
 
 def set_up_jax() -> None:
-    """Keep compiled programs in the cache folder, so that a second start need not compile."""
+    """Keep freed memory, and compiled programs in the cache folder for the next start."""
+    memory.keep()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = cache.cache_dir() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -1,0 +1,38 @@
+"""Freed memory that stays with the process, so that every training step finds it warm.
+
+XLA takes one large buffer for what a program computes in between and frees it at the end of each
+call. The allocator of glibc takes such a buffer from the system and gives it back, and the system
+clears every page anew: at 128x128 pixels 35,000 page faults for each step of 32 images, an eighth
+of its time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+
+import jax
+
+# Parameters of mallopt, from glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+
+def keep() -> bool:
+    """Let this process keep the memory that it frees; call it before anything is computed.
+
+    What is kept is used again, so that the peak does not grow. Where there is no glibc (macOS,
+    Windows, Alpine Linux) nothing changes.
+
+    Returns:
+      whether the allocator took the settings.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    # Large blocks from the heap, the heap never made smaller, and one heap for all threads:
+    # those of the others are given back whatever is set.
+    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_ARENA_MAX, 1))
+    taken = all([mallopt(name, value) == 1 for name, value in settings])
+    # In the thread that calls, and so from the one heap even if a library made others before.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return taken
