@@ -1,6 +1,6 @@
 """What `scripts/benchmark.py` measures: one framework per process, timed on demand.
 
-    python scripts/bench_workers.py CASE [--threads=2 --size=128 --batch=32 --images=1512]
+    python scripts/bench_workers.py CASE [--threads=2 --size=128 --batch=32 --micro-batch=8]
 
 A worker sets its case up, runs it once unmeasured, prints `ready` with the seconds that took, and
 then answers each line on standard input with a line of JSON: seconds, images, peak resident bytes.
@@ -20,12 +20,16 @@ from typing import Any
 
 import numpy as np
 
-# The reference models are those of the tests.
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+# The reference models are those of the tests; the configs are found whether installed or not.
+_ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 
 LEARNING_RATE = 1e-4
 FROZEN = 10
 CLASSES = 3
+
+# Images of the paper's second study.
+TRAINING, VALIDATION, TEST = 1512, 183, 192
 
 Run = Callable[[], int]
 """Does the work once, to its end, and returns how many images that were."""
@@ -114,6 +118,43 @@ def sscjax_forward(args: argparse.Namespace) -> Run:
     return run
 
 
+def sscjax_head(args: argparse.Namespace) -> Run:
+    """Stage 1 of the paper's second study as a run does it: features, 200 epochs, checkpoints.
+
+    Its images are the synthetic ones, drawn beforehand.
+    """
+    import tempfile
+
+    from configs import paper_three_class
+    from sscjax import prepare, stage, train
+    from sscjax.checkpoint import Checkpoints
+
+    config = paper_three_class.get_config()
+    config.pretrained = args.weights
+    images = prepare.split_images(config, *prepare.load_images(config))
+    network = prepare.build_network(config, images, earlier_fallback=False)
+    head = train.make_stages(config)[0]
+    inputs = prepare.make_inputs(config, network, online=False)
+
+    def run() -> int:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Checkpoints(Path(folder), config.checkpoint.keep) as checkpoints,
+        ):
+            stage.run_stage(
+                head,
+                images,
+                network,
+                inputs,
+                checkpoints=checkpoints,
+                rows=[],
+                on_epoch=lambda rows: None,
+            )
+        return head.epochs * TRAINING
+
+    return run
+
+
 def plain_finetune(args: argparse.Namespace) -> Run:
     """The same step in Flax as usually written; only what trains is differentiated, too."""
     import jax
@@ -137,7 +178,7 @@ def plain_finetune(args: argparse.Namespace) -> Run:
     x, y = (jnp.asarray(part) for part in images(args, args.batch))
 
     @jax.jit
-    def step(trained: Any, state: Any) -> tuple[Any, Any, Any]:
+    def step(trained: Any, state: Any, x: Any, y: Any) -> tuple[Any, Any, Any]:
         def loss(trained: Any) -> Any:
             both = {"params": {**frozen, **trained}, "batch_stats": statistics}
             logits: Any = plain.apply(both, x.astype(jnp.float32) / 127.5 - 1.0)
@@ -149,7 +190,7 @@ def plain_finetune(args: argparse.Namespace) -> Run:
 
     def run() -> int:
         nonlocal trained, state
-        trained, state, value = step(trained, state)
+        trained, state, value = step(trained, state, x, y)
         float(value)
         return args.batch
 
@@ -268,12 +309,20 @@ def _keras_model(args: argparse.Namespace, freeze: int | None) -> Any:
     return model
 
 
-def _keras_fit(args: argparse.Namespace, freeze: int | None, count: int) -> Run:
+def _keras_fit(args: argparse.Namespace, freeze: int | None, count: int, held_out: int = 0) -> Run:
     model = _keras_model(args, freeze)
-    x, y = images(args, count)
+    x, y = images(args, count + held_out)
+    validation = (x[count:], y[count:]) if held_out else None
 
     def run() -> int:
-        model.fit(x, y, batch_size=args.batch, epochs=1, verbose=0)
+        model.fit(
+            x[:count],
+            y[:count],
+            batch_size=args.batch,
+            epochs=1,
+            verbose=0,
+            validation_data=validation,
+        )
         return count
 
     return run
@@ -284,8 +333,14 @@ def keras_finetune(args: argparse.Namespace) -> Run:
     return _keras_fit(args, FROZEN, 8 * args.batch)
 
 
-def keras_head(args: argparse.Namespace) -> Run:
-    return _keras_fit(args, None, 8 * args.batch)
+def keras_head_epoch(args: argparse.Namespace) -> Run:
+    """An epoch of the paper's second study with the base frozen, validation included."""
+    return _keras_fit(args, None, TRAINING, VALIDATION)
+
+
+def keras_finetune_epoch(args: argparse.Namespace) -> Run:
+    """An epoch of the same with the first ten layers frozen."""
+    return _keras_fit(args, FROZEN, TRAINING, VALIDATION)
 
 
 def keras_forward(args: argparse.Namespace) -> Run:
@@ -297,6 +352,17 @@ def keras_forward(args: argparse.Namespace) -> Run:
         return len(x)
 
     return run
+
+
+def write_weights(path: Path, size: int) -> None:
+    """Random weights in Keras' format, for runs whose time is measured."""
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras
+
+    shape = (size, size, 3)
+    keras.applications.MobileNetV2(input_shape=shape, include_top=False, weights=None).save_weights(
+        path
+    )
 
 
 # ---- the machine --------------------------------------------------------------------------------
@@ -315,34 +381,49 @@ def sgemm(args: argparse.Namespace) -> Run:
 
 
 CASES = (
-    *(sscjax_finetune, sscjax_forward, sscjax_cnn, plain_finetune),
+    *(sscjax_finetune, sscjax_forward, sscjax_cnn, sscjax_head, plain_finetune),
     *(torch_finetune, torch_forward, torch_cnn),
-    *(keras_finetune, keras_head, keras_forward, sgemm),
+    *(keras_finetune, keras_forward, keras_head_epoch, keras_finetune_epoch, sgemm),
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("case", choices=[case.__name__ for case in CASES])
+    cases = [*(case.__name__ for case in CASES), "write_weights"]
+    parser.add_argument("case", choices=cases)
+    parser.add_argument("--weights", default="", help="a file that `write_weights` made, or real")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", type=int, default=128, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=1.5, help="least time of an answer")
     args = parser.parse_args()
     # Every framework sizes its pool of threads by the processors it may use.
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(args.threads)
+    if args.case == "write_weights":
+        write_weights(Path(args.weights), args.size)
+        return
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a framework prints is not an answer
     started = time.perf_counter()
+    if args.case.startswith("sscjax"):
+        import jax
+
+        from sscjax import memory
+
+        # As the command-line programs do; here everything is kept, also what compiles quickly.
+        memory.keep()
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     run = next(case for case in CASES if case.__name__ == args.case)(args)
     run()
     print(json.dumps({"ready": time.perf_counter() - started}), file=answers, flush=True)
     for _ in sys.stdin:
-        started = time.perf_counter()
-        count = run()
+        started, count = time.perf_counter(), 0
+        while not count or time.perf_counter() - started < args.seconds:
+            count += run()
         found = {
             "seconds": time.perf_counter() - started,
             "images": count,

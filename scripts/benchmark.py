@@ -2,6 +2,7 @@
 
     pip install '.[bench]'
     python scripts/benchmark.py [--rounds=9] [--threads=2] [--out=benchmark.json] [--only=WORD]
+    python scripts/benchmark.py --scaling   # instead: over sizes, batches, threads, set sizes
 
 Every case is a process of its own that holds one framework and waits while others are timed
 (`scripts/bench_workers.py`). A round times each case of a row once, in turn, so that a slow minute
@@ -14,18 +15,20 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-WORKERS = Path(__file__).resolve().parent / "bench_workers.py"
+ROOT = Path(__file__).resolve().parent.parent
+WORKERS = ROOT / "scripts" / "bench_workers.py"
 
-# Millions of multiply-adds of MobileNetV2 1.0 per image of 128x128 pixels: forward, and those of
-# the gradients of a fine-tuning step with the first ten layers frozen (`multiply_adds` below).
 ROWS: dict[str, tuple[str, dict[str, float]]] = {
     # row: our case, then {peer: the ratio that is asked for}
     "fine-tune step": (
@@ -38,16 +41,23 @@ ROWS: dict[str, tuple[str, dict[str, float]]] = {
 CEILING = 0.45
 
 
+# Of the paper's second study: epochs of each stage.
+HEAD_EPOCHS, FINETUNE_EPOCHS, TRAINING = 200, 50, 1512
+STAGE_1, RECIPE, START = "stage 1", "whole recipe", "warm start"
+
+
 class Worker:
     """One case in a process of its own."""
 
-    def __init__(self, case: str, flags: list[str]) -> None:
+    def __init__(self, case: str, flags: list[str], cache: str | None = None) -> None:
         self.case = case
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache} if cache else None
         self.process = subprocess.Popen(
             [sys.executable, str(WORKERS), case, *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=environment,
         )
         self.ready = self._answer()["ready"]
 
@@ -96,6 +106,57 @@ def measure(cases: list[str], flags: list[str], rounds: int) -> dict[str, Any]:
     for worker in workers:
         worker.close()
     return found
+
+
+def start(flags: list[str]) -> dict[str, float]:
+    """Seconds to the end of the first fine-tune step, with an empty cache and with a filled one."""
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        for name in ("cold", "warm"):
+            worker = Worker("sscjax_finetune", flags, cache)
+            found[name] = worker.ready
+            worker.close()
+    return found
+
+
+def whole_run(weights: Path, folder: Path, finetune_epochs: int) -> dict[str, float]:
+    """The command-line program on the paper's second study: seconds, and peak resident bytes."""
+    command = [
+        sys.executable,
+        "-m",
+        "sscjax.main",
+        f"--config={ROOT / 'configs' / 'paper_three_class.py'}",
+        f"--config.pretrained={weights}",
+        f"--config.stages.finetune.epochs={finetune_epochs}",
+        f"--workdir={folder / f'run{finetune_epochs}'}",
+        "--fresh",
+    ]
+    environment = {**os.environ, "SSCJAX_CACHE": str(folder / "cache")}
+    started = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=folder)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"the run ended with exit code {process.returncode}")
+    return {"seconds": time.perf_counter() - started, "peak": used.ru_maxrss * 1024.0}
+
+
+def recipe(weights: Path, folder: Path) -> dict[str, float]:
+    """Both stages: a cold run, then warm ones of two and of four epochs of stage 2.
+
+    Returns:
+      'cold' seconds of the first; 'epoch' seconds of an epoch of stage 2; 'seconds' of a warm run
+      with all 50 epochs, extrapolated from these; 'peak' resident bytes.
+    """
+    cold = whole_run(weights, folder, 2)
+    few, more = whole_run(weights, folder, 2), whole_run(weights, folder, 4)
+    epoch = (more["seconds"] - few["seconds"]) / 2
+    return {
+        "cold": cold["seconds"],
+        "epoch": epoch,
+        "seconds": more["seconds"] + (FINETUNE_EPOCHS - 4) * epoch,
+        "peak": max(cold["peak"], few["peak"], more["peak"]),
+    }
 
 
 def multiply_adds(size: int, freeze: int) -> tuple[float, float]:
@@ -179,6 +240,72 @@ def table(results: dict[str, Any], size: int) -> str:
                 f"| {row} | {rate:.1f} | SGEMM at {2 * gemm / 1000:.0f} GFLOP/s, {work:.0f} M "
                 f"multiply-adds | {gemm / work:.0f} | {share:.0%} | {asked_share} |"
             )
+    lines += _long_rows(results)
+    return "\n".join(lines)
+
+
+def _long_rows(results: dict[str, Any]) -> list[str]:
+    """The rows of whole stages and runs, in seconds."""
+    lines = []
+    head = results.get(STAGE_1)
+    if head:
+        ours, keras = (
+            HEAD_EPOCHS * TRAINING / statistics.median(head[case]["rates"])
+            for case in ("sscjax_head", "keras_head_epoch")
+        )
+        lines.append(
+            f"| stage 1, {HEAD_EPOCHS} epochs | {ours:.1f} s | keras | {keras:.0f} s | "
+            f"{keras / ours:.0f} | 100 |"
+        )
+    found = results.get(RECIPE)
+    if found and head:
+        finetune = found["keras_finetune_epoch"]["rates"]
+        theirs = keras + FINETUNE_EPOCHS * TRAINING / statistics.median(finetune)
+        ours = found["sscjax"]["seconds"]
+        lines.append(
+            f"| whole recipe, start to report | {ours:.0f} s | keras, both `fit` alone | "
+            f"{theirs:.0f} s | {theirs / ours:.1f} | 8 |"
+        )
+    if found:
+        peak = found["sscjax"]["peak"] / 2**30
+        lines.append(f"| its peak memory | {peak:.2f} GiB | | | | under 2.5 |")
+    found = results.get(START)
+    if found:
+        lines.append(
+            f"| first fine-tune step, warm cache | {found['warm']:.1f} s | cold | "
+            f"{found['cold']:.1f} s | {found['cold'] / found['warm']:.1f} | 5 |"
+        )
+    return lines
+
+
+# One thing at a time is varied; the others stand at 128 pixels, batch 32 and 2 threads.
+SCALES: dict[str, tuple[int, ...]] = {
+    "size": (96, 128, 160, 192, 224),
+    "batch": (1, 4, 8, 16, 32, 64),
+    "threads": (1, 2),
+}
+
+
+def scaling(rounds: int) -> dict[str, Any]:
+    """Images per second of the fine-tune step and of the forward pass, by `SCALES`."""
+    found: dict[str, Any] = {}
+    for name, values in SCALES.items():
+        for value in values:
+            micro = f"--micro-batch={min(8, value) if name == 'batch' else 8}"
+            cases = ["sscjax_finetune", "sscjax_forward"]
+            measured = measure(cases, [f"--{name}={value}", micro], rounds)
+            found[f"{name} {value}"] = {
+                case: statistics.median(measured[case]["rates"]) for case in cases
+            }
+    return found
+
+
+def scaling_table(found: dict[str, Any]) -> str:
+    """What `scaling` found, in milliseconds per image, as a Markdown table."""
+    lines = ["| | fine-tune step, ms per image | forward, ms per image |", "|---|---|---|"]
+    for name, rates in found.items():
+        step, forward = (1000 / rates[case] for case in ("sscjax_finetune", "sscjax_forward"))
+        lines.append(f"| {name} | {step:.1f} | {forward:.2f} |")
     return "\n".join(lines)
 
 
@@ -189,6 +316,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument("--scaling", action="store_true", help="measure over sizes instead")
     parser.add_argument("--only", default="", help="rows whose name holds this word")
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"))
     args = parser.parse_args()
@@ -196,17 +324,49 @@ def main() -> None:
         f"--{name.replace('_', '-')}={getattr(args, name)}"
         for name in ("threads", "size", "batch", "micro_batch")
     ]
-    results: dict[str, Any] = {}
-    for row, (ours, peers) in ROWS.items():
-        if args.only not in row:
-            continue
-        print(row, file=sys.stderr, flush=True)
-        extra = [] if row == "CNN step" else ["sgemm"]
-        results[row] = measure([ours, *peers, *extra], flags, args.rounds)
-    kept = {"flags": flags, "rounds": args.rounds, "versions": versions(), "rows": results}
+    kept: dict[str, Any] = {"flags": flags, "rounds": args.rounds, "versions": versions()}
+    kept["started"] = time.strftime("%Y-%m-%d")
+    if args.scaling:
+        kept["scaling"] = scaling(args.rounds)
+        text = scaling_table(kept["scaling"])
+    else:
+        kept["rows"] = {}
+        for row, found in rows(args.only, flags, args.rounds):
+            kept["rows"][row] = found
+            # What was measured stays, whatever happens to the next row.
+            args.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+        text = table(kept["rows"], args.size)
     args.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
     print(", ".join(f"{name} {version}" for name, version in kept["versions"].items()))
-    print(table(results, args.size))
+    print(text)
+
+
+def rows(only: str, flags: list[str], rounds: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure every row whose name holds `only`: its name and what was found."""
+
+    def wanted(row: str) -> bool:
+        if only in row:
+            print(row, file=sys.stderr, flush=True)
+        return only in row
+
+    for row, (ours, peers) in ROWS.items():
+        if wanted(row):
+            extra = [] if row == "CNN step" else ["sgemm"]
+            yield row, measure([ours, *peers, *extra], flags, rounds)
+    if wanted(START):
+        yield START, start(flags)
+    with tempfile.TemporaryDirectory() as name:
+        weights = Path(name) / "random.weights.h5"
+        if only in STAGE_1 or only in RECIPE:
+            command = [sys.executable, str(WORKERS), "write_weights", f"--weights={weights}"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        # An epoch of Keras takes as long as many rounds of the rows above.
+        if wanted(STAGE_1):
+            cases = ["sscjax_head", "keras_head_epoch"]
+            yield STAGE_1, measure(cases, [*flags, f"--weights={weights}"], 2)
+        if wanted(RECIPE):
+            found = measure(["keras_finetune_epoch"], flags, 2)
+            yield RECIPE, {**found, "sscjax": recipe(weights, Path(name))}
 
 
 if __name__ == "__main__":
