@@ -25,6 +25,7 @@ from sscjax.stage import Stage
 _LOG = logging.getLogger(__name__)
 
 FILE = "run.json"
+KEYS = ("status", "config", "data", "weights", "stages", "versions")
 
 
 def make(
@@ -91,7 +92,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {key: record[key] for key in ("status", "config", "data", "weights", "versions")}
+        return {key: record[key] for key in KEYS}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): start anew with --fresh") from error
 

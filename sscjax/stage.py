@@ -60,6 +60,8 @@ class Stage:
             raise UserError(f"stage {self.name}: epochs={self.epochs}, expected 1 or more")
         if self.batch_size < 1:
             raise UserError(f"config.batch_size={self.batch_size}, expected 1 or more")
+        if self.micro_batch < 0:
+            raise UserError(f"config.micro_batch={self.micro_batch}, expected 0 or more")
         for name, value in (("learning_rate", self.learning_rate), ("patience", self.patience)):
             if value < 0:
                 raise UserError(f"stage {self.name}: {name}={value}, expected 0 or more")
@@ -197,6 +199,11 @@ def check(stage: Stage, network: Network) -> None:
     """
     _labels(stage, network)
     _optimizer(stage, steps_per_epoch=1)
+
+
+def prefix(stage: Stage, network: Network) -> int:
+    """How many layers of the network are constant in this stage."""
+    return features.prefix_length(network.model, _labels(stage, network))
 
 
 def _labels(stage: Stage, network: Network) -> dict[str, str]:

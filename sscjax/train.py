@@ -10,11 +10,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sscjax import checkpoint, figures, files, metrics, prepare, record, summary
+from sscjax import checkpoint, figures, files, metrics, micro_batch, prepare, record, summary
 from sscjax.data import splits
 from sscjax.errors import UserError
 from sscjax.optim import Counts
-from sscjax.stage import Course, Finished, Result, Stage, check, run_stage
+from sscjax.pretrained import cache
+from sscjax.stage import Course, Finished, Result, Stage, check, prefix, run_stage
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     stages = _fit_to_weights(stages, network, config.scratch.learning_rate)
     for stage in stages:
         check(stage, network)
+    stages = _fit_to_machine(stages, network, config.data.image_size, earlier)
     now = record.make(config, images, network, stages)
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
@@ -141,6 +143,25 @@ def _fit_to_weights(
         dataclasses.replace(stage, **changed) if stage.trainable == "all" else stage
         for stage in stages
     ]
+
+
+def _fit_to_machine(
+    stages: list[Stage], network: prepare.Network, size: int, earlier: dict[str, Any] | None
+) -> list[Stage]:
+    """Fill in the micro-batch where the config leaves it open: the run's own when it goes on."""
+    if stages[0].micro_batch:
+        return stages
+    if earlier is not None:
+        found = earlier["stages"][0]["micro_batch"]
+    else:
+        variables = {"params": network.params, "batch_stats": network.batch_stats}
+        # By the stage that trains the most layers: there the time goes. Where only the head trains,
+        # it goes into the features of the whole network.
+        first = min(prefix(stage, network) for stage in stages)
+        first = first if first < network.model.cut_points[-1] else 0
+        folder, batch = cache.cache_dir(), stages[0].batch_size
+        found = micro_batch.choose(network.model, variables, first, size, batch, folder)
+    return [dataclasses.replace(stage, micro_batch=found) for stage in stages]
 
 
 def _run_stages(

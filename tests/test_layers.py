@@ -20,11 +20,11 @@ PACKAGE = REPOSITORY / "sscjax"
 # Lowest first. A module or package imports from layers below its own; inside a package its modules
 # may import each other. docs/design.md shows the same table as a picture.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "paper", "progress"),
+    ("errors", "files", "memory", "paper", "progress"),
     ("metrics", "models", "data"),
     ("pretrained", "optim", "checkpoint", "figures", "report"),
     ("steps", "cli"),
-    ("features", "intervals"),
+    ("features", "intervals", "micro_batch"),
     ("evaluate", "prepare"),
     ("stage",),
     ("record", "summary"),

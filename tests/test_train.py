@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from small_runs import one_stage_config, small_config, write_folder
 
-from sscjax import checkpoint, metrics, models, prepare, stage, summary, train
+from sscjax import checkpoint, metrics, micro_batch, models, prepare, stage, summary, train
 from sscjax.errors import UserError
 
 WRITTEN = (
@@ -211,6 +211,21 @@ def test_fresh_deletes_nothing_but_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file"):
         train.run(small_config(), tmp_path / "thesis.txt")
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+
+
+def test_measured_micro_batch_stays_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another measurement finds later must not change the bits of a run that goes on."""
+    config = one_stage_config()
+    config.micro_batch = 0
+    monkeypatch.setattr(micro_batch, "choose", lambda *parts: 4)
+    train.run(config, tmp_path / "run")
+    (tmp_path / "run" / "report.txt").unlink()
+    monkeypatch.setattr(micro_batch, "choose", lambda *parts: 2)
+    train.run(config, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert [stage["micro_batch"] for stage in record["stages"]] == [4]
 
 
 def test_kill_before_splits_are_written_loses_nothing(reference: Path, tmp_path: Path) -> None:
