@@ -223,25 +223,26 @@ class MobileNetV2(nn.Module):
             layer = stack[index]
             if index in starts:
                 shortcut = x
-            if layer.kind in ("conv", "depthwise"):
-                norm = stack[index + 1] if index + 1 < min(len(stack), folded) else None
-                x = self._convolve(layer, x, norm, padded)
-                padded = False
-            elif layer.kind == "bn" and index >= folded:
-                x = self._norm(layer)(x, batch_statistics=index >= batch_from)
-            elif layer.kind == "relu6":
-                x = fast.relu6(x)
-            elif layer.kind == "pad":
-                x = fast.pad_image(x, layer.kernel, layer.stride, self.padding)
-                padded = True
-            elif layer.kind == "add":
-                x = x + shortcut
-            elif layer.kind == "pool":
-                x = x.mean(axis=(1, 2))
-            elif layer.kind == "dropout" and train and self.dropout_rate > 0:
-                x = ops.dropout(x, self.dropout_rate, self.make_rng("dropout"))
-            elif layer.kind == "dense":
-                x = ops.Dense(layer.channels, name=layer.name)(x)
+            with jax.named_scope(layer.name):  # for profilers
+                if layer.kind in ("conv", "depthwise"):
+                    norm = stack[index + 1] if index + 1 < min(len(stack), folded) else None
+                    x = self._convolve(layer, x, norm, padded)
+                    padded = False
+                elif layer.kind == "bn" and index >= folded:
+                    x = self._norm(layer)(x, batch_statistics=index >= batch_from)
+                elif layer.kind == "relu6":
+                    x = fast.relu6(x)
+                elif layer.kind == "pad":
+                    x = fast.pad_image(x, layer.kernel, layer.stride, self.padding)
+                    padded = True
+                elif layer.kind == "add":
+                    x = x + shortcut
+                elif layer.kind == "pool":
+                    x = x.mean(axis=(1, 2))
+                elif layer.kind == "dropout" and train and self.dropout_rate > 0:
+                    x = ops.dropout(x, self.dropout_rate, self.make_rng("dropout"))
+                elif layer.kind == "dense":
+                    x = ops.Dense(layer.channels, name=layer.name)(x)
             if layer.name in capture:
                 found[layer.name] = x
         return (x, found) if capture else x
