@@ -140,8 +140,9 @@ def get_config() -> ConfigDict:
     # Images per step.
     config.batch_size = 32
     # Images that go through the network at a time within a step, to stay in the processor's
-    # cache; 0 measures at the start which number is quickest, and remembers it. The last bits of
-    # a result depend on it: set it by hand to repeat them on another machine.
+    # cache; 0 measures at the start which number is quickest, and remembers it in the cache folder.
+    # The last bits of a result depend on it: to repeat them elsewhere, or without that memory, set
+    # the number that the run's run.json has. `batch_size` takes the whole batch.
     config.micro_batch = 0
 
     config.select = ConfigDict()

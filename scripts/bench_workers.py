@@ -131,6 +131,8 @@ def sscjax_head(args: argparse.Namespace) -> Run:
 
     config = paper_three_class.get_config()
     config.pretrained = args.weights
+    config.data.image_size, config.batch_size = args.size, args.batch
+    config.micro_batch = args.micro_batch
     images = prepare.split_images(config, *prepare.load_images(config))
     network = prepare.build_network(config, images, earlier_fallback=False)
     head = train.make_stages(config)[0]
@@ -410,13 +412,9 @@ def main() -> None:
     os.dup2(2, 1)  # what a framework prints is not an answer
     started = time.perf_counter()
     if args.case.startswith("sscjax"):
-        import jax
+        from sscjax import cli
 
-        from sscjax import memory
-
-        # As the command-line programs do; here everything is kept, also what compiles quickly.
-        memory.keep()
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        cli.set_up_jax()
     run = next(case for case in CASES if case.__name__ == args.case)(args)
     run()
     print(json.dumps({"ready": time.perf_counter() - started}), file=answers, flush=True)

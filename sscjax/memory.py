@@ -2,8 +2,8 @@
 
 XLA takes one large buffer for what a program computes in between and frees it at the end of each
 call. The allocator of glibc takes such a buffer from the system and gives it back, and the system
-clears every page anew: at 128x128 pixels 35,000 page faults for each step of 32 images, an eighth
-of its time.
+clears every page anew: at 128x128 pixels 35,000 page faults for each step of 32 images, a tenth of
+its time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 def keep() -> bool:
     """Let this process keep the memory that it frees; call it before anything is computed.
 
-    What is kept is used again, so that the peak does not grow. Where there is no glibc (macOS,
-    Windows, Alpine Linux) nothing changes.
+    Where there is no glibc (macOS, Windows, Alpine Linux) nothing changes.
 
     Returns:
       whether the allocator took the settings.

@@ -8,25 +8,31 @@ candidate would take minutes, so a few stretches of the network stand for it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import math
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from sscjax import files
+import sscjax
+from sscjax import files, steps
 from sscjax.models import Model
 
 _LOG = logging.getLogger(__name__)
 
-CANDIDATES = (2, 4, 8, 16, 32)
+LIMITS = (4, 8, 16)
+USUAL = 8
+"""Taken unless another is clearly quicker: differences of a few per cent are noise."""
+
+_CLEARLY = 0.95
 _FILE = "micro_batch.json"
 _REPEATS = 5
 
@@ -39,50 +45,81 @@ def choose(
     Args:
       model: the network.
       variables: its 'params' and 'batch_stats'.
-      first: layers that are computed once, one of the model's `cut_points`.
+      first: layers that are computed once, one of the model's `cut_points` before its head.
       size: height and width of the images in pixels.
       batch: images of a step; on a GPU they go through the network at once.
       folder: keeps what was measured, by machine, network and sizes.
     """
     if jax.default_backend() != "cpu":
         return batch
-    candidates = [number for number in CANDIDATES if number < batch and batch % number == 0]
-    candidates.append(batch)
+    fitting = [number for number in range(1, batch + 1) if batch % number == 0]
+    candidates = sorted({max(n for n in fitting if n <= limit) for limit in LIMITS})
     if len(candidates) == 1:
-        return batch
+        return candidates[0]
     key = _key(model, first, size, batch)
-    known = _read(folder / _FILE)
-    if known.get(key) in candidates:
-        return int(known[key])
+    known = _read(folder / _FILE).get(key)
+    if known in candidates:
+        return int(known)
     _LOG.info("micro-batch: measuring which is quickest here (once for this machine and network)")
-    seconds = {number: _seconds(model, variables, first, size, number) for number in candidates}
+    seconds = measure(model, variables, first, size, batch, candidates)
     best = min(candidates, key=seconds.__getitem__)
+    usual = max(number for number in candidates if number <= USUAL)
+    if seconds[best] > _CLEARLY * seconds[usual]:
+        best = usual
     _LOG.info("micro-batch: %d of %s images at a time", best, "/".join(map(str, candidates)))
     try:
-        files.write_json(folder / _FILE, {**known, key: best})
+        files.write_json(folder / _FILE, {**_read(folder / _FILE), key: best})
     except OSError as error:
         _LOG.warning("the cache folder %s cannot be written (%s)", folder, error.strerror)
     return best
 
 
-def _seconds(
-    model: Model, variables: Mapping[str, Any], first: int, size: int, number: int
-) -> float:
-    """Time per image of a training step through the first, middle and last trained stretch."""
-    cuts = [cut for cut in model.cut_points if cut >= first]
-    starts = sorted({0, (len(cuts) - 1) // 2, max(0, len(cuts) - 2)})
-    stretches = [(cuts[start], (*cuts, None)[start + 1]) for start in starts]
-    return sum(_stretch(model, variables, *stretch, size, number) for stretch in stretches)
+def stretches(model: Model, variables: Mapping[str, Any], first: int) -> list[tuple[int, int]]:
+    """The first, the middle and the last block with parameters that trains: [start, end) each."""
+    cuts = [cut for cut in model.cut_points if first <= cut <= model.head_start]
+    blocks = [
+        (start, end)
+        for start, end in itertools.pairwise(cuts)
+        if set(model.layer_names[start:end]) & set(variables["params"])
+    ]
+    chosen = sorted({0, len(blocks) // 2, len(blocks) - 1})
+    return [blocks[index] for index in chosen]
+
+
+def measure(
+    model: Model,
+    variables: Mapping[str, Any],
+    first: int,
+    size: int,
+    batch: int,
+    candidates: Sequence[int],
+) -> dict[int, float]:
+    """Seconds of a training step of the `stretches` together, by micro-batch."""
+    total = dict.fromkeys(candidates, 0.0)
+    for start, end in stretches(model, variables, first):
+        calls = {n: _stretch(model, variables, start, end, size, batch, n) for n in candidates}
+        least = dict.fromkeys(candidates, math.inf)
+        for _ in range(_REPEATS):  # in turn, so that a slow moment meets all of them
+            for number, call in calls.items():
+                started = time.perf_counter()
+                call()
+                # Whatever else the machine does only ever adds.
+                least[number] = min(least[number], time.perf_counter() - started)
+        for number in candidates:
+            total[number] += least[number]
+    return total
 
 
 def _stretch(
     model: Model,
     variables: Mapping[str, Any],
     first: int,
-    last: int | None,
+    last: int,
     size: int,
+    batch: int,
     number: int,
-) -> float:
+) -> Callable[[], Any]:
+    """A compiled step of layers `first` to `last`, in a loop over parts as training has it."""
     images = jax.ShapeDtypeStruct((number, size, size, 3), jnp.float32)
     shape = jax.eval_shape(lambda x: model.apply(variables, x, train=False, last=first), images)
     layers = len(model.layer_names)
@@ -101,23 +138,37 @@ def _stretch(
         )
         return (found * found).sum()
 
-    step = jax.jit(jax.grad(loss, argnums=(0, 1)))
-    x = jnp.full(shape.shape, 0.5, jnp.float32)
-    jax.block_until_ready(step(params, x))
-    times = []
-    for _ in range(_REPEATS):
-        started = time.perf_counter()
-        # Of all candidates the same number of images, so that none is timed too briefly.
-        for _ in range(math.ceil(max(CANDIDATES) / number)):
-            jax.block_until_ready(step(params, x))
-        times.append(time.perf_counter() - started)
-    # Whatever else the machine does only ever adds.
-    return min(times) / (math.ceil(max(CANDIDATES) / number) * number)
+    # The images themselves need no gradient.
+    gradient = jax.grad(loss, argnums=(0, 1) if first else (0,))
+
+    def step(params: Any, parts: jax.Array) -> Any:
+        def add(total: Any, x: jax.Array) -> tuple[Any, Any]:
+            found, *rest = gradient(params, x)
+            return jax.tree.map(jnp.add, total, found), [leaf.sum() for leaf in rest]
+
+        return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+
+    compiled = steps.jit(step)
+    parts = jnp.full((batch // number, *shape.shape), 0.5, jnp.float32)
+
+    def call() -> Any:
+        return jax.block_until_ready(compiled(params, parts))
+
+    call()
+    return call
 
 
 def _key(model: Model, first: int, size: int, batch: int) -> str:
-    known = (_processor(), os.cpu_count(), jax.__version__, repr(model), first, size, batch)
+    versions = (sscjax.__version__, jax.__version__)
+    known = (_processor(), _processors(), versions, repr(model), first, size, batch)
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _processor() -> str:

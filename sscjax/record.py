@@ -92,7 +92,10 @@ def read(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return {key: record[key] for key in KEYS}
+        found = {key: record[key] for key in KEYS}
+        if not all(int(stage["micro_batch"]) > 0 for stage in found["stages"]):
+            raise ValueError("micro_batch is not above 0")
+        return found
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): start anew with --fresh") from error
 

@@ -170,6 +170,8 @@ def run_stage(
     Raises:
       UserError: the loss stops being finite, or the stage's fields contradict each other.
     """
+    if not stage.micro_batch:
+        raise ValueError("the stage's micro_batch is still open: `micro_batch.choose` finds one")
     work = _set_up(stage, images, network, inputs)
     tree = _start_tree(work)
     course = Course(stage.name, rows=list(rows))
@@ -307,7 +309,11 @@ def _store(
             progress=progress.advance,
         )
     count = len(images.originals)
-    ready = dataclasses.replace(program, inputs=lambda stored, key: stored, first=last)
+    # A classifier alone is too little work for a loop over parts of the batch.
+    micro_batch = 0 if last >= network.model.head_start else program.micro_batch
+    ready = dataclasses.replace(
+        program, inputs=lambda stored, key: stored, first=last, micro_batch=micro_batch
+    )
     return ready, np.concatenate([found[chosen], found[count:]]), found[:count]
 
 

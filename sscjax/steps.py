@@ -30,7 +30,8 @@ def _compiler_options() -> dict[str, str]:
     return _COMPILER_OPTIONS
 
 
-def _jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.jit` with the compiler options of all programs here."""
     return jax.jit(function, compiler_options=_compiler_options(), **options)
 
 
@@ -290,7 +291,7 @@ def make_epoch(program: Program, optimizer: optax.GradientTransformation) -> Cal
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, batch_stats, opt_state), sums
 
-    @functools.partial(_jit, donate_argnums=0)
+    @functools.partial(jit, donate_argnums=0)
     def run(
         state: TrainState,
         frozen: optim.Params,
@@ -318,7 +319,7 @@ def make_predict(program: Program) -> Callable[..., jax.Array]:
     Runs in micro-batches where the program asks for them.
     """
 
-    @_jit
+    @jit
     def predict(params: optim.Params, batch_stats: optim.Params, stored: jax.Array) -> jax.Array:
         return program.objective.probabilities(program.outputs(params, batch_stats, stored))
 
@@ -327,4 +328,4 @@ def make_predict(program: Program) -> Callable[..., jax.Array]:
 
 def make_features(program: Program, last: int) -> Callable[..., jax.Array]:
     """A jitted f(params, batch_stats, stored [B,...]) -> output of the first `last` layers."""
-    return _jit(functools.partial(program.outputs, last=last))
+    return jit(functools.partial(program.outputs, last=last))

@@ -158,7 +158,7 @@ def _fit_to_machine(
         # By the stage that trains the most layers: there the time goes. Where only the head trains,
         # it goes into the features of the whole network.
         first = min(prefix(stage, network) for stage in stages)
-        first = first if first < network.model.cut_points[-1] else 0
+        first = first if first < network.model.head_start else 0
         folder, batch = cache.cache_dir(), stages[0].batch_size
         found = micro_batch.choose(network.model, variables, first, size, batch, folder)
     return [dataclasses.replace(stage, micro_batch=found) for stage in stages]

@@ -396,3 +396,27 @@ def test_features_in_parts() -> None:
     later = program(inputs=lambda stored, key: stored, first=5)
     logits = steps.make_features(later, len(MODEL.layer_names))(variables["params"], {}, found)
     np.testing.assert_allclose(logits, logits_of(np.arange(8)), atol=1e-5)
+
+
+def test_compiler_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known to this version of XLA, and left out where a version does not know them."""
+    steps._compiler_options.cache_clear()
+    assert steps._compiler_options() == steps._COMPILER_OPTIONS
+    monkeypatch.setattr(steps, "_COMPILER_OPTIONS", {"xla_no_such_option": "1"})
+    steps._compiler_options.cache_clear()
+    assert steps._compiler_options() == {}
+    steps._compiler_options.cache_clear()
+
+
+def test_convolutions_are_xlas_own() -> None:
+    """The option acts: otherwise this convolution goes to a library (as of jax 0.10)."""
+    x, kernel = jnp.ones((4, 126, 126, 32)), jnp.ones((3, 3, 32, 32))
+    dimensions = ("NHWC", "HWIO", "NHWC")
+
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=dimensions
+        )
+
+    text = steps.jit(convolve).lower(x, kernel).compile().as_text()  # type: ignore[attr-defined]
+    assert "ynn" not in text

@@ -219,13 +219,33 @@ def test_measured_micro_batch_stays_with_the_run(
     """What another measurement finds later must not change the bits of a run that goes on."""
     config = one_stage_config()
     config.micro_batch = 0
-    monkeypatch.setattr(micro_batch, "choose", lambda *parts: 4)
+    monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
+    asked: list[Any] = []
+
+    def measure(model: Any, variables: Any, *rest: Any) -> dict[int, float]:
+        micro_batch.stretches(model, variables, rest[0])
+        asked.append(rest)
+        return {4: 1.0, 8: 2.0, 16: 3.0}
+
+    monkeypatch.setattr(micro_batch, "measure", measure)
     train.run(config, tmp_path / "run")
+    # Only the head trains: its time goes into the features, from the first layer on.
+    assert asked == [(0, config.data.image_size, config.batch_size, [4, 8, 16])]
     (tmp_path / "run" / "report.txt").unlink()
-    monkeypatch.setattr(micro_batch, "choose", lambda *parts: 2)
+    (tmp_path / "cache" / "micro_batch.json").unlink()
     train.run(config, tmp_path / "run")
+    assert len(asked) == 1
     record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
     assert [stage["micro_batch"] for stage in record["stages"]] == [4]
+
+
+def test_damaged_micro_batch_of_a_run_is_said(tmp_path: Path) -> None:
+    config = one_stage_config()
+    train.run(config, tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    path.write_text(path.read_text("utf-8").replace('"micro_batch": 8', '"micro_batch": null'))
+    with pytest.raises(UserError, match="damaged"):
+        train.run(config, tmp_path / "run")
 
 
 def test_kill_before_splits_are_written_loses_nothing(reference: Path, tmp_path: Path) -> None:

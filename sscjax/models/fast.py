@@ -16,9 +16,9 @@ What XLA does badly on a CPU, and what stands here instead:
 - The gradient of max pooling looks for the maximum again, window by window, and scatters.
   `max_pool` compares all pixels with their window's maximum at once.
 
-On another device than a CPU the plain formulations are the quick ones, and are taken. Each is equal
-to its plain formulation within float32 rounding; `tests/test_layers_numeric.py` holds that for
-values and gradients.
+On another device than a CPU the plain convolutions, sums and pooling are quick, and are taken. Each
+is equal to its plain formulation within float32 rounding; `tests/test_layers_numeric.py` holds that
+for values and gradients.
 """
 
 from __future__ import annotations

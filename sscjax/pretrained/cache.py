@@ -1,4 +1,4 @@
-"""Where downloaded weights lie."""
+"""Where downloaded weights lie, and whatever else is worth keeping between runs."""
 
 from __future__ import annotations
 
