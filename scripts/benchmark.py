@@ -198,20 +198,15 @@ def multiply_adds(size: int, freeze: int) -> tuple[float, float]:
 
 def versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "torch", "tensorflow", "tensorflow-cpu", "keras", "numpy")
-    found = {"python": platform.python_version(), "machine": _processor()}
+    from sscjax import micro_batch
+
+    found = {"python": platform.python_version(), "machine": micro_batch.processor()}
     for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _ratio(found: dict[str, Any], ours: str, peer: str) -> float:

@@ -160,7 +160,7 @@ def _stretch(
 
 def _key(model: Model, first: int, size: int, batch: int) -> str:
     versions = (sscjax.__version__, jax.__version__)
-    known = (_processor(), _processors(), versions, repr(model), first, size, batch)
+    known = (processor(), _processors(), versions, repr(model), first, size, batch)
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
@@ -171,13 +171,14 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name as the system gives it."""
     path = Path("/proc/cpuinfo")
     if path.is_file():
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         names = [line for line in lines if line.startswith("model name")]
         if names:
-            return names[0]
+            return names[0].partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 

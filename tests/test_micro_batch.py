@@ -49,7 +49,7 @@ def test_the_quickest_is_taken_and_remembered(
     # Another size, batch or machine is another matter.
     choose(variables, tmp_path, size=24)
     choose(variables, tmp_path, batch=8)
-    monkeypatch.setattr(micro_batch, "_processor", lambda: "another")
+    monkeypatch.setattr(micro_batch, "processor", lambda: "another")
     choose(variables, tmp_path)
     assert asked[1:] == [[4, 8, 16], [4, 8], [4, 8, 16]]
     assert len(json.loads((tmp_path / "micro_batch.json").read_text("utf-8"))) == 4
