@@ -14,25 +14,26 @@ import pytest
 
 from sscjax import memory
 
-# Takes and frees 64 MB a call, as a training step does with its temporary buffer.
+# Takes and frees 64 MB a call, as a training step does with its temporary buffer, and prints the
+# page faults of each of the last calls.
 PROGRAM = """
 import resource
 import sys
 from sscjax import memory
 kept = sys.argv[1] == "keep" and memory.keep()
 import jax, jax.numpy as jnp
-program = jax.jit(lambda x: jnp.sort(x * 2.0).sum())
+program = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y[::-1] * 2.0, x).sum())
 x = jnp.ones(1 << 24)
-for _ in range(2):
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     program(x).block_until_ready()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
-    program(x).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, int(kept))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(int(kept), *[faults() for _ in range(8)][3:])
 """
+PAGES = 2**26 // resource.getpagesize()  # of one call's buffer
 
 
-def faults(*arguments: str) -> tuple[int, int]:
+def page_faults(*arguments: str) -> tuple[bool, list[int]]:
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         capture_output=True,
@@ -40,21 +41,21 @@ def faults(*arguments: str) -> tuple[int, int]:
         check=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )
-    count, kept = found.stdout.split()
-    return int(count), int(kept)
+    kept, *counts = map(int, found.stdout.split())
+    return bool(kept), counts
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 def test_kept_memory_is_used_again() -> None:
-    pages = 3 * 2**26 // resource.getpagesize()  # of the buffers of three calls
-    count, kept = faults("keep")
-    assert count < pages // 10
+    kept, counts = page_faults("keep")
     assert kept
-    count, kept = faults("leave")
+    # Of several calls, because the heap may still have to grow once for a fragment in the way.
+    assert min(counts) < PAGES // 10
+    kept, counts = page_faults("leave")
     assert not kept
     huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not (huge.is_file() and "[always]" in huge.read_text("utf-8")):
-        assert count > pages // 2
+        assert min(counts) > PAGES // 2
 
 
 def test_elsewhere_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
