@@ -66,6 +66,10 @@ def get_config() -> ConfigDict:
     # 'direct' decodes the files at every start; 'array_record' keeps the decoded images in the
     # cache folder and reads them back from there.
     config.data.storage = "direct"
+    # Images that take more than this, 20,000 at 128x128 pixels, are not held in memory: decoded
+    # once, they are kept in the cache folder and read from there as they are needed. Augmented
+    # copies that take more are made anew each time they are needed.
+    config.data.max_megabytes = 1000
 
     # The synthetic set: tiles by class, and subjects by class.
     config.data.synthetic = ConfigDict()
@@ -158,9 +162,14 @@ def get_config() -> ConfigDict:
     # Newest checkpoints that are kept.
     config.checkpoint.keep = 2
 
+    # The outputs of the frozen layers are computed once and kept in the cache folder, where stages,
+    # folds and later runs with the same images, weights and augmentation find them.
     config.features = ConfigDict()
-    # The outputs of the frozen layers are computed once if they take at most this much memory.
-    config.features.max_megabytes = 2000
+    # Up to this they are held in memory as well; larger ones are read from the file.
+    config.features.max_megabytes = 1000
+    # The most that all of them may take on disk; the longest unused go first. Features that are
+    # larger than this, and than `max_megabytes`, are not computed ahead.
+    config.features.disk_megabytes = 10000
 
     # Stages in the order in which they run, by name; 'head' and 'finetune' are defined below.
     config.stage_order = ("head", "finetune")

@@ -126,7 +126,7 @@ def sscjax_head(args: argparse.Namespace) -> Run:
     import tempfile
 
     from configs import paper_three_class
-    from sscjax import prepare, stage, train
+    from sscjax import features, prepare, stage, train
     from sscjax.checkpoint import Checkpoints
 
     config = paper_three_class.get_config()
@@ -148,9 +148,11 @@ def sscjax_head(args: argparse.Namespace) -> Run:
                 images,
                 network,
                 inputs,
+                # Nothing is found from an earlier round.
+                store=features.Store(Path(folder) / "features", 0),
                 checkpoints=checkpoints,
-                rows=[],
-                on_epoch=lambda rows: None,
+                curves=[],
+                on_epoch=lambda curves: None,
             )
         return head.epochs * TRAINING
 

@@ -198,9 +198,9 @@ def multiply_adds(size: int, freeze: int) -> tuple[float, float]:
 
 def versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "torch", "tensorflow", "tensorflow-cpu", "keras", "numpy")
-    from sscjax import micro_batch
+    from sscjax import machine
 
-    found = {"python": platform.python_version(), "machine": micro_batch.processor()}
+    found = {"python": platform.python_version(), "machine": machine.processor()}
     for name in names:
         try:
             found[name] = importlib.metadata.version(name)

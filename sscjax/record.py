@@ -109,10 +109,11 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
     return {prefix: list(value) if isinstance(value, tuple) else value}
 
 
-# How often a run is saved changes nothing of its result; and what lies at the paths is compared
-# itself, by pixels and by the hash of the weights.
+# How often a run is saved, and where images are held, changes nothing of its result; and what lies
+# at the paths is compared itself, by pixels and by the hash of the weights.
 _FREE = (
     "config.name",
+    "config.data.max_megabytes",
     "config.data.path",
     "config.data.storage",
     "config.pretrained",

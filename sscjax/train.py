@@ -10,7 +10,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sscjax import checkpoint, figures, files, metrics, micro_batch, prepare, record, summary
+from sscjax import (
+    checkpoint,
+    features,
+    figures,
+    files,
+    metrics,
+    micro_batch,
+    prepare,
+    record,
+    summary,
+)
 from sscjax.data import splits
 from sscjax.errors import UserError
 from sscjax.optim import Counts
@@ -94,6 +104,9 @@ def make_stages(config: ConfigDict) -> list[Stage]:
         raise UserError(f"config.stage_order={config.stage_order}: expected distinct names")
     if config.checkpoint.keep < 1:
         raise UserError(f"config.checkpoint.keep={config.checkpoint.keep}: expected 1 or more")
+    for name in ("max_megabytes", "disk_megabytes"):
+        if config.features[name] < 0:
+            raise UserError(f"config.features.{name}={config.features[name]}: expected 0 or more")
     if config.select.stage not in ("best", "last"):
         raise UserError(f"config.select.stage={config.select.stage!r}: expected 'best' or 'last'")
     return [_stage(config, index) for index in range(len(config.stage_order))]
@@ -171,24 +184,28 @@ def _run_stages(
     images: prepare.Images,
     network: prepare.Network,
 ) -> dict[str, Finished]:
-    rows: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
     finished: dict[str, Finished] = {}
+    store = features.Store(
+        cache.cache_dir() / "features", float(config.features.disk_megabytes) * 2**20
+    )
     with checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
         for stage in stages:
             like = {"params": network.params, "batch_stats": network.batch_stats}
             place = folder / "stages" / stage.name
             done = _read_finished(place)
             if done is None:
-                with figures.EventLog(folder / "tensorboard", rows) as events:
+                with figures.EventLog(folder / "tensorboard", curves) as events:
                     inputs = prepare.make_inputs(config, network, online=stage.online_augment)
                     result = run_stage(
                         stage,
                         images,
                         network,
                         inputs,
+                        store=store,
                         checkpoints=checkpoints,
-                        rows=rows,
-                        on_epoch=_Curves(folder, events, len(rows)),
+                        curves=curves,
+                        on_epoch=_Curves(folder, events, len(curves)),
                     )
                 done = _write_finished(place, stage, result)
                 model = {"params": result.params, "batch_stats": result.batch_stats}
@@ -198,7 +215,7 @@ def _run_stages(
             network = dataclasses.replace(
                 network, params=dict(model["params"]), batch_stats=dict(model["batch_stats"])
             )
-            rows = done.course.rows
+            curves = done.course.rows
             finished[stage.name] = done
     return finished
 

@@ -20,7 +20,8 @@ PACKAGE = REPOSITORY / "sscjax"
 # Lowest first. A module or package imports from layers below its own; inside a package its modules
 # may import each other. docs/design.md shows the same table as a picture.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "memory", "paper", "progress"),
+    ("errors", "files", "machine", "memory", "paper", "progress"),
+    ("rows",),
     ("metrics", "models", "data"),
     ("pretrained", "optim", "checkpoint", "figures", "report"),
     ("steps", "cli"),
@@ -60,6 +61,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "files": (),
     "paper": (),
     "progress": ("tqdm",),
+    "rows": ("numpy",),
     "metrics": ("numpy",),
     "models": ("numpy", "jax", "flax"),
     "report": ("numpy",),
