@@ -73,7 +73,7 @@ def _step(args: argparse.Namespace, model: Any, freeze: int) -> Run:
         "adam", optim.make_schedule("constant", LEARNING_RATE, steps=1)
     )
     epoch = steps.make_epoch(_program(args, model), optimizer)
-    state = steps.TrainState(jnp.int32(0), trained, statistics, optimizer.init(trained))
+    state = steps.TrainState(jnp.int32(0), trained, statistics, jax.jit(optimizer.init)(trained))
     x, y = (jnp.asarray(part) for part in images(args, args.batch))
     order, real = np.arange(args.batch, dtype=np.int32)[None], np.ones((1, args.batch), np.float32)
 

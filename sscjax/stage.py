@@ -364,7 +364,9 @@ def _start_tree(work: _Work) -> dict[str, Any]:
     trained = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trained)
     batch_stats = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), work.network.batch_stats)
     last = {"step": jnp.int32(0), "params": trained, "batch_stats": batch_stats}
-    tree: dict[str, Any] = {"last": last, "opt_state": work.optimizer.init(trained)}
+    # As one program: one by one, its arrays would be as many programs as they have shapes.
+    opt_state = jax.jit(work.optimizer.init)(trained)
+    tree: dict[str, Any] = {"last": last, "opt_state": opt_state}
     if work.stage.metric != "none":
         tree["best"] = _snapshot(trained, batch_stats)
     return tree
