@@ -206,12 +206,14 @@ def test_table_names_what_exists() -> None:
 
 
 def test_picture_shows_the_table() -> None:
-    rows: dict[float, set[str]] = {}
-    for text in ElementTree.parse(REPOSITORY / "docs" / "layers.svg").iter():
-        if text.get("class") == "name":
-            rows.setdefault(float(text.get("y", "")), set()).add(str(text.text))
-    # Downwards in the picture is a growing y.
-    assert [rows[y] for y in sorted(rows, reverse=True)] == [set(layer) for layer in LAYERS]
+    """`scripts/draw_layers.py` draws it: a band for each layer, the highest first."""
+    bands: list[list[str]] = []
+    for element in ElementTree.parse(REPOSITORY / "docs" / "layers.svg").iter():
+        if element.get("class") == "band":
+            bands.append([])
+        if element.get("class") == "name":
+            bands[-1].append(str(element.text))
+    assert bands == [list(layer) for layer in reversed(LAYERS)]
 
 
 SOUND = {
