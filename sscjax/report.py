@@ -107,7 +107,8 @@ def intervals_table(
         columns += [["95 % interval", *(span for _, span in cells)]]
     some = intervals["image"]
     method = (
-        f"Shares: Korn and Graubard; others: bootstrap of subjects, {some['resamples']} times.\n"
+        "Shares: Korn and Graubard; AUROC: DeLong by subject; others: bootstrap of subjects, "
+        f"{some['resamples']}\ntimes. "
         "A dash: too few subjects, or too few mistakes, to tell."
     )
     return "\n".join([align(list(zip(*columns, strict=True))), reach, method])
