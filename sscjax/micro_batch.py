@@ -160,12 +160,12 @@ def _stretch(
 
 def _key(model: Model, first: int, size: int, batch: int) -> str:
     versions = (sscjax.__version__, jax.__version__)
-    known = (processor(), _processors(), versions, repr(model), first, size, batch)
+    known = (processor(), processors(), versions, repr(model), first, size, batch)
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
-def _processors() -> int:
-    """How many this process may use."""
+def processors() -> int:
+    """How many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -10,7 +10,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sscjax import checkpoint, figures, files, metrics, micro_batch, prepare, record, summary
+from sscjax import (
+    checkpoint,
+    figures,
+    files,
+    metrics,
+    micro_batch,
+    prepare,
+    provenance,
+    record,
+    summary,
+)
 from sscjax.data import splits
 from sscjax.errors import UserError
 from sscjax.optim import Counts
@@ -61,9 +71,13 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     if fresh:
         record.delete(folder)
     _start(folder, now)
+    manifest = provenance.begin(
+        folder, config, now, network.weights.name, images.originals, images.splits
+    )
     splits.write_splits(folder / "splits.csv", images.originals, images.splits)
     finished = _run_stages(config, folder, stages, images, network)
     text = summary.write(config, folder, images, network, finished)
+    provenance.end(folder, manifest)
     files.write_json(folder / record.FILE, {**now, "status": "finished"})
     return text
 
