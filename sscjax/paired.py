@@ -298,26 +298,36 @@ def _areas(first: Predictions, second: Predictions) -> list[dict[str, Any]]:
     """DeLong's comparison of the mean area, and of each class's where these are not all one."""
     labels, both = first.labels, (first, second)
     found = [delong.macro_area(one.probabilities, labels, one.subjects) for one in both]
-    entries = [_area_entry("macro", *found)]
+    entries = [_area_entry("macro", [metrics.macro_auroc(one) for one in both], found)]
+    values = [metrics.class_aurocs(one) for one in both]
     occurring = np.unique(labels).tolist()
     for index in occurring if len(occurring) > 2 else []:
         found = [
             delong.area(one.probabilities[:, index], labels == index, one.subjects) for one in both
         ]
-        entries.append(_area_entry(first.classes[index], *found))
+        pair = [aurocs[index] for aurocs in values]
+        entries.append(_area_entry(first.classes[index], pair, found))
     return entries
 
 
-def _area_entry(name: str, first: delong.Area | None, second: delong.Area | None) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": name}
-    for place, one in (("first", first), ("second", second)):
-        entry[place] = None if one is None else one.value
-        entry[f"{place}_interval"] = _listed(delong.interval(one, LEVEL) if one else None)
+def _area_entry(
+    name: str, values: Sequence[float | None], areas: Sequence[delong.Area | None]
+) -> dict[str, Any]:
+    """One comparison; the areas are None where the clusters are too few for a variance."""
+    spans = [None if area is None else delong.interval(area, LEVEL) for area in areas]
+    first, second = areas
     found = delong.compare(first, second, LEVEL) if first and second else None
-    entry["difference"] = _less(entry["first"], entry["second"])
-    entry["interval"] = _listed(found.interval if found else None)
-    entry["z"], entry["p"] = (found.z, found.p) if found else (None, None)
-    return entry
+    return {
+        "name": name,
+        "first": values[0],
+        "first_interval": _listed(spans[0]),
+        "second": values[1],
+        "second_interval": _listed(spans[1]),
+        "difference": _less(values[0], values[1]),
+        "interval": _listed(found.interval if found else None),
+        "z": found.z if found else None,
+        "p": found.p if found else None,
+    }
 
 
 def _less(first: float | None, second: float | None) -> float | None:

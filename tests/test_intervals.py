@@ -131,7 +131,7 @@ def test_bootstrap_equals_the_figures_of_the_drawn_tables() -> None:
     rngs = [np.random.default_rng([3, k]) for k in range(3)]
     for index, draw in enumerate(intervals.subject_draws(strata, 40, rngs)):
         rows = np.array([np.flatnonzero(group == subject) for subject in range(6)])
-        drawn = predictions._take(np.concatenate(np.repeat(rows, draw, axis=0)))
+        drawn = predictions.take(np.concatenate(np.repeat(rows, draw, axis=0)))
         expected = metrics.figures(drawn, ordered=True)
         pairs = [(name, expected[name]) for name in metrics.OVERALL]
         for place, entry in enumerate(expected["per_class"]):

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pretrained", "optim", "checkpoint", "figures", "report"),
     ("steps", "cli", "delong"),
     ("features", "intervals", "micro_batch"),
-    ("evaluate", "prepare", "paired"),
+    ("evaluate", "prepare", "paired", "comparison_text"),
     ("stage",),
     ("record", "summary", "provenance"),
     ("train",),
@@ -64,6 +64,9 @@ ONLY: dict[str, tuple[str, ...]] = {
     "models": ("numpy", "jax", "flax"),
     "report": ("numpy",),
     "figures": ("numpy", "matplotlib"),
+    "delong": ("numpy", "scipy"),
+    "paired": ("numpy", "scipy"),
+    "comparison_text": (),
 }
 
 # Of the package, models see nothing but each other.
