@@ -75,8 +75,13 @@ def _is_ordered(folder: Path) -> bool:
     path = folder / "metrics.json"
     if not path.is_file():
         return False
-    splits = json.loads(path.read_text(encoding="utf-8")).get("splits", {})
-    return any(split["image"]["quadratic_kappa"] is not None for split in splits.values())
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))["splits"].values()
+        return any(split["image"]["quadratic_kappa"] is not None for split in splits)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): give {folder / TABLE} in a folder without it"
+        ) from error
 
 
 def _hashes(folder: Path) -> dict[str, tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,13 +70,13 @@ def _paper_section(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Rows, lis
                 " to ".join(map(p_value, entry["mcnemar_p"])),
             ]
         )
-    notes = [
-        "Which images both networks have right is not published: the interval and Fisher's p",
-        "take the two as independent, and McNemar's p is given for all pairings that the counts",
-        "allow. All of them count augmented copies of one biopsy as independent images: the true",
-        "intervals are wider, the true p-values larger, by how much nobody can tell.",
-    ]
-    return f"The paper's own comparison, images right: {first} - {second}", rows, notes
+    notes = (
+        "Which images both networks have right is not published: the interval and Fisher's p take "
+        "the two as independent, and McNemar's p is given for all pairings that the counts allow. "
+        "All of them count augmented copies of one biopsy as independent images: the true "
+        "intervals are wider, the true p-values larger, by how much nobody can tell."
+    )
+    return f"The paper's own comparison, images right: {first} - {second}", rows, _lines(notes)
 
 
 def _runs_section(found: Mapping[str, Any]) -> tuple[str, Rows, list[str]]:
@@ -98,7 +99,7 @@ def _pair_section(
 
     for entry in values["figures"]:
         if entry["first"] is not None or entry["second"] is not None:
-            add(_title(entry["name"]), _cells(entry["name"], entry), entry)
+            add(report.figure_title(entry["name"]), _cells(entry["name"], entry), entry)
     pairs = values["mcnemar"]
     only = [str(pairs["first_only"]), str(pairs["second_only"])]
     gap = f"{pairs['first_only'] - pairs['second_only']:+d}"
@@ -118,10 +119,6 @@ def _cells(name: str, entry: Mapping[str, Any]) -> list[str]:
         _difference(name, entry["difference"]),
         _span(name, entry["interval"]),
     ]
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ").replace("auroc", "AUROC")
 
 
 def _difference(name: str, value: float | None) -> str:
@@ -152,14 +149,18 @@ def _notes(found: Mapping[str, Any], corrected: bool) -> list[str]:
     one = found["pairs"][0]["image"]
     counts = {pair[unit]["swaps"] for pair in found["pairs"] for unit in ("image", "subject")}
     swaps = "all of them" if counts == {"all"} else f"all, or {max(counts - {'all'})} drawn"
-    lines = [
-        f"Intervals: bootstrap of subjects, {one['resamples']} times, the same ones for both;",
-        "DeLong's by the sums over each subject. p: swaps of the two models' predictions of whole",
-        f"subjects ({swaps}), which holds however few they are. McNemar's p",
-        "(mid-p) per image takes images for independent: there, read the p of the accuracy. Only",
-        "the log loss is better where it is smaller. A dash: too few subjects to tell.",
-    ]
+    text = (
+        f"Intervals: bootstrap of subjects, {one['resamples']} times, the same ones for both; "
+        "DeLong's by the sums over each subject. p: swaps of the two models' predictions of whole "
+        f"subjects ({swaps}), which holds however few they are. McNemar's p (mid-p) per image "
+        "takes images for independent: there, read the p of the accuracy. Only the log loss is "
+        "better where it is smaller. A dash: too few subjects to tell."
+    )
     if corrected:
         pairs = len(found["pairs"])
-        lines.append(f"p (Holm): corrected for the {pairs} pairs, for each figure by itself.")
-    return lines
+        text += f" p (Holm): corrected for the {pairs} pairs, for each figure by itself."
+    return _lines(text)
+
+
+def _lines(text: str) -> list[str]:
+    return textwrap.wrap(text, report.WIDTH - 4)

@@ -219,18 +219,18 @@ def difference_intervals(
       seed: of the subjects that are drawn, the same ones for both models.
 
     Returns:
-      the interval by the figure's name; None where a class has too few subjects
-      (`intervals.FEWEST_SUBJECTS`), or where no resample differs from another.
+      the interval by the figure's name, None where no resample differs from another; {} where a
+      class has too few subjects (`intervals.FEWEST_SUBJECTS`).
     """
     _, strata = intervals.subjects_of(first)
     of_class = np.bincount(strata)
+    of_class = of_class[of_class > 0]
+    if of_class.min() < intervals.FEWEST_SUBJECTS:
+        return {}
     one = intervals.bootstrap(first, ordered, seed=seed)
     other = intervals.bootstrap(second, ordered, seed=seed)
-    enough = of_class[of_class > 0].min() >= intervals.FEWEST_SUBJECTS
     return {
-        name: intervals.percentile(one[name] - other[name], len(strata), int((of_class > 0).sum()))
-        if enough
-        else None
+        name: intervals.percentile(one[name] - other[name], len(strata), len(of_class))
         for name in one
     }
 

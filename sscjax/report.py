@@ -40,6 +40,11 @@ def number(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.3f}"
 
 
+def figure_title(name: str) -> str:
+    """A figure's key as words: `macro_auroc` as `macro AUROC`."""
+    return name.replace("_", " ").replace("auroc", "AUROC")
+
+
 def align(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows of equally many cells as lines of aligned columns, two blanks between them.
 
@@ -126,7 +131,7 @@ def _in_rows(figures: Figures) -> list[tuple[str, Any]]:
 
 
 def _interval_names(figures: Figures) -> list[str]:
-    names = [name.replace("_", " ").replace("auroc", "AUROC") for name in metrics.OVERALL]
+    names = [figure_title(name) for name in metrics.OVERALL]
     for name in ("sensitivity", "specificity"):
         names += [f"{name} {clean_name(entry['name'])}" for entry in figures["per_class"]]
     return names

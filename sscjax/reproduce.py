@@ -332,7 +332,7 @@ def figures_text(folder: Path, target: Path) -> str:
                 gap = _figure(key, one, other)["difference"]
                 said = "identical" if one == other else f"{gap:+.3g}" if gap else "differs"
                 cells = [report.number(one), report.number(other), said]
-                rows.append([f"per {unit}", name.replace("_", " "), *cells])
+                rows.append([f"per {unit}", report.figure_title(name), *cells])
     return report.align(rows, left=2)
 
 
