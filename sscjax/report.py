@@ -40,6 +40,11 @@ def number(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.3f}"
 
 
+def figure_title(name: str) -> str:
+    """A figure's key as words: `macro_auroc` as `macro AUROC`."""
+    return name.replace("_", " ").replace("auroc", "AUROC")
+
+
 def align(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows of equally many cells as lines of aligned columns, two blanks between them.
 
@@ -107,7 +112,8 @@ def intervals_table(
         columns += [["95 % interval", *(span for _, span in cells)]]
     some = intervals["image"]
     method = (
-        f"Shares: Korn and Graubard; others: bootstrap of subjects, {some['resamples']} times.\n"
+        "Shares: Korn and Graubard; AUROC: DeLong by subject; others: bootstrap of subjects, "
+        f"{some['resamples']}\ntimes. "
         "A dash: too few subjects, or too few mistakes, to tell."
     )
     return "\n".join([align(list(zip(*columns, strict=True))), reach, method])
@@ -125,7 +131,7 @@ def _in_rows(figures: Figures) -> list[tuple[str, Any]]:
 
 
 def _interval_names(figures: Figures) -> list[str]:
-    names = [name.replace("_", " ").replace("auroc", "AUROC") for name in metrics.OVERALL]
+    names = [figure_title(name) for name in metrics.OVERALL]
     for name in ("sensitivity", "specificity"):
         names += [f"{name} {clean_name(entry['name'])}" for entry in figures["per_class"]]
     return names

@@ -18,6 +18,7 @@ from sscjax import (
     metrics,
     micro_batch,
     prepare,
+    provenance,
     record,
     summary,
 )
@@ -71,9 +72,13 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     if fresh:
         record.delete(folder)
     _start(folder, now)
+    manifest = provenance.begin(
+        folder, config, now, network.weights.name, images.originals, images.splits
+    )
     splits.write_splits(folder / "splits.csv", images.originals, images.splits)
     finished = _run_stages(config, folder, stages, images, network)
     text = summary.write(config, folder, images, network, finished)
+    provenance.end(folder, manifest)
     files.write_json(folder / record.FILE, {**now, "status": "finished"})
     return text
 

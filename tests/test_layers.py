@@ -24,13 +24,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rows",),
     ("metrics", "models", "data"),
     ("pretrained", "optim", "checkpoint", "figures", "report"),
-    ("steps", "cli"),
+    ("steps", "cli", "delong"),
     ("features", "intervals", "micro_batch"),
-    ("evaluate", "prepare"),
+    ("evaluate", "prepare", "paired", "comparison_text"),
     ("stage",),
-    ("record", "summary"),
+    ("record", "summary", "provenance"),
     ("train",),
-    ("main",),
+    ("main", "compare", "reproduce"),
 )
 
 # Libraries that only these parts may import. An empty row: nobody.
@@ -39,13 +39,13 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "keras": (),
     "torch": ("pretrained.read",),
     "orbax": ("checkpoint",),
-    "ml_collections": ("prepare", "record", "summary", "train", "main"),
+    "ml_collections": ("prepare", "record", "summary", "provenance", "train", "main", "reproduce"),
     "absl": ("main",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
     "PIL": ("data",),
     "matplotlib": ("figures",),
-    "scipy": ("intervals",),
+    "scipy": ("delong", "intervals", "paired"),
     "tqdm": ("progress",),
     "h5py": ("pretrained",),
     "safetensors": ("pretrained",),
@@ -66,6 +66,9 @@ ONLY: dict[str, tuple[str, ...]] = {
     "models": ("numpy", "jax", "flax"),
     "report": ("numpy",),
     "figures": ("numpy", "matplotlib"),
+    "delong": ("numpy", "scipy"),
+    "paired": ("numpy", "scipy"),
+    "comparison_text": (),
 }
 
 # Of the package, models see nothing but each other.
