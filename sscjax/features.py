@@ -83,10 +83,17 @@ def compute(
 
 
 def batched(
-    function: Callable[[jax.Array], jax.Array], stored: Rows, batch_size: int
+    function: Callable[[jax.Array], jax.Array],
+    stored: Rows,
+    batch_size: int,
+    progress: Callable[[int], Any] = lambda count: None,
 ) -> np.ndarray:
     """Apply `function` to [N,...] in batches of one shape, the last one filled up: [N,...]."""
-    return np.concatenate([result for _, result in _parts(function, stored, batch_size)])
+    found = []
+    for _, result in _parts(function, stored, batch_size):
+        found.append(result)
+        progress(len(result))
+    return np.concatenate(found)
 
 
 def _parts(

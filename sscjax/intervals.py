@@ -19,7 +19,7 @@ resamples that do not differ, which say how few the subjects are and not how sur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,13 +129,63 @@ def bootstrap(
       each class 'sensitivity 0', 'specificity 0', 'precision 0', 'f1 0', 'auroc 0' and so on.
     """
     group, strata = subjects_of(predictions)
-    rngs = [np.random.default_rng([seed, k]) for k in range(len(predictions.classes))]
-    parts = []
-    step = max(1, CHUNK // max(1, len(predictions)))
-    for start in range(0, resamples, step):
-        draws = subject_draws(strata, min(step, resamples - start), rngs)
-        parts.append(weighted(predictions, group, draws.astype(np.float64), ordered))
+    parts = [
+        weighted(predictions, group, weights, ordered)
+        for weights in _subject_weights(strata, len(predictions), resamples, seed)
+    ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _subject_weights(
+    strata: np.ndarray, rows: int, resamples: int, seed: int
+) -> Iterator[np.ndarray]:
+    """How often each subject stands in each resample, [r,S] float64, a part of them at a time."""
+    rngs = [np.random.default_rng([seed, k]) for k in range(int(strata.max()) + 1)]
+    step = max(1, CHUNK // max(1, rows))
+    for start in range(0, resamples, step):
+        yield subject_draws(strata, min(step, resamples - start), rngs).astype(np.float64)
+
+
+def bootstrap_interval(
+    predictions: Predictions,
+    figure: Callable[[np.ndarray], np.ndarray],
+    *,
+    raised_by_chance: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval | None:
+    """The interval of any figure by the bootstrap of subjects, or None.
+
+    Args:
+      predictions: one row per image or per subject.
+      figure: from weights [R,N] of the rows, how often each is drawn, to the figure [R].
+      raised_by_chance: for a figure that scatter alone makes larger, as it does a sum of absolute
+        differences. Resampling adds scatter once more, so the percentiles lie too high. The lower
+        end is then the mirror image of the upper one about the figure itself, not below 0.
+      resamples: R in all.
+      seed: the same seed draws the same subjects.
+    """
+    group, strata = subjects_of(predictions)
+    if not _enough(strata):
+        return None
+    drawn = np.concatenate(
+        [
+            figure(weights[:, group])
+            for weights in _subject_weights(strata, len(predictions), resamples, seed)
+        ]
+    )
+    found = percentile(drawn, len(strata), len(set(strata.tolist())))
+    if found is None or not raised_by_chance:
+        return found
+    value = float(figure(np.ones((1, len(predictions))))[0])
+    high = max(found[1], value)
+    return max(0.0, 2 * value - high), high
+
+
+def _enough(strata: np.ndarray) -> bool:
+    """Whether every class that occurs has the subjects that the bootstrap needs."""
+    of_class = np.bincount(strata)
+    return bool(of_class[of_class > 0].min() >= FEWEST_SUBJECTS)
 
 
 def subjects_of(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
@@ -270,8 +320,7 @@ def figures(predictions: Predictions, ordered: bool, seed: int = 0) -> dict[str,
     predicted, probabilities = predictions.predicted, predictions.probabilities
     _, strata = subjects_of(predictions)
     of_class = np.bincount(strata)
-    enough = of_class[of_class > 0].min() >= FEWEST_SUBJECTS
-    drawn = bootstrap(predictions, ordered, seed=seed) if enough else {}
+    drawn = bootstrap(predictions, ordered, seed=seed) if _enough(strata) else {}
 
     def resampled(name: str, value: float | None) -> list[float] | None:
         if value is None or name not in drawn:

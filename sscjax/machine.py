@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import platform
@@ -27,10 +26,8 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-@functools.cache
-def source_sha256() -> str:
-    """SHA-256 over the names and contents of this package's Python files."""
-    folder = Path(__file__).parent
+def source_sha256(folder: Path = Path(__file__).parent) -> str:
+    """SHA-256 over the names and contents of the package's Python files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder).as_posix()

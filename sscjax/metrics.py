@@ -94,6 +94,11 @@ class Predictions:
         """[N] int32, the most probable class; of equally probable ones the lowest index."""
         return np.argmax(self.probabilities, axis=1).astype(np.int32)
 
+    @property
+    def confidence(self) -> np.ndarray:
+        """[N] float64, the probability of the most probable class."""
+        return self.probabilities.max(axis=1)
+
     def where(self, split: str) -> Predictions:
         """The rows of one split ('train', 'val' or 'test'), in their order."""
         if split not in SPLITS:

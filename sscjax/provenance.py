@@ -198,7 +198,7 @@ def code() -> dict[str, Any]:
         dirty = None if status is None else bool(status)
     return {
         "version": sscjax.__version__,
-        "source_sha256": machine.source_sha256(),
+        "source_sha256": machine.source_sha256(PACKAGE),
         "git_commit": commit,
         "git_dirty": dirty,
     }

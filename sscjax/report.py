@@ -144,10 +144,110 @@ def _value(name: str, value: float | None) -> str:
 def _span(name: str, interval: Sequence[float] | None) -> str:
     if interval is None:
         return UNDEFINED
-    low, high = interval
     if name in _SHARES:
-        return f"{100 * low:.1f} to {100 * high:.1f} %"
-    return f"{low:.3f} to {high:.3f}"
+        return _share_span(interval)
+    return f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def _share_span(interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return UNDEFINED
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+
+
+def calibration_text(found: Mapping[str, Any]) -> str:
+    """What calibration.json says, in short: how far probabilities, and answers, can be trusted.
+
+    Args:
+      found: the content of calibration.json, see `assess.assess`.
+    """
+    blocks = [_temperature(found), _operating_point(found["threshold"])]
+    blocks.append("\n".join([_abstention(found["abstention"]), _flagged(found["outliers"])]))
+    return "\n\n".join(blocks)
+
+
+def _temperature(found: Mapping[str, Any]) -> str:
+    value, reason = found["temperature"], found["reason"]
+    if reason:
+        line = f"Probabilities are as the network gave them, temperature 1:\n{reason}."
+    else:
+        was = "too sure" if value > 1 else "not sure enough"
+        line = (
+            f"Probabilities are calibrated: temperature {value:.2f}, fitted on validation\n"
+            f"(the network was {was})."
+        )
+    rows = [["split", "calibration error", "95 % interval", "chance", "Brier", "95 % interval"]]
+    rows[0].append("log loss")
+    for split, states in found["splits"].items():
+        # Without a temperature both are the same.
+        for place, state in enumerate(states if not reason else ("after",)):
+            one = states[state]
+            rows.append(
+                [
+                    f"{split} {state}" if not reason else split,
+                    number(one["ece"]),
+                    _span("ece", one["ece_interval"]),
+                    number(one["ece_by_chance"]),
+                    number(one["brier"]),
+                    _span("brier", one["brier_interval"]),
+                    number(found["log_loss"][split][place]),
+                ]
+            )
+    return f"{line}\n{align(rows)}"
+
+
+_OPERATING = {
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+}
+
+
+def _operating_point(found: Mapping[str, Any]) -> str:
+    """Without intervals of validation, where the threshold was chosen."""
+    title = (
+        f"Called {clean_name(found['positive'], 60)} from a probability of {found['value']:.3f} on"
+        f"\n({found['rule']})."
+    )
+    columns = [["", *_OPERATING.values()]]
+    if "val" in found:
+        columns += [["val images", *(percent(found["val"][name]["value"]) for name in _OPERATING)]]
+    if "test" in found:
+        for heading, one in (("images", found), ("subjects", found["per_subject"])):
+            figures = [one["test"][name] for name in _OPERATING]
+            columns += [
+                [f"test {heading}", *(percent(figure["value"]) for figure in figures)],
+                ["95 % interval", *(_share_span(figure["interval"]) for figure in figures)],
+            ]
+    return f"{title}\n{align(list(zip(*columns, strict=True)))}"
+
+
+def _abstention(found: Mapping[str, Any]) -> str:
+    lines = []
+    if found["threshold"] is None:
+        lines.append(f"No least confidence for an answer\n({found['rule']}).")
+    else:
+        lines.append(f"Answer from a confidence of {found['threshold']:.3f} on\n({found['rule']}).")
+    if "test" in found:
+        kept, right = found["test"]["coverage"], found["test"]["accuracy"]
+        lines.append(
+            f"Of the test images {percent(kept['value'])} are answered, and of these "
+            f"{percent(right['value'])} right ({_share_span(right['interval'])})."
+        )
+    if found["area"] is not None:
+        lines.append(
+            f"Mean accuracy over all shares answered, the surest first: {percent(found['area'])}"
+            f" ({_share_span(found['area_interval'])})."
+        )
+    return "\n".join(lines)
+
+
+def _flagged(found: Mapping[str, Any]) -> str:
+    shares = ", ".join(
+        f"{percent(share)} of {split}" for split, share in found["share_flagged"].items()
+    )
+    return f"Unlike the training images (flag set for {percent(found['rate'])} of val): {shares}."
 
 
 def _per_class(split: str, units: Mapping[str, Figures]) -> str:

@@ -8,10 +8,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from sscjax import (
     checkpoint,
+    evaluate,
     features,
     figures,
     files,
@@ -20,12 +22,14 @@ from sscjax import (
     prepare,
     provenance,
     record,
+    steps,
     summary,
 )
 from sscjax.data import splits
 from sscjax.errors import UserError
 from sscjax.optim import Counts
 from sscjax.pretrained import cache
+from sscjax.progress import Progress
 from sscjax.stage import Course, Finished, Result, Stage, check, prefix, run_stage
 
 _LOG = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     if earlier is not None:
         record.refuse(record.config_differences(earlier["config"], config.to_dict()), folder)
     stages = make_stages(config)
+    summary.options(config)
     image_set, synthetic = prepare.load_images(config)
     _say_source(image_set.source, synthetic)
     images = prepare.split_images(config, image_set, synthetic)
@@ -67,8 +72,10 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
         if earlier["status"] == "finished" and (folder / "report.txt").is_file():
-            _LOG.info("this run is finished: nothing is left to do (--fresh trains anew)")
-            return (folder / "report.txt").read_text(encoding="utf-8")
+            if record.same_evaluation(earlier, now):
+                _LOG.info("this run is finished: nothing is left to do (--fresh trains anew)")
+                return (folder / "report.txt").read_text(encoding="utf-8")
+            _LOG.info("config.calibration has changed: the figures are made anew, without training")
     if fresh:
         record.delete(folder)
     _start(folder, now)
@@ -77,7 +84,8 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     )
     splits.write_splits(folder / "splits.csv", images.originals, images.splits)
     finished = _run_stages(config, folder, stages, images, network)
-    text = summary.write(config, folder, images, network, finished)
+    inputs = _features(config, folder, stages, images, network, summary.choose(config, finished))
+    text = summary.write(config, folder, images, network, finished, inputs)
     provenance.end(folder, manifest)
     files.write_json(folder / record.FILE, {**now, "status": "finished"})
     return text
@@ -223,6 +231,34 @@ def _run_stages(
             curves = done.course.rows
             finished[stage.name] = done
     return finished
+
+
+def _features(
+    config: ConfigDict,
+    folder: Path,
+    stages: list[Stage],
+    images: prepare.Images,
+    network: prepare.Network,
+    chosen: str,
+) -> np.ndarray:
+    """What the chosen stage's network hands to its classifier, of every original: [N,D]."""
+    like = {"params": network.params, "batch_stats": network.batch_stats}
+    model = checkpoint.load_model(folder / "stages" / chosen / "model", like)
+    program = steps.Program(
+        network.model,
+        network.objective,
+        prepare.make_inputs(config, network, online=False),
+        micro_batch=stages[0].micro_batch,
+    )
+    with Progress("features of the images", len(images.originals)) as progress:
+        return evaluate.penultimate(
+            program,
+            model["params"],
+            model["batch_stats"],
+            images.originals.images,
+            batch_size=config.batch_size,
+            progress=progress.advance,
+        )
 
 
 class _Curves:
