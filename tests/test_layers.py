@@ -20,14 +20,15 @@ PACKAGE = REPOSITORY / "sscjax"
 # Lowest first. A module or package imports from layers below its own; inside a package its modules
 # may import each other. docs/design.md shows the same table as a picture.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "memory", "paper", "progress"),
+    ("errors", "files", "memory", "paper", "pictures", "progress"),
     ("metrics", "models", "data"),
     ("pretrained", "optim", "checkpoint", "figures", "report"),
     ("steps", "cli"),
-    ("features", "intervals", "micro_batch"),
-    ("evaluate", "prepare"),
-    ("stage",),
-    ("record", "summary"),
+    ("features", "intervals", "micro_batch", "explain"),
+    ("evaluate", "prepare", "roc"),
+    ("stage", "page"),
+    ("record", "explanations"),
+    ("summary",),
     ("train",),
     ("main",),
 )
@@ -38,12 +39,14 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "keras": (),
     "torch": ("pretrained.read",),
     "orbax": ("checkpoint",),
-    "ml_collections": ("prepare", "record", "summary", "train", "main"),
+    "ml_collections": ("prepare", "record", "explanations", "summary", "train", "main"),
     "absl": ("main",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
-    "PIL": ("data",),
-    "matplotlib": ("figures",),
+    "PIL": ("data", "pictures"),
+    "matplotlib": ("figures", "pictures"),
+    "jinja2": ("page",),
+    "markupsafe": ("page",),
     "scipy": ("intervals",),
     "tqdm": ("progress",),
     "h5py": ("pretrained",),
@@ -64,6 +67,9 @@ ONLY: dict[str, tuple[str, ...]] = {
     "models": ("numpy", "jax", "flax"),
     "report": ("numpy",),
     "figures": ("numpy", "matplotlib"),
+    "pictures": ("numpy", "matplotlib", "PIL"),
+    "roc": ("numpy",),
+    "page": ("numpy", "jinja2", "markupsafe"),
 }
 
 # Of the package, models see nothing but each other.
