@@ -28,10 +28,7 @@ BATCH = 8
 
 
 def default_layer(model: Model) -> str:
-    """The last layer that has a place in the image: before pooling or flattening.
-
-    Of a layer that only takes the greatest of its neighbours, the one before: its map is finer.
-    """
+    """The last layer whose output has a place in the image, pooling left out: it only coarsens."""
     names = model.layer_names[: model.head_start]
     return next(name for name in reversed(names) if not name.startswith("pool"))
 

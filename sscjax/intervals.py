@@ -125,7 +125,7 @@ def bootstrap(
       accuracy, balanced_accuracy, macro_auroc, log_loss, quadratic_kappa where ordered, and of
       each class 'sensitivity 0', 'specificity 0', 'precision 0', 'f1 0', 'auroc 0' and so on.
     """
-    group, strata = _subjects(predictions)
+    group, strata = subject_groups(predictions)
     rngs = [np.random.default_rng([seed, k]) for k in range(len(predictions.classes))]
     parts = []
     step = max(1, _CHUNK // max(1, len(predictions)))
@@ -135,7 +135,7 @@ def bootstrap(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _subjects(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+def subject_groups(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     """The subject of each row [N], and each subject's class [S], in the order of their names."""
     names, group = np.unique(predictions.subjects, return_inverse=True)
     votes = np.zeros((len(names), len(predictions.classes)), np.int64)
@@ -253,7 +253,7 @@ def figures(predictions: Predictions, ordered: bool, seed: int = 0) -> dict[str,
     """
     subjects, labels = predictions.subjects, predictions.labels
     predicted = predictions.predicted
-    _, strata = _subjects(predictions)
+    _, strata = subject_groups(predictions)
     of_class = np.bincount(strata)
     enough = of_class[of_class > 0].min() >= FEWEST_SUBJECTS
     drawn = bootstrap(predictions, ordered, seed=seed) if enough else {}

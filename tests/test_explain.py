@@ -1,4 +1,4 @@
-"""Maps equal torch's autograd and their own identities, find what is there, and need the weights."""
+"""Maps equal torch's autograd, keep their identities, find what is there, and need the weights."""
 
 from __future__ import annotations
 
