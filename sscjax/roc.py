@@ -68,7 +68,11 @@ def curves(predictions: Predictions, index: int, seed: int = 0) -> tuple[Curve, 
     positive, negative = _cumulated(scores, positives, group, once)
     roc_x, roc_y = negative[0] / negative[0, -1], positive[0] / positive[0, -1]
     pr_y = positive[0, 1:] / (positive[0, 1:] + negative[0, 1:])
-    roc_values, pr_values, areas = [], [], []
+    # Up to the first threshold's recall its precision holds: the curve begins at the axis.
+    pr_y = np.concatenate([pr_y[:1], pr_y])
+    roc_values: list[np.ndarray] = []
+    pr_values: list[np.ndarray] = []
+    areas: list[np.ndarray] = []
     for weights in _draws(predictions, strata, seed):
         found = _cumulated(scores, positives, group, weights)
         for values, function in ((roc_values, _true_rates), (pr_values, _precisions)):
@@ -85,7 +89,7 @@ def curves(predictions: Predictions, index: int, seed: int = 0) -> tuple[Curve, 
     precision = float(_average_precision(positive, negative)[0])
     return (
         Curve(roc_x, roc_y, area, 0.5, roc_band, None),
-        Curve(roc_y[1:], pr_y, precision, share, pr_band, interval),
+        Curve(roc_y, pr_y, precision, share, pr_band, interval),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sscjax import figures, files, intervals, metrics, prepare, report
+from sscjax import explanations, figures, files, intervals, metrics, prepare, report
 from sscjax.stage import Finished
 
 
@@ -43,6 +43,7 @@ def write(
         folder / "metrics.json",
         {
             "final_stage": chosen,
+            "warnings": warnings(images, fallback=network.weights.fallback),
             "splits": ours,
             "test_intervals": ranges[chosen],
             "stages": {
@@ -61,6 +62,8 @@ def write(
         },
     )
     _draw(folder, finished, chosen, ours)
+    predictions = finished[chosen].predictions
+    explanations.write(config, folder, images, network, chosen, predictions)
     text = _text(config, folder, images, network, finished, chosen, by_stage, ranges[chosen])
     files.write_text(folder / "report.txt", text)
     return text
@@ -105,23 +108,19 @@ def _reach(images: prepare.Images, ranges: Mapping[str, Any]) -> str:
     return line
 
 
-def _text(
-    config: ConfigDict,
-    folder: Path,
-    images: prepare.Images,
-    network: prepare.Network,
-    finished: Mapping[str, Finished],
-    chosen: str,
-    by_stage: Mapping[str, Any],
-    ranges: Mapping[str, Any],
-) -> str:
-    ours = by_stage[chosen]
+def warnings(images: prepare.Images, *, fallback: bool) -> list[str]:
+    """What a reader must know before any figure.
+
+    Args:
+      images: the run's images.
+      fallback: whether random weights stand in for ImageNet's.
+    """
     parts = []
     if images.synthetic:
         parts.append(
             "SYNTHETIC IMAGES, drawn by a program: no figure here says anything of patients."
         )
-    if network.weights.fallback:
+    if fallback:
         parts.append("RANDOM starting weights: no ImageNet weights could be had.")
     if images.by == "subject" and not images.has_subjects:
         parts.append(
@@ -141,6 +140,21 @@ def _text(
         )
     if images.by == "image":
         parts.append("SPLIT BY IMAGE: images of one subject stand in training and test alike.")
+    return parts
+
+
+def _text(
+    config: ConfigDict,
+    folder: Path,
+    images: prepare.Images,
+    network: prepare.Network,
+    finished: Mapping[str, Finished],
+    chosen: str,
+    by_stage: Mapping[str, Any],
+    ranges: Mapping[str, Any],
+) -> str:
+    ours = by_stage[chosen]
+    parts = warnings(images, fallback=network.weights.fallback)
     if len(finished) > 1:
         rows = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss"]]
         for name, one in finished.items():
@@ -169,5 +183,5 @@ def _text(
             synthetic=images.synthetic,
         )
     )
-    parts.append(f"Everything lies in {folder}")
+    parts.append(f"Everything lies in {folder}; open report.html there in a browser.")
     return "\n\n".join(parts) + "\n"

@@ -5,12 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from sscjax import checkpoint, figures, files, metrics, micro_batch, prepare, record, summary
+from sscjax import (
+    checkpoint,
+    figures,
+    files,
+    metrics,
+    micro_batch,
+    page,
+    prepare,
+    record,
+    summary,
+)
 from sscjax.data import splits
 from sscjax.errors import UserError
 from sscjax.optim import Counts
@@ -20,13 +31,16 @@ from sscjax.stage import Course, Finished, Result, Stage, check, prefix, run_sta
 _LOG = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
+def run(
+    config: ConfigDict, folder: Path, *, fresh: bool = False, command: Sequence[str] = ()
+) -> str:
     """Train, evaluate and report; everything lies in `folder` afterwards.
 
     Args:
       config: see `configs/default.py`.
       folder: the run's; created when missing.
       fresh: delete the run in the folder, once it is certain that the new one can begin.
+      command: arguments of `sscjax.main` that repeat the run, kept in its record.
 
     Returns:
       the closing text for the terminal.
@@ -52,7 +66,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     for stage in stages:
         check(stage, network)
     stages = _fit_to_machine(stages, network, config.data.image_size, earlier)
-    now = record.make(config, images, network, stages)
+    now = {**record.make(config, images, network, stages), "command": list(command)}
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
         if earlier["status"] == "finished" and (folder / "report.txt").is_file():
@@ -64,6 +78,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     splits.write_splits(folder / "splits.csv", images.originals, images.splits)
     finished = _run_stages(config, folder, stages, images, network)
     text = summary.write(config, folder, images, network, finished)
+    page.write(folder)
     files.write_json(folder / record.FILE, {**now, "status": "finished"})
     return text
 

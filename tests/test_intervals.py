@@ -127,7 +127,7 @@ def test_bootstrap_equals_the_figures_of_the_drawn_tables() -> None:
     """Each resample built row by row and handed to `metrics`."""
     predictions = table(0, (2, 2, 2))
     found = intervals.bootstrap(predictions, ordered=True, resamples=40, seed=3)
-    group, strata = intervals._subjects(predictions)
+    group, strata = intervals.subject_groups(predictions)
     rngs = [np.random.default_rng([3, k]) for k in range(3)]
     for index, draw in enumerate(intervals.subject_draws(strata, 40, rngs)):
         rows = np.array([np.flatnonzero(group == subject) for subject in range(6)])

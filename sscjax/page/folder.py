@@ -23,7 +23,7 @@ class Folder:
 
     Attributes:
       path: where it lies.
-      record: run.json; of a protocol that of its first fold where it has none of its own.
+      record: run.json; of a protocol what protocol.json has of it, and its first fold's run.json.
       metrics: metrics.json.
       predictions: predictions.csv.
       curves: rows of curves.csv, numbers as float, what is empty as None.
@@ -49,7 +49,7 @@ class Folder:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The run's config; of a protocol that of its first fold."""
+        """The config of the run or protocol."""
         return self.record["config"]
 
 
@@ -80,7 +80,10 @@ def read(path: Path) -> Folder:
     if own is None:
         if not folds:
             raise UserError(f"{path / FOLDS} holds no finished run: run the protocol to its end")
-        own = next(iter(folds.values())).record
+        # What the protocol itself records goes before what its first fold was given.
+        protocol = _json(path / PROTOCOL)
+        kept = {key: protocol[key] for key in ("config", "data", "command") if key in protocol}
+        own = {**next(iter(folds.values())).record, **kept}
     _check(path / RUN, own)
     return Folder(
         path=path,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from sscjax import report, roc
 from sscjax.metrics import Predictions
 from sscjax.page.charts import Axis, Chart, Line, nice_axis, share_axis
 from sscjax.page.folder import Folder
-from sscjax.page.sections import SPLIT_TITLES, corners, finite, judged
+from sscjax.page.sections import SPLIT_TITLES, judged
 
 # Of more classes than this, curves are drawn of the first ones; the table has all.
 MOST_CLASSES = 8
@@ -28,7 +29,7 @@ def roc_charts(folder: Folder) -> list[dict[str, Any]]:
     for unit, table in (("image", images), ("subject", images.by_subject())):
         ranges = (folder.metrics.get("test_intervals") or {}).get(unit, {})
         aurocs = [entry["auroc"] for entry in ranges.get("per_class", [])]
-        charts = []
+        charts: list[Chart] = []
         for index in _positives(table):
             curves = roc.curves(table, index)
             if curves is not None:
@@ -69,7 +70,7 @@ def _pair(
             f"precision of guessing.",
             share_axis("recall"),
             share_axis("precision"),
-            (_line(f"{shown}: {precision}", second, 1, steps=True),),
+            (_line(f"{shown}: {precision}", second, 0, steps=True),),
             level=second.chance,
         ),
     )
@@ -80,7 +81,7 @@ def _span(interval: Any) -> str:
 
 
 def _line(label: str, curve: roc.Curve, kind: int, steps: bool = False) -> Line:
-    x, y = (curve.x.tolist(), curve.y.tolist()) if steps else corners(curve.x, curve.y)
+    x, y = (curve.x.tolist(), curve.y.tolist()) if steps else _corners(curve.x, curve.y)
     if curve.band is None:
         return Line(label, x, y, kind, steps=steps)
     low, high = curve.band.low.tolist(), curve.band.high.tolist()
@@ -100,7 +101,7 @@ def learning_curves(folder: Folder) -> list[Chart]:
     for quantity in ("accuracy", "loss"):
         lines = []
         for kind, split in enumerate(("train", "val")):
-            y = finite([row.get(f"{split}_{quantity}") for row in rows])
+            y = _finite([row.get(f"{split}_{quantity}") for row in rows])
             if np.isfinite(y).any():
                 x = [row["epoch"] for row in rows]
                 lines.append(Line(SPLIT_TITLES[split].lower(), x, y, kind, points=len(rows) < 20))
@@ -135,7 +136,7 @@ def _fold_curves(folds: Mapping[str, list[dict[str, Any]]]) -> list[Chart]:
             Line(
                 f"{report.clean_name(name)}, validation",
                 [row["epoch"] for row in rows],
-                finite([row.get(f"val_{quantity}") for row in rows]),
+                _finite([row.get(f"val_{quantity}") for row in rows]),
                 kind,
             )
             for kind, (name, rows) in enumerate(folds.items())
@@ -153,7 +154,8 @@ def _course(
     epochs = [x for line in lines for x in line.x] or [0, 1]
     values = [y for line in lines for y in line.y if np.isfinite(y)] or [0, 1]
     low, high = min(epochs) - 0.5, max(epochs) + 0.5
-    y = share_axis(quantity) if quantity == "accuracy" else nice_axis(quantity, 0, 1.05 * max(values))  # fmt: skip
+    is_share = quantity == "accuracy"
+    y = share_axis(quantity) if is_share else nice_axis(quantity, 0, 1.05 * max(values))
     return Chart(
         f"course-{quantity}",
         f"{quantity.capitalize()} by epoch",
@@ -221,3 +223,17 @@ def coverage(folder: Folder) -> Chart | None:
         share_axis("right among them", float(low)),
         (Line("accuracy", [row["coverage"] for row in rows], values, 0),),
     )
+
+
+def _finite(values: Sequence[float | None]) -> list[float]:
+    """The values with NaN where there is none."""
+    return [math.nan if value is None else float(value) for value in values]
+
+
+def _corners(x: np.ndarray, y: np.ndarray) -> tuple[list[float], list[float]]:
+    """The points of a line without those that lie on the way between their neighbours."""
+    if len(x) < 3:
+        return x.tolist(), y.tolist()
+    before = np.diff(x)[:-1] * np.diff(y)[1:] - np.diff(y)[:-1] * np.diff(x)[1:]
+    keep = np.concatenate([[True], np.abs(before) > 1e-12, [True]])
+    return x[keep].tolist(), y[keep].tolist()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import sscjax
 from sscjax import files, report
-from sscjax.page import plots, sections
+from sscjax.page import evidence, gallery, plots, sections
 from sscjax.page.checklists import CHECKLISTS, Checklist
 from sscjax.page.folder import Folder, read
 
@@ -62,17 +61,17 @@ def gather(folder: Folder) -> dict[str, Any]:
         "warnings": sections.warnings(folder),
         "summary": sections.summary(folder),
         "flow": sections.flow(folder),
-        "audit": sections.audit(folder),
+        "audit": evidence.audit(folder),
         "results": sections.results(folder),
         "paper": sections.paper(folder),
         "confusions": sections.confusions(folder),
         "roc": [group for group in plots.roc_charts(folder) if group["charts"]],
-        "calibration": sections.calibration(folder),
+        "calibration": evidence.calibration(folder),
         "reliability": plots.reliability(folder),
         "coverage": plots.coverage(folder),
         "courses": plots.learning_curves(folder),
         "subjects": sections.subjects(folder),
-        "galleries": sections.galleries(folder),
+        "galleries": gallery.galleries(folder),
         "provenance": sections.provenance(folder),
     }
     context["sections"] = [
@@ -119,8 +118,8 @@ def render(template: str, context: dict[str, Any]) -> str:
     )
     environment.globals.update(
         plural=sections.plural,
+        span=report.span,
         style=Markup(loader.get_source(environment, "style.css")[0]),
-        today=datetime.date.today().isoformat(),
     )
     return environment.get_template(template).render(context)
 

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from sscjax import pictures, report
+from sscjax import report
 from sscjax.metrics import Predictions
-from sscjax.page.folder import EXPLANATIONS, Folder
+from sscjax.page.folder import Folder
 
 SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
 MODEL_TITLES = {"mobilenet_v2": "MobileNetV2", "cnn": "CNN"}
 
-# Rows of the table of subjects, and pictures in a gallery: beyond them the page points to files.
+# Rows of the table of subjects: beyond them the page points to predictions.csv.
 MOST_SUBJECTS = 300
-MOST_PICTURES = 12
-
-# Side in pixels to which pictures inside the page are reduced.
-PICTURE_SIDE = 192
 
 
 def plural(count: int, noun: str) -> str:
@@ -57,8 +50,9 @@ def warnings(folder: Folder) -> list[str]:
             said.append(f"LEAKAGE: {finding.get('title', finding.get('kind', ''))}")
     if audit.get("protocol_allows_leakage"):
         said.append("LEAKAGE ALLOWED: the config asks for a protocol that leaks, as the paper's.")
-    if folder.is_protocol and (folder.optional["protocol"] or {}).get("status") != "finished":
-        said.append("NOT FINISHED: folds of this protocol may be missing.")
+    planned = (folder.optional["protocol"] or {}).get("folds")
+    if folder.is_protocol and isinstance(planned, list) and len(folder.folds) < len(planned):
+        said.append(f"NOT FINISHED: {len(folder.folds)} of {len(planned)} folds are here.")
     return [" ".join(line.split()) for line in dict.fromkeys(said)]
 
 
@@ -124,7 +118,6 @@ def flow(folder: Folder) -> dict[str, Any]:
     return {
         "source": data["source"],
         "all": _counts(table, data["classes"]),
-        "excluded": data.get("excluded", []),
         "splits": splits,
         "folds": [_fold(name, fold) for name, fold in folder.folds.items()],
         "protocol": folder.optional["protocol"],
@@ -137,18 +130,19 @@ def flow(folder: Folder) -> dict[str, Any]:
 
 
 def _counts(table: Predictions, classes: Sequence[str]) -> dict[str, Any]:
-    """Images and subjects of a table, in all and by class."""
+    """Images and subjects of a table, in all and by class; repeats of an image count once."""
+    by_class = [
+        {
+            "name": name,
+            "images": len(set(table.files[table.labels == index].tolist())),
+            "subjects": len(set(table.subjects[table.labels == index].tolist())),
+        }
+        for index, name in enumerate(classes)
+    ]
     return {
-        "images": len(table),
+        "images": len(set(table.files.tolist())),
         "subjects": len(set(table.subjects.tolist())),
-        "classes": [
-            {
-                "name": name,
-                "images": int((table.labels == index).sum()),
-                "subjects": len(set(table.subjects[table.labels == index].tolist())),
-            }
-            for index, name in enumerate(classes)
-        ],
+        "classes": by_class,
     }
 
 
@@ -207,17 +201,30 @@ def confusions(folder: Folder) -> list[dict[str, Any]]:
     found = []
     for split in ("test", "val"):
         for unit, figures in folder.metrics["splits"].get(split, {}).items():
+            kept = _shown_classes(figures, folder.record["data"]["classes"])
             rows = []
-            for name, counts in zip(figures["classes"], figures["confusion"], strict=True):
+            for index in kept:
+                counts = figures["confusion"][index]
                 total = sum(counts)
                 cells = [
-                    {"count": count, "share": count / total if total else 0.0} for count in counts
+                    {"count": counts[other], "share": counts[other] / total if total else 0.0}
+                    for other in kept
                 ]
-                rows.append({"name": name, "total": total, "cells": cells})
-            # A column that nothing is and nothing is called says nothing.
+                rows.append({"name": figures["classes"][index], "total": total, "cells": cells})
             title = f"{SPLIT_TITLES[split]}, {report.UNITS[unit]}"
-            found.append({"title": title, "classes": figures["classes"], "rows": rows})
+            classes = [figures["classes"][index] for index in kept]
+            found.append({"title": title, "classes": classes, "rows": rows})
     return found
+
+
+def _shown_classes(figures: Mapping[str, Any], classes: Sequence[str]) -> list[int]:
+    """All but outputs that stand for no class and that no image was taken for."""
+    confusion = figures["confusion"]
+    return [
+        index
+        for index, name in enumerate(figures["classes"])
+        if name in classes or any(row[index] for row in confusion) or any(confusion[index])
+    ]
 
 
 def subjects(folder: Folder) -> dict[str, Any]:
@@ -253,93 +260,21 @@ def subjects(folder: Folder) -> dict[str, Any]:
     }
 
 
-# ---- galleries ----------------------------------------------------------------------------------
-
-
-def galleries(folder: Folder) -> dict[str, Any] | None:
-    """Pictures of errors and right answers with their maps; of a protocol those of all folds."""
-    sources = list(folder.folds.values()) if folder.is_protocol else [folder]
-    found = [
-        (source, source.optional["explanations"])
-        for source in sources
-        if source.optional["explanations"]
-    ]
-    if not found:
-        return None
-    entries = [(source, entry) for source, index in found for entry in index["images"]]
-    entries.sort(key=lambda pair: -pair[1]["probability"])
-    errors = [pair for pair in entries if not pair[1]["right"]]
-    right = [pair for pair in entries if pair[1]["right"]]
-    classes = folder.record["data"]["classes"]
-    right.sort(key=lambda pair: (_place(classes, pair[1]["label"]), -pair[1]["probability"]))
-    if folder.is_protocol:
-        right = _first_of_each(right)
-    return {
-        "method": found[0][1]["method"],
-        "layer": found[0][1]["layer"],
-        "map_size": found[0][1]["map_size"],
-        "split": found[0][1]["split"],
-        "errors_in_all": sum(index["errors_in_all"] for _, index in found),
-        "errors": [_picture(*pair) for pair in errors[:MOST_PICTURES]],
-        "right": [_picture(*pair) for pair in right[:MOST_PICTURES]],
-    }
-
-
-def _place(classes: Sequence[str], name: str) -> int:
-    return classes.index(name) if name in classes else len(classes)
-
-
-def _first_of_each(pairs: list[tuple[Folder, dict[str, Any]]]) -> list[Any]:
-    """At most two of each class."""
-    taken: dict[str, int] = {}
-    found = []
-    for pair in pairs:
-        label = pair[1]["label"]
-        taken[label] = taken.get(label, 0) + 1
-        if taken[label] <= 2:
-            found.append(pair)
-    return found
-
-
-def _picture(source: Folder, entry: Mapping[str, Any]) -> dict[str, Any]:
-    place = source.path / EXPLANATIONS
-    return {
-        **entry,
-        "uri": pictures.data_uri(place / entry["image"], PICTURE_SIDE),
-        "maps": [
-            {
-                "class": found["class"],
-                "uri": pictures.data_uri(place / found["overlay"], PICTURE_SIDE),
-            }
-            for found in entry["maps"]
-        ],
-    }
-
-
 # ---- provenance ---------------------------------------------------------------------------------
 
 
 def provenance(folder: Folder) -> dict[str, Any]:
     """Everything that identifies the run and lets it be run again."""
     record, config = folder.record, folder.config
-    stages = []
-    for name, kept in folder.stages.items():
-        course = kept["course"]
-        counted = folder.metrics.get("stages", {}).get(name, {})
-        stages.append(
-            {
-                "name": name,
-                "epochs": course["epoch"],
-                "best": course["best_epoch"] or None,
-                "early": course["stopped_early"],
-                "seconds": course["seconds"],
-                "frozen": counted.get("frozen_parameters"),
-                "trained": counted.get("trained_parameters"),
-            }
-        )
+    stages = _stages(folder)
+    for name, fold in folder.folds.items():
+        stages += [{**stage, "name": f"{name}, {stage['name']}"} for stage in _stages(fold)]
     manifest = folder.optional["manifest"]
     return {
         "stages": stages,
+        "parameters": stages[0]["frozen"] + stages[0]["trained"] if stages else None,
+        "select": config["select"],
+        "class_weights": config["loss"]["class_weights"],
         "weights": record["weights"],
         "pretrained": config["pretrained"],
         "model": config["model"],
@@ -351,9 +286,28 @@ def provenance(folder: Folder) -> dict[str, Any]:
             if key.endswith("fingerprint")
         },
         "command": command(record),
-        "config": [(key, _shown(value)) for key, value in flat(config)],
+        "config": [(key, shown(value)) for key, value in flat(config)],
         "manifest": None if manifest is None else _outline(manifest),
     }
+
+
+def _stages(folder: Folder) -> list[dict[str, Any]]:
+    found = []
+    for name, kept in folder.stages.items():
+        course, counts = kept["course"], kept["counts"]
+        several = len(folder.stages) > 1 and name == folder.metrics.get("final_stage")
+        found.append(
+            {
+                "name": f"{name} (chosen)" if several else name,
+                "epochs": course["epoch"],
+                "best": course["best_epoch"] or None,
+                "early": course["stopped_early"],
+                "seconds": course["seconds"],
+                "frozen": counts["total"] - counts["trained"],
+                "trained": counts["trained"],
+            }
+        )
+    return found
 
 
 def command(record: Mapping[str, Any]) -> str:
@@ -371,7 +325,8 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of a config or a manifest as text."""
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
@@ -380,106 +335,9 @@ def _outline(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = []
     for key, value in manifest.items():
         if isinstance(value, Mapping) and len(flat(value)) <= 12:
-            found += [(f"{key}.{name}", _shown(part)) for name, part in flat(value)]
+            found += [(f"{key}.{name}", shown(part)) for name, part in flat(value)]
         elif isinstance(value, (list, Mapping)):
             found.append((key, plural(len(value), "entry").replace("entrys", "entries")))
         else:
-            found.append((key, _shown(value)))
+            found.append((key, shown(value)))
     return found
-
-
-# ---- calibration --------------------------------------------------------------------------------
-
-
-def calibration(folder: Folder) -> dict[str, Any] | None:
-    """calibration.json with its tables ready; of a protocol also a row for each fold."""
-    found = folder.optional["calibration"]
-    folds = [
-        {"name": name, "temperature": one.get("temperature")}
-        for name, fold in folder.folds.items()
-        if (one := fold.optional["calibration"]) is not None
-    ]
-    if found is None and not folds:
-        return None
-    found = found or {}
-    rows = []
-    for split, states in (found.get("splits") or {}).items():
-        for state in ("before", "after"):
-            if state in states:
-                one = states[state]
-                rows.append(
-                    {
-                        "split": SPLIT_TITLES.get(split, split),
-                        "state": state,
-                        "ece": _with_interval(one.get("ece"), one.get("ece_interval")),
-                        "brier": _with_interval(one.get("brier"), one.get("brier_interval")),
-                        "log_loss": report.number(_log_loss(found, split, state)),
-                    }
-                )
-    return {
-        "fitted_on": SPLIT_TITLES.get(found.get("fitted_on", ""), found.get("fitted_on", "")),
-        "temperature": found.get("temperature"),
-        "rows": rows,
-        "threshold": _threshold(found.get("threshold")),
-        "coverage": found.get("coverage") or [],
-        "abstention": [(key, _shown(value)) for key, value in flat(found.get("abstention") or {})],
-        "outliers": found.get("outliers"),
-        "folds": folds,
-    }
-
-
-def _log_loss(found: Mapping[str, Any], split: str, state: str) -> float | None:
-    pair = (found.get("log_loss") or {}).get(split)
-    return None if not pair else pair[0 if state == "before" else 1]
-
-
-def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None or not math.isfinite(value):
-        return report.UNDEFINED
-    return report.number(value) + (f" ({report.span('', interval)})" if interval else "")
-
-
-def _threshold(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The operating point, with each figure on validation and on test side by side."""
-    if not found:
-        return None
-    sides = {side: found.get(side) or {} for side in ("val", "test")}
-    names = [
-        name
-        for name in dict.fromkeys([*sides["val"], *sides["test"]])
-        if any(isinstance(side.get(name), Mapping) for side in sides.values())
-    ]
-    rows = []
-    for name in names:
-        cells = [name.replace("_", " ")]
-        for side in sides.values():
-            one = side.get(name)
-            one = one if isinstance(one, Mapping) else {}
-            cells.append(report.percent(one.get("value")))
-            cells.append(report.span("accuracy", one.get("interval")))
-        rows.append(cells)
-    return {"rule": found.get("rule"), "positive": found.get("positive"), "value": found.get("value"), "rows": rows}  # fmt: skip
-
-
-def audit(folder: Folder) -> dict[str, Any] | None:
-    """audit.json, the gravest findings first."""
-    found = folder.optional["audit"]
-    if found is None:
-        return None
-    order = {"leak": 0, "warning": 1, "note": 2}
-    findings = sorted(found.get("findings", []), key=lambda one: order.get(one["severity"], 3))
-    return {**found, "findings": findings, "checks": found.get("checks", [])}
-
-
-def finite(values: Sequence[float | None]) -> list[float]:
-    """The values with NaN where there is none."""
-    return [math.nan if value is None else float(value) for value in values]
-
-
-def corners(x: np.ndarray, y: np.ndarray) -> tuple[list[float], list[float]]:
-    """The points of a line without those that lie on the way between their neighbours."""
-    if len(x) < 3:
-        return x.tolist(), y.tolist()
-    before = np.diff(x)[:-1] * np.diff(y)[1:] - np.diff(y)[:-1] * np.diff(x)[1:]
-    keep = np.concatenate([[True], np.abs(before) > 1e-12, [True]])
-    return x[keep].tolist(), y[keep].tolist()
