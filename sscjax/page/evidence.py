@@ -60,7 +60,7 @@ def calibration(folder: Folder) -> dict[str, Any] | None:
     found = found or {}
     rows = []
     for split, states in (found.get("splits") or {}).items():
-        for state in ("before", "after"):
+        for state in calibration_states(found):
             if state in states:
                 one = states[state]
                 rows.append(
@@ -86,6 +86,11 @@ def calibration(folder: Folder) -> dict[str, Any] | None:
     }
 
 
+def calibration_states(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Before and after temperature scaling; where none was done, both are the same."""
+    return ("after",) if found.get("reason") else ("before", "after")
+
+
 def _log_loss(found: Mapping[str, Any], split: str, state: str) -> float | None:
     pair = (found.get("log_loss") or {}).get(split)
     return None if not pair else pair[0 if state == "before" else 1]
@@ -95,6 +100,9 @@ def _with_interval(value: float | None, interval: Sequence[float] | None) -> str
     if value is None or not math.isfinite(value):
         return report.UNDEFINED
     return report.number(value) + (f" ({report.span('', interval)})" if interval else "")
+
+
+_NAMES = {"ppv": "PPV", "npv": "NPV"}
 
 
 def _threshold(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -114,7 +122,7 @@ def _threshold(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     ]
     rows = [["figure", *(title for side in sides for title in (side, "95 % interval"))]]
     for name in names:
-        cells = [name.replace("_", " ")]
+        cells = [_NAMES.get(name, name.replace("_", " "))]
         for side in sides.values():
             one = side.get(name)
             one = one if isinstance(one, Mapping) else {}

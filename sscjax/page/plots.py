@@ -11,6 +11,7 @@ import numpy as np
 from sscjax import report, roc
 from sscjax.metrics import Predictions
 from sscjax.page.charts import Axis, Chart, Line, nice_axis, share_axis
+from sscjax.page.evidence import calibration_states
 from sscjax.page.folder import Folder
 from sscjax.page.sections import SPLIT_TITLES, judged
 
@@ -171,23 +172,25 @@ def _course(
 
 def reliability(folder: Folder) -> list[Chart]:
     """Reliability diagrams of the calibration, validation and test, before and after."""
-    splits = (folder.optional["calibration"] or {}).get("splits") or {}
+    calibration = folder.optional["calibration"] or {}
+    splits, states = calibration.get("splits") or {}, calibration_states(calibration)
     found = []
     for split in ("test", "val"):
-        for state in ("before", "after"):
+        for state in states:
             bins = [one for one in splits.get(split, {}).get(state, {}).get("bins", []) if one["n"]]
             if bins:
-                found.append(_reliability(split, state, bins))
+                scaled = f", {state} temperature scaling" if len(states) > 1 else ""
+                found.append(_reliability(split, state, scaled, bins))
     return found
 
 
-def _reliability(split: str, state: str, bins: list[dict[str, Any]]) -> Chart:
+def _reliability(split: str, state: str, scaled: str, bins: list[dict[str, Any]]) -> Chart:
     total = sum(one["n"] for one in bins)
     whiskers = [(one["confidence"], *one["interval"]) for one in bins if one.get("interval")]
     x, y = [one["confidence"] for one in bins], [one["accuracy"] for one in bins]
     return Chart(
         f"reliability-{split}-{state}",
-        f"Reliability on {SPLIT_TITLES[split].lower()} images, {state} temperature scaling",
+        f"Reliability on {SPLIT_TITLES[split].lower()} images{scaled}",
         "; ".join(
             f"said {report.percent(one['confidence'])}, right {report.percent(one['accuracy'])} "
             f"of {one['n']}"
@@ -195,7 +198,7 @@ def _reliability(split: str, state: str, bins: list[dict[str, Any]]) -> Chart:
         ),
         share_axis("probability of the answer"),
         share_axis("share of right answers"),
-        (Line(f"{SPLIT_TITLES[split].lower()}, {state}", x, y, 0, points=True),),
+        (Line("", x, y, 0, points=True),),
         diagonal=True,
         bars=tuple((one["low"], one["high"], one["n"] / total) for one in bins),
         whiskers=tuple(whiskers),
