@@ -31,11 +31,12 @@ _FLAGS = ("config", "workdir", "fresh")
 
 def main() -> None:
     """Parse the command line and run."""
+    command = sys.argv[1:]
     config = _parse(sys.argv)
     cli.set_up_log()
     cli.set_up_jax()
     folder = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else Path("runs") / config.name
-    print("\n" + train.run(config, folder.resolve(), fresh=_FRESH.value), end="")
+    print("\n" + train.run(config, folder.resolve(), fresh=_FRESH.value, command=command), end="")
 
 
 def _parse(arguments: list[str]) -> ConfigDict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sscjax import (
     files,
     metrics,
     micro_batch,
+    page,
     prepare,
     provenance,
     record,
@@ -35,13 +37,16 @@ from sscjax.stage import Course, Finished, Result, Stage, check, prefix, run_sta
 _LOG = logging.getLogger(__name__)
 
 
-def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
+def run(
+    config: ConfigDict, folder: Path, *, fresh: bool = False, command: Sequence[str] = ()
+) -> str:
     """Train, evaluate and report; everything lies in `folder` afterwards.
 
     Args:
       config: see `configs/default.py`.
       folder: the run's; created when missing.
       fresh: delete the run in the folder, once it is certain that the new one can begin.
+      command: arguments of `sscjax.main` that repeat the run, kept in its record.
 
     Returns:
       the closing text for the terminal.
@@ -68,7 +73,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     for stage in stages:
         check(stage, network)
     stages = _fit_to_machine(stages, network, config.data.image_size, earlier)
-    now = record.make(config, images, network, stages)
+    now = {**record.make(config, images, network, stages), "command": list(command)}
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
         if earlier["status"] == "finished" and (folder / "report.txt").is_file():
@@ -87,6 +92,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     inputs = _features(config, folder, stages, images, network, summary.choose(config, finished))
     text = summary.write(config, folder, images, network, finished, inputs)
     provenance.end(folder, manifest)
+    page.write(folder)
     files.write_json(folder / record.FILE, {**now, "status": "finished"})
     return text
 

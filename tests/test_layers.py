@@ -20,15 +20,16 @@ PACKAGE = REPOSITORY / "sscjax"
 # Lowest first. A module or package imports from layers below its own; inside a package its modules
 # may import each other. docs/design.md shows the same table as a picture.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "machine", "memory", "paper", "progress"),
+    ("errors", "files", "machine", "memory", "paper", "pictures", "progress"),
     ("rows",),
     ("metrics", "models", "data"),
     ("pretrained", "optim", "checkpoint", "figures", "report", "outliers"),
     ("steps", "cli", "delong"),
-    ("features", "intervals", "micro_batch"),
-    ("evaluate", "prepare", "calibration", "thresholds", "paired", "comparison_text"),
-    ("stage", "assess"),
-    ("record", "summary", "provenance"),
+    ("features", "intervals", "micro_batch", "explain"),
+    ("evaluate", "prepare", "calibration", "thresholds", "paired", "comparison_text", "roc"),
+    ("stage", "assess", "page"),
+    ("record", "provenance", "explanations"),
+    ("summary",),
     ("train",),
     ("main", "compare", "reproduce"),
 )
@@ -39,12 +40,23 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "keras": (),
     "torch": ("pretrained.read",),
     "orbax": ("checkpoint",),
-    "ml_collections": ("prepare", "record", "summary", "provenance", "train", "main", "reproduce"),
+    "ml_collections": (
+        "prepare",
+        "record",
+        "explanations",
+        "summary",
+        "provenance",
+        "train",
+        "main",
+        "reproduce",
+    ),
     "absl": ("main",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
-    "PIL": ("data",),
-    "matplotlib": ("figures",),
+    "PIL": ("data", "pictures"),
+    "matplotlib": ("figures", "pictures"),
+    "jinja2": ("page",),
+    "markupsafe": ("page",),
     "scipy": ("calibration", "delong", "intervals", "paired"),
     "tqdm": ("progress",),
     "h5py": ("pretrained",),
@@ -73,6 +85,9 @@ ONLY: dict[str, tuple[str, ...]] = {
     "delong": ("numpy", "scipy"),
     "paired": ("numpy", "scipy"),
     "comparison_text": (),
+    "pictures": ("numpy", "matplotlib", "PIL"),
+    "roc": ("numpy",),
+    "page": ("numpy", "jinja2", "markupsafe"),
 }
 
 # Of the package, models see nothing but each other.

@@ -13,12 +13,24 @@ import numpy as np
 import pytest
 from small_runs import one_stage_config, small_config, write_folder
 
-from sscjax import checkpoint, metrics, micro_batch, models, prepare, stage, summary, train
+from sscjax import (
+    checkpoint,
+    explanations,
+    metrics,
+    micro_batch,
+    models,
+    page,
+    prepare,
+    stage,
+    summary,
+    train,
+)
 from sscjax.errors import UserError
 
 WRITTEN = (
     *("run.json", "splits.csv", "predictions.csv", "metrics.json", "report.txt"),
     *("curves.csv", "curves.png", "confusion_val.png", "confusion_test.png"),
+    *("report.html", "model_card.md", "explanations/explanations.json"),
 )
 
 
@@ -52,9 +64,11 @@ def _parameters(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def no_pictures(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the reference run draws them: they take a third of a small run's time."""
+    """Only the reference run draws them: they take half of a small run's time."""
     del reference
     monkeypatch.setattr(summary, "_draw", lambda *args: None)
+    monkeypatch.setattr(explanations, "write", lambda *args: None)
+    monkeypatch.setattr(page, "write", lambda folder: ())
 
 
 @pytest.fixture(scope="module")
