@@ -102,9 +102,9 @@ def intervals_table(
     columns = [["test", *_interval_names(figures["image"])]]
     for unit, values in figures.items():
         pairs = zip(_in_rows(values), _in_rows(intervals[unit]), strict=True)
-        cells = [(_value(*found), _span(found[0], span[1])) for found, span in pairs]
+        cells = [(_value(*found), span(found[0], ends[1])) for found, ends in pairs]
         columns += [[f"per {unit}", *(value for value, _ in cells)]]
-        columns += [["95 % interval", *(span for _, span in cells)]]
+        columns += [["95 % interval", *(ends for _, ends in cells)]]
     some = intervals["image"]
     method = (
         f"Shares: Korn and Graubard; others: bootstrap of subjects, {some['resamples']} times.\n"
@@ -135,7 +135,8 @@ def _value(name: str, value: float | None) -> str:
     return percent(value) if name in _SHARES else number(value)
 
 
-def _span(name: str, interval: Sequence[float] | None) -> str:
+def span(name: str, interval: Sequence[float] | None) -> str:
+    """The interval of the figure `name` as text; a dash where there is none."""
     if interval is None:
         return UNDEFINED
     low, high = interval

@@ -16,7 +16,7 @@ import optax
 
 from sscjax import evaluate, features, metrics, optim, report, steps
 from sscjax.checkpoint import Checkpoints
-from sscjax.errors import UserError
+from sscjax.errors import DivergedError, UserError
 from sscjax.prepare import Images, Network
 from sscjax.progress import Progress
 
@@ -425,7 +425,7 @@ def _epoch(
         loss += float(sums.loss)
         correct += float(sums.correct)
         if not math.isfinite(loss):
-            raise UserError(
+            raise DivergedError(
                 f"the loss is {loss} in epoch {epoch} of stage {stage.name}: lower "
                 f"config.stages.{stage.name}.learning_rate (now {stage.learning_rate:g}) or set "
                 f"clip_norm, and give --fresh"
@@ -452,7 +452,7 @@ def _validate(
         batch_size=work.stage.batch_size,
     )
     if not np.isfinite(found).all():
-        raise UserError(
+        raise DivergedError(
             f"the validation predictions are not finite in epoch {epoch} of stage "
             f"{work.stage.name}: lower config.stages.{work.stage.name}.learning_rate and give "
             "--fresh"

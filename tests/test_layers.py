@@ -27,8 +27,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("features", "intervals", "micro_batch"),
     ("evaluate", "prepare"),
     ("stage",),
-    ("record", "summary"),
-    ("train",),
+    ("folds", "record", "search", "summary"),
+    ("pooled", "train"),
+    ("protocol",),
     ("main",),
 )
 
@@ -38,7 +39,9 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "keras": (),
     "torch": ("pretrained.read",),
     "orbax": ("checkpoint",),
-    "ml_collections": ("prepare", "record", "summary", "train", "main"),
+    "ml_collections": (
+        *("prepare", "folds", "record", "search", "summary", "pooled", "train", "protocol", "main"),
+    ),
     "absl": ("main",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
