@@ -120,9 +120,9 @@ def interval_rows(
     columns = [["test", *_interval_names(figures["image"])]]
     for unit, values in figures.items():
         pairs = zip(_in_rows(values), _in_rows(intervals[unit]), strict=True)
-        cells = [(_value(*found), span(found[0], interval[1])) for found, interval in pairs]
+        cells = [(_value(*found), span(found[0], ends[1])) for found, ends in pairs]
         columns += [[f"per {unit}", *(value for value, _ in cells)]]
-        columns += [["95 % interval", *(span for _, span in cells)]]
+        columns += [["95 % interval", *(ends for _, ends in cells)]]
     return list(zip(*columns, strict=True))
 
 

@@ -121,8 +121,12 @@ class View(Lazy):
         return self.base[self.numbers[numbers]]
 
     def update(self, digest: Any) -> None:
-        """Add the rows themselves."""
-        update_rows(self, digest)
+        """Add the rows themselves; of rows that would have to be made, what they depend on."""
+        if isinstance(self.base, Joined):
+            digest.update(self.numbers.astype("<i8").tobytes())
+            self.base.update(digest)
+        else:
+            update_rows(self, digest)
 
 
 class Joined(Lazy):

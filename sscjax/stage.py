@@ -17,7 +17,8 @@ import optax
 
 from sscjax import evaluate, features, metrics, optim, report, rows, steps
 from sscjax.checkpoint import Checkpoints
-from sscjax.errors import UserError
+from sscjax.data.dataset import ImageSet
+from sscjax.errors import DivergedError, UserError
 from sscjax.prepare import Images, Network
 from sscjax.progress import Progress
 from sscjax.rows import Rows
@@ -311,11 +312,12 @@ def _store(
     variables = {"params": network.params, "batch_stats": network.batch_stats}
     # The training set's originals are among the originals: only its copies are to be computed.
     chosen = np.flatnonzero(images.splits == "train")
-    copies = rows.View(training.images, np.arange(len(chosen), len(training)))
-    pixels = rows.Joined([images.originals.images, copies])
+    copies = training.take(np.arange(len(chosen), len(training)))
+    parts = [part for part in (images.originals, copies) if len(part)]
     model = network.model
     variables = {"params": network.params, "batch_stats": network.batch_stats}
-    shape = features.prefix_shape(model, variables, last, pixels.shape)
+    total = sum(map(len, parts))
+    shape = features.prefix_shape(model, variables, last, (total, *parts[0].images.shape[1:]))
     megabytes = math.prod(shape) * np.dtype(np.float32).itemsize / 2**20
     held = megabytes <= stage.feature_megabytes
     if not held and not store.takes(megabytes * 2**20):
@@ -327,25 +329,13 @@ def _store(
         )
         return program, *raw
     name = model.layer_names[last - 1]
-    key = features.key(
-        program,
-        last,
-        network.params,
-        network.batch_stats,
-        images=f"{images.originals.fingerprint()} {training.fingerprint()}",
-        scaling=network.weights.convention.scaling,
-        batch_size=stage.batch_size,
-    )
-    with Progress(f"features up to {name}", len(pixels)) as progress:
-        found = features.compute(
-            program,
-            last,
-            network.params,
-            network.batch_stats,
-            pixels,
-            batch_size=stage.batch_size,
-            progress=progress.advance,
-            keep=store.keep(key, held=held),
+    with Progress(f"features up to {name}", total) as progress:
+        # The originals by themselves: other folds and seeds find them.
+        found = rows.Joined(
+            [
+                _features(stage, network, program, last, part, store, held, progress.advance)
+                for part in parts
+            ]
         )
     count = len(images.originals)
     # A classifier alone is too little work for a loop over parts of the batch.
@@ -353,8 +343,40 @@ def _store(
     ready = dataclasses.replace(
         program, inputs=lambda stored, key: stored, first=last, micro_batch=micro_batch
     )
-    of_training = np.concatenate([chosen, np.arange(count, len(pixels))])
+    of_training = np.concatenate([chosen, np.arange(count, total)])
     return ready, rows.View(found, of_training), rows.View(found, np.arange(count))
+
+
+def _features(
+    stage: Stage,
+    network: Network,
+    program: steps.Program,
+    last: int,
+    part: ImageSet,
+    store: features.Store,
+    held: bool,
+    progress: Callable[[int], Any],
+) -> Rows:
+    """Outputs of the first `last` layers for some images: found, or computed and kept."""
+    key = features.key(
+        program,
+        last,
+        network.params,
+        network.batch_stats,
+        images=rows.fingerprint(part.images),
+        scaling=network.weights.convention.scaling,
+        batch_size=stage.batch_size,
+    )
+    return features.compute(
+        program,
+        last,
+        network.params,
+        network.batch_stats,
+        part.images,
+        batch_size=stage.batch_size,
+        progress=progress,
+        keep=store.keep(key, held=held),
+    )
 
 
 def _start_tree(work: _Work) -> dict[str, Any]:
@@ -461,7 +483,7 @@ def _epoch(
         loss += float(sums.loss)
         correct += float(sums.correct)
         if not math.isfinite(loss):
-            raise UserError(
+            raise DivergedError(
                 f"the loss is {loss} in epoch {epoch} of stage {stage.name}: lower "
                 f"config.stages.{stage.name}.learning_rate (now {stage.learning_rate:g}) or set "
                 f"clip_norm, and give --fresh"
@@ -505,7 +527,7 @@ def _validate(
         batch_size=work.stage.batch_size,
     )
     if not np.isfinite(found).all():
-        raise UserError(
+        raise DivergedError(
             f"the validation predictions are not finite in epoch {epoch} of stage "
             f"{work.stage.name}: lower config.stages.{work.stage.name}.learning_rate and give "
             "--fresh"

@@ -133,7 +133,7 @@ def _draw(
             )
 
 
-def _reach(images: prepare.Images, ranges: Mapping[str, Any]) -> str:
+def reach(images: prepare.Images, ranges: Mapping[str, Any]) -> str:
     """What the intervals can say of new patients."""
     count = ranges["image"]["n_subjects"]
     if not images.has_subjects:
@@ -211,7 +211,7 @@ def _text(
             )
         parts.append(report.align(rows))
     parts.append(report.results_table(ours))
-    parts.append(report.intervals_table(ours["test"], ranges, _reach(images, ranges)))
+    parts.append(report.intervals_table(ours["test"], ranges, reach(images, ranges)))
     test = ours["test"]["image"]
     parts.append("test images\n" + report.confusion_text(test["confusion"], test["classes"]))
     parts.append(report.calibration_text(calibrated))

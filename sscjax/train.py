@@ -28,6 +28,7 @@ from sscjax import (
     summary,
 )
 from sscjax.data import splits
+from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.optim import Counts
 from sscjax.pretrained import cache
@@ -38,7 +39,13 @@ _LOG = logging.getLogger(__name__)
 
 
 def run(
-    config: ConfigDict, folder: Path, *, fresh: bool = False, command: Sequence[str] = ()
+    config: ConfigDict,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    command: Sequence[str] = (),
+    loaded: tuple[ImageSet, bool] | None = None,
+    fallback: bool = False,
 ) -> str:
     """Train, evaluate and report; everything lies in `folder` afterwards.
 
@@ -47,6 +54,9 @@ def run(
       folder: the run's; created when missing.
       fresh: delete the run in the folder, once it is certain that the new one can begin.
       command: arguments of `sscjax.main` that repeat the run, kept in its record.
+      loaded: what `prepare.load_images` gives for this config, where the caller has it.
+      fallback: a run that this one belongs to started from random weights, because ImageNet's could
+        not be had: so does this one, without looking for them.
 
     Returns:
       the closing text for the terminal.
@@ -60,14 +70,14 @@ def run(
         record.refuse(record.config_differences(earlier["config"], config.to_dict()), folder)
     stages = make_stages(config)
     summary.options(config)
-    image_set, synthetic = prepare.load_images(config)
+    image_set, synthetic = prepare.load_images(config) if loaded is None else loaded
     _say_source(image_set.source, synthetic)
     images = prepare.split_images(config, image_set, synthetic)
     _say_splits(images)
     network = prepare.build_network(
         config,
         images,
-        earlier_fallback=bool(earlier and earlier["weights"]["fallback"]),
+        earlier_fallback=fallback or bool(earlier and earlier["weights"]["fallback"]),
     )
     stages = _fit_to_weights(stages, network, config.scratch.learning_rate)
     for stage in stages:
