@@ -89,13 +89,13 @@ def test_band_holds_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     points = np.searchsorted(roc.GRID, [0.1, 0.2, 0.4])
     truth = stats.norm.cdf(1.2 + stats.norm.ppf(roc.GRID[points]))
     held = []
-    for seed in range(80):
+    for seed in range(50):
         found = roc.curves(drawn(seed, subjects=60, images=2), 1)
         assert found is not None and found[0].band is not None
         band = found[0].band
         held.append((band.low[points] <= truth) & (truth <= band.high[points]))
-    # 80 draws of a 95 % interval fall below 0.88 less than once in a hundred times.
-    assert np.mean(held, axis=0).min() >= 0.88, np.mean(held, axis=0)
+    # 50 draws of a 95 % interval fall below 0.86 less than once in a hundred times.
+    assert np.mean(held, axis=0).min() >= 0.86, np.mean(held, axis=0)
 
 
 def test_without_band() -> None:

@@ -142,7 +142,7 @@ def list_folder(folder: Path, classes: Sequence[str]) -> Listing:
         )  # fmt: skip
     source = _folder_source(folder, records)
     if skipped or loose:
-        source += f"; passed over: {skipped} no images, {loose} outside class folders"
+        source += f"; passed over: {skipped} other file(s), {loose} image(s) outside class folders"
     return Listing(folder, names, tuple(records), source)
 
 

@@ -57,7 +57,7 @@ def _pair(
     return (
         Chart(
             f"roc-{key}",
-            f"ROC curve of {shown} against the others",
+            f"ROC: {shown} against the others",
             f"True positive rate over false positive rate; {area}. Diagonal: guessing.",
             share_axis("false positive rate"),
             share_axis("true positive rate"),
@@ -66,7 +66,7 @@ def _pair(
         ),
         Chart(
             f"pr-{key}",
-            f"Precision-recall curve of {shown} against the others",
+            f"Precision-recall: {shown} against the others",
             f"Precision over recall; {precision}. Dotted: the share of this class, which is the "
             f"precision of guessing.",
             share_axis("recall"),

@@ -120,7 +120,6 @@ def flow(folder: Folder) -> dict[str, Any]:
         "all": _counts(table, data["classes"]),
         "splits": splits,
         "folds": [_fold(name, fold) for name, fold in folder.folds.items()],
-        "protocol": folder.optional["protocol"],
         "size": folder.config["data"]["image_size"],
         "convention": folder.record["weights"].get("convention", ""),
         "split": folder.config["split"],
@@ -157,7 +156,6 @@ def _fold(name: str, fold: Folder) -> dict[str, Any]:
         "subjects": len(set(tested.subjects.tolist())),
         "image": figures.get("image"),
         "subject": figures.get("subject"),
-        "stage": fold.metrics.get("final_stage", ""),
     }
 
 
@@ -177,8 +175,6 @@ def results(folder: Folder) -> dict[str, Any]:
             for split in ("test", "val")
             if split in found
         ],
-        "stages": folder.metrics.get("stages", {}),
-        "final": folder.metrics.get("final_stage", ""),
         "folds": [_fold(name, fold) for name, fold in folder.folds.items()],
     }
 
