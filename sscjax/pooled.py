@@ -402,7 +402,7 @@ def _folds_table(config: ConfigDict, outcomes: Sequence[Outcome], over: dict[str
         )
     for title, key in (("mean of folds", "mean"), ("sd of folds", "sd")):
         rows.append([title, "", "", "", "", *(cell(name, over[name][key]) for name in names)])
-    return report.align(rows, left=2)
+    return report.align(rows, left=2 if loso else 1)
 
 
 def _search_table(outcomes: Sequence[Outcome]) -> str:

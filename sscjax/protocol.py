@@ -156,7 +156,7 @@ def _outcome(
 ) -> pooled.Outcome:
     """Run a fold, or find it finished; of 'nested' after the search within it."""
     place = folder / "folds" / fold.name
-    fallback = bool(before) and before[0].fallback
+    fallback = _fell_back(folder)
     chosen, config = None, fold.config
     if grid:
         chosen = _search(fold, folder / "search" / fold.name, loaded, grid, fallback)
@@ -165,6 +165,13 @@ def _outcome(
     if before:
         _refuse_other_weights(folder / "folds" / before[0].fold.name, place)
     return pooled.read(fold, place, whole, chosen)
+
+
+def _fell_back(folder: Path) -> bool:
+    """Whether any run so far started from random weights because ImageNet's could not be had."""
+    places = [*folder.glob("folds/*/run.json"), *folder.glob("search/*/*/run.json")]
+    found = [record.read(place.parent) for place in places]
+    return any(one is not None and one["weights"]["fallback"] for one in found)
 
 
 def _run_fold(name: str, config: ConfigDict, place: Path, loaded: Loaded, fallback: bool) -> None:

@@ -124,7 +124,7 @@ def _value(name: str, now: Any, text: str) -> Any:
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
         raise UserError(
             f"config.cv.search: {name} is {now!r}, so {text!r} is no value for it; give a "
-            f"{type(now).__name__}"
+            f"value of type {type(now).__name__}"
         ) from error
 
 
