@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from small_runs import one_stage_config, small_config, write_folder
 
-from sscjax import checkpoint, folds, main, metrics, prepare, protocol, summary, train
+from sscjax import checkpoint, cli, folds, main, metrics, prepare, protocol, summary, train
 from sscjax.errors import UserError
 from sscjax.metrics import Predictions
 
@@ -337,7 +337,7 @@ def test_nested_prefers_the_sensible_learning_rate(tmp_path: Path) -> None:
                 table = Predictions.read_csv(place / "predictions.csv")
                 # No inner run has so much as heard of the images that the fold tests.
                 assert not set(table.files.tolist()) & set(tested.files.tolist())
-                scores.append(metrics.log_loss(table.where("test")))
+                scores.append(metrics.validation_metric("log_loss", table.where("test")))
                 assert not (place / "checkpoints").exists()
             assert candidate["scores"] == scores
             assert candidate["mean"] == pytest.approx(np.mean(scores))
@@ -360,8 +360,8 @@ def test_command_line_takes_the_protocol(tmp_path: Path, monkeypatch: pytest.Mon
         return ""
 
     monkeypatch.setattr(protocol, "run", run)
-    monkeypatch.setattr(main.cli, "set_up_jax", lambda: None)
-    monkeypatch.setattr(main.cli, "set_up_log", lambda: None)
+    monkeypatch.setattr(cli, "set_up_jax", lambda: None)
+    monkeypatch.setattr(cli, "set_up_log", lambda: None)
     repository = Path(__file__).resolve().parent.parent
     monkeypatch.chdir(tmp_path)
     arguments = [

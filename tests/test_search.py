@@ -64,7 +64,7 @@ def test_without_a_metric_there_is_no_choice() -> None:
 
 
 def test_best_mean_wins_in_the_metrics_own_direction() -> None:
-    scores = [[0.5, 0.7], [0.9, 0.5], [1.0, None]]
+    scores: list[list[float | None]] = [[0.5, 0.7], [0.9, 0.5], [1.0, None]]
     assert search.best("balanced_accuracy", scores) == 1
     assert search.best("log_loss", scores) == 0
     assert search.best("accuracy", [[0.5, 0.5], [0.4, 0.6]]) == 0  # of equals the first
