@@ -81,6 +81,10 @@ def get_config() -> ConfigDict:
     # 'direct' decodes the files at every start; 'array_record' keeps the decoded images in the
     # cache folder and reads them back from there.
     config.data.storage = "direct"
+    # Images that take more than this, 20,000 at 128x128 pixels, are not held in memory: decoded
+    # once, they are kept in the cache folder and read from there as they are needed. Augmented
+    # copies that take more are made anew each time they are needed.
+    config.data.max_megabytes = 1000
     # Seed of images that are made before any split: the synthetic set, and copies by
     # `augment.counts_before_split`; -1 takes `config.seed`.
     config.data.seed = -1
@@ -175,15 +179,39 @@ def get_config() -> ConfigDict:
     # The model that the run ends with: the 'best' stage by that metric, or the 'last'.
     config.select.stage = "best"
 
+    # What is done with the probabilities of the finished network. A finished run whose block has
+    # changed makes its figures anew and trains nothing; choose before you look at the test images.
+    config.calibration = ConfigDict()
+    # Divide the logits by one number fitted on the validation images, so that of images with 80 %
+    # about four in five are right. False leaves the probabilities as the network gives them.
+    config.calibration.temperature = True
+    # Bins of confidence, at most; each holds at least some ten images.
+    config.calibration.bins = 10
+    # 'mass': bins of equally many images. 'width': equally wide ones, most of them nearly empty.
+    config.calibration.binning = "mass"
+    # Probability from which an image counts as any class but the first: 'youden' has the largest
+    # sensitivity + specificity on validation, 'sensitivity' at least the sensitivity below.
+    config.calibration.threshold = "youden"
+    config.calibration.sensitivity = 0.95
+    # Accuracy on validation of the images that are sure enough to be answered.
+    config.calibration.target_accuracy = 0.9
+    # Share of images like the validation images that may be flagged as unlike the training images.
+    config.calibration.outlier_rate = 0.05
+
     config.checkpoint = ConfigDict()
     # Least seconds between two checkpoints within a stage.
     config.checkpoint.every_seconds = 20.0
     # Newest checkpoints that are kept.
     config.checkpoint.keep = 2
 
+    # The outputs of the frozen layers are computed once and kept in the cache folder, where stages,
+    # folds and later runs with the same images, weights and augmentation find them.
     config.features = ConfigDict()
-    # The outputs of the frozen layers are computed once if they take at most this much memory.
-    config.features.max_megabytes = 2000
+    # Up to this they are held in memory as well; larger ones are read from the file.
+    config.features.max_megabytes = 1000
+    # The most that all of them may take on disk; the longest unused go first. Features that are
+    # larger than this, and than `max_megabytes`, are not computed ahead.
+    config.features.disk_megabytes = 10000
 
     # Stages in the order in which they run, by name; 'head' and 'finetune' are defined below.
     config.stage_order = ("head", "finetune")

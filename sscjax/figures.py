@@ -259,6 +259,48 @@ def _fill_cells(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
         axes.text(predicted, true, text, ha="center", va="center", color=colour, fontsize=fontsize)
 
 
+def write_calibration(path: Path | str, found: Mapping[str, Any]) -> None:
+    """Draw the test images' reliability before and after calibration, and accuracy by coverage.
+
+    Args:
+      path: the PNG.
+      found: the content of calibration.json, see `assess.assess`.
+    """
+    figure = _new_figure(4.9, "constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.5, label="ideal")
+    states = found["splits"].get("test", {})
+    for state, style in (("before", VAL_STYLE), ("after", TRAIN_STYLE)):
+        if state in states:
+            label = f"{state} calibration, error {states[state]['ece']:.3f}"
+            _draw_reliability(left, states[state]["bins"], {**style, "label": label})
+    left.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence of the images", ylabel="right")
+    left.legend(frameon=False, loc="upper left", fontsize=9)
+    curve = found["coverage"]
+    shares = [point["coverage"] for point in curve]
+    right.plot(shares, [point["accuracy"] for point in curve], lw=1.8, **TRAIN_STYLE)
+    right.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="answered, the surest first", ylabel="right")
+    for axes in (left, right):
+        axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %"))
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, symbol=" %"))
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("test images: probabilities, and answers", fontsize=12)
+    _write_png(path, figure)
+
+
+def _draw_reliability(
+    axes: Axes, bins: Sequence[Mapping[str, Any]], style: Mapping[str, Any]
+) -> None:
+    """Accuracy by mean confidence, a point for each bin, with its interval where it has one."""
+    sure, accuracy = ([one[name] for one in bins] for name in ("confidence", "accuracy"))
+    axes.plot(sure, accuracy, marker="o", markersize=4, lw=1.4, **style)
+    for one in bins:
+        if one["interval"]:
+            x = [one["confidence"]] * 2
+            axes.plot(x, one["interval"], color=style["color"], lw=1, alpha=0.5)
+
+
 def write_curves_csv(path: Path | str, rows: Sequence[Row]) -> None:
     """Write the learning curves atomically, a column per key in the order keys first appear.
 

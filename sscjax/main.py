@@ -34,13 +34,15 @@ _FLAGS = ("config", "workdir", "fresh")
 
 def main() -> None:
     """Parse the command line and run."""
+    command = sys.argv[1:]
     config = _parse(sys.argv)
     cli.set_up_log()
     cli.set_up_jax()
     # A protocol and a run of one config do not fight for one folder.
     name = config.name if config.protocol == "holdout" else f"{config.name}-{config.protocol}"
     folder = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else Path("runs") / name
-    print("\n" + protocol.run(config, folder.resolve(), fresh=_FRESH.value), end="")
+    text = protocol.run(config, folder.resolve(), fresh=_FRESH.value, command=command)
+    print(f"\n{text}", end="")
 
 
 def _parse(arguments: list[str]) -> ConfigDict:

@@ -94,13 +94,19 @@ class Predictions:
         """[N] int32, the most probable class; of equally probable ones the lowest index."""
         return np.argmax(self.probabilities, axis=1).astype(np.int32)
 
+    @property
+    def confidence(self) -> np.ndarray:
+        """[N] float64, the probability of the most probable class."""
+        return self.probabilities.max(axis=1)
+
     def where(self, split: str) -> Predictions:
         """The rows of one split ('train', 'val' or 'test'), in their order."""
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}, expected one of {SPLITS}")
-        return self._take(self.splits == split)
+        return self.take(self.splits == split)
 
-    def _take(self, rows: np.ndarray) -> Predictions:
+    def take(self, rows: np.ndarray) -> Predictions:
+        """The rows that `rows` names by number or by a mask, in that order."""
         return Predictions(
             files=self.files[rows],
             subjects=self.subjects[rows],

@@ -277,6 +277,7 @@ def _metrics(
     repeats = [metrics.figures_by_split(table, ordered)["test"] for table in tables]
     return {
         "protocol": config.protocol,
+        "warnings": summary.warnings(images, fallback=any(one.fallback for one in outcomes)),
         # None where folds chose different stages: the pooled model is then each fold's own.
         "final_stage": chosen.pop() if len(chosen) == 1 else None,
         "splits": {"test": test},

@@ -20,6 +20,7 @@ from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.models import CNN, MODELS, MobileNetV2, Model, initial_variables
 from sscjax.pretrained import cache, convention, download, load
+from sscjax.rows import Rows
 
 _LOG = logging.getLogger(__name__)
 
@@ -171,9 +172,8 @@ def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
         image_set = sources.load_tfds(data.tfds, data.image_size, classes=listed)
     else:
         recipe = _recipe(config, listed)
-        folder = cache.cache_dir() / "prepared"
-        direct = data.storage == "direct"
-        image_set = recipe.make() if direct else prepared.load(recipe, folder)
+        load = prepared.make if data.storage == "direct" else prepared.load
+        image_set = load(recipe, cache.cache_dir() / "prepared", _max_bytes(config))
     if merge:
         if not set(merge) <= set(image_set.classes):
             # A user's own folder may hold the merged classes already.
@@ -184,6 +184,15 @@ def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
         if classes:
             image_set = _reorder(image_set, classes)
     return image_set, not (data.path or data.tfds)
+
+
+def _max_bytes(config: ConfigDict) -> float:
+    """Images of more than this are not held in memory."""
+    if config.data.max_megabytes < 0:
+        raise UserError(
+            f"config.data.max_megabytes={config.data.max_megabytes}: expected 0 or more"
+        )
+    return float(config.data.max_megabytes) * 2**20
 
 
 def _reorder(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
@@ -228,6 +237,8 @@ def split_images(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> Im
     training = augment.augmented_copies(
         training, change.copies, config.seed, flip=change.flip, crop=change.crop
     )
+    for some in (image_set, training):
+        augment.hold_copies(some, _max_bytes(config))
     ordered = is_ordered(config, image_set, synthetic)
     return Images(image_set, found, training, synthetic, config.split.by, ordered)
 
@@ -410,9 +421,7 @@ def _find_weights(config: ConfigDict, earlier_fallback: bool) -> tuple[Path | No
         return None, missing
 
 
-def _calibration_batches(
-    images: np.ndarray, config: ConfigDict, weights: Weights
-) -> list[jax.Array]:
+def _calibration_batches(images: Rows, config: ConfigDict, weights: Weights) -> list[jax.Array]:
     rng = np.random.default_rng(config.seed)
     size = min(len(images), 2 * config.batch_size)
     return [

@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sscjax import cli, files, folds, metrics, pooled, prepare, record, search, train
+from sscjax import cli, files, folds, metrics, page, pooled, prepare, record, search, train
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import DivergedError, UserError
 from sscjax.folds import Fold
@@ -29,13 +29,16 @@ FILE = "protocol.json"
 Loaded = tuple[ImageSet, bool]
 
 
-def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
+def run(
+    config: ConfigDict, folder: Path, *, fresh: bool = False, command: Sequence[str] = ()
+) -> str:
     """Do what `config.protocol` says; everything lies in `folder` afterwards.
 
     Args:
       config: see `configs/default.py`.
       folder: the protocol's, or of 'holdout' the run's; created when missing.
       fresh: delete what is in the folder, once it is certain that the new protocol can begin.
+      command: arguments of `sscjax.main` that repeat the protocol, kept in its record.
 
     Returns:
       the closing text for the terminal.
@@ -50,7 +53,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
             f"config.protocol={config.protocol!r}: expected one of {', '.join(folds.KINDS)}{hint}"
         )
     if config.protocol == "holdout":
-        return train.run(config, folder, fresh=fresh)
+        return train.run(config, folder, fresh=fresh, command=command)
     record.refuse_foreign(folder, FILE)
     earlier = None if fresh else _read(folder)
     if earlier is not None:
@@ -61,7 +64,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     loaded = prepare.load_images(config)
     whole = prepare.copies_before_split(config, loaded[0])
     plan = folds.plan(config, whole)
-    now = _record(config, whole, loaded[1], plan, grid)
+    now = {**_record(config, whole, loaded[1], plan, grid), "command": list(command)}
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
         if earlier["status"] == "finished" and (folder / "report.txt").is_file():
@@ -77,6 +80,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
         now["folds"][len(outcomes) - 1]["status"] = "finished"
         files.write_json(folder / FILE, now)
     text = pooled.write(config, folder, whole, loaded[1], outcomes)
+    page.write(folder)
     files.write_json(folder / FILE, {**now, "status": "finished"})
     return text
 

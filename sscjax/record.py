@@ -115,14 +115,17 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
     return {prefix: list(value) if isinstance(value, tuple) else value}
 
 
-# How often a run is saved changes nothing of its result; and what lies at the paths is compared
-# itself, by pixels and by the hash of the weights.
+# How often a run is saved, and where images are held, changes nothing of its result, and what is
+# done with its probabilities nothing of its training; what lies at the paths is compared itself, by
+# pixels and by the hash of the weights.
 _FREE = (
     "config.name",
+    "config.data.max_megabytes",
     "config.data.path",
     "config.data.storage",
     "config.pretrained",
 )
+_FREE_BLOCKS = ("config.checkpoint.", "config.calibration.")
 
 
 def config_differences(
@@ -135,8 +138,13 @@ def config_differences(
         for key in sorted(set(before) | set(after))
         if before.get(key) != after.get(key)
         and key not in _FREE
-        and not key.startswith("config.checkpoint.")
+        and not key.startswith(_FREE_BLOCKS)
     ]
+
+
+def same_evaluation(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a finished run's figures would be made by the same rules again."""
+    return then["config"].get("calibration") == now["config"]["calibration"]
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

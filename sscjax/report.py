@@ -40,6 +40,11 @@ def number(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.3f}"
 
 
+def figure_title(name: str) -> str:
+    """A figure's key as words: `macro_auroc` as `macro AUROC`."""
+    return name.replace("_", " ").replace("auroc", "AUROC")
+
+
 def align(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows of equally many cells as lines of aligned columns, two blanks between them.
 
@@ -99,18 +104,26 @@ def intervals_table(
       intervals: what `intervals.test_figures` gives for the same predictions.
       reach: what the intervals can say, in view of how the run was split; lines for the end.
     """
+    some = intervals["image"]
+    method = (
+        "Shares: Korn and Graubard; AUROC: DeLong by subject; others: bootstrap of subjects, "
+        f"{some['resamples']}\ntimes. "
+        "A dash: too few subjects, or too few mistakes, to tell."
+    )
+    return "\n".join([align(interval_rows(figures, intervals)), reach, method])
+
+
+def interval_rows(
+    figures: Mapping[str, Figures], intervals: Mapping[str, Figures]
+) -> list[tuple[str, ...]]:
+    """The cells of `intervals_table`, its heading first: a figure, and of each unit two columns."""
     columns = [["test", *_interval_names(figures["image"])]]
     for unit, values in figures.items():
         pairs = zip(_in_rows(values), _in_rows(intervals[unit]), strict=True)
         cells = [(_value(*found), span(found[0], ends[1])) for found, ends in pairs]
         columns += [[f"per {unit}", *(value for value, _ in cells)]]
         columns += [["95 % interval", *(ends for _, ends in cells)]]
-    some = intervals["image"]
-    method = (
-        f"Shares: Korn and Graubard; others: bootstrap of subjects, {some['resamples']} times.\n"
-        "A dash: too few subjects, or too few mistakes, to tell."
-    )
-    return "\n".join([align(list(zip(*columns, strict=True))), reach, method])
+    return list(zip(*columns, strict=True))
 
 
 _SHARES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
@@ -125,7 +138,7 @@ def _in_rows(figures: Figures) -> list[tuple[str, Any]]:
 
 
 def _interval_names(figures: Figures) -> list[str]:
-    names = [name.replace("_", " ").replace("auroc", "AUROC") for name in metrics.OVERALL]
+    names = [figure_title(name) for name in metrics.OVERALL]
     for name in ("sensitivity", "specificity"):
         names += [f"{name} {clean_name(entry['name'])}" for entry in figures["per_class"]]
     return names
@@ -136,13 +149,113 @@ def _value(name: str, value: float | None) -> str:
 
 
 def span(name: str, interval: Sequence[float] | None) -> str:
-    """The interval of the figure `name` as text; a dash where there is none."""
+    """An interval of the figure `name`: shares in percent; a dash where there is none."""
     if interval is None:
         return UNDEFINED
-    low, high = interval
     if name in _SHARES:
-        return f"{100 * low:.1f} to {100 * high:.1f} %"
-    return f"{low:.3f} to {high:.3f}"
+        return _sharespan(interval)
+    return f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def _sharespan(interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return UNDEFINED
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+
+
+def calibration_text(found: Mapping[str, Any]) -> str:
+    """What calibration.json says, in short: how far probabilities, and answers, can be trusted.
+
+    Args:
+      found: the content of calibration.json, see `assess.assess`.
+    """
+    blocks = [_temperature(found), _operating_point(found["threshold"])]
+    blocks.append("\n".join([_abstention(found["abstention"]), _flagged(found["outliers"])]))
+    return "\n\n".join(blocks)
+
+
+def _temperature(found: Mapping[str, Any]) -> str:
+    value, reason = found["temperature"], found["reason"]
+    if reason:
+        line = f"Probabilities are as the network gave them, temperature 1:\n{reason}."
+    else:
+        was = "too sure" if value > 1 else "not sure enough"
+        line = (
+            f"Probabilities are calibrated: temperature {value:.2f}, fitted on validation\n"
+            f"(the network was {was})."
+        )
+    rows = [["split", "calibration error", "95 % interval", "chance", "Brier", "95 % interval"]]
+    rows[0].append("log loss")
+    for split, states in found["splits"].items():
+        # Without a temperature both are the same.
+        for place, state in enumerate(states if not reason else ("after",)):
+            one = states[state]
+            rows.append(
+                [
+                    f"{split} {state}" if not reason else split,
+                    number(one["ece"]),
+                    span("ece", one["ece_interval"]),
+                    number(one["ece_by_chance"]),
+                    number(one["brier"]),
+                    span("brier", one["brier_interval"]),
+                    number(found["log_loss"][split][place]),
+                ]
+            )
+    return f"{line}\n{align(rows)}"
+
+
+_OPERATING = {
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+}
+
+
+def _operating_point(found: Mapping[str, Any]) -> str:
+    """Without intervals of validation, where the threshold was chosen."""
+    title = (
+        f"Called {clean_name(found['positive'], 60)} from a probability of {found['value']:.3f} on"
+        f"\n({found['rule']})."
+    )
+    columns = [["", *_OPERATING.values()]]
+    if "val" in found:
+        columns += [["val images", *(percent(found["val"][name]["value"]) for name in _OPERATING)]]
+    if "test" in found:
+        for heading, one in (("images", found), ("subjects", found["per_subject"])):
+            figures = [one["test"][name] for name in _OPERATING]
+            columns += [
+                [f"test {heading}", *(percent(figure["value"]) for figure in figures)],
+                ["95 % interval", *(_sharespan(figure["interval"]) for figure in figures)],
+            ]
+    return f"{title}\n{align(list(zip(*columns, strict=True)))}"
+
+
+def _abstention(found: Mapping[str, Any]) -> str:
+    lines = []
+    if found["threshold"] is None:
+        lines.append(f"No least confidence for an answer\n({found['rule']}).")
+    else:
+        lines.append(f"Answer from a confidence of {found['threshold']:.3f} on\n({found['rule']}).")
+    if "test" in found:
+        kept, right = found["test"]["coverage"], found["test"]["accuracy"]
+        lines.append(
+            f"Of the test images {percent(kept['value'])} are answered, and of these "
+            f"{percent(right['value'])} right ({_sharespan(right['interval'])})."
+        )
+    if found["area"] is not None:
+        lines.append(
+            f"Mean accuracy over all shares answered, the surest first: {percent(found['area'])}"
+            f" ({_sharespan(found['area_interval'])})."
+        )
+    return "\n".join(lines)
+
+
+def _flagged(found: Mapping[str, Any]) -> str:
+    shares = ", ".join(
+        f"{percent(share)} of {split}" for split, share in found["share_flagged"].items()
+    )
+    return f"Unlike the training images (flag set for {percent(found['rate'])} of val): {shares}."
 
 
 def _per_class(split: str, units: Mapping[str, Figures]) -> str:
@@ -199,19 +312,32 @@ def paper_table(
       split_by: 'subject' or 'image', how the run was split.
       synthetic: the run's images are synthetic.
     """
+    rows = paper_rows(num_classes, model, figures_by_split)
+    if not rows:
+        return paper_gap(num_classes, model)
+    title = f"The paper's {paper.MODEL_TITLES[model]}, {num_classes} classes, beside this run"
+    lines = [title, "", align(rows, left=2), "", *paper_notes(split_by, synthetic)]
+    return "\n".join(lines)
+
+
+def paper_gap(num_classes: int, model: str) -> str:
+    """Why the paper has nothing to set beside such a run."""
     if num_classes not in paper.STUDIES:
         return f"The paper has no study of {num_classes} classes to set beside this run."
-    if model not in paper.MODELS:
-        return f"The paper has no results of {model} to set beside this run."
-    study = paper.STUDIES[num_classes]
-    title = f"The paper's {paper.MODEL_TITLES[model]}, {num_classes} classes, beside this run"
+    return f"The paper has no results of {model} to set beside this run."
+
+
+def paper_rows(num_classes: int, model: str, figures_by_split: BySplit) -> list[list[str]]:
+    """The cells of `paper_table`, the heading first; [] where the paper has no such study."""
+    if num_classes not in paper.STUDIES or model not in paper.MODELS:
+        return []
     rows = [["split", "figure", "paper", "images", "this run", "images"]]
     for split in ("val", "test"):
         if split in figures_by_split:
+            entry = paper.result(num_classes, model, split)
             ours = figures_by_split[split]["image"]
-            rows += _paper_rows(paper.result(num_classes, model, split), study, ours)
-    lines = [title, "", align(rows, left=2), "", *_paper_notes(split_by, synthetic)]
-    return "\n".join(lines)
+            rows += _paper_rows(entry, paper.STUDIES[num_classes], ours)
+    return rows
 
 
 def _paper_rows(entry: paper.Result, study: paper.Study, ours: Figures) -> list[list[str]]:
@@ -238,7 +364,8 @@ def _paper_rows(entry: paper.Result, study: paper.Study, ours: Figures) -> list[
     return rows
 
 
-def _paper_notes(split_by: str, synthetic: bool) -> list[str]:
+def paper_notes(split_by: str, synthetic: bool) -> list[str]:
+    """What to bear in mind when the paper's figures stand beside the run's."""
     notes = ["The paper truncates its percentages; per class they follow from its counts."]
     if synthetic:
         notes.append("Not comparable: this run's images are synthetic, the paper's are biopsies.")

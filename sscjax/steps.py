@@ -92,8 +92,8 @@ class Objective:
     def probabilities(self, logits: jax.Array) -> jax.Array:
         """Class probabilities [B,max(2,outputs)]."""
         if self.kind == "sigmoid":
-            positive = jax.nn.sigmoid(logits)
-            return jnp.concatenate([1.0 - positive, positive], axis=-1)
+            # Not 1 - sigmoid: that is 0 from logits of 17 on, and could not be calibrated.
+            return jax.nn.sigmoid(jnp.concatenate([-logits, logits], axis=-1))
         return jax.nn.softmax(logits, axis=-1)
 
     def weights(self, labels: jax.Array) -> jax.Array:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from sscjax import figures, files, intervals, metrics, prepare, report
+from sscjax import assess, explanations, figures, files, intervals, metrics, prepare, report
 from sscjax.stage import Finished
 
 
@@ -21,30 +22,57 @@ def choose(config: ConfigDict, finished: Mapping[str, Finished]) -> str:
     return max(names, key=lambda name: sign * (finished[name].value or 0.0))
 
 
+def options(config: ConfigDict) -> assess.Options:
+    """What `config.calibration` asks for.
+
+    Raises:
+      UserError: a field makes no sense.
+    """
+    return assess.Options(**config.calibration.to_dict())
+
+
 def write(
     config: ConfigDict,
     folder: Path,
     images: prepare.Images,
     network: prepare.Network,
     finished: Mapping[str, Finished],
+    features: np.ndarray,
 ) -> str:
-    """Write predictions, figures and pictures of the run; returns the text for the terminal."""
+    """Write predictions, figures and pictures of the run; returns the text for the terminal.
+
+    The run's own predictions and figures are those of calibrated probabilities; those of each stage
+    are as its network gave them.
+    """
     chosen = choose(config, finished)
     ordered = images.ordered
     by_stage = {
         name: metrics.figures_by_split(one.predictions, ordered) for name, one in finished.items()
     }
-    ours = by_stage[chosen]
+    assessment = assess.assess(
+        finished[chosen].predictions, images.originals.classes, features, options(config)
+    )
+    assessment.detector.save(folder / "outliers.npz")
+    files.write_json(folder / "calibration.json", assessment.found)
+    predictions = assessment.predictions
+    ours = metrics.figures_by_split(predictions, ordered)
+    our_ranges = intervals.test_figures(predictions, ordered)
     ranges = {
         name: intervals.test_figures(one.predictions, ordered) for name, one in finished.items()
     }
-    finished[chosen].predictions.write_csv(folder / "predictions.csv")
+    predictions.write_csv(folder / "predictions.csv")
     files.write_json(
         folder / "metrics.json",
         {
             "final_stage": chosen,
+            "probabilities": {
+                "splits": "calibrated",
+                "stages": "as the network gave them",
+                "temperature": assessment.found["temperature"],
+            },
+            "warnings": warnings(images, fallback=network.weights.fallback),
             "splits": ours,
-            "test_intervals": ranges[chosen],
+            "test_intervals": our_ranges,
             "stages": {
                 name: {
                     "splits": by_stage[name],
@@ -60,8 +88,20 @@ def write(
             },
         },
     )
-    _draw(folder, finished, chosen, ours)
-    text = _text(config, folder, images, network, finished, chosen, by_stage, ranges[chosen])
+    _draw(folder, finished, chosen, ours, assessment.found)
+    explanations.write(config, folder, images, network, chosen, predictions)
+    text = _text(
+        config,
+        folder,
+        images,
+        network,
+        finished,
+        chosen,
+        by_stage,
+        ours,
+        our_ranges,
+        assessment.found,
+    )
     files.write_text(folder / "report.txt", text)
     return text
 
@@ -71,6 +111,7 @@ def _draw(
     finished: Mapping[str, Finished],
     chosen: str,
     ours: Mapping[str, Any],
+    found: Mapping[str, Any],
 ) -> None:
     rows = list(finished.values())[-1].course.rows
     course, before = finished[chosen].course, 0
@@ -80,6 +121,7 @@ def _draw(
         before += one.course.epoch
     best = before + course.best_epoch if course.best_epoch else None
     figures.write_learning_curves(folder / "curves.png", rows, best_epoch=best)
+    figures.write_calibration(folder / "calibration.png", found)
     for split in ("val", "test"):
         if split in ours:
             shown = ours[split]["image"]
@@ -152,9 +194,10 @@ def _text(
     finished: Mapping[str, Finished],
     chosen: str,
     by_stage: Mapping[str, Any],
+    ours: Mapping[str, Any],
     ranges: Mapping[str, Any],
+    calibrated: Mapping[str, Any],
 ) -> str:
-    ours = by_stage[chosen]
     parts = warnings(images, fallback=network.weights.fallback)
     if len(finished) > 1:
         rows = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss"]]
@@ -175,6 +218,7 @@ def _text(
     parts.append(report.intervals_table(ours["test"], ranges, reach(images, ranges)))
     test = ours["test"]["image"]
     parts.append("test images\n" + report.confusion_text(test["confusion"], test["classes"]))
+    parts.append(report.calibration_text(calibrated))
     parts.append(
         report.paper_table(
             len(images.originals.classes),
@@ -184,5 +228,5 @@ def _text(
             synthetic=images.synthetic,
         )
     )
-    parts.append(f"Everything lies in {folder}")
+    parts.append(f"Everything lies in {folder}; open report.html there in a browser.")
     return "\n\n".join(parts) + "\n"

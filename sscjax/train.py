@@ -5,17 +5,34 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from sscjax import checkpoint, figures, files, metrics, micro_batch, prepare, record, summary
+from sscjax import (
+    checkpoint,
+    evaluate,
+    features,
+    figures,
+    files,
+    metrics,
+    micro_batch,
+    page,
+    prepare,
+    provenance,
+    record,
+    steps,
+    summary,
+)
 from sscjax.data import splits
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.optim import Counts
 from sscjax.pretrained import cache
+from sscjax.progress import Progress
 from sscjax.stage import Course, Finished, Result, Stage, check, prefix, run_stage
 
 _LOG = logging.getLogger(__name__)
@@ -26,6 +43,7 @@ def run(
     folder: Path,
     *,
     fresh: bool = False,
+    command: Sequence[str] = (),
     loaded: tuple[ImageSet, bool] | None = None,
     fallback: bool = False,
 ) -> str:
@@ -35,6 +53,7 @@ def run(
       config: see `configs/default.py`.
       folder: the run's; created when missing.
       fresh: delete the run in the folder, once it is certain that the new one can begin.
+      command: arguments of `sscjax.main` that repeat the run, kept in its record.
       loaded: what `prepare.load_images` gives for this config, where the caller has it.
       fallback: a run that this one belongs to started from random weights, because ImageNet's could
         not be had: so does this one, without looking for them.
@@ -50,6 +69,7 @@ def run(
     if earlier is not None:
         record.refuse(record.config_differences(earlier["config"], config.to_dict()), folder)
     stages = make_stages(config)
+    summary.options(config)
     image_set, synthetic = prepare.load_images(config) if loaded is None else loaded
     _say_source(image_set.source, synthetic)
     images = prepare.split_images(config, image_set, synthetic)
@@ -63,18 +83,26 @@ def run(
     for stage in stages:
         check(stage, network)
     stages = _fit_to_machine(stages, network, config.data.image_size, earlier)
-    now = record.make(config, images, network, stages)
+    now = {**record.make(config, images, network, stages), "command": list(command)}
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
         if earlier["status"] == "finished" and (folder / "report.txt").is_file():
-            _LOG.info("this run is finished: nothing is left to do (--fresh trains anew)")
-            return (folder / "report.txt").read_text(encoding="utf-8")
+            if record.same_evaluation(earlier, now):
+                _LOG.info("this run is finished: nothing is left to do (--fresh trains anew)")
+                return (folder / "report.txt").read_text(encoding="utf-8")
+            _LOG.info("config.calibration has changed: the figures are made anew, without training")
     if fresh:
         record.delete(folder)
     _start(folder, now)
+    manifest = provenance.begin(
+        folder, config, now, network.weights.name, images.originals, images.splits
+    )
     splits.write_splits(folder / "splits.csv", images.originals, images.splits)
     finished = _run_stages(config, folder, stages, images, network)
-    text = summary.write(config, folder, images, network, finished)
+    inputs = _features(config, folder, stages, images, network, summary.choose(config, finished))
+    text = summary.write(config, folder, images, network, finished, inputs)
+    provenance.end(folder, manifest)
+    page.write(folder)
     files.write_json(folder / record.FILE, {**now, "status": "finished"})
     return text
 
@@ -105,6 +133,9 @@ def make_stages(config: ConfigDict) -> list[Stage]:
         raise UserError(f"config.stage_order={config.stage_order}: expected distinct names")
     if config.checkpoint.keep < 1:
         raise UserError(f"config.checkpoint.keep={config.checkpoint.keep}: expected 1 or more")
+    for name in ("max_megabytes", "disk_megabytes"):
+        if config.features[name] < 0:
+            raise UserError(f"config.features.{name}={config.features[name]}: expected 0 or more")
     if config.select.stage not in ("best", "last"):
         raise UserError(f"config.select.stage={config.select.stage!r}: expected 'best' or 'last'")
     return [_stage(config, index) for index in range(len(config.stage_order))]
@@ -182,24 +213,28 @@ def _run_stages(
     images: prepare.Images,
     network: prepare.Network,
 ) -> dict[str, Finished]:
-    rows: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
     finished: dict[str, Finished] = {}
+    store = features.Store(
+        cache.cache_dir() / "features", float(config.features.disk_megabytes) * 2**20
+    )
     with checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
         for stage in stages:
             like = {"params": network.params, "batch_stats": network.batch_stats}
             place = folder / "stages" / stage.name
             done = _read_finished(place)
             if done is None:
-                with figures.EventLog(folder / "tensorboard", rows) as events:
+                with figures.EventLog(folder / "tensorboard", curves) as events:
                     inputs = prepare.make_inputs(config, network, online=stage.online_augment)
                     result = run_stage(
                         stage,
                         images,
                         network,
                         inputs,
+                        store=store,
                         checkpoints=checkpoints,
-                        rows=rows,
-                        on_epoch=_Curves(folder, events, len(rows)),
+                        curves=curves,
+                        on_epoch=_Curves(folder, events, len(curves)),
                     )
                 done = _write_finished(place, stage, result)
                 model = {"params": result.params, "batch_stats": result.batch_stats}
@@ -209,9 +244,37 @@ def _run_stages(
             network = dataclasses.replace(
                 network, params=dict(model["params"]), batch_stats=dict(model["batch_stats"])
             )
-            rows = done.course.rows
+            curves = done.course.rows
             finished[stage.name] = done
     return finished
+
+
+def _features(
+    config: ConfigDict,
+    folder: Path,
+    stages: list[Stage],
+    images: prepare.Images,
+    network: prepare.Network,
+    chosen: str,
+) -> np.ndarray:
+    """What the chosen stage's network hands to its classifier, of every original: [N,D]."""
+    like = {"params": network.params, "batch_stats": network.batch_stats}
+    model = checkpoint.load_model(folder / "stages" / chosen / "model", like)
+    program = steps.Program(
+        network.model,
+        network.objective,
+        prepare.make_inputs(config, network, online=False),
+        micro_batch=stages[0].micro_batch,
+    )
+    with Progress("features of the images", len(images.originals)) as progress:
+        return evaluate.penultimate(
+            program,
+            model["params"],
+            model["batch_stats"],
+            images.originals.images,
+            batch_size=config.batch_size,
+            progress=progress.advance,
+        )
 
 
 class _Curves:

@@ -165,8 +165,8 @@ def check_leakage(image_set: ImageSet, splits: np.ndarray, by: str) -> None:
         _refuse_shared_subjects(image_set, splits)
     first: dict[bytes, int] = {}
     across = 0
-    for index, image in enumerate(np.ascontiguousarray(image_set.images)):
-        digest = hashlib.blake2b(image.data, digest_size=16).digest()
+    for index, image in enumerate(image_set.images):
+        digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
         other = first.setdefault(digest, index)
         if image_set.labels[other] != image_set.labels[index]:
             names = [image_set.classes[image_set.labels[i]] for i in (other, index)]

@@ -1,0 +1,155 @@
+"""A flag for images unlike those that the network was trained on.
+
+A network gives an answer for any image, a photograph of a cat as well. The flag looks at the
+features that the network hands to its classifier: at their direction, for blank or blurred images
+have weak features and would seem near. Their distance is Mahalanobis', under a covariance of as
+many principal components as the training images can tell, and an equal variance in all other
+directions (Tipping and Bishop 1999, J. R. Statist. Soc. B 61: 611-622): a shrunk covariance that
+has an inverse however few the images are, and that is kept in a small file without any features of
+single patients.
+
+Measured on features of MobileNetV2 (ImageNet) of prostate tiles, against noise, blank, text,
+photographs, inverted and wrongly stained tiles, it separates as well as the distance to the fifth
+nearest training image (Sun et al. 2022, ICML), which has to keep them all. Either without the
+direction alone misses most: see docs/results.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from sscjax.errors import UserError
+from sscjax.files import write_bytes
+
+METHOD = "Mahalanobis distance of the features' direction, principal components and noise"
+
+# More components separated no better (16, 64 and 256 were tried).
+MOST_COMPONENTS = 64
+
+# Training images that each component needs.
+_IMAGES_PER_COMPONENT = 5
+
+# Below this share of the largest variance a direction holds nothing but rounding.
+_SMALLEST_VARIANCE = 1e-6
+
+_ARRAYS = ("mean", "components", "variances", "noise", "threshold")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detector:
+    """What a later program needs to flag images.
+
+    Attributes:
+      mean: [D] float32, of the training features' directions.
+      components: [K,D] float32, orthonormal.
+      variances: [K] float32 along the components, falling.
+      noise: variance along every other direction.
+      threshold: distances above it are flagged.
+    """
+
+    mean: np.ndarray
+    components: np.ndarray
+    variances: np.ndarray
+    noise: float
+    threshold: float
+
+    def distances(self, features: np.ndarray) -> np.ndarray:
+        """[N] float64, 0 or more; about 1 for images like those of the training.
+
+        The root of the mean squared distance over the D directions, each by its own deviation.
+
+        Args:
+          features: [N,D] as of the training.
+        """
+        offset = _directions(features) - self.mean
+        along = offset @ self.components.T.astype(np.float64)
+        rest = np.maximum((offset**2).sum(1) - (along**2).sum(1), 0.0)
+        squared = (along**2 / self.variances).sum(1) + rest / self.noise
+        return np.sqrt(squared / len(self.mean))
+
+    def flag(self, features: np.ndarray) -> np.ndarray:
+        """[N] bool, whether each image is unlike the training images."""
+        return self.distances(features) > self.threshold
+
+    def save(self, path: Path | str) -> None:
+        """Write the arrays as .npz, atomically; no pickle, and equal detectors give equal files."""
+        memory = io.BytesIO()
+        arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
+        np.savez(memory, allow_pickle=False, **arrays)
+        write_bytes(path, memory.getvalue())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Detector:
+        """Read what `save` wrote.
+
+        Raises:
+          UserError: the file is missing or is not such a file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as kept:
+                mean, components, variances, noise, threshold = (kept[name] for name in _ARRAYS)
+            if components.shape != (len(variances), len(mean)):
+                raise ValueError(f"components have shape {components.shape}")
+            return cls(mean, components, variances, float(noise), float(threshold))
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}): it is written at the end of a run; give the "
+                "run's command again"
+            ) from error
+
+
+def fit(training: np.ndarray, held_out: np.ndarray, rate: float) -> Detector:
+    """Learn the training features, and flag as many of the held-out ones as wanted.
+
+    Args:
+      training: [M,D] features of the training images.
+      held_out: [N,D] features of validation images, one or more.
+      rate: share of images like the held-out ones to be flagged, in (0, 1). Few held-out images
+        cannot tell a small rate: their largest distance is then the threshold.
+    """
+    directions = _directions(training)
+    mean = directions.mean(axis=0)
+    offset = directions - mean
+    # Through the smaller of the two matrices of products.
+    size, width = offset.shape
+    if size <= width:
+        values, vectors = np.linalg.eigh(offset @ offset.T)
+        vectors = offset.T @ vectors
+    else:
+        values, vectors = np.linalg.eigh(offset.T @ offset)
+    variances = np.maximum(values[::-1], 0.0) / max(size - 1, 1)
+    vectors = vectors[:, ::-1]
+    wanted = min(MOST_COMPONENTS, size // _IMAGES_PER_COMPONENT, width - 1)
+    count = int((variances[:wanted] > _SMALLEST_VARIANCE * max(variances[0], 1e-12)).sum())
+    components = (vectors[:, :count] / np.linalg.norm(vectors[:, :count], axis=0)).T
+    noise = variances[count:].sum() / (width - count)
+    noise = max(noise, _SMALLEST_VARIANCE * variances[0], 1e-12)
+    detector = Detector(
+        mean=mean.astype(np.float32),
+        components=components.astype(np.float32),
+        variances=variances[:count].astype(np.float32),
+        noise=float(noise),
+        threshold=np.inf,
+    )
+    return dataclasses.replace(detector, threshold=_quantile(detector.distances(held_out), rate))
+
+
+def _quantile(distances: np.ndarray, rate: float) -> float:
+    """The smallest of the distances that a new one of their kind exceeds at most at the rate.
+
+    The (1 - rate)(n + 1)-th, as in conformal prediction (Vovk et al. 2005); the largest where
+    there are too few.
+    """
+    place = int(np.ceil((1 - rate) * (len(distances) + 1)))
+    return float(np.sort(distances)[min(place, len(distances)) - 1])
+
+
+def _directions(features: np.ndarray) -> np.ndarray:
+    """Features [N,D] float64 of length 1; those that are all 0 stay so."""
+    wide = np.asarray(features, np.float64)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
