@@ -277,6 +277,11 @@ def _metrics(
     repeats = [metrics.figures_by_split(table, ordered)["test"] for table in tables]
     return {
         "protocol": config.protocol,
+        "probabilities": {
+            "splits": "calibrated",
+            "stages": "as the network gave them",
+            "temperature": None,  # each fold has its own
+        },
         "warnings": summary.warnings(images, fallback=any(one.fallback for one in outcomes)),
         # None where folds chose different stages: the pooled model is then each fold's own.
         "final_stage": chosen.pop() if len(chosen) == 1 else None,
@@ -302,6 +307,7 @@ def _of_fold(one: Outcome) -> dict[str, Any]:
         "test_subjects": sorted(set(one.predictions.subjects.tolist())),
         "final_stage": one.metrics["final_stage"],
         "search": one.search,
+        "temperature": one.metrics["probabilities"]["temperature"],
         "splits": {name: one.metrics["splits"][name] for name in ("val", "test")},
         "stages": {
             name: {key: stage[key] for key in kept} for name, stage in one.metrics["stages"].items()

@@ -17,7 +17,7 @@ from sscjax.errors import UserError
 # Fields that change what is learnt from or judged by, and not how: a comparison would be void.
 _FIXED = (
     *("protocol", "cv.", "name", "seed", "data.", "split.", "checkpoint."),
-    *("augment.counts_before_split", "model.outputs", "select.metric"),
+    *("calibration.", "augment.counts_before_split", "model.outputs", "select.metric"),
 )
 
 

@@ -16,7 +16,19 @@ from ml_collections import ConfigDict
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from small_runs import one_stage_config, small_config, write_folder
 
-from sscjax import checkpoint, cli, folds, main, metrics, prepare, protocol, summary, train
+from sscjax import (
+    checkpoint,
+    cli,
+    explanations,
+    folds,
+    main,
+    metrics,
+    page,
+    prepare,
+    protocol,
+    summary,
+    train,
+)
 from sscjax.errors import UserError
 from sscjax.metrics import Predictions
 
@@ -42,9 +54,11 @@ def kfold_config() -> ConfigDict:
 
 @pytest.fixture(autouse=True, scope="module")
 def no_pictures() -> Any:
-    """Of the folds; they take most of a small run's time."""
+    """Nor the page: they take most of a small run's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(summary, "_draw", lambda *args: None)
+        patch.setattr(page, "write", lambda *args: None)
+        patch.setattr(explanations, "write", lambda *args: None)
         yield
 
 
@@ -273,7 +287,7 @@ def test_repeats_by_image(tmp_path: Path) -> None:
     files, times = np.unique(table.files, return_counts=True)
     assert len(files) == 48 and set(times) == {2}
     found = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
-    halves = [metrics.figures(table._take(np.arange(48) + 48 * k), True) for k in range(2)]
+    halves = [metrics.figures(table.take(np.arange(48) + 48 * k), True) for k in range(2)]
     mean = np.mean([half["accuracy"] for half in halves])
     assert found["over_repeats"]["image"]["accuracy"]["mean"] == pytest.approx(mean)
     assert found["splits"]["test"]["image"]["accuracy"] == pytest.approx(mean)
@@ -334,7 +348,7 @@ def test_nested_prefers_the_sensible_learning_rate(tmp_path: Path) -> None:
             scores = []
             for inner in fold.inner:
                 place = run / "search" / fold.name / f"candidate_{number}-{inner.name}"
-                table = Predictions.read_csv(place / "predictions.csv")
+                table = Predictions.read_csv(place / "stages" / "head" / "predictions.csv")
                 # No inner run has so much as heard of the images that the fold tests.
                 assert not set(table.files.tolist()) & set(tested.files.tolist())
                 scores.append(metrics.validation_metric("log_loss", table.where("test")))
@@ -355,7 +369,7 @@ def test_diverged_candidate_scores_nothing(tmp_path: Path) -> None:
 def test_command_line_takes_the_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def run(config: ConfigDict, folder: Path, *, fresh: bool) -> str:
+    def run(config: ConfigDict, folder: Path, **rest: Any) -> str:
         asked.append((config.protocol, config.cv.folds, config.cv.search, folder.name))
         return ""
 
