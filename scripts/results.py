@@ -4,10 +4,10 @@
 
 FOLDER is an image set with subjects (a manifest.csv), FILE are ImageNet weights of MobileNetV2
 1.0. MobileNetV2 and the CNN are cross-validated on the same five folds, once by subject and once
-by image. Each protocol is given to `sscjax.main`, which goes on where it stopped, does nothing where
-it is finished, and refuses what was run otherwise; the commands are printed before they run. The
-table is printed as Markdown, then the comparisons (`sscjax.compare`), last a linear classifier on
-the frozen features. Needs scikit-learn (the extra `test`).
+by image. Each protocol is given to `sscjax.main`, which goes on where it stopped, does nothing
+where it is finished, and refuses what was run otherwise; the commands are printed before they run.
+The table is printed as Markdown, then the comparisons (`sscjax.compare`), last a linear classifier
+on the frozen features. Needs scikit-learn (the extra `test`).
 """
 
 from __future__ import annotations

@@ -275,6 +275,8 @@ def _metrics(
             "trained_parameters": first["trained_parameters"],
         }
     repeats = [metrics.figures_by_split(table, ordered)["test"] for table in tables]
+    # Of repeated hold-outs each repeat is one fold.
+    several = len(tables) > 1 and config.protocol in folds.EXHAUSTIVE
     return {
         "protocol": config.protocol,
         "probabilities": {
@@ -289,7 +291,7 @@ def _metrics(
         "test_intervals": ranges,
         "stages": stages,
         "over_folds": _over(tests, classes),
-        "over_repeats": _over(repeats, classes) if len(tables) > 1 else None,
+        "over_repeats": _over(repeats, classes) if several else None,
         "folds": [_of_fold(one) for one in outcomes],
     }
 

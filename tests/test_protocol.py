@@ -233,6 +233,27 @@ def test_finished_protocol_changes_nothing(kfold: Path, caplog: pytest.LogCaptur
     assert {path: path.stat().st_mtime_ns for path in kfold.rglob("*")} == before
 
 
+def test_other_rules_of_calibration_need_no_training(
+    kfold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(kfold, run)
+    config = kfold_config()
+    config.calibration.temperature = False
+    monkeypatch.setattr(train, "run_stage", _must_not_train)
+    protocol.run(config, run)
+    # Without a temperature the protocol's rows are those of the stages that the folds chose.
+    table = Predictions.read_csv(run / "predictions.csv")
+    found = json.loads((run / "metrics.json").read_text("utf-8"))
+    stage_of = {fold["name"]: fold["final_stage"] for fold in found["folds"]}
+    with (run / "folds.csv").open(encoding="utf-8", newline="") as file:
+        chosen = [stage_of[row["fold"]] for row in csv.DictReader(file)]
+    for name in ("head", "finetune"):
+        raw = Predictions.read_csv(run / "stages" / name / "predictions.csv")
+        here = np.array([stage == name for stage in chosen])
+        np.testing.assert_array_equal(table.probabilities[here], raw.probabilities[here])
+
+
 def test_what_is_another_protocol_is_refused(kfold: Path, tmp_path: Path) -> None:
     config = kfold_config()
     config.cv.folds = 2
@@ -272,11 +293,15 @@ def test_edited_fold_is_noticed(kfold: Path, tmp_path: Path) -> None:
         protocol.run(kfold_config(), run)
 
 
-def test_repeats_by_image(tmp_path: Path) -> None:
+def test_repeats_by_image_of_copies_made_before(tmp_path: Path) -> None:
+    """The paper's leak, cross-validated: every run makes the same copies, whatever its seed."""
     config = one_stage_config()
     config.loss.class_weights = "none"
     config.protocol = "kfold"
     config.split.by = "image"
+    config.augment.counts_before_split = "normal:30,early:16,late:16"
+    config.augment.copies = 0
+    config.model.outputs = 4
     config.cv.folds = 2
     config.cv.repeats = 2
     config.stages.head.epochs = 1
@@ -285,9 +310,10 @@ def test_repeats_by_image(tmp_path: Path) -> None:
     assert "Accuracy of each repeat's own table" in text
     table = Predictions.read_csv(tmp_path / "run" / "predictions.csv")
     files, times = np.unique(table.files, return_counts=True)
-    assert len(files) == 48 and set(times) == {2}
+    assert len(files) == 62 and set(times) == {2}
+    assert table.classes == ("normal", "early", "late", "unused")
     found = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
-    halves = [metrics.figures(table.take(np.arange(48) + 48 * k), True) for k in range(2)]
+    halves = [metrics.figures(table.take(np.arange(62) + 62 * k), True) for k in range(2)]
     mean = np.mean([half["accuracy"] for half in halves])
     assert found["over_repeats"]["image"]["accuracy"]["mean"] == pytest.approx(mean)
     assert found["splits"]["test"]["image"]["accuracy"] == pytest.approx(mean)
