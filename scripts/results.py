@@ -3,127 +3,138 @@
     python scripts/results.py --data=FOLDER --weights=FILE --out=RUNS
 
 FOLDER is an image set with subjects (a manifest.csv), FILE are ImageNet weights of MobileNetV2
-1.0. Each seed tests another of five folds, so that five seeds test every image once; seed and fold
-are therefore not told apart. Each run is given to `sscjax.main`, which goes on where it stopped,
-does nothing where it is finished, and refuses what was run otherwise. The tables are printed as
-Markdown, last that of a linear classifier on the frozen features. Needs scikit-learn (the extra
-`test`).
+1.0. MobileNetV2 and the CNN are cross-validated on the same five folds, once by subject and once
+by image. Each protocol is given to `sscjax.main`, which goes on where it stopped, does nothing
+where it is finished, and refuses what was run otherwise; the commands are printed before they run.
+The table is printed as Markdown, then the comparisons (`sscjax.compare`), last a linear classifier
+on the frozen features. Needs scikit-learn (the extra `test`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from sscjax import features, steps
+from sscjax import features, report, steps
 from sscjax.data import sources, splits
 from sscjax.data.dataset import ImageSet
-from sscjax.intervals import clustered_share
-from sscjax.metrics import Predictions
 from sscjax.models import MobileNetV2
 from sscjax.pretrained import convention, load
 
 FOLDS = 5
 SPLITS = ("subject", "image")
+SEED = 0
 
 
 def commands(args: argparse.Namespace) -> dict[str, list[str]]:
-    """The runs by the name of their folder, with the flags of each."""
-    found = {}
-    for seed in range(args.seeds):
-        for by in SPLITS:
-            found[f"mobilenet_v2-{by}-{seed}"] = [
-                "--config=configs/three_class.py",
-                f"--config.pretrained={args.weights}",
-                "--config.augment.copies=0",
-                *_fold(args, by, seed),
-            ]
-    for seed in range(args.cnn_seeds):
-        for by in SPLITS:
-            found[f"cnn-{by}-{seed}"] = [
-                "--config=configs/cnn_three_class.py",
-                f"--config.stages.train.epochs={args.cnn_epochs}",
-                "--config.stages.train.patience=3",
-                *_fold(args, by, seed),
-            ]
-    return found
-
-
-def _fold(args: argparse.Namespace, by: str, seed: int) -> list[str]:
-    return [
-        f"--config.data.path={args.data}",
-        f"--config.split.by={by}",
-        "--config.split.seed=0",
-        f"--config.split.folds={FOLDS}",
-        f"--config.split.fold={seed % FOLDS}",
-        f"--config.seed={seed}",
-    ]
+    """The protocols by the name of their folder, with the flags of each."""
+    models = {
+        "mobilenet_v2": [
+            "--config=configs/three_class.py",
+            f"--config.pretrained={args.weights}",
+            "--config.augment.copies=0",
+            f"--config.stages.head.epochs={args.head_epochs}",
+            f"--config.stages.finetune.epochs={args.finetune_epochs}",
+        ],
+        "cnn": [
+            "--config=configs/cnn_three_class.py",
+            f"--config.model.cnn_widths={tuple(args.cnn_widths)}".replace(" ", ""),
+            f"--config.stages.train.epochs={args.cnn_epochs}",
+            "--config.stages.train.patience=3",
+        ],
+    }
+    return {
+        f"{model}-{by}": [
+            *flags,
+            "--config.protocol=kfold",
+            f"--config.cv.folds={FOLDS}",
+            f"--config.split.by={by}",
+            f"--config.split.seed={SEED}",
+            f"--config.data.path={args.data}",
+        ]
+        for by in SPLITS
+        for model, flags in models.items()
+    }
 
 
 def main() -> None:
-    """Run what is missing, then print the table."""
+    """Run what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the images")
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights")
     parser.add_argument("--out", type=Path, default=Path("runs/results"), help="folder of the runs")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of MobileNetV2 per split")
-    parser.add_argument("--cnn-seeds", type=int, default=2, help="runs of the CNN per split")
+    parser.add_argument("--head-epochs", type=int, default=200)
+    parser.add_argument("--finetune-epochs", type=int, default=16)
     parser.add_argument("--cnn-epochs", type=int, default=8, help="most epochs of the CNN")
+    parser.add_argument("--cnn-widths", type=int, nargs="+", default=[32, 64, 128, 256])
     args = parser.parse_args()
     for name, flags in commands(args).items():
-        folder = args.out / name
-        print(f"== {name}", file=sys.stderr, flush=True)
-        command = [sys.executable, "-m", "sscjax.main", *flags, f"--workdir={folder}"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    print(table(args.out))
+        arguments = ["-m", "sscjax.main", *flags, f"--workdir={args.out / name}"]
+        print(shlex.join(["python", *arguments]), file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    print(table(args.out), flush=True)
+    for runs in comparisons(args.out):
+        arguments = ["-m", "sscjax.compare", *map(str, runs)]
+        print("\n" + shlex.join(["python", *arguments]), flush=True)
+        subprocess.run([sys.executable, *arguments], check=True)
     print(linear(args.data, args.weights))
 
 
+def comparisons(out: Path) -> list[list[Path]]:
+    """Folders to compare: the networks on each split, each network with and without the leak."""
+
+    def stage(model: str, by: str, name: str) -> Path:
+        return out / f"{model}-{by}" / "stages" / name
+
+    every = (("mobilenet_v2", "head"), ("mobilenet_v2", "finetune"), ("cnn", "train"))
+    networks = [[stage(model, by, name) for model, name in every] for by in SPLITS]
+    leaks = [[stage(model, by, name) for by in reversed(SPLITS)] for model, name in every]
+    return networks + leaks
+
+
 def table(out: Path) -> str:
-    """Test figures of every stage over the finished runs in `out`, as a Markdown table."""
-    groups: dict[tuple[str, str, str], list[Path]] = {}
-    for path in sorted(out.glob("*-*-*/metrics.json")):
-        model, by, _ = path.parent.name.split("-")
-        for stage in json.loads(path.read_text("utf-8"))["stages"]:
-            groups.setdefault((by, model, stage), []).append(path)
+    """Out-of-fold figures of every stage of the finished protocols in `out`, as Markdown."""
     lines = [
-        "| split by | model, stage | runs | test accuracy per image, all runs | 95 % interval by "
-        "subject, given these models | "
-        "each run | balanced accuracy | macro AUROC | accuracy per subject | epoch kept |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| split by | model, stage | accuracy per image | each fold | balanced accuracy | "
+        "macro AUROC, pooled | macro AUROC, folds | accuracy per subject | epochs kept |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for (by, model, stage), paths in sorted(groups.items(), reverse=True):
-        stages = [json.loads(path.read_text("utf-8"))["stages"][stage] for path in paths]
-        test = [found["splits"]["test"] for found in stages]
-        accuracy = [found["image"]["accuracy"] for found in test]
-        each = ", ".join(f"{100 * value:.1f}" for value in accuracy)
-        tables = [
-            Predictions.read_csv(path.parent / "stages" / stage / "predictions.csv").where("test")
-            for path in paths
-        ]
-        right = np.concatenate([table.predicted == table.labels for table in tables])
-        subjects = np.concatenate([table.subjects for table in tables])
-        interval = clustered_share(right, np.ones(len(right), bool), subjects)
-        span = "-"
-        # Split by image the subjects stand in training too: no interval speaks of new ones.
-        if interval is not None and by == "subject":
-            span = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
-        lines.append(
-            f"| {by} | {model}, {stage} | {len(paths)} | {100 * right.mean():.1f} % | {span} | "
-            f"{each} | "
-            f"{_spread([found['image']['balanced_accuracy'] for found in test], 100)} % | "
-            f"{_spread([found['image']['macro_auroc'] for found in test], 1)} | "
-            f"{_spread([found['subject']['accuracy'] for found in test], 100)} % | "
-            f"{', '.join(str(found['best_epoch']) for found in stages)} |"
-        )
+    for by in SPLITS:
+        for path in sorted(out.glob(f"*-{by}/metrics.json"), reverse=True):
+            found = json.loads(path.read_text("utf-8"))
+            model = path.parent.name.removesuffix(f"-{by}")
+            lines += [_row(by, model, name, found, path.parent) for name in found["stages"]]
     return "\n".join(lines)
+
+
+def _row(by: str, model: str, name: str, found: dict[str, Any], folder: Path) -> str:
+    stage = found["stages"][name]
+    test, ranges = stage["splits"]["test"], stage["test_intervals"]
+
+    def cell(unit: str, figure: str) -> str:
+        show = report.number if figure == "macro_auroc" else report.percent
+        span = report.span(figure, ranges[unit][figure])
+        return f"{show(test[unit][figure])} ({span})"
+
+    folds = [folder / "folds" / fold["name"] / "metrics.json" for fold in found["folds"]]
+    of_folds = [json.loads(path.read_text("utf-8"))["stages"][name] for path in folds]
+    each = [report.percent(one["splits"]["test"]["image"]["accuracy"]) for one in of_folds]
+    areas = stage["over_folds"]["image"]["macro_auroc"]
+    cells = [
+        *(by, f"{model}, {name}", cell("image", "accuracy"), ", ".join(each)),
+        *(cell("image", "balanced_accuracy"), cell("image", "macro_auroc")),
+        f"{report.number(areas['mean'])} ± {report.number(areas['sd'])}",
+        *(cell("subject", "accuracy"), ", ".join(str(one["best_epoch"]) for one in of_folds)),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def linear(data: Path, weights: Path) -> str:
@@ -165,7 +176,7 @@ def _linear_accuracy(found: np.ndarray, images: ImageSet, by: str, strength: flo
     for fold in range(FOLDS):
         test = (
             splits.make_splits(
-                images, by=by, fractions=(0.7, 0.15, 0.15), seed=0, folds=FOLDS, fold=fold
+                images, by=by, fractions=(0.7, 0.15, 0.15), seed=SEED, folds=FOLDS, fold=fold
             )
             == "test"
         )
@@ -173,13 +184,6 @@ def _linear_accuracy(found: np.ndarray, images: ImageSet, by: str, strength: flo
         classifier.fit(found[~test], images.labels[~test])
         right += int((classifier.predict(found[test]) == images.labels[test]).sum())
     return right / len(images)
-
-
-def _spread(values: list[float], factor: int) -> str:
-    """Mean and sample standard deviation over the runs."""
-    places = 1 if factor == 100 else 3
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{factor * statistics.mean(values):.{places}f} ± {factor * deviation:.{places}f}"
 
 
 if __name__ == "__main__":

@@ -169,9 +169,9 @@ def _tested(config: ConfigDict, image_set: ImageSet, name: str) -> np.ndarray:
         seen = prepare.without_outer_fold(config, image_set)
         return np.flatnonzero(prepare.make_splits(config, seen) == "test")
     except UserError as error:
-        raise UserError(
-            f"{name} cannot be split ({error}); or lower config.cv.folds or config.cv.inner_folds"
-        ) from error
+        numbers = "; or change config.cv.folds or config.cv.inner_folds"
+        mend = numbers if config.split.folds else ""
+        raise UserError(f"{name} cannot be split: {error}{mend}") from error
 
 
 def _padded(number: int, count: int) -> str:

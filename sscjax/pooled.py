@@ -275,8 +275,15 @@ def _metrics(
             "trained_parameters": first["trained_parameters"],
         }
     repeats = [metrics.figures_by_split(table, ordered)["test"] for table in tables]
+    # Of repeated hold-outs each repeat is one fold.
+    several = len(tables) > 1 and config.protocol in folds.EXHAUSTIVE
     return {
         "protocol": config.protocol,
+        "probabilities": {
+            "splits": "calibrated",
+            "stages": "as the network gave them",
+            "temperature": None,  # each fold has its own
+        },
         "warnings": summary.warnings(images, fallback=any(one.fallback for one in outcomes)),
         # None where folds chose different stages: the pooled model is then each fold's own.
         "final_stage": chosen.pop() if len(chosen) == 1 else None,
@@ -284,7 +291,7 @@ def _metrics(
         "test_intervals": ranges,
         "stages": stages,
         "over_folds": _over(tests, classes),
-        "over_repeats": _over(repeats, classes) if len(tables) > 1 else None,
+        "over_repeats": _over(repeats, classes) if several else None,
         "folds": [_of_fold(one) for one in outcomes],
     }
 
@@ -302,6 +309,7 @@ def _of_fold(one: Outcome) -> dict[str, Any]:
         "test_subjects": sorted(set(one.predictions.subjects.tolist())),
         "final_stage": one.metrics["final_stage"],
         "search": one.search,
+        "temperature": one.metrics["probabilities"]["temperature"],
         "splits": {name: one.metrics["splits"][name] for name in ("val", "test")},
         "stages": {
             name: {key: stage[key] for key in kept} for name, stage in one.metrics["stages"].items()
@@ -403,7 +411,7 @@ def _folds_table(config: ConfigDict, outcomes: Sequence[Outcome], over: dict[str
         )
     for title, key in (("mean of folds", "mean"), ("sd of folds", "sd")):
         rows.append([title, "", "", "", "", *(cell(name, over[name][key]) for name in names)])
-    return report.align(rows, left=2)
+    return report.align(rows, left=2 if loso else 1)
 
 
 def _search_table(outcomes: Sequence[Outcome]) -> str:

@@ -15,7 +15,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sscjax import cli, files, folds, metrics, page, pooled, prepare, record, search, train
+from sscjax import (
+    cli,
+    files,
+    folds,
+    metrics,
+    page,
+    pooled,
+    prepare,
+    record,
+    search,
+    summary,
+    train,
+)
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import DivergedError, UserError
 from sscjax.folds import Fold
@@ -61,13 +73,15 @@ def run(
     grid = search.candidates(config) if config.protocol == "nested" else []
     for one in [config, *(candidate.applied(config) for candidate in grid)]:
         train.make_stages(one)
+    summary.options(config)
     loaded = prepare.load_images(config)
     whole = prepare.copies_before_split(config, loaded[0])
     plan = folds.plan(config, whole)
     now = {**_record(config, whole, loaded[1], plan, grid), "command": list(command)}
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
-        if earlier["status"] == "finished" and (folder / "report.txt").is_file():
+        finished = earlier["status"] == "finished" and (folder / "report.txt").is_file()
+        if finished and record.same_evaluation(earlier, now):
             _LOG.info("this protocol is finished: nothing is left to do (--fresh trains anew)")
             return (folder / "report.txt").read_text(encoding="utf-8")
     if fresh:
@@ -160,21 +174,29 @@ def _outcome(
 ) -> pooled.Outcome:
     """Run a fold, or find it finished; of 'nested' after the search within it."""
     place = folder / "folds" / fold.name
-    fallback = bool(before) and before[0].fallback
+    fallback = _fell_back(folder)
     chosen, config = None, fold.config
     if grid:
         chosen = _search(fold, folder / "search" / fold.name, loaded, grid, fallback)
         config = grid[chosen["chosen"]].applied(config)
-    _run_fold(fold.name, config, place, loaded, fallback)
+    earlier = _finished(config, place)
+    if earlier is not None and record.same_evaluation(earlier, {"config": config.to_dict()}):
+        _LOG.info("%s: finished before", fold.name)
+    else:
+        _run(fold.name, config, place, loaded, fallback)
     if before:
         _refuse_other_weights(folder / "folds" / before[0].fold.name, place)
     return pooled.read(fold, place, whole, chosen)
 
 
-def _run_fold(name: str, config: ConfigDict, place: Path, loaded: Loaded, fallback: bool) -> None:
-    if _is_finished(config, place):
-        _LOG.info("%s: finished before", name)
-        return
+def _fell_back(folder: Path) -> bool:
+    """Whether any run so far started from random weights because ImageNet's could not be had."""
+    places = [*folder.glob("folds/*/run.json"), *folder.glob("search/*/*/run.json")]
+    found = [record.read(place.parent) for place in places]
+    return any(one is not None and one["weights"]["fallback"] for one in found)
+
+
+def _run(name: str, config: ConfigDict, place: Path, loaded: Loaded, fallback: bool) -> None:
     try:
         train.run(config, place, loaded=loaded, fallback=fallback)
     except DivergedError as error:
@@ -183,14 +205,13 @@ def _run_fold(name: str, config: ConfigDict, place: Path, loaded: Loaded, fallba
         raise UserError(f"{name}: {error}") from error
 
 
-def _is_finished(config: ConfigDict, place: Path) -> bool:
-    """Whether the folder holds the finished run of this config."""
+def _finished(config: ConfigDict, place: Path) -> dict[str, Any] | None:
+    """The record of the finished run of this config, if the folder holds it."""
     earlier = record.read(place)
-    return (
-        earlier is not None
-        and earlier["status"] == "finished"
-        and not record.config_differences(earlier["config"], config.to_dict())
-    )
+    if earlier is None or earlier["status"] != "finished":
+        return None
+    different = record.config_differences(earlier["config"], config.to_dict())
+    return None if different else earlier
 
 
 def _refuse_other_weights(first: Path, other: Path) -> None:
@@ -256,14 +277,17 @@ def _score(
     metric: str, name: str, config: ConfigDict, place: Path, loaded: Loaded, fallback: bool
 ) -> float | None:
     """The metric on the images that the inner fold tests; None where the training diverged."""
-    try:
-        _run_fold(name, config, place, loaded, fallback)
-    except DivergedError as error:
-        _LOG.warning("%s", error)
-        return None
+    if _finished(config, place) is None:
+        try:
+            _run(name, config, place, loaded, fallback)
+        except DivergedError as error:
+            _LOG.warning("%s", error)
+            return None
     # Only its figures are of use from here on, and there are many such runs.
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
     for model in place.glob("stages/*/model"):
         shutil.rmtree(model, ignore_errors=True)
-    table = Predictions.read_csv(place / "predictions.csv").where("test")
+    # As the network gave them: what is made of its probabilities has no part in the choice.
+    stage = json.loads((place / "metrics.json").read_text(encoding="utf-8"))["final_stage"]
+    table = Predictions.read_csv(place / "stages" / stage / "predictions.csv").where("test")
     return metrics.validation_metric(metric, table)

@@ -17,7 +17,7 @@ from sscjax.errors import UserError
 # Fields that change what is learnt from or judged by, and not how: a comparison would be void.
 _FIXED = (
     *("protocol", "cv.", "name", "seed", "data.", "split.", "checkpoint."),
-    *("augment.counts_before_split", "model.outputs", "select.metric"),
+    *("calibration.", "augment.counts_before_split", "model.outputs", "select.metric"),
 )
 
 
@@ -124,7 +124,7 @@ def _value(name: str, now: Any, text: str) -> Any:
     except (ValueError, KeyError, TypeError, SyntaxError) as error:
         raise UserError(
             f"config.cv.search: {name} is {now!r}, so {text!r} is no value for it; give a "
-            f"{type(now).__name__}"
+            f"value of type {type(now).__name__}"
         ) from error
 
 

@@ -179,6 +179,10 @@ def warnings(images: prepare.Images, *, fallback: bool) -> list[str]:
         )
     if images.by == "image":
         parts.append("SPLIT BY IMAGE: images of one subject stand in training and test alike.")
+    if len(set(images.originals.subjects[images.splits == "test"].tolist())) == 1:
+        parts.append(
+            "ONE SUBJECT IS TESTED: figures of all classes need those of the other subjects, too."
+        )
     return parts
 
 
