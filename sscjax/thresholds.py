@@ -241,7 +241,7 @@ def abstention(predictions: Predictions, target: float) -> dict[str, Any]:
     threshold = confidence_for(predictions.where("val"), target)
     rule = f"accuracy of at least {100 * target:g} % of the validation images answered"
     if threshold is None:
-        rule += f": no confidence reaches it with {FEWEST_ANSWERED} images or more"
+        rule += f"; {FEWEST_ANSWERED} or more never reach it"
     test = predictions.where("test")
     area, area_interval = coverage_area(test) if len(test) else (None, None)
     found: dict[str, Any] = {

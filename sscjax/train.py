@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sscjax import (
+    assess,
     checkpoint,
     evaluate,
     figures,
     files,
     metrics,
     micro_batch,
+    outliers,
     prepare,
     record,
     steps,
@@ -31,6 +34,9 @@ from sscjax.progress import Progress
 from sscjax.stage import Course, Finished, Result, Stage, check, prefix, run_stage
 
 _LOG = logging.getLogger(__name__)
+
+# Images of each kind that the flag for foreign images is tried on.
+_MADE_UP = 32
 
 
 def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
@@ -227,8 +233,8 @@ def _features(
     images: prepare.Images,
     network: prepare.Network,
     chosen: str,
-) -> np.ndarray:
-    """What the chosen stage's network hands to its classifier, of every original: [N,D]."""
+) -> assess.Features:
+    """What the chosen stage's network hands to its classifier, of every original and of others."""
     like = {"params": network.params, "batch_stats": network.batch_stats}
     model = checkpoint.load_model(folder / "stages" / chosen / "model", like)
     program = steps.Program(
@@ -237,15 +243,20 @@ def _features(
         prepare.make_inputs(config, network, online=False),
         micro_batch=stages[0].micro_batch,
     )
-    with Progress("features of the images", len(images.originals)) as progress:
-        return evaluate.penultimate(
+    originals = images.originals.images
+    some = originals[np.flatnonzero(images.splits == "val")[:_MADE_UP]]
+    made_up = outliers.made_up(some, config.seed)
+    total = len(originals) + sum(map(len, made_up.values()))
+    with Progress("features of the images", total) as progress:
+        find = functools.partial(
+            evaluate.penultimate,
             program,
             model["params"],
             model["batch_stats"],
-            images.originals.images,
             batch_size=config.batch_size,
             progress=progress.advance,
         )
+        return assess.Features(find(originals), {kind: find(x) for kind, x in made_up.items()})
 
 
 class _Curves:
