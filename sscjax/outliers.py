@@ -95,7 +95,8 @@ class Detector:
           UserError: the file is missing or is not such a file.
         """
         try:
-            with np.load(path, allow_pickle=False) as kept:
+            # From memory: numpy leaves a damaged file open.
+            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as kept:
                 mean, components, variances, noise, threshold = (kept[name] for name in _ARRAYS)
             if components.shape != (len(variances), len(mean)):
                 raise ValueError(f"components have shape {components.shape}")

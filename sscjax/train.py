@@ -250,7 +250,7 @@ def _features(
     with Progress("features of the images", total) as progress:
         find = functools.partial(
             evaluate.penultimate,
-            program,
+            evaluate.make_penultimate(program),
             model["params"],
             model["batch_stats"],
             batch_size=config.batch_size,
