@@ -47,6 +47,21 @@ def get_config() -> ConfigDict:
     config.name = "default"
     # Decides everything random: splits, augmentation, initial weights, order of the images.
     config.seed = 0
+    # Where the test figures come from. 'holdout': one split. 'repeated': several. 'kfold': k folds,
+    # each tested once. 'nested': k folds, within each of which others choose among `cv.search`.
+    # 'loso': each subject is tested once (leave one subject out).
+    config.protocol = "holdout"
+    config.cv = ConfigDict()
+    # k of 'kfold' and 'nested'.
+    config.cv.folds = 5
+    # Hold-outs of 'repeated', and partitions into folds of 'kfold' and 'nested', each another; 0: 5
+    # hold-outs, one partition.
+    config.cv.repeats = 0
+    # Folds of the training and validation images of each fold of 'nested'.
+    config.cv.inner_folds = 3
+    # What 'nested' chooses among: every combination of 'FIELD=VALUE,VALUE,...', by the mean of
+    # `select.metric` over the inner folds.
+    config.cv.search = ("stages.finetune.learning_rate=3e-5,1e-4,3e-4",)
 
     config.data = ConfigDict()
     # Folder of images: one folder per class, or a manifest.csv with file,label,subject[,split].
@@ -66,6 +81,13 @@ def get_config() -> ConfigDict:
     # 'direct' decodes the files at every start; 'array_record' keeps the decoded images in the
     # cache folder and reads them back from there.
     config.data.storage = "direct"
+    # Images that take more than this, 20,000 at 128x128 pixels, are not held in memory: decoded
+    # once, they are kept in the cache folder and read from there as they are needed. Augmented
+    # copies that take more are made anew each time they are needed.
+    config.data.max_megabytes = 1000
+    # Seed of images that are made before any split: the synthetic set, and copies by
+    # `augment.counts_before_split`; -1 takes `config.seed`.
+    config.data.seed = -1
 
     # The synthetic set: tiles by class, and subjects by class.
     config.data.synthetic = ConfigDict()
@@ -91,6 +113,11 @@ def get_config() -> ConfigDict:
     # k > 0: the test set is fold `fold` (from 0) of k, validation is cut from the rest.
     config.split.folds = 0
     config.split.fold = 0
+    # The test set is this subject and no other; validation is cut from the rest. Empty: off.
+    config.split.test_subject = ""
+    # k > 0: fold `outer_fold` of k is left out altogether, before all else; 'nested' uses it.
+    config.split.outer_folds = 0
+    config.split.outer_fold = 0
 
     config.augment = ConfigDict()
     # Augmented copies of each training image, made after the split, for the stages that do not
@@ -177,9 +204,14 @@ def get_config() -> ConfigDict:
     # Newest checkpoints that are kept.
     config.checkpoint.keep = 2
 
+    # The outputs of the frozen layers are computed once and kept in the cache folder, where stages,
+    # folds and later runs with the same images, weights and augmentation find them.
     config.features = ConfigDict()
-    # The outputs of the frozen layers are computed once if they take at most this much memory.
-    config.features.max_megabytes = 2000
+    # Up to this they are held in memory as well; larger ones are read from the file.
+    config.features.max_megabytes = 1000
+    # The most that all of them may take on disk; the longest unused go first. Features that are
+    # larger than this, and than `max_megabytes`, are not computed ahead.
+    config.features.disk_megabytes = 10000
 
     # Stages in the order in which they run, by name; 'head' and 'finetune' are defined below.
     config.stage_order = ("head", "finetune")
@@ -209,4 +241,5 @@ def as_cnn(config: ConfigDict, name: str, epochs: int) -> ConfigDict:
     config.stages.train = stage()
     config.stages.train.epochs = epochs
     config.stages.train.learning_rate = 3e-4
+    config.cv.search = ("stages.train.learning_rate=1e-4,3e-4,1e-3",)
     return config

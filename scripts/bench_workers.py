@@ -73,7 +73,7 @@ def _step(args: argparse.Namespace, model: Any, freeze: int) -> Run:
         "adam", optim.make_schedule("constant", LEARNING_RATE, steps=1)
     )
     epoch = steps.make_epoch(_program(args, model), optimizer)
-    state = steps.TrainState(jnp.int32(0), trained, statistics, optimizer.init(trained))
+    state = steps.TrainState(jnp.int32(0), trained, statistics, jax.jit(optimizer.init)(trained))
     x, y = (jnp.asarray(part) for part in images(args, args.batch))
     order, real = np.arange(args.batch, dtype=np.int32)[None], np.ones((1, args.batch), np.float32)
 
@@ -126,7 +126,7 @@ def sscjax_head(args: argparse.Namespace) -> Run:
     import tempfile
 
     from configs import paper_three_class
-    from sscjax import prepare, stage, train
+    from sscjax import features, prepare, stage, train
     from sscjax.checkpoint import Checkpoints
 
     config = paper_three_class.get_config()
@@ -148,9 +148,11 @@ def sscjax_head(args: argparse.Namespace) -> Run:
                 images,
                 network,
                 inputs,
+                # Nothing is found from an earlier round.
+                store=features.Store(Path(folder) / "features", 0),
                 checkpoints=checkpoints,
-                rows=[],
-                on_epoch=lambda rows: None,
+                curves=[],
+                on_epoch=lambda curves: None,
             )
         return head.epochs * TRAINING
 

@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = ROOT / "scripts" / "bench_workers.py"
 sys.path.insert(0, str(ROOT))  # the package, whether installed or not
+
+import bench_sets  # noqa: E402  (beside this file)
 
 ROWS: dict[str, tuple[str, dict[str, float]]] = {
     # row: our case, then {peer: the ratio that is asked for}
@@ -123,6 +126,8 @@ def start(flags: list[str]) -> dict[str, float]:
 def whole_run(weights: Path, folder: Path, finetune_epochs: int) -> dict[str, float]:
     """The command-line program on the paper's second study: seconds, and peak resident bytes."""
     workdir = folder / f"run{finetune_epochs}"
+    # A run is to compute its features itself.
+    shutil.rmtree(folder / "cache" / "features", ignore_errors=True)
     command = [
         sys.executable,
         "-m",
@@ -198,9 +203,9 @@ def multiply_adds(size: int, freeze: int) -> tuple[float, float]:
 
 def versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "torch", "tensorflow", "tensorflow-cpu", "keras", "numpy")
-    from sscjax import micro_batch
+    from sscjax import machine
 
-    found = {"python": platform.python_version(), "machine": micro_batch.processor()}
+    found = {"python": platform.python_version(), "machine": machine.processor()}
     for name in names:
         try:
             found[name] = importlib.metadata.version(name)
@@ -306,6 +311,21 @@ def scaling(rounds: int) -> dict[str, Any]:
     return found
 
 
+def set_sizes() -> dict[int, Any]:
+    """Whole runs on sets of `bench_sets.COUNTS` images."""
+    with tempfile.TemporaryDirectory() as name:
+        weights = write_weights(Path(name))
+        return {count: bench_sets.measure(weights, count) for count in bench_sets.COUNTS}
+
+
+def write_weights(folder: Path) -> Path:
+    """Random weights in Keras' format."""
+    weights = folder / "random.weights.h5"
+    command = [sys.executable, str(WORKERS), "write_weights", f"--weights={weights}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return weights
+
+
 def scaling_table(found: dict[str, Any]) -> str:
     """What `scaling` found, in milliseconds per image, as a Markdown table."""
     lines = ["| | fine-tune step, ms per image | forward, ms per image |", "|---|---|---|"]
@@ -336,7 +356,9 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     if args.scaling:
         kept["scaling"] = scaling(args.rounds)
-        text = scaling_table(kept["scaling"])
+        args.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+        kept["sets"] = set_sizes()
+        text = f"{scaling_table(kept['scaling'])}\n\n{bench_sets.table(kept['sets'])}"
     else:
         kept["rows"] = {}
         for row, found in rows(args.only, flags, args.rounds):
@@ -364,10 +386,8 @@ def rows(only: str, flags: list[str], rounds: int) -> Iterator[tuple[str, dict[s
     if wanted(START):
         yield START, start(flags)
     with tempfile.TemporaryDirectory() as name:
-        weights = Path(name) / "random.weights.h5"
         if only in STAGE_1 or only in RECIPE:
-            command = [sys.executable, str(WORKERS), "write_weights", f"--weights={weights}"]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            weights = write_weights(Path(name))
         # An epoch of Keras takes as long as many rounds of the rows above.
         if wanted(STAGE_1):
             cases = ["sscjax_head", "keras_head_epoch"]

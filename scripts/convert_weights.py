@@ -20,10 +20,10 @@ import numpy as np
 import safetensors.numpy
 
 from sscjax.errors import UserError
-from sscjax.files import write_bytes
+from sscjax.files import sha256, write_bytes
 from sscjax.models.mobilenet_v2 import backbone_layers
 from sscjax.pretrained.convert import convert_weights
-from sscjax.pretrained.load import Loaded, backbone_tree, infer_alpha, load_backbone, sha256
+from sscjax.pretrained.load import Loaded, backbone_tree, infer_alpha, load_backbone
 from sscjax.pretrained.read import METADATA_KEY, read_weights
 
 

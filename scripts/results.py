@@ -154,7 +154,7 @@ def linear(data: Path, weights: Path) -> str:
         "|---|---|---|",
     ]
     for strength in (0.01, 1.0):
-        shares = [_linear_accuracy(found, images, by, strength) for by in SPLITS]
+        shares = [_linear_accuracy(np.asarray(found), images, by, strength) for by in SPLITS]
         cells = " | ".join(f"{100 * share:.1f} %" for share in shares)
         lines.append(f"| LogisticRegression(C={strength:g}) | {cells} |")
     return "\n".join(lines)

@@ -19,20 +19,21 @@ _LOG = logging.getLogger("sscjax")
 USER_ERROR, INTERRUPTED = 2, 130
 
 
-def call(program: Callable[[], None]) -> int:
-    """Run a program and return its exit code: 0, 2 for a `UserError`, 130 for Ctrl-C.
+def call(program: Callable[[], int | None]) -> int:
+    """Run a program and return its exit code: its own, 2 for a `UserError`, 130 for Ctrl-C.
+
+    A program that returns None has nothing to say: 0.
 
     Any other exception is a fault of ours and keeps its traceback.
     """
     try:
-        program()
+        return program() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted: give the same command again to go on", file=sys.stderr)
         return INTERRUPTED
-    return 0
 
 
 def set_up_log() -> None:
@@ -58,7 +59,8 @@ def set_up_jax() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = cache.cache_dir() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # Small ones, too: a start compiles some hundred of them, 20 ms each; reading one takes 1 ms.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def nearest(name: str, known: list[str]) -> str | None:

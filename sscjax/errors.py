@@ -9,3 +9,10 @@ class UserError(ValueError):
     The message is one line that says what was found, what was expected and how to mend it. The
     command-line programs print it without a traceback and exit with code 2 (see `sscjax.cli`).
     """
+
+
+class DivergedError(UserError):
+    """The training ran off to infinity: a learning rate too high for this network and these images.
+
+    Apart from other mistakes, so that a search among learning rates can pass over the hopeless.
+    """

@@ -11,13 +11,14 @@ import numpy as np
 from sscjax import features, optim, steps
 from sscjax.data.dataset import ImageSet
 from sscjax.metrics import Predictions
+from sscjax.rows import Rows
 
 
 def probabilities(
     predict: Callable[..., jax.Array],
     params: optim.Params,
     batch_stats: optim.Params,
-    stored: np.ndarray | jax.Array,
+    stored: Rows,
     *,
     batch_size: int,
 ) -> np.ndarray:
@@ -43,7 +44,7 @@ def penultimate(
     function: Callable[..., jax.Array],
     params: optim.Params,
     batch_stats: optim.Params,
-    stored: np.ndarray,
+    stored: Rows,
     *,
     batch_size: int,
     progress: Callable[[int], Any] = lambda count: None,

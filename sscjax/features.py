@@ -6,15 +6,26 @@ activations are constants: a stage then starts at that layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import functools
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sscjax import optim, steps
+from sscjax import machine, optim, rows, steps
+from sscjax.errors import UserError
 from sscjax.models import Model
+from sscjax.rows import Keep, Rows, Target
+
+_LOG = logging.getLogger(__name__)
 
 
 def prefix_length(model: Model, labels: Mapping[str, str]) -> int:
@@ -24,15 +35,15 @@ def prefix_length(model: Model, labels: Mapping[str, str]) -> int:
     return max(cut for cut in model.cut_points if cut <= first_trained)
 
 
-def prefix_bytes(
+def prefix_shape(
     model: Model, variables: Mapping[str, Any], last: int, images: tuple[int, ...]
-) -> int:
-    """Bytes that the outputs of the first `last` layers take for `images` [N,H,W,3]."""
+) -> tuple[int, ...]:
+    """Shape of the outputs of the first `last` layers for `images` [N,H,W,3]; they are float32."""
     one = jax.ShapeDtypeStruct((1, *images[1:]), np.float32)
     shape = jax.eval_shape(
         lambda variables, x: model.apply(variables, x, train=False, last=last), variables, one
     )
-    return images[0] * int(np.prod(shape.shape)) * 4
+    return (images[0], *shape.shape[1:])
 
 
 def compute(
@@ -40,12 +51,13 @@ def compute(
     last: int,
     params: optim.Params,
     batch_stats: optim.Params,
-    stored: np.ndarray,
+    stored: Rows,
     *,
     batch_size: int,
     progress: Callable[[int], Any],
-) -> np.ndarray:
-    """Outputs of the first `last` layers for all `stored` [N,...]: [N,...] float32.
+    keep: Keep = rows.in_memory,
+) -> Rows:
+    """Outputs of the first `last` layers for all `stored` [N,H,W,3]: [N,...] float32.
 
     Args:
       program: how the network is run, with its inputs.
@@ -55,32 +67,145 @@ def compute(
       stored: inputs as the program takes them.
       batch_size: images per call.
       progress: called with the number of images done since the last call.
+      keep: where the outputs go.
     """
     function = steps.make_features(program, last)
-    return batched(lambda x: function(params, batch_stats, x), stored, batch_size, progress)
+
+    def fill(target: Target) -> None:
+        some = functools.partial(function, params, batch_stats)
+        for part, result in _parts(some, stored, batch_size):
+            target[part] = result
+            progress(len(result))
+
+    variables = {"params": params, "batch_stats": batch_stats}
+    shape = prefix_shape(program.model, variables, last, tuple(stored.shape))
+    return keep(shape, np.float32, fill)
 
 
 def batched(
     function: Callable[[jax.Array], jax.Array],
-    stored: np.ndarray | jax.Array,
+    stored: Rows,
     batch_size: int,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> np.ndarray:
     """Apply `function` to [N,...] in batches of one shape, the last one filled up: [N,...]."""
+    found = []
+    for _, result in _parts(function, stored, batch_size):
+        found.append(result)
+        progress(len(result))
+    return np.concatenate(found)
+
+
+def _parts(
+    function: Callable[[jax.Array], jax.Array], stored: Rows, batch_size: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Each batch's place and its results."""
     total = len(stored)
-    found: np.ndarray | None = None
+    if total == 0:
+        raise ValueError("no images to compute")
     for start in range(0, total, batch_size):
         # Repeating the last image keeps one compiled shape; its results are dropped.
         index = np.minimum(np.arange(start, start + batch_size), total - 1)
-        result = np.asarray(function(jnp.asarray(stored[index])))
-        if found is None:
-            found = np.empty((total, *result.shape[1:]), result.dtype)
         count = min(batch_size, total - start)
-        found[start : start + count] = result[:count]
-        progress(count)
-    if found is None:
-        raise ValueError("no images to compute")
-    return found
+        result = np.asarray(function(jnp.asarray(stored[index])))
+        yield slice(start, start + count), result[:count]
+
+
+def key(
+    program: steps.Program,
+    last: int,
+    params: optim.Params,
+    batch_stats: optim.Params,
+    *,
+    images: str,
+    scaling: str,
+    batch_size: int,
+) -> str:
+    """Hexadecimal digits over everything that features depend on, to their last bits.
+
+    Args:
+      program: how the network is run.
+      last: number of layers applied.
+      params: the network's parameters, by layer.
+      batch_stats: the network's running averages, by layer.
+      images: fingerprint of the images and their augmented copies.
+      scaling: what the program's inputs do with pixels.
+      batch_size: images per call.
+    """
+    names = program.model.layer_names[:last]
+    digest = hashlib.sha256(repr((program.model, names, scaling, images)).encode())
+    for tree in (params, batch_stats):
+        some = {name: tree[name] for name in names if name in tree}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(some):
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
+            digest.update(np.asarray(leaf).tobytes())
+    where = (jax.default_backend(), machine.processor(), machine.processors(), jax.__version__)
+    digest.update(repr((where, program.micro_batch, batch_size)).encode())
+    digest.update(machine.source_sha256().encode())
+    return digest.hexdigest()[:40]
+
+
+class Store:
+    """A folder of computed features, by key; of more than it may hold the longest unused go."""
+
+    def __init__(self, folder: Path, max_bytes: float):
+        """The folder is made when something is kept in it."""
+        self._folder, self._max_bytes = folder, max_bytes
+
+    def takes(self, count: float) -> bool:
+        """Whether features of so many bytes are kept."""
+        return count <= self._max_bytes
+
+    def keep(self, key: str, *, held: bool) -> Keep:
+        """Features under `key`: found, or computed and kept; in memory as well if `held`.
+
+        Where the folder cannot be written, what would be held in memory is only held there.
+        """
+        path = self._folder / f"{key}.npy"
+
+        def kept(shape: tuple[int, ...], dtype: Any, fill: Callable[[Target], None]) -> Rows:
+            found = rows.open_file(path, shape, dtype)
+            if found is not None:
+                _LOG.info("features: found in %s", path)
+                os.utime(path)
+                return found[:] if held else found
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            if not held:
+                return self._write(path, size, lambda: rows.in_file(path)(shape, dtype, fill))
+            made = rows.in_memory(shape, dtype, fill)
+            if self.takes(size):
+                try:
+                    self._write(path, size, lambda: rows.write(path, made))
+                except UserError as error:
+                    _LOG.warning("%s", error)
+            return made
+
+        return kept
+
+    def _write(self, path: Path, size: int, write: Callable[[], Any]) -> Any:
+        try:
+            self._make_room(size)
+            return write()
+        except OSError as error:
+            raise UserError(
+                f"{path}: features cannot be kept there ({error.strerror}); free the space, set "
+                "SSCJAX_CACHE to a folder elsewhere, or set config.features.disk_megabytes=0"
+            ) from error
+
+    def _make_room(self, count: int) -> None:
+        """Remove what was unused longest until so many bytes fit."""
+        files = []
+        for path in self._folder.glob("*.npy"):
+            with contextlib.suppress(OSError):  # another run may be removing it
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total + count <= self._max_bytes:
+                break
+            with contextlib.suppress(OSError):  # on Windows, one that is being read
+                path.unlink()
+                total -= size
 
 
 def calibrate_batch_norm(

@@ -1,7 +1,8 @@
-"""Writing files so that a final name never holds half a file."""
+"""Writing files so that a final name never holds half a file, and naming them by what they hold."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -39,3 +40,9 @@ def write_json(path: Path | str, value: Any) -> None:
     """
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     write_text(path, text + "\n")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

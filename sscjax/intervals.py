@@ -6,6 +6,9 @@ hundred patients would. Shares (accuracy, sensitivity, ...) get the interval of 
 that would vary as much as these clusters do. It stays honest where all or none are right, and is
 Clopper and Pearson's own where every subject has one image.
 
+Areas under ROC curves get DeLong's interval, by subject (`delong`): where subjects are few it was
+found to hold the truth more often than the bootstrap's.
+
 All other figures get a bootstrap that draws whole subjects, within each class so that no class is
 ever missing, with the percentiles widened for few subjects (Hesterberg 2015, The American
 Statistician 69: 371-386, section 3.1).
@@ -23,7 +26,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy import stats
 
-from sscjax import metrics
+from sscjax import delong, metrics
 from sscjax.metrics import Predictions
 
 LEVEL = 0.95
@@ -41,7 +44,7 @@ Interval = tuple[float, float]
 
 # Numbers in an array of one step of the bootstrap: resamples times rows. Some six such arrays stand
 # at a time, so about 50 MB.
-_CHUNK = 1_000_000
+CHUNK = 1_000_000
 
 
 def clopper_pearson(right: float, total: float, level: float = LEVEL) -> Interval:
@@ -129,9 +132,9 @@ def bootstrap(
       accuracy, balanced_accuracy, macro_auroc, log_loss, quadratic_kappa where ordered, and of
       each class 'sensitivity 0', 'specificity 0', 'precision 0', 'f1 0', 'auroc 0' and so on.
     """
-    group, strata = _subjects(predictions)
+    group, strata = subjects_of(predictions)
     parts = [
-        _weighted(predictions, group, weights, ordered)
+        weighted(predictions, group, weights, ordered)
         for weights in _subject_weights(strata, len(predictions), resamples, seed)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -142,7 +145,7 @@ def _subject_weights(
 ) -> Iterator[np.ndarray]:
     """How often each subject stands in each resample, [r,S] float64, a part of them at a time."""
     rngs = [np.random.default_rng([seed, k]) for k in range(int(strata.max()) + 1)]
-    step = max(1, _CHUNK // max(1, rows))
+    step = max(1, CHUNK // max(1, rows))
     for start in range(0, resamples, step):
         yield subject_draws(strata, min(step, resamples - start), rngs).astype(np.float64)
 
@@ -181,7 +184,7 @@ def bootstrap_interval(
     return max(0.0, 2 * value - high), high
 
 
-def _subjects(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+def subjects_of(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     """The subject of each row [N], and each subject's class [S], in the order of their names."""
     names, group = np.unique(predictions.subjects, return_inverse=True)
     votes = np.zeros((len(names), len(predictions.classes)), np.int64)
@@ -189,10 +192,24 @@ def _subjects(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     return group, votes.argmax(axis=1)
 
 
-def _weighted(
-    predictions: Predictions, group: np.ndarray, weights: np.ndarray, ordered: bool
+def weighted(
+    predictions: Predictions,
+    group: np.ndarray,
+    weights: np.ndarray,
+    ordered: bool,
+    scores: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Every figure under [R,S] weights of the subjects; `group` [N] is each row's subject."""
+    """Every figure of a table whose subjects weigh more or less, as `bootstrap` returns them.
+
+    Args:
+      predictions: N rows.
+      group: [N] int, each row's subject, 0 to S-1.
+      weights: [R,S] float64, not negative.
+      ordered: whether kappa has a meaning.
+      scores: [N,C] float, what AUROC ranks the rows by; None takes the probabilities.
+    """
+    if scores is None:
+        scores = predictions.probabilities
     classes, subjects = len(predictions.classes), weights.shape[1]
     cells = np.zeros((subjects, classes, classes))
     np.add.at(cells, (group, predictions.labels, predictions.predicted), 1)
@@ -217,9 +234,7 @@ def _weighted(
             found["quadratic_kappa"] = 1 - (confusion * cost).sum((1, 2)) * total / chance
     areas = np.stack(
         [
-            _weighted_auroc(
-                predictions.probabilities[:, index], predictions.labels == index, group, weights
-            )
+            _weighted_auroc(scores[:, index], predictions.labels == index, group, weights)
             for index in range(classes)
         ],
         axis=1,
@@ -298,8 +313,8 @@ def figures(predictions: Predictions, ordered: bool, seed: int = 0) -> dict[str,
       `n_subjects`, `level` and `resamples` say what they rest on.
     """
     subjects, labels = predictions.subjects, predictions.labels
-    predicted = predictions.predicted
-    _, strata = _subjects(predictions)
+    predicted, probabilities = predictions.predicted, predictions.probabilities
+    _, strata = subjects_of(predictions)
     of_class = np.bincount(strata)
     enough = of_class[of_class > 0].min() >= FEWEST_SUBJECTS
     drawn = bootstrap(predictions, ordered, seed=seed) if enough else {}
@@ -312,6 +327,9 @@ def figures(predictions: Predictions, ordered: bool, seed: int = 0) -> dict[str,
     def share(right: np.ndarray, counted: np.ndarray) -> list[float] | None:
         return _listed(clustered_share(right, counted, subjects))
 
+    def of_area(area: delong.Area | None) -> list[float] | None:
+        return None if area is None else _listed(delong.interval(area, LEVEL))
+
     plain = metrics.figures(predictions, ordered)
     every = np.ones(len(predictions), dtype=bool)
     return {
@@ -320,6 +338,7 @@ def figures(predictions: Predictions, ordered: bool, seed: int = 0) -> dict[str,
         "n_subjects": plain["n_subjects"],
         "accuracy": share(predicted == labels, every),
         **{name: resampled(name, plain[name]) for name in metrics.OVERALL[1:]},
+        "macro_auroc": of_area(delong.macro_area(probabilities, labels, subjects)),
         "per_class": [
             {
                 "name": entry["name"],
@@ -327,7 +346,7 @@ def figures(predictions: Predictions, ordered: bool, seed: int = 0) -> dict[str,
                 "specificity": share(predicted != index, labels != index),
                 "precision": share(labels == index, predicted == index),
                 "f1": resampled(f"f1 {index}", entry["f1"]),
-                "auroc": resampled(f"auroc {index}", entry["auroc"]),
+                "auroc": of_area(delong.area(probabilities[:, index], labels == index, subjects)),
             }
             for index, entry in enumerate(plain["per_class"])
         ],

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sscjax import cli, train
+from sscjax import cli, protocol
 from sscjax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -22,7 +22,10 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The run's folder; runs/<config name> where it is not given."
+    "workdir",
+    None,
+    "The run's folder; runs/<config name>, with the protocol where it is not a hold-out, where it "
+    "is not given.",
 )
 _FRESH = flags.DEFINE_bool("fresh", False, "Delete the run in the folder and start anew.")
 
@@ -31,11 +34,15 @@ _FLAGS = ("config", "workdir", "fresh")
 
 def main() -> None:
     """Parse the command line and run."""
+    command = sys.argv[1:]
     config = _parse(sys.argv)
     cli.set_up_log()
     cli.set_up_jax()
-    folder = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else Path("runs") / config.name
-    print("\n" + train.run(config, folder.resolve(), fresh=_FRESH.value), end="")
+    # A protocol and a run of one config do not fight for one folder.
+    name = config.name if config.protocol == "holdout" else f"{config.name}-{config.protocol}"
+    folder = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else Path("runs") / name
+    text = protocol.run(config, folder.resolve(), fresh=_FRESH.value, command=command)
+    print(f"\n{text}", end="")
 
 
 def _parse(arguments: list[str]) -> ConfigDict:

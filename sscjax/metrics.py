@@ -103,9 +103,10 @@ class Predictions:
         """The rows of one split ('train', 'val' or 'test'), in their order."""
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}, expected one of {SPLITS}")
-        return self._take(self.splits == split)
+        return self.take(self.splits == split)
 
-    def _take(self, rows: np.ndarray) -> Predictions:
+    def take(self, rows: np.ndarray) -> Predictions:
+        """The rows that `rows` names by number or by a mask, in that order."""
         return Predictions(
             files=self.files[rows],
             subjects=self.subjects[rows],

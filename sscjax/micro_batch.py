@@ -12,8 +12,6 @@ import itertools
 import json
 import logging
 import math
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 import sscjax
-from sscjax import files, steps
+from sscjax import files, machine, steps
 from sscjax.models import Model
 
 _LOG = logging.getLogger(__name__)
@@ -160,26 +158,8 @@ def _stretch(
 
 def _key(model: Model, first: int, size: int, batch: int) -> str:
     versions = (sscjax.__version__, jax.__version__)
-    known = (processor(), _processors(), versions, repr(model), first, size, batch)
+    known = (machine.processor(), machine.processors(), versions, repr(model), first, size, batch)
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
-
-
-def _processors() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def processor() -> str:
-    """The processor's name as the system gives it."""
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        names = [line for line in lines if line.startswith("model name")]
-        if names:
-            return names[0].partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _read(path: Path) -> dict[str, Any]:

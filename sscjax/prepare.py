@@ -20,10 +20,17 @@ from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.models import CNN, MODELS, MobileNetV2, Model, initial_variables
 from sscjax.pretrained import cache, convention, download, load
+from sscjax.rows import Rows
 
 _LOG = logging.getLogger(__name__)
 
 _CALIBRATION_BATCHES = 4
+
+
+def unnamed(image_set: ImageSet) -> int:
+    """Images that name no subject: each stands for itself, and for its copies."""
+    pairs = zip(image_set.subjects.tolist(), image_set.files.tolist(), strict=True)
+    return sum(subject == re.sub(r"#\d+$", "", file) for subject, file in pairs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +56,8 @@ class Images:
 
     @property
     def unnamed(self) -> int:
-        """Images that name no subject: each stands for itself, and for its copies."""
-        pairs = zip(self.originals.subjects.tolist(), self.originals.files.tolist(), strict=True)
-        return sum(subject == re.sub(r"#\d+$", "", file) for subject, file in pairs)
+        """Images that name no subject."""
+        return unnamed(self.originals)
 
     @property
     def has_subjects(self) -> bool:
@@ -166,9 +172,8 @@ def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
         image_set = sources.load_tfds(data.tfds, data.image_size, classes=listed)
     else:
         recipe = _recipe(config, listed)
-        folder = cache.cache_dir() / "prepared"
-        direct = data.storage == "direct"
-        image_set = recipe.make() if direct else prepared.load(recipe, folder)
+        load = prepared.make if data.storage == "direct" else prepared.load
+        image_set = load(recipe, cache.cache_dir() / "prepared", _max_bytes(config))
     if merge:
         if not set(merge) <= set(image_set.classes):
             # A user's own folder may hold the merged classes already.
@@ -179,6 +184,15 @@ def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
         if classes:
             image_set = _reorder(image_set, classes)
     return image_set, not (data.path or data.tfds)
+
+
+def _max_bytes(config: ConfigDict) -> float:
+    """Images of more than this are not held in memory."""
+    if config.data.max_megabytes < 0:
+        raise UserError(
+            f"config.data.max_megabytes={config.data.max_megabytes}: expected 0 or more"
+        )
+    return float(config.data.max_megabytes) * 2**20
 
 
 def _reorder(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
@@ -197,37 +211,88 @@ def _recipe(config: ConfigDict, classes: tuple[str, ...]) -> recipes.Recipe:
     names = ("normal", "early", "late")
     return recipes.from_synthetic(
         image_size=data.image_size,
-        seed=config.seed,
+        seed=data_seed(config),
         tiles={name: data.synthetic[name] for name in names},
         subjects={name: data.synthetic[f"{name}_subjects"] for name in names},
     )
 
 
+def data_seed(config: ConfigDict) -> int:
+    """Of images that are made before any split."""
+    return config.seed if config.data.seed < 0 else config.data.seed
+
+
+def split_seed(config: ConfigDict) -> int:
+    """Of the split, which may differ from that of all else."""
+    return config.seed if config.split.seed < 0 else config.split.seed
+
+
 def split_images(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> Images:
     """Split the set and add the augmented copies, in the order that the config asks for."""
-    wish, change = config.split, config.augment
-    options = {"flip": change.flip, "crop": change.crop}
+    change = config.augment
+    image_set = without_outer_fold(config, copies_before_split(config, image_set))
+    found = make_splits(config, image_set)
+    splits.check_leakage(image_set, found, config.split.by)
+    training = image_set.take(np.flatnonzero(found == "train"))
+    training = augment.augmented_copies(
+        training, change.copies, config.seed, flip=change.flip, crop=change.crop
+    )
+    for some in (image_set, training):
+        augment.hold_copies(some, _max_bytes(config))
+    ordered = is_ordered(config, image_set, synthetic)
+    return Images(image_set, found, training, synthetic, config.split.by, ordered)
+
+
+def copies_before_split(config: ConfigDict, image_set: ImageSet) -> ImageSet:
+    """The images that are split: with augmented copies among them where the config wants these."""
+    change = config.augment
     before = _parse_counts(change.counts_before_split, "augment.counts_before_split")
-    if before:
-        if wish.by != "image":
-            raise UserError(
-                "config.augment.counts_before_split puts copies of one image into several splits; "
-                "set config.split.by=image to have the paper's protocol, or empty the field"
-            )
-        single = {name: numbers[0] for name, numbers in before.items()}
-        image_set = augment.augment_to_counts(image_set, single, config.seed, **options)
+    if not before:
+        return image_set
+    if config.split.by != "image":
+        raise UserError(
+            "config.augment.counts_before_split puts copies of one image into several splits; "
+            "set config.split.by=image to have the paper's protocol, or empty the field"
+        )
+    single = {name: numbers[0] for name, numbers in before.items()}
+    return augment.augment_to_counts(
+        image_set, single, data_seed(config), flip=change.flip, crop=change.crop
+    )
+
+
+def without_outer_fold(config: ConfigDict, image_set: ImageSet) -> ImageSet:
+    """The images that an inner fold of nested cross-validation may see; else all."""
+    wish = config.split
+    if not wish.outer_folds:
+        return image_set
     found = splits.make_splits(
         image_set,
         by=wish.by,
         fractions=(wish.train, wish.val, wish.test),
-        seed=config.seed if wish.seed < 0 else wish.seed,
+        seed=split_seed(config),
+        folds=wish.outer_folds,
+        fold=wish.outer_fold,
+    )
+    return image_set.take(np.flatnonzero(found != "test"))
+
+
+def make_splits(config: ConfigDict, image_set: ImageSet) -> np.ndarray:
+    """[N] str of 'train', 'val', 'test', as the config wants them."""
+    wish = config.split
+    return splits.make_splits(
+        image_set,
+        by=wish.by,
+        fractions=(wish.train, wish.val, wish.test),
+        seed=split_seed(config),
         counts=_parse_counts(wish.counts, "split.counts") or None,
         folds=wish.folds,
         fold=wish.fold,
+        test_subject=wish.test_subject,
     )
-    splits.check_leakage(image_set, found, wish.by)
-    training = image_set.take(np.flatnonzero(found == "train"))
-    training = augment.augmented_copies(training, change.copies, config.seed, **options)
+
+
+def is_ordered(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> bool:
+    """Whether the classes stand in their order of severity; says so where nobody named them."""
     ordered = bool(config.data.ordered) and len(image_set.classes) > 2
     if ordered and not (synthetic or config.data.classes):
         ordered = False
@@ -236,7 +301,7 @@ def split_images(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> Im
             "their order with --config.data.classes to have it",
             ", ".join(image_set.classes),
         )
-    return Images(image_set, found, training, synthetic, wish.by, ordered)
+    return ordered
 
 
 def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool) -> Network:
@@ -356,9 +421,7 @@ def _find_weights(config: ConfigDict, earlier_fallback: bool) -> tuple[Path | No
         return None, missing
 
 
-def _calibration_batches(
-    images: np.ndarray, config: ConfigDict, weights: Weights
-) -> list[jax.Array]:
+def _calibration_batches(images: Rows, config: ConfigDict, weights: Weights) -> list[jax.Array]:
     rng = np.random.default_rng(config.seed)
     size = min(len(images), 2 * config.batch_size)
     return [

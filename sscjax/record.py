@@ -48,11 +48,16 @@ def make(
         "weights": network.weights.identity(),
         # As they are run: without weights they differ from the config.
         "stages": [dataclasses.asdict(stage) for stage in stages],
-        "versions": {
-            "sscjax": sscjax.__version__,
-            "jax": jax.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what a result depends on."""
+    return {
+        "sscjax": sscjax.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
     }
 
 
@@ -60,21 +65,22 @@ def _digest(names: np.ndarray) -> str:
     return hashlib.sha256("\0".join(names.tolist()).encode()).hexdigest()
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Raise a UserError if the folder is a file, or holds something that is not a run."""
+def refuse_foreign(folder: Path, file: str = FILE) -> None:
+    """Raise a UserError if the folder is a file, or holds something without this record."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, expected a folder: choose another --workdir")
     # What a killed writer left behind is no one's work.
     others = folder.is_dir() and any(not name.match(".*.tmp") for name in folder.iterdir())
-    if others and not (folder / FILE).is_file():
+    if others and not (folder / file).is_file():
         raise UserError(
-            f"{folder} is not empty and holds no run (no {FILE}): choose another --workdir"
+            f"{folder} is not empty and holds no run of this kind (no {file}): choose another "
+            "--workdir"
         )
 
 
-def delete(folder: Path) -> None:
+def delete(folder: Path, file: str = FILE) -> None:
     """Delete a run; the folder loses its name first, so that no half of a run is ever found."""
-    refuse_foreign(folder)
+    refuse_foreign(folder, file)
     if folder.is_dir():
         doomed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
         folder.rename(doomed / folder.name)
@@ -109,11 +115,12 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
     return {prefix: list(value) if isinstance(value, tuple) else value}
 
 
-# How often a run is saved changes nothing of its result, and what is done with its probabilities
-# nothing of its training; what lies at the paths is compared itself, by pixels and by the hash of
-# the weights.
+# How often a run is saved, and where images are held, changes nothing of its result, and what is
+# done with its probabilities nothing of its training; what lies at the paths is compared itself, by
+# pixels and by the hash of the weights.
 _FREE = (
     "config.name",
+    "config.data.max_megabytes",
     "config.data.path",
     "config.data.storage",
     "config.pretrained",

@@ -40,6 +40,11 @@ def number(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.3f}"
 
 
+def figure_title(name: str) -> str:
+    """A figure's key as words: `macro_auroc` as `macro AUROC`."""
+    return name.replace("_", " ").replace("auroc", "AUROC")
+
+
 def align(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows of equally many cells as lines of aligned columns, two blanks between them.
 
@@ -99,18 +104,26 @@ def intervals_table(
       intervals: what `intervals.test_figures` gives for the same predictions.
       reach: what the intervals can say, in view of how the run was split; lines for the end.
     """
+    some = intervals["image"]
+    method = (
+        "Shares: Korn and Graubard; AUROC: DeLong by subject; others: bootstrap of subjects, "
+        f"{some['resamples']}\ntimes. "
+        "A dash: too few subjects, or too few mistakes, to tell."
+    )
+    return "\n".join([align(interval_rows(figures, intervals)), reach, method])
+
+
+def interval_rows(
+    figures: Mapping[str, Figures], intervals: Mapping[str, Figures]
+) -> list[tuple[str, ...]]:
+    """The cells of `intervals_table`, its heading first: a figure, and of each unit two columns."""
     columns = [["test", *_interval_names(figures["image"])]]
     for unit, values in figures.items():
         pairs = zip(_in_rows(values), _in_rows(intervals[unit]), strict=True)
-        cells = [(_value(*found), _span(found[0], span[1])) for found, span in pairs]
+        cells = [(_value(*found), span(found[0], ends[1])) for found, ends in pairs]
         columns += [[f"per {unit}", *(value for value, _ in cells)]]
-        columns += [["95 % interval", *(span for _, span in cells)]]
-    some = intervals["image"]
-    method = (
-        f"Shares: Korn and Graubard; others: bootstrap of subjects, {some['resamples']} times.\n"
-        "A dash: too few subjects, or too few mistakes, to tell."
-    )
-    return "\n".join([align(list(zip(*columns, strict=True))), reach, method])
+        columns += [["95 % interval", *(ends for _, ends in cells)]]
+    return list(zip(*columns, strict=True))
 
 
 _SHARES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
@@ -125,7 +138,7 @@ def _in_rows(figures: Figures) -> list[tuple[str, Any]]:
 
 
 def _interval_names(figures: Figures) -> list[str]:
-    names = [name.replace("_", " ").replace("auroc", "AUROC") for name in metrics.OVERALL]
+    names = [figure_title(name) for name in metrics.OVERALL]
     for name in ("sensitivity", "specificity"):
         names += [f"{name} {clean_name(entry['name'])}" for entry in figures["per_class"]]
     return names
@@ -135,15 +148,16 @@ def _value(name: str, value: float | None) -> str:
     return percent(value) if name in _SHARES else number(value)
 
 
-def _span(name: str, interval: Sequence[float] | None) -> str:
+def span(name: str, interval: Sequence[float] | None) -> str:
+    """An interval of the figure `name`: shares in percent; a dash where there is none."""
     if interval is None:
         return UNDEFINED
     if name in _SHARES:
-        return _share_span(interval)
+        return _sharespan(interval)
     return f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
-def _share_span(interval: Sequence[float] | None) -> str:
+def _sharespan(interval: Sequence[float] | None) -> str:
     if interval is None:
         return UNDEFINED
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
@@ -180,10 +194,10 @@ def _temperature(found: Mapping[str, Any]) -> str:
                 [
                     f"{split} {state}" if not reason else split,
                     number(one["ece"]),
-                    _span("ece", one["ece_interval"]),
+                    span("ece", one["ece_interval"]),
                     number(one["ece_by_chance"]),
                     number(one["brier"]),
-                    _span("brier", one["brier_interval"]),
+                    span("brier", one["brier_interval"]),
                     number(found["log_loss"][split][place]),
                 ]
             )
@@ -212,7 +226,7 @@ def _operating_point(found: Mapping[str, Any]) -> str:
             figures = [one["test"][name] for name in _OPERATING]
             columns += [
                 [f"test {heading}", *(percent(figure["value"]) for figure in figures)],
-                ["95 % interval", *(_share_span(figure["interval"]) for figure in figures)],
+                ["95 % interval", *(_sharespan(figure["interval"]) for figure in figures)],
             ]
     return f"{title}\n{align(list(zip(*columns, strict=True)))}"
 
@@ -227,12 +241,12 @@ def _abstention(found: Mapping[str, Any]) -> str:
         kept, right = found["test"]["coverage"], found["test"]["accuracy"]
         lines.append(
             f"Of the test images {percent(kept['value'])} are answered, and of these "
-            f"{percent(right['value'])} right ({_share_span(right['interval'])})."
+            f"{percent(right['value'])} right ({_sharespan(right['interval'])})."
         )
     if found["area"] is not None:
         lines.append(
             f"Mean accuracy over all shares answered, the surest first: {percent(found['area'])}"
-            f" ({_share_span(found['area_interval'])})."
+            f" ({_sharespan(found['area_interval'])})."
         )
     return "\n".join(lines)
 
@@ -304,19 +318,32 @@ def paper_table(
       split_by: 'subject' or 'image', how the run was split.
       synthetic: the run's images are synthetic.
     """
+    rows = paper_rows(num_classes, model, figures_by_split)
+    if not rows:
+        return paper_gap(num_classes, model)
+    title = f"The paper's {paper.MODEL_TITLES[model]}, {num_classes} classes, beside this run"
+    lines = [title, "", align(rows, left=2), "", *paper_notes(split_by, synthetic)]
+    return "\n".join(lines)
+
+
+def paper_gap(num_classes: int, model: str) -> str:
+    """Why the paper has nothing to set beside such a run."""
     if num_classes not in paper.STUDIES:
         return f"The paper has no study of {num_classes} classes to set beside this run."
-    if model not in paper.MODELS:
-        return f"The paper has no results of {model} to set beside this run."
-    study = paper.STUDIES[num_classes]
-    title = f"The paper's {paper.MODEL_TITLES[model]}, {num_classes} classes, beside this run"
+    return f"The paper has no results of {model} to set beside this run."
+
+
+def paper_rows(num_classes: int, model: str, figures_by_split: BySplit) -> list[list[str]]:
+    """The cells of `paper_table`, the heading first; [] where the paper has no such study."""
+    if num_classes not in paper.STUDIES or model not in paper.MODELS:
+        return []
     rows = [["split", "figure", "paper", "images", "this run", "images"]]
     for split in ("val", "test"):
         if split in figures_by_split:
+            entry = paper.result(num_classes, model, split)
             ours = figures_by_split[split]["image"]
-            rows += _paper_rows(paper.result(num_classes, model, split), study, ours)
-    lines = [title, "", align(rows, left=2), "", *_paper_notes(split_by, synthetic)]
-    return "\n".join(lines)
+            rows += _paper_rows(entry, paper.STUDIES[num_classes], ours)
+    return rows
 
 
 def _paper_rows(entry: paper.Result, study: paper.Study, ours: Figures) -> list[list[str]]:
@@ -343,7 +370,8 @@ def _paper_rows(entry: paper.Result, study: paper.Study, ours: Figures) -> list[
     return rows
 
 
-def _paper_notes(split_by: str, synthetic: bool) -> list[str]:
+def paper_notes(split_by: str, synthetic: bool) -> list[str]:
+    """What to bear in mind when the paper's figures stand beside the run's."""
     notes = ["The paper truncates its percentages; per class they follow from its counts."]
     if synthetic:
         notes.append("Not comparable: this run's images are synthetic, the paper's are biopsies.")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
@@ -14,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sscjax import evaluate, features, metrics, optim, report, steps
+from sscjax import evaluate, features, metrics, optim, report, rows, steps
 from sscjax.checkpoint import Checkpoints
-from sscjax.errors import UserError
+from sscjax.data.dataset import ImageSet
+from sscjax.errors import DivergedError, UserError
 from sscjax.prepare import Images, Network
 from sscjax.progress import Progress
+from sscjax.rows import Rows
 
 _LOG = logging.getLogger(__name__)
 
@@ -139,10 +142,26 @@ class _Work:
     frozen: optim.Params
     program: steps.Program
     optimizer: optax.GradientTransformation
-    stored: jax.Array
-    stored_originals: np.ndarray | jax.Array
-    training_labels: jax.Array
+    stored: Rows
+    stored_originals: Rows
+    training_labels: np.ndarray
     validation: np.ndarray
+
+    @property
+    def in_one_call(self) -> bool:
+        """Whether an epoch is so little work that a call for each step would be felt."""
+        bytes_each = rows.nbytes(self.stored) // len(self.stored)
+        return self.program.first > 0 and bytes_each <= _WHOLE_EPOCH_BYTES
+
+    @functools.cached_property
+    def all_stored(self) -> jax.Array:
+        """All training inputs where the network runs."""
+        return jnp.asarray(self.stored[:])
+
+    @functools.cached_property
+    def all_labels(self) -> jax.Array:
+        """Their labels."""
+        return jnp.asarray(self.training_labels)
 
 
 def run_stage(
@@ -151,8 +170,9 @@ def run_stage(
     network: Network,
     inputs: steps.Inputs,
     *,
+    store: features.Store,
     checkpoints: Checkpoints,
-    rows: list[dict[str, Any]],
+    curves: list[dict[str, Any]],
     on_epoch: Callable[[list[dict[str, Any]]], None],
 ) -> Result:
     """Train one stage to its end, from the newest checkpoint of this stage where there is one.
@@ -162,9 +182,9 @@ def run_stage(
       images: the run's images.
       network: the network with the parameters that the stage starts from.
       inputs: turns uint8 images into the network's input.
-      online: whether `inputs` augments, so that nothing can be computed once.
+      store: where the outputs of frozen layers are kept.
       checkpoints: of the run.
-      rows: the learning curves of the stages before.
+      curves: the learning curves of the stages before.
       on_epoch: called with the learning curves of the run after each epoch, and at the start.
 
     Raises:
@@ -172,9 +192,9 @@ def run_stage(
     """
     if not stage.micro_batch:
         raise ValueError("the stage's micro_batch is still open: `micro_batch.choose` finds one")
-    work = _set_up(stage, images, network, inputs)
+    work = _set_up(stage, images, network, inputs, store)
     tree = _start_tree(work)
-    course = Course(stage.name, rows=list(rows))
+    course = Course(stage.name, rows=list(curves))
     latest = checkpoints.latest()
     if latest is not None and latest // _STEPS_PER_STAGE == stage.index:
         course = Course(**checkpoints.info(latest))
@@ -231,7 +251,13 @@ def _optimizer(stage: Stage, steps_per_epoch: int) -> optax.GradientTransformati
     )
 
 
-def _set_up(stage: Stage, images: Images, network: Network, inputs: steps.Inputs) -> _Work:
+def _set_up(
+    stage: Stage,
+    images: Images,
+    network: Network,
+    inputs: steps.Inputs,
+    store: features.Store,
+) -> _Work:
     model = network.model
     training = images.training_for(online=stage.online_augment)
     labels = _labels(stage, network)
@@ -249,7 +275,7 @@ def _set_up(stage: Stage, images: Images, network: Network, inputs: steps.Inputs
         batch_statistics_from=first_trained if stage.batch_norm == "batch" else None,
         micro_batch=stage.micro_batch,
     )
-    program, stored, originals = _store(stage, images, network, program, labels)
+    program, stored, originals = _store(stage, images, network, program, labels, store)
     optimizer = _optimizer(stage, math.ceil(len(training) / stage.batch_size))
     return _Work(
         stage=stage,
@@ -259,9 +285,9 @@ def _set_up(stage: Stage, images: Images, network: Network, inputs: steps.Inputs
         frozen=frozen,
         program=program,
         optimizer=optimizer,
-        stored=jnp.asarray(stored),
+        stored=stored,
         stored_originals=originals,
-        training_labels=jnp.asarray(training.labels),
+        training_labels=training.labels,
         validation=np.flatnonzero(images.splits == "val"),
     )
 
@@ -272,7 +298,8 @@ def _store(
     network: Network,
     program: steps.Program,
     labels: dict[str, str],
-) -> tuple[steps.Program, np.ndarray, np.ndarray]:
+    store: features.Store,
+) -> tuple[steps.Program, Rows, Rows]:
     """Training inputs and inputs of all originals: images, or features of the frozen prefix."""
     training = images.training_for(online=stage.online_augment)
     raw = training.images, images.originals.images
@@ -283,38 +310,73 @@ def _store(
         _LOG.info("stage %s: augmented on line, so no features are computed ahead", stage.name)
         return program, *raw
     variables = {"params": network.params, "batch_stats": network.batch_stats}
-    copies = len(training) - int((images.splits == "train").sum())
-    shape = (len(images.originals) + copies, *images.originals.images.shape[1:])
-    megabytes = features.prefix_bytes(network.model, variables, last, shape) / 2**20
-    if megabytes > stage.feature_megabytes:
-        _LOG.info(
-            "stage %s: features of %d MB are over features.max_megabytes=%d, so none are kept",
-            stage.name,
-            megabytes,
-            stage.feature_megabytes,
-        )
-        return program, *raw
     # The training set's originals are among the originals: only its copies are to be computed.
     chosen = np.flatnonzero(images.splits == "train")
-    pixels = np.concatenate([raw[1], raw[0][len(chosen) :]])
-    name = network.model.layer_names[last - 1]
-    with Progress(f"features up to {name}", len(pixels)) as progress:
-        found = features.compute(
-            program,
-            last,
-            network.params,
-            network.batch_stats,
-            pixels,
-            batch_size=max(stage.batch_size, 1),
-            progress=progress.advance,
+    copies = training.take(np.arange(len(chosen), len(training)))
+    parts = [part for part in (images.originals, copies) if len(part)]
+    model = network.model
+    variables = {"params": network.params, "batch_stats": network.batch_stats}
+    total = sum(map(len, parts))
+    shape = features.prefix_shape(model, variables, last, (total, *parts[0].images.shape[1:]))
+    megabytes = math.prod(shape) * np.dtype(np.float32).itemsize / 2**20
+    held = megabytes <= stage.feature_megabytes
+    if not held and not store.takes(megabytes * 2**20):
+        _LOG.info(
+            "stage %s: features of %d MB are over features.max_megabytes and disk_megabytes, so "
+            "none are computed ahead",
+            stage.name,
+            megabytes,
+        )
+        return program, *raw
+    name = model.layer_names[last - 1]
+    with Progress(f"features up to {name}", total) as progress:
+        # The originals by themselves: other folds and seeds find them.
+        found = rows.Joined(
+            [
+                _features(stage, network, program, last, part, store, held, progress.advance)
+                for part in parts
+            ]
         )
     count = len(images.originals)
     # A classifier alone is too little work for a loop over parts of the batch.
-    micro_batch = 0 if last >= network.model.head_start else program.micro_batch
+    micro_batch = 0 if last >= model.head_start else program.micro_batch
     ready = dataclasses.replace(
         program, inputs=lambda stored, key: stored, first=last, micro_batch=micro_batch
     )
-    return ready, np.concatenate([found[chosen], found[count:]]), found[:count]
+    of_training = np.concatenate([chosen, np.arange(count, total)])
+    return ready, rows.View(found, of_training), rows.View(found, np.arange(count))
+
+
+def _features(
+    stage: Stage,
+    network: Network,
+    program: steps.Program,
+    last: int,
+    part: ImageSet,
+    store: features.Store,
+    held: bool,
+    progress: Callable[[int], Any],
+) -> Rows:
+    """Outputs of the first `last` layers for some images: found, or computed and kept."""
+    key = features.key(
+        program,
+        last,
+        network.params,
+        network.batch_stats,
+        images=rows.fingerprint(part.images),
+        scaling=network.weights.convention.scaling,
+        batch_size=stage.batch_size,
+    )
+    return features.compute(
+        program,
+        last,
+        network.params,
+        network.batch_stats,
+        part.images,
+        batch_size=stage.batch_size,
+        progress=progress,
+        keep=store.keep(key, held=held),
+    )
 
 
 def _start_tree(work: _Work) -> dict[str, Any]:
@@ -324,7 +386,9 @@ def _start_tree(work: _Work) -> dict[str, Any]:
     trained = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trained)
     batch_stats = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), work.network.batch_stats)
     last = {"step": jnp.int32(0), "params": trained, "batch_stats": batch_stats}
-    tree: dict[str, Any] = {"last": last, "opt_state": work.optimizer.init(trained)}
+    # As one program: one by one, its arrays would be as many programs as they have shapes.
+    opt_state = jax.jit(work.optimizer.init)(trained)
+    tree: dict[str, Any] = {"last": last, "opt_state": opt_state}
     if work.stage.metric != "none":
         tree["best"] = _snapshot(trained, batch_stats)
     return tree
@@ -413,25 +477,36 @@ def _epoch(
     order, real = epoch_order(stage.seed, stage.index, epoch, images, stage.batch_size)
     key = jax.random.fold_in(jax.random.key(stage.seed), stage.index)
     key = jax.random.fold_in(key, epoch)
-    bytes_each = work.stored.nbytes // len(work.stored)
-    whole = work.program.first > 0 and bytes_each <= _WHOLE_EPOCH_BYTES
-    size = len(order) if whole else 1
     loss = correct = 0.0
-    for start in range(0, len(order), size):
-        part = slice(start, start + size)
-        state, sums = run(
-            state, work.frozen, work.stored, work.training_labels, order[part], real[part], key
-        )
+    for part, stored, labels, places in _calls(work, order):
+        state, sums = run(state, work.frozen, stored, labels, places, real[part], key)
         loss += float(sums.loss)
         correct += float(sums.correct)
         if not math.isfinite(loss):
-            raise UserError(
+            raise DivergedError(
                 f"the loss is {loss} in epoch {epoch} of stage {stage.name}: lower "
                 f"config.stages.{stage.name}.learning_rate (now {stage.learning_rate:g}) or set "
                 f"clip_norm, and give --fresh"
             )
         progress.advance(int(real[part].sum()))
     return state, {"train_loss": loss / images, "train_accuracy": correct / images}
+
+
+def _calls(
+    work: _Work, order: np.ndarray
+) -> Iterator[tuple[slice, jax.Array, jax.Array, np.ndarray]]:
+    """An epoch cut into calls: its steps, and the inputs, labels and places in them that they read.
+
+    With small features the whole epoch is one call, which looks up its batches itself. Otherwise
+    each step is given its images alone, so that the set may be larger than memory.
+    """
+    if work.in_one_call:
+        yield slice(None), work.all_stored, work.all_labels, order
+        return
+    places = np.arange(order.shape[1], dtype=np.int32)[None]
+    for step, chosen in enumerate(order):
+        stored, labels = work.stored[chosen], work.training_labels[chosen]
+        yield slice(step, step + 1), jnp.asarray(stored), jnp.asarray(labels), places
 
 
 def _validate(
@@ -448,11 +523,11 @@ def _validate(
         predict,
         params,
         state.batch_stats,
-        work.stored_originals[chosen],
+        rows.View(work.stored_originals, chosen),
         batch_size=work.stage.batch_size,
     )
     if not np.isfinite(found).all():
-        raise UserError(
+        raise DivergedError(
             f"the validation predictions are not finite in epoch {epoch} of stage "
             f"{work.stage.name}: lower config.stages.{work.stage.name}.learning_rate and give "
             "--fresh"

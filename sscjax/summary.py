@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sscjax import assess, figures, files, intervals, metrics, prepare, report
+from sscjax import assess, explanations, figures, files, intervals, metrics, prepare, report
 from sscjax.stage import Finished
 
 
@@ -69,6 +69,7 @@ def write(
                 "stages": "as the network gave them",
                 "temperature": assessment.found["temperature"],
             },
+            "warnings": warnings(images, fallback=network.weights.fallback),
             "splits": ours,
             "test_intervals": our_ranges,
             "stages": {
@@ -87,6 +88,7 @@ def write(
         },
     )
     _draw(folder, finished, chosen, ours, assessment.found)
+    explanations.write(config, folder, images, network, chosen, predictions)
     text = _text(
         config,
         folder,
@@ -130,7 +132,7 @@ def _draw(
             )
 
 
-def _reach(images: prepare.Images, ranges: Mapping[str, Any]) -> str:
+def reach(images: prepare.Images, ranges: Mapping[str, Any]) -> str:
     """What the intervals can say of new patients."""
     count = ranges["image"]["n_subjects"]
     if not images.has_subjects:
@@ -144,24 +146,19 @@ def _reach(images: prepare.Images, ranges: Mapping[str, Any]) -> str:
     return line
 
 
-def _text(
-    config: ConfigDict,
-    folder: Path,
-    images: prepare.Images,
-    network: prepare.Network,
-    finished: Mapping[str, Finished],
-    chosen: str,
-    by_stage: Mapping[str, Any],
-    ours: Mapping[str, Any],
-    ranges: Mapping[str, Any],
-    calibrated: Mapping[str, Any],
-) -> str:
+def warnings(images: prepare.Images, *, fallback: bool) -> list[str]:
+    """What a reader must know before any figure.
+
+    Args:
+      images: the run's images.
+      fallback: whether random weights stand in for ImageNet's.
+    """
     parts = []
     if images.synthetic:
         parts.append(
             "SYNTHETIC IMAGES, drawn by a program: no figure here says anything of patients."
         )
-    if network.weights.fallback:
+    if fallback:
         parts.append("RANDOM starting weights: no ImageNet weights could be had.")
     if images.by == "subject" and not images.has_subjects:
         parts.append(
@@ -181,6 +178,22 @@ def _text(
         )
     if images.by == "image":
         parts.append("SPLIT BY IMAGE: images of one subject stand in training and test alike.")
+    return parts
+
+
+def _text(
+    config: ConfigDict,
+    folder: Path,
+    images: prepare.Images,
+    network: prepare.Network,
+    finished: Mapping[str, Finished],
+    chosen: str,
+    by_stage: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    ranges: Mapping[str, Any],
+    calibrated: Mapping[str, Any],
+) -> str:
+    parts = warnings(images, fallback=network.weights.fallback)
     if len(finished) > 1:
         rows = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss"]]
         for name, one in finished.items():
@@ -197,7 +210,7 @@ def _text(
             )
         parts.append(report.align(rows))
     parts.append(report.results_table(ours))
-    parts.append(report.intervals_table(ours["test"], ranges, _reach(images, ranges)))
+    parts.append(report.intervals_table(ours["test"], ranges, reach(images, ranges)))
     test = ours["test"]["image"]
     parts.append("test images\n" + report.confusion_text(test["confusion"], test["classes"]))
     parts.append(report.calibration_text(calibrated))
@@ -210,5 +223,5 @@ def _text(
             synthetic=images.synthetic,
         )
     )
-    parts.append(f"Everything lies in {folder}")
+    parts.append(f"Everything lies in {folder}; open report.html there in a browser.")
     return "\n\n".join(parts) + "\n"

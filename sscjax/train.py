@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,21 @@ from sscjax import (
     assess,
     checkpoint,
     evaluate,
+    features,
     figures,
     files,
     metrics,
     micro_batch,
     outliers,
+    page,
     prepare,
+    provenance,
     record,
     steps,
     summary,
 )
 from sscjax.data import splits
+from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.optim import Counts
 from sscjax.pretrained import cache
@@ -39,13 +44,25 @@ _LOG = logging.getLogger(__name__)
 _MADE_UP = 32
 
 
-def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
+def run(
+    config: ConfigDict,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    command: Sequence[str] = (),
+    loaded: tuple[ImageSet, bool] | None = None,
+    fallback: bool = False,
+) -> str:
     """Train, evaluate and report; everything lies in `folder` afterwards.
 
     Args:
       config: see `configs/default.py`.
       folder: the run's; created when missing.
       fresh: delete the run in the folder, once it is certain that the new one can begin.
+      command: arguments of `sscjax.main` that repeat the run, kept in its record.
+      loaded: what `prepare.load_images` gives for this config, where the caller has it.
+      fallback: a run that this one belongs to started from random weights, because ImageNet's could
+        not be had: so does this one, without looking for them.
 
     Returns:
       the closing text for the terminal.
@@ -59,20 +76,20 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
         record.refuse(record.config_differences(earlier["config"], config.to_dict()), folder)
     stages = make_stages(config)
     summary.options(config)
-    image_set, synthetic = prepare.load_images(config)
+    image_set, synthetic = prepare.load_images(config) if loaded is None else loaded
     _say_source(image_set.source, synthetic)
     images = prepare.split_images(config, image_set, synthetic)
     _say_splits(images)
     network = prepare.build_network(
         config,
         images,
-        earlier_fallback=bool(earlier and earlier["weights"]["fallback"]),
+        earlier_fallback=fallback or bool(earlier and earlier["weights"]["fallback"]),
     )
     stages = _fit_to_weights(stages, network, config.scratch.learning_rate)
     for stage in stages:
         check(stage, network)
     stages = _fit_to_machine(stages, network, config.data.image_size, earlier)
-    now = record.make(config, images, network, stages)
+    now = {**record.make(config, images, network, stages), "command": list(command)}
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
         if earlier["status"] == "finished" and (folder / "report.txt").is_file():
@@ -83,10 +100,15 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     if fresh:
         record.delete(folder)
     _start(folder, now)
+    manifest = provenance.begin(
+        folder, config, now, network.weights.name, images.originals, images.splits
+    )
     splits.write_splits(folder / "splits.csv", images.originals, images.splits)
     finished = _run_stages(config, folder, stages, images, network)
-    features = _features(config, folder, stages, images, network, summary.choose(config, finished))
-    text = summary.write(config, folder, images, network, finished, features)
+    inputs = _features(config, folder, stages, images, network, summary.choose(config, finished))
+    text = summary.write(config, folder, images, network, finished, inputs)
+    provenance.end(folder, manifest)
+    page.write(folder)
     files.write_json(folder / record.FILE, {**now, "status": "finished"})
     return text
 
@@ -117,6 +139,9 @@ def make_stages(config: ConfigDict) -> list[Stage]:
         raise UserError(f"config.stage_order={config.stage_order}: expected distinct names")
     if config.checkpoint.keep < 1:
         raise UserError(f"config.checkpoint.keep={config.checkpoint.keep}: expected 1 or more")
+    for name in ("max_megabytes", "disk_megabytes"):
+        if config.features[name] < 0:
+            raise UserError(f"config.features.{name}={config.features[name]}: expected 0 or more")
     if config.select.stage not in ("best", "last"):
         raise UserError(f"config.select.stage={config.select.stage!r}: expected 'best' or 'last'")
     return [_stage(config, index) for index in range(len(config.stage_order))]
@@ -194,24 +219,28 @@ def _run_stages(
     images: prepare.Images,
     network: prepare.Network,
 ) -> dict[str, Finished]:
-    rows: list[dict[str, Any]] = []
+    curves: list[dict[str, Any]] = []
     finished: dict[str, Finished] = {}
+    store = features.Store(
+        cache.cache_dir() / "features", float(config.features.disk_megabytes) * 2**20
+    )
     with checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
         for stage in stages:
             like = {"params": network.params, "batch_stats": network.batch_stats}
             place = folder / "stages" / stage.name
             done = _read_finished(place)
             if done is None:
-                with figures.EventLog(folder / "tensorboard", rows) as events:
+                with figures.EventLog(folder / "tensorboard", curves) as events:
                     inputs = prepare.make_inputs(config, network, online=stage.online_augment)
                     result = run_stage(
                         stage,
                         images,
                         network,
                         inputs,
+                        store=store,
                         checkpoints=checkpoints,
-                        rows=rows,
-                        on_epoch=_Curves(folder, events, len(rows)),
+                        curves=curves,
+                        on_epoch=_Curves(folder, events, len(curves)),
                     )
                 done = _write_finished(place, stage, result)
                 model = {"params": result.params, "batch_stats": result.batch_stats}
@@ -221,7 +250,7 @@ def _run_stages(
             network = dataclasses.replace(
                 network, params=dict(model["params"]), batch_stats=dict(model["batch_stats"])
             )
-            rows = done.course.rows
+            curves = done.course.rows
             finished[stage.name] = done
     return finished
 

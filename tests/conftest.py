@@ -21,6 +21,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing that earlier runs kept is found, and nothing is left in the user's cache folder."""
+    os.environ["SSCJAX_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="module")
 def quick_compiler() -> Iterator[None]:
     """For programs that run briefly: compiling them well takes most of a test's time.

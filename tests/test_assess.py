@@ -141,7 +141,7 @@ def test_a_class_that_validation_lacks() -> None:
     predictions, features = run_of()
     keep = (predictions.splits != "val") | (predictions.labels > 0)
     kept = assess.Features(features.images[keep], features.made_up)
-    found = assess.assess(predictions._take(keep), predictions.classes, kept, OPTIONS).found
+    found = assess.assess(predictions.take(keep), predictions.classes, kept, OPTIONS).found
     assert found["threshold"]["value"] == 0.5
     assert found["threshold"]["val"]["specificity"]["value"] is None
     assert "one half" in report.calibration_text(found)
@@ -151,7 +151,7 @@ def test_without_test_images() -> None:
     predictions, features = run_of()
     keep = predictions.splits != "test"
     kept = assess.Features(features.images[keep], features.made_up)
-    found = assess.assess(predictions._take(keep), predictions.classes, kept, OPTIONS).found
+    found = assess.assess(predictions.take(keep), predictions.classes, kept, OPTIONS).found
     assert found["coverage"] == [] and set(found["splits"]) == {"val"}
     assert "test" not in report.calibration_text(found).replace("to test", "")
 

@@ -180,7 +180,7 @@ def test_copies_follow_the_originals_and_keep_label_subject_split() -> None:
     np.testing.assert_array_equal(after.masks[:7], before.masks)
     for field in ("labels", "subjects", "splits"):
         np.testing.assert_array_equal(getattr(after, field), np.tile(getattr(before, field), 3))
-    assert len(np.unique(after.images.reshape(21, -1), axis=0)) == 21
+    assert len(np.unique(np.asarray(after.images).reshape(21, -1), axis=0)) == 21
     assert len(np.unique(after.files)) == 21
 
 
@@ -220,17 +220,39 @@ def test_copies_off_line_are_the_transform_of_their_own_draws() -> None:
 def test_masks_move_with_their_images() -> None:
     """A picture of two flat halves, and its map, still agree away from the border after moving."""
     base = image_set(5)
-    images, masks = np.zeros_like(base.images), np.zeros_like(base.images[..., 0])
+    images, masks = np.zeros((5, SIZE, SIZE, 3), np.uint8), np.zeros((5, SIZE, SIZE), np.uint8)
     for i in range(5):
         images[i, 4 + i :, : 18 - i] = 200
         masks[i, 4 + i :, : 18 - i] = 1
     drawn = dataclasses.replace(base, images=images, masks=masks)
     after = augment.augmented_copies(drawn, 3, seed=1)
     assert after.masks is not None
-    sure = (after.images[..., 0] == 0) | (after.images[..., 0] == 200)
+    red, moved = np.asarray(after.images)[..., 0], np.asarray(after.masks)
+    sure = (red == 0) | (red == 200)
     assert sure.mean() > 0.8
-    np.testing.assert_array_equal((after.images[..., 0] == 200)[sure], (after.masks == 1)[sure])
-    assert not np.array_equal(after.masks[5:10], after.masks[10:15])
+    np.testing.assert_array_equal((red == 200)[sure], (moved == 1)[sure])
+    assert not np.array_equal(moved[5:10], moved[10:15])
+
+
+def test_copies_are_made_when_read_or_held() -> None:
+    lazy = augment.augmented_copies(image_set(40), 2, seed=3)
+    made = np.asarray(lazy.images)
+    held = augment.augmented_copies(image_set(40), 2, seed=3)
+    augment.hold_copies(held, 80 * made[0].nbytes - 1)  # too few bytes: nothing happens
+    assert held.images.parts[1]._made is None  # type: ignore[attr-defined]
+    augment.hold_copies(held, 80 * made[0].nbytes)
+    assert held.images.parts[1]._made is not None  # type: ignore[attr-defined]
+    some = np.array([100, 3, 119, 41])
+    for found in (lazy, held):
+        np.testing.assert_array_equal(found.images[some], made[some])
+    # What a run is known by does not tell where its images were held.
+    assert held.fingerprint() == lazy.fingerprint()
+    others = (
+        augment.augmented_copies(image_set(40), 2, seed=4),
+        augment.augmented_copies(image_set(40), 2, seed=3, crop=0.5),
+        augment.augmented_copies(image_set(40), 2, seed=3, flip=False),
+    )
+    assert len({lazy.fingerprint(), *(other.fingerprint() for other in others)}) == 4
 
 
 def test_a_set_without_masks_stays_without() -> None:

@@ -172,8 +172,8 @@ def test_equal_confidences_stay_in_one_bin() -> None:
     table = table_of(says, np.arange(100) % 10 // 9)
     shuffled = np.random.default_rng(0).permutation(100)
     for rows in (np.arange(100), shuffled):
-        edges = calibration.bin_edges(table._take(rows).confidence, 10, "mass")
-        error = calibration.expected_calibration_error(table._take(rows), edges)
+        edges = calibration.bin_edges(table.take(rows).confidence, 10, "mass")
+        error = calibration.expected_calibration_error(table.take(rows), edges)
         assert error == pytest.approx(0, abs=1e-12)
 
 
@@ -276,7 +276,7 @@ def test_intervals_hold_the_figures() -> None:
 def test_subjects_count_not_images() -> None:
     """Ten equal images of a subject tell no more than one."""
     one = by_subject(3, 30, 1, 1.0)
-    ten = one._take(np.repeat(np.arange(30), 10))
+    ten = one.take(np.repeat(np.arange(30), 10))
     for table in (one, ten):
         table.splits[:] = "test"
     found = [calibration.quality(table, 1, "mass")["brier_interval"] for table in (one, ten)]

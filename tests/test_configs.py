@@ -41,6 +41,7 @@ def test_config_has_only_documented_fields(name: str) -> None:
         "loss",
         "select",
         "checkpoint",
+        "cv",
         "features",
         "scratch",
     ):

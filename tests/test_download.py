@@ -16,9 +16,10 @@ import weight_files
 from weight_files import ALPHA, Arrays, assert_holds, garbage, write_legacy
 
 from sscjax.errors import UserError
+from sscjax.files import sha256
 from sscjax.pretrained import download
 from sscjax.pretrained.cache import cache_dir
-from sscjax.pretrained.load import load_backbone, sha256
+from sscjax.pretrained.load import load_backbone
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +17,7 @@ import random_weights
 from trees import assert_close
 
 from sscjax import features, optim, steps
+from sscjax.errors import UserError
 from sscjax.models import mobilenet_v2
 from sscjax.models.cnn import CNN
 from sscjax.models.mobilenet_v2 import MobileNetV2
@@ -73,6 +77,103 @@ def test_batches_have_one_shape() -> None:
         features.batched(function, stored[:0], 3)
 
 
+# ---- kept on disk -------------------------------------------------------------------------------
+
+
+def key_of(variables: Any, **changes: Any) -> str:
+    options: dict[str, Any] = {"images": "a", "scaling": "minus_one_one", "batch_size": 4}
+    program = steps.Program(
+        changes.pop("model", SMALL), steps.Objective("softmax"), scaled, micro_batch=2
+    )
+    program = dataclasses.replace(program, micro_batch=changes.pop("micro_batch", 2))
+    last = changes.pop("last", LAST)
+    return features.key(
+        program, last, variables["params"], variables.get("batch_stats", {}), **(options | changes)
+    )
+
+
+def test_keys_change_with_all_that_features_depend_on() -> None:
+    model = MobileNetV2(outputs=3, alpha=0.35)
+    variables = random_weights.draw(model, 32)
+    first = functools.partial(key_of, model=model, last=20)
+    layer, later = "block_1_expand", "block_9_expand"
+    assert layer in model.layer_names[:20] and later not in model.layer_names[:20]
+
+    def changed(kind: str, name: str, entry: str) -> Any:
+        tree = dict(variables[kind])
+        tree[name] = {**tree[name], entry: tree[name][entry] + 1e-6}
+        return {**variables, kind: tree}
+
+    same = (first(variables), first(changed("params", later, "kernel")))
+    assert same[0] == same[1]
+    others = (
+        first(changed("params", layer, "kernel")),
+        first(changed("batch_stats", f"{layer}_BN", "mean")),
+        first(variables, last=28),
+        first(variables, model=model.clone(padding="torch")),
+        first(variables, model=model.clone(bn_epsilon=1e-5)),
+        first(variables, images="b"),
+        first(variables, scaling="imagenet"),
+        first(variables, batch_size=8),
+        first(variables, micro_batch=4),
+    )
+    assert len({same[0], *others}) == 1 + len(others)
+
+
+def counting(found: np.ndarray) -> tuple[Callable[[Any], None], list[int]]:
+    calls: list[int] = []
+
+    def fill(target: Any) -> None:
+        calls.append(1)
+        target[:] = found
+
+    return fill, calls
+
+
+@pytest.mark.parametrize("held", (True, False))
+def test_features_are_computed_once_by_key(tmp_path: Path, held: bool) -> None:
+    expected = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    fill, calls = counting(expected)
+    store = features.Store(tmp_path / "features", 10_000)
+    for key, count in (("a", 1), ("a", 1), ("b", 2), ("a", 2)):
+        found = store.keep(key, held=held)(expected.shape, np.float32, fill)
+        assert isinstance(found, np.ndarray) == held
+        np.testing.assert_array_equal(found[:], expected)
+        assert len(calls) == count
+
+
+def test_the_longest_unused_features_go_first(tmp_path: Path) -> None:
+    fill, calls = counting(np.zeros((5, 100), np.float32))
+    store = features.Store(tmp_path, 3 * 2200)  # of some 2,150 bytes each
+    for age, key in enumerate("abc"):
+        store.keep(key, held=True)((5, 100), np.float32, fill)
+        os.utime(tmp_path / f"{key}.npy", (1000 + age, 1000 + age))
+    store.keep("a", held=True)((5, 100), np.float32, fill)  # used again
+    store.keep("d", held=True)((5, 100), np.float32, fill)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c", "d"]
+    assert len(calls) == 4
+
+
+def test_more_than_the_folder_may_hold_stays_in_memory(tmp_path: Path) -> None:
+    fill, _ = counting(np.zeros((5, 100), np.float32))
+    store = features.Store(tmp_path, 1999)
+    assert not store.takes(2000)
+    assert isinstance(store.keep("a", held=True)((5, 100), np.float32, fill), np.ndarray)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "features").write_text("a file in its place")
+    expected = np.ones((5, 100), np.float32)
+    fill, _ = counting(expected)
+    store = features.Store(tmp_path / "features", 10_000)
+    found = store.keep("a", held=True)(expected.shape, np.float32, fill)
+    np.testing.assert_array_equal(found, expected)
+    assert "cannot be kept there" in caplog.text
+    with pytest.raises(UserError, match="cannot be kept there .*features.disk_megabytes=0"):
+        store.keep("a", held=False)(expected.shape, np.float32, fill)
+
+
 # ---- which part ---------------------------------------------------------------------------------
 
 
@@ -105,22 +206,21 @@ def test_prefix_length_of_the_cnn() -> None:
     assert features.prefix_length(SMALL, label(trainable="all", freeze_first=2)) == 0
 
 
-def test_prefix_bytes() -> None:
+def test_prefix_shape() -> None:
     variables = random_weights.draw(SMALL, 17)
     x = scaled(IMAGES, None)
     for last in (*SMALL.cut_points[1:], len(SMALL.layer_names)):
         activation = SMALL.apply(variables, x, train=False, last=last)
-        found = features.prefix_bytes(SMALL, variables, last, IMAGES.shape)
-        assert found == np.asarray(activation).nbytes
+        assert features.prefix_shape(SMALL, variables, last, IMAGES.shape) == np.shape(activation)
 
 
-def test_prefix_bytes_of_the_paper() -> None:
+def test_prefix_shape_of_the_paper() -> None:
     """2727 images: pooled features, and the ends of the first and the last block, by hand."""
     model = MobileNetV2(outputs=4)
     variables = random_weights.shapes(model, 128)
-    for last, numbers in ((154, 1280), (8, 64 * 64 * 16), (150, 4 * 4 * 320)):
-        found = features.prefix_bytes(model, variables, last, (2727, 128, 128, 3))
-        assert found == 2727 * numbers * 4
+    for last, numbers in ((154, (1280,)), (8, (64, 64, 16)), (150, (4, 4, 320))):
+        found = features.prefix_shape(model, variables, last, (2727, 128, 128, 3))
+        assert found == (2727, *numbers)
 
 
 # ---- random weights -----------------------------------------------------------------------------

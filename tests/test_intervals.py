@@ -127,11 +127,11 @@ def test_bootstrap_equals_the_figures_of_the_drawn_tables() -> None:
     """Each resample built row by row and handed to `metrics`."""
     predictions = table(0, (2, 2, 2))
     found = intervals.bootstrap(predictions, ordered=True, resamples=40, seed=3)
-    group, strata = intervals._subjects(predictions)
+    group, strata = intervals.subjects_of(predictions)
     rngs = [np.random.default_rng([3, k]) for k in range(3)]
     for index, draw in enumerate(intervals.subject_draws(strata, 40, rngs)):
         rows = np.array([np.flatnonzero(group == subject) for subject in range(6)])
-        drawn = predictions._take(np.concatenate(np.repeat(rows, draw, axis=0)))
+        drawn = predictions.take(np.concatenate(np.repeat(rows, draw, axis=0)))
         expected = metrics.figures(drawn, ordered=True)
         pairs = [(name, expected[name]) for name in metrics.OVERALL]
         for place, entry in enumerate(expected["per_class"]):
@@ -145,7 +145,7 @@ def test_bootstrap_equals_the_figures_of_the_drawn_tables() -> None:
 
 def test_bootstrap_in_parts_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = intervals.bootstrap(table(1), ordered=False, resamples=50)
-    monkeypatch.setattr(intervals, "_CHUNK", 7 * 48)
+    monkeypatch.setattr(intervals, "CHUNK", 7 * 48)
     parts = intervals.bootstrap(table(1), ordered=False, resamples=50)
     assert set(parts) == set(whole) and "quadratic_kappa" not in whole
     for name, values in whole.items():
@@ -250,9 +250,11 @@ def test_all_right_gives_no_interval_of_no_width() -> None:
 
 @pytest.mark.parametrize("of_class", [(1, 0, 0), (6, 1, 6), (6, 3, 6)])
 def test_a_class_of_few_subjects(of_class: tuple[int, int, int]) -> None:
-    """No bootstrap; shares have their interval from two subjects on."""
+    """No bootstrap; shares have their interval from two subjects on, areas from three."""
     found = intervals.figures(table(5, of_class), ordered=True)
-    assert all(found[name] is None for name in metrics.OVERALL[1:])
+    drawn = [name for name in metrics.OVERALL[1:] if name != "macro_auroc"]
+    assert all(found[name] is None for name in drawn)
+    assert (found["macro_auroc"] is None) == (of_class[1] < 3)
     assert (found["per_class"][1]["sensitivity"] is None) == (of_class[1] < 2)
     assert (found["accuracy"] is None) == (sum(of_class) == 1)
 

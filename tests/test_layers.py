@@ -20,16 +20,19 @@ PACKAGE = REPOSITORY / "sscjax"
 # Lowest first. A module or package imports from layers below its own; inside a package its modules
 # may import each other. docs/design.md shows the same table as a picture.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "memory", "paper", "progress"),
+    ("errors", "files", "machine", "memory", "paper", "pictures", "progress"),
+    ("rows",),
     ("metrics", "models", "data"),
     ("pretrained", "optim", "checkpoint", "figures", "report", "outliers"),
-    ("steps", "cli"),
-    ("features", "intervals", "micro_batch"),
-    ("evaluate", "prepare", "calibration", "thresholds"),
-    ("stage", "assess"),
-    ("record", "summary"),
-    ("train",),
-    ("main",),
+    ("steps", "cli", "delong"),
+    ("features", "intervals", "micro_batch", "explain"),
+    ("evaluate", "prepare", "calibration", "thresholds", "paired", "comparison_text", "roc"),
+    ("stage", "assess", "page"),
+    ("record", "provenance", "explanations", "folds", "search"),
+    ("summary",),
+    ("pooled", "train"),
+    ("protocol",),
+    ("main", "compare", "reproduce"),
 )
 
 # Libraries that only these parts may import. An empty row: nobody.
@@ -38,13 +41,18 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "keras": (),
     "torch": ("pretrained.read",),
     "orbax": ("checkpoint",),
-    "ml_collections": ("prepare", "record", "summary", "train", "main"),
+    "ml_collections": (
+        *("prepare", "explanations", "folds", "record", "search", "summary", "provenance"),
+        *("pooled", "train", "protocol", "main", "reproduce"),
+    ),
     "absl": ("main",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
-    "PIL": ("data",),
-    "matplotlib": ("figures",),
-    "scipy": ("intervals", "calibration"),
+    "PIL": ("data", "pictures"),
+    "matplotlib": ("figures", "pictures"),
+    "jinja2": ("page",),
+    "markupsafe": ("page",),
+    "scipy": ("calibration", "delong", "intervals", "paired"),
     "tqdm": ("progress",),
     "h5py": ("pretrained",),
     "safetensors": ("pretrained",),
@@ -60,6 +68,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "files": (),
     "paper": (),
     "progress": ("tqdm",),
+    "rows": ("numpy",),
     "metrics": ("numpy",),
     "models": ("numpy", "jax", "flax"),
     "report": ("numpy",),
@@ -68,6 +77,12 @@ ONLY: dict[str, tuple[str, ...]] = {
     "thresholds": ("numpy",),
     "assess": ("numpy",),
     "figures": ("numpy", "matplotlib"),
+    "delong": ("numpy", "scipy"),
+    "paired": ("numpy", "scipy"),
+    "comparison_text": (),
+    "pictures": ("numpy", "matplotlib", "PIL"),
+    "roc": ("numpy",),
+    "page": ("numpy", "jinja2", "markupsafe"),
 }
 
 # Of the package, models see nothing but each other.
@@ -208,12 +223,14 @@ def test_table_names_what_exists() -> None:
 
 
 def test_picture_shows_the_table() -> None:
-    rows: dict[float, set[str]] = {}
-    for text in ElementTree.parse(REPOSITORY / "docs" / "layers.svg").iter():
-        if text.get("class") == "name":
-            rows.setdefault(float(text.get("y", "")), set()).add(str(text.text))
-    # Downwards in the picture is a growing y.
-    assert [rows[y] for y in sorted(rows, reverse=True)] == [set(layer) for layer in LAYERS]
+    """`scripts/draw_layers.py` draws it: a band for each layer, the highest first."""
+    bands: list[list[str]] = []
+    for element in ElementTree.parse(REPOSITORY / "docs" / "layers.svg").iter():
+        if element.get("class") == "band":
+            bands.append([])
+        if element.get("class") == "name":
+            bands[-1].append(str(element.text))
+    assert bands == [list(layer) for layer in reversed(LAYERS)]
 
 
 SOUND = {

@@ -11,7 +11,7 @@ import jax
 import pytest
 import random_weights
 
-from sscjax import micro_batch
+from sscjax import machine, micro_batch
 from sscjax.models import CNN, MobileNetV2
 
 MODEL = CNN(3, (4, 8), (8,))
@@ -49,7 +49,7 @@ def test_the_quickest_is_taken_and_remembered(
     # Another size, batch or machine is another matter.
     choose(variables, tmp_path, size=24)
     choose(variables, tmp_path, batch=8)
-    monkeypatch.setattr(micro_batch, "processor", lambda: "another")
+    monkeypatch.setattr(machine, "processor", lambda: "another")
     choose(variables, tmp_path)
     assert asked[1:] == [[4, 8, 16], [4, 8], [4, 8, 16]]
     assert len(json.loads((tmp_path / "micro_batch.json").read_text("utf-8"))) == 4

@@ -17,9 +17,10 @@ import weight_files
 from weight_files import ALPHA, Arrays, assert_holds, write_legacy
 
 from sscjax.errors import UserError
+from sscjax.files import sha256
 from sscjax.pretrained.convention import KERAS, TORCH, Convention, preprocess
 from sscjax.pretrained.convert import convert_weights
-from sscjax.pretrained.load import Loaded, backbone_tree, infer_alpha, load_backbone, sha256
+from sscjax.pretrained.load import Loaded, backbone_tree, infer_alpha, load_backbone
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

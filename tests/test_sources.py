@@ -119,6 +119,8 @@ def test_hidden_and_foreign_files_are_passed_over(folder, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(load(folder, SIZE)) == 3
     assert "passed over 1 file(s)" in caplog.text
+    said = "passed over: 1 other file(s), 1 image(s) outside class folders"
+    assert list_images(folder).source.endswith(said)
     assert "1 image(s) outside class folders" in caplog.text
 
 

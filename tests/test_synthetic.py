@@ -95,14 +95,14 @@ class TestDefaultSet:
         assert len({image.tobytes() for image in default_set.images}) == 629
 
     def test_maps_fit_the_pictures(self, default_set: ImageSet) -> None:
-        masks = default_set.masks
-        assert masks is not None
+        assert default_set.masks is not None
+        masks, images = np.asarray(default_set.masks), np.asarray(default_set.images)
         shares = np.bincount(masks.ravel(), minlength=4) / masks.size
         assert len(shares) == len(synthetic.TISSUES) and np.all(shares > 0.005)
         assert shares[synthetic.DERMIS] > 0.4
-        grey = default_set.images.mean(axis=3)
+        grey = images.mean(axis=3)
         # Optical density of red is haematoxylin's alone, nearly.
-        blue = -np.log((default_set.images[..., 0] + 1.0) / 256)
+        blue = -np.log((images[..., 0] + 1.0) / 256)
         for image, mask, red in zip(grey, masks, blue, strict=True):
             empty = mask == synthetic.BACKGROUND
             if min(empty.sum(), (~empty).sum()) > 100:
@@ -112,15 +112,15 @@ class TestDefaultSet:
                 assert red[glands].mean() > red[dermis].mean() + 0.05
 
     def test_the_disease_shows_in_the_tissues(self, default_set: ImageSet) -> None:
-        masks = default_set.masks
-        assert masks is not None
+        assert default_set.masks is not None
+        masks = np.asarray(default_set.masks)
         adnexa = [(masks[default_set.labels == c] == synthetic.ADNEXA).mean() for c in range(3)]
         assert adnexa[0] > adnexa[1] > adnexa[2]
         skin = [(masks[default_set.labels == c] == synthetic.EPIDERMIS).mean() for c in range(3)]
         assert skin[0] > skin[1] > skin[2]
 
     def test_mean_colours_say_little_and_texture_much(self, default_set: ImageSet) -> None:
-        colours = unseen_subjects(colour_features(default_set.images), default_set)
+        colours = unseen_subjects(colour_features(np.asarray(default_set.images)), default_set)
         half = default_set.take(np.arange(0, len(default_set), 2))
         features = np.stack([texture_features(image) for image in half.images])
         textures = unseen_subjects(features, half)
@@ -133,7 +133,7 @@ def test_mean_colours_say_little_with_another_seed() -> None:
     other = synthetic.skin_biopsies(
         image_size=96, seed=1, tiles={"normal": 80, "early": 40, "late": 40}
     )
-    assert unseen_subjects(colour_features(other.images), other) < 0.5
+    assert unseen_subjects(colour_features(np.asarray(other.images)), other) < 0.5
 
 
 def test_the_papers_counts() -> None:
@@ -150,7 +150,7 @@ def test_the_papers_counts() -> None:
 def test_two_copies_treble_every_class() -> None:
     drawn = augment.augmented_copies(few(32), 2, seed=0)
     assert np.bincount(drawn.labels).tolist() == [12, 9, 15]
-    assert drawn.masks is not None and drawn.masks.max() < len(synthetic.TISSUES)
+    assert drawn.masks is not None and np.asarray(drawn.masks).max() < len(synthetic.TISSUES)
 
 
 def test_same_seed_same_set_other_seed_other_set() -> None:

@@ -16,10 +16,12 @@ from small_runs import one_stage_config, small_config, write_folder
 from sscjax import (
     calibration,
     checkpoint,
+    explanations,
     metrics,
     micro_batch,
     models,
     outliers,
+    page,
     prepare,
     stage,
     summary,
@@ -31,6 +33,7 @@ WRITTEN = (
     *("run.json", "splits.csv", "predictions.csv", "metrics.json", "report.txt"),
     *("curves.csv", "curves.png", "confusion_val.png", "confusion_test.png"),
     *("calibration.json", "calibration.png", "outliers.npz"),
+    *("report.html", "model_card.md", "explanations/explanations.json"),
 )
 
 
@@ -67,9 +70,11 @@ def _parameters(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def no_pictures(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the reference run draws them: they take a third of a small run's time."""
+    """Only the reference run draws them: they take half of a small run's time."""
     del reference
     monkeypatch.setattr(summary, "_draw", lambda *args: None)
+    monkeypatch.setattr(explanations, "write", lambda *args: None)
+    monkeypatch.setattr(page, "write", lambda folder: ())
 
 
 @pytest.fixture(scope="module")
@@ -426,3 +431,28 @@ def test_every_image_once_per_epoch_and_padding_weighs_nothing() -> None:
     assert all(len(set(step)) == 4 for step in order.tolist())  # none twice in a batch
     other, _ = stage.epoch_order(seed=3, stage=1, epoch=3, images=10, batch_size=4)
     assert not np.array_equal(order, other)
+
+
+def test_a_set_that_is_read_from_disk_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images, their copies and the features, all in memory or none of them."""
+    folder = write_folder(tmp_path / "images")
+    found = []
+    for name, megabytes in (("memory", 1000), ("disk", 0)):
+        config = small_config()
+        config.data.path = str(folder)
+        config.augment.copies = 1
+        config.stages.head.epochs = config.stages.finetune.epochs = 2
+        config.stages.finetune.freeze_first = 5
+        config.stages.finetune.online_augment = False
+        config.data.max_megabytes = config.features.max_megabytes = megabytes
+        # Each computes its own features.
+        monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / f"cache {name}"))
+        train.run(config, tmp_path / name)
+        found.append(_outcome(tmp_path / name))
+    assert found[0] == found[1]
+    assert len(list((tmp_path / "cache disk" / "prepared").glob("*.npy"))) == 1
+    # Both stages begin behind the one block, so the second finds what the first computed.
+    assert len(list((tmp_path / "cache disk" / "features").glob("*.npy"))) == 1
+    assert not (tmp_path / "cache memory" / "prepared").exists()

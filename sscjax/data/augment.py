@@ -10,14 +10,17 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sscjax import rows
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
+from sscjax.rows import Rows
 
 DRAWS = 5  # random numbers per image: side, top, left, flip top-bottom, flip left-right
 _BATCH = 32  # off line: one shape, so one compilation, for any number of images
@@ -93,21 +96,21 @@ def apply(params: AugmentParams, images: jax.Array) -> jax.Array:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(f"images are {images.dtype}, augmentation works on floating point")
     batch, height, width, channels = images.shape
-    rows = _bilinear(_positions(params.share, params.top, params.flip_rows, height))
+    lines_to = _bilinear(_positions(params.share, params.top, params.flip_rows, height))
     columns = _bilinear(_positions(params.share, params.left, params.flip_columns, width))
     lines = images.astype(jnp.float32).swapaxes(2, 3).reshape(batch, height * channels, width)
     mixed = _matmul(lines, columns.swapaxes(1, 2)).reshape(batch, height, channels, width)
     mixed = mixed.swapaxes(2, 3).reshape(batch, height, width * channels)
-    mixed = _matmul(rows, mixed).reshape(batch, height, width, channels)
+    mixed = _matmul(lines_to, mixed).reshape(batch, height, width, channels)
     return mixed.astype(images.dtype)
 
 
 def apply_masks(params: AugmentParams, masks: jax.Array) -> jax.Array:
     """The maps [B,H,W] of integers below 2**24, moved like their images, by nearest neighbour."""
     _, height, width = masks.shape
-    rows = _nearest(_positions(params.share, params.top, params.flip_rows, height))
+    lines = _nearest(_positions(params.share, params.top, params.flip_rows, height))
     columns = _nearest(_positions(params.share, params.left, params.flip_columns, width))
-    moved = _matmul(_matmul(rows, masks.astype(jnp.float32)), columns.swapaxes(1, 2))
+    moved = _matmul(_matmul(lines, masks.astype(jnp.float32)), columns.swapaxes(1, 2))
     return moved.astype(masks.dtype)
 
 
@@ -163,7 +166,8 @@ def augmented_copies(
       crop: see `augment_batch`.
 
     Returns:
-      N * (1 + copies) images: the originals, then all first copies, then all second copies ...
+      N * (1 + copies) images: the originals, then all first copies, then all second copies ...;
+      copies are made when they are read (see `hold_copies`).
       A copy of `a.png` is called `a.png#1`, `a.png#2`, ...; label, subject, split are kept, a mask
       is moved with its image.
 
@@ -248,28 +252,77 @@ def _with_copies(
     crop: float,
 ) -> ImageSet:
     """Appends copy number `numbers[k]` of image `indices[k]` for each k."""
+    _params(jnp.zeros((1, DRAWS)), flip=flip, crop=crop)  # a wrong crop is refused without copies
+    if not len(indices):
+        return image_set
     files = [str(file) for file in image_set.files[indices]]
     pairs = list(zip(files, numbers.tolist(), strict=True))
-    both = image_set.take(np.concatenate([np.arange(len(image_set)), indices]))
-    _params(jnp.zeros((1, DRAWS)), flip=flip, crop=crop)  # a wrong crop is refused without copies
-    first = len(image_set)
-    for start in range(0, len(pairs), _BATCH):
-        part = pairs[start : start + _BATCH]
-        draws = np.zeros((_BATCH, DRAWS), np.float32)
-        draws[: len(part)] = [_draws(seed, file, copy) for file, copy in part]
-        where = slice(first + start, first + start + len(part))
-        both.images[where] = _move(draws, both.images[where], flip=flip, crop=crop)
-        if both.masks is not None:
-            both.masks[where] = _move(draws, both.masks[where], flip=flip, crop=crop)
-    names = np.array(image_set.files.tolist() + [f"{file}#{copy}" for file, copy in pairs])
-    return dataclasses.replace(both, files=names)
+    draws = np.array([_draws(seed, file, copy) for file, copy in pairs], np.float32)
+
+    def both(pixels: Rows) -> Rows:
+        copies = Copies(rows.View(pixels, indices), draws, flip=flip, crop=crop)
+        return rows.Joined([pixels, copies])
+
+    again = image_set.take(np.concatenate([np.arange(len(image_set)), indices]))
+    return dataclasses.replace(
+        again,
+        images=both(image_set.images),
+        masks=None if image_set.masks is None else both(image_set.masks),
+        files=np.array(image_set.files.tolist() + [f"{file}#{copy}" for file, copy in pairs]),
+    )
+
+
+class Copies(rows.Lazy):
+    """Augmented copies, made when they are read: as often as that is, or once by `hold`."""
+
+    def __init__(self, originals: Rows, draws: np.ndarray, *, flip: bool, crop: float):
+        """Copies [N,...] of as many images or maps, by their random numbers [N,DRAWS]."""
+        self._originals, self._draws = originals, draws
+        self._flip, self._crop = flip, crop
+        self._made: np.ndarray | None = None
+        self.shape, self.dtype = originals.shape, np.dtype(originals.dtype)
+
+    def hold(self) -> None:
+        """Make all copies now and keep them in memory."""
+        if self._made is None:
+            self._made = self[:]
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """Copies [K,...] by their numbers."""
+        if self._made is not None:
+            return self._made[numbers]
+        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        for start in range(0, len(numbers), _BATCH):
+            some = numbers[start : start + _BATCH]
+            made = _move(self._draws[some], self._originals[some], flip=self._flip, crop=self._crop)
+            found[start : start + len(some)] = made
+        return found
+
+    def update(self, digest: Any) -> None:
+        """Add what the copies are made of, the code that makes them included."""
+        digest.update(rows.fingerprint(self._originals).encode())
+        digest.update(self._draws.astype("<f4").tobytes())
+        digest.update(repr((self._flip, self._crop)).encode())
+        digest.update(Path(__file__).read_bytes())
+
+
+def hold_copies(image_set: ImageSet, max_bytes: float) -> None:
+    """Make the augmented copies of a set once, if their images take at most `max_bytes`."""
+    images = image_set.images
+    copies = [part for part in getattr(images, "parts", ()) if isinstance(part, Copies)]
+    if sum(map(rows.nbytes, copies)) <= max_bytes:
+        for part in copies:
+            part.hold()
 
 
 def _move(draws: np.ndarray, pixels: np.ndarray, *, flip: bool, crop: float) -> np.ndarray:
     """Transforms up to _BATCH images or maps, padded so that the compiled shape is always one."""
+    count = len(pixels)
     padded = np.zeros((_BATCH, *pixels.shape[1:]), pixels.dtype)
-    padded[: len(pixels)] = pixels
-    return np.asarray(_move_batch(draws, padded, flip=flip, crop=crop))[: len(pixels)]
+    padded[:count] = pixels
+    numbers = np.zeros((_BATCH, DRAWS), np.float32)
+    numbers[:count] = draws
+    return np.asarray(_move_batch(numbers, padded, flip=flip, crop=crop))[:count]
 
 
 @functools.partial(jax.jit, static_argnames=("flip", "crop"))

@@ -140,7 +140,10 @@ def list_folder(folder: Path, classes: Sequence[str]) -> Listing:
             "class folders",
             folder, skipped, " ".join(IMAGE_SUFFIXES), loose,
         )  # fmt: skip
-    return Listing(folder, names, tuple(records), _folder_source(folder, records))
+    source = _folder_source(folder, records)
+    if skipped or loose:
+        source += f"; passed over: {skipped} other file(s), {loose} image(s) outside class folders"
+    return Listing(folder, names, tuple(records), source)
 
 
 def _folder_source(folder: Path, records: Sequence[ImageRecord]) -> str:

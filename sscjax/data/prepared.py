@@ -14,6 +14,7 @@ import importlib.util
 import io
 import json
 import logging
+import math
 import operator
 import shutil
 import tempfile
@@ -24,8 +25,10 @@ from typing import Any, NamedTuple, SupportsIndex, overload
 import numpy as np
 from PIL import Image
 
+from sscjax import rows
 from sscjax.data.dataset import ImageSet
 from sscjax.data.recipes import Recipe
+from sscjax.errors import UserError
 from sscjax.files import write_json
 
 _SUMS = "sums.json"
@@ -55,6 +58,7 @@ class PreparedSet(Sequence[Example]):
 
     Attributes:
       classes: class names in label order.
+      image_size: side of the images in pixels.
       source: one line for people.
       folder: where the ArrayRecord files lie.
     """
@@ -63,6 +67,7 @@ class PreparedSet(Sequence[Example]):
         """Opens what `builder` has prepared; `prepare` is the way to call this."""
         metadata = builder.info.metadata
         self.classes = recipe.classes
+        self.image_size = recipe.image_size
         self.folder = Path(builder.data_path)
         self.source: str = metadata["source"] if recipe.source is None else recipe.source
         self._with_splits: bool = metadata["with_splits"]
@@ -85,6 +90,10 @@ class PreparedSet(Sequence[Example]):
         position = range(len(self))[operator.index(index)]
         return self._example(self._records[position])
 
+    def images(self, numbers: Sequence[int]) -> list[np.ndarray]:
+        """Images [H,W,3] by their numbers, nothing else decoded."""
+        return [_decode_png(record["image"]) for record in self._records.__getitems__(numbers)]
+
     def _example(self, record: dict[str, Any]) -> Example:
         return Example(
             image=_decode_png(record["image"]),
@@ -95,16 +104,28 @@ class PreparedSet(Sequence[Example]):
             mask=_decode_png(record["mask"]) if "mask" in record else None,
         )
 
-    def image_set(self) -> ImageSet:
-        """All examples in memory, equal to what the recipe makes."""
-        examples = self[:]
-        masks = [example.mask for example in examples if example.mask is not None]
-        splits = [example.split for example in examples if example.split is not None]
+    def image_set(self, max_bytes: float = math.inf) -> ImageSet:
+        """All examples, equal to what the recipe makes; images over `max_bytes` stay on disk."""
+        count, side = len(self), self.image_size
+        held = count * side * side * 3 <= max_bytes
+        images = np.empty((count if held else 0, side, side, 3), np.uint8)
+        masks, splits, labels, subjects, files = [], [], [], [], []
+        for part in rows.chunks(_Images(self)):
+            for place, example in enumerate(self[part], part.start):
+                if held:
+                    images[place] = example.image
+                if example.mask is not None:
+                    masks.append(example.mask)
+                if example.split is not None:
+                    splits.append(example.split)
+                labels.append(example.label)
+                subjects.append(example.subject)
+                files.append(example.file)
         return ImageSet(
-            images=np.stack([example.image for example in examples]),
-            labels=np.array([example.label for example in examples], np.int32),
-            subjects=np.array([example.subject for example in examples], np.str_),
-            files=np.array([example.file for example in examples], np.str_),
+            images=images if held else _Images(self),
+            labels=np.array(labels, np.int32),
+            subjects=np.array(subjects, np.str_),
+            files=np.array(files, np.str_),
             classes=self.classes,
             splits=np.array(splits, np.str_) if splits else None,
             masks=np.stack(masks) if masks else None,
@@ -112,27 +133,70 @@ class PreparedSet(Sequence[Example]):
         )
 
 
+class _Images(rows.Lazy):
+    """The images of a prepared set, read from disk each time."""
+
+    def __init__(self, prepared: PreparedSet):
+        self._prepared = prepared
+        side = prepared.image_size
+        self.shape, self.dtype = (len(prepared), side, side, 3), np.dtype(np.uint8)
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """Images [K,H,W,3] by their numbers."""
+        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        for place, image in enumerate(self._prepared.images(numbers.tolist())):
+            found[place] = image
+        return found
+
+    def update(self, digest: Any) -> None:
+        """Add the images themselves."""
+        rows.update_rows(self, digest)
+
+
 def can_prepare() -> bool:
     """Whether ArrayRecord works here; array_record has no wheels for Windows and Intel Macs."""
     return importlib.util.find_spec("array_record") is not None
 
 
-def load(recipe: Recipe, data_dir: Path | str) -> ImageSet:
+def load(recipe: Recipe, data_dir: Path | str, max_bytes: float = math.inf) -> ImageSet:
     """The image set of a recipe: read back from `data_dir`, or made directly where that cannot be.
 
     Args:
       recipe: what the set is made of.
       data_dir: folder of prepared sets; made where it does not exist.
+      max_bytes: images that take more than this together are not held in memory.
 
     Raises:
       UserError: the recipe's own, from making the set.
     """
     if not can_prepare():
-        return recipe.make()
-    return prepare(recipe, data_dir).image_set()
+        return make(recipe, data_dir, max_bytes)
+    return prepare(recipe, data_dir, max_bytes).image_set(max_bytes)
 
 
-def prepare(recipe: Recipe, data_dir: Path | str) -> PreparedSet:
+def make(recipe: Recipe, data_dir: Path | str, max_bytes: float = math.inf) -> ImageSet:
+    """The image set of a recipe, made directly.
+
+    Images over `max_bytes` are decoded once into a file `data_dir/<kind>-<key>.npy`, found there at
+    later starts.
+
+    Raises:
+      UserError: the recipe's own, or the file cannot be written.
+    """
+    if recipe.nbytes <= max_bytes:
+        return recipe.make(rows.in_memory)
+    path = Path(data_dir) / f"{recipe.short_key}.npy"
+    try:
+        return recipe.make(rows.in_file(path))
+    except OSError as error:
+        raise UserError(
+            f"{path}: {recipe.nbytes / 2**20:.0f} MB of decoded images cannot be kept there "
+            f"({error.strerror}); free the space, set SSCJAX_CACHE to a folder elsewhere, or raise "
+            "config.data.max_megabytes to hold them in memory"
+        ) from error
+
+
+def prepare(recipe: Recipe, data_dir: Path | str, max_bytes: float = math.inf) -> PreparedSet:
     """Opens the prepared set of a recipe, making it first where `data_dir` has none.
 
     The set lies in `data_dir/ssc_skin/<kind>-<key>/<version>`, a name it gets only when complete:
@@ -153,11 +217,13 @@ def prepare(recipe: Recipe, data_dir: Path | str) -> PreparedSet:
     config = ssc_skin.SscSkinConfig.of(recipe)
     folder = data_dir / ssc_skin.NAME / config.name / str(ssc_skin.Builder.VERSION)
     if not _is_intact(folder):
-        # Made here and not by the builder, which would bury a UserError in messages of its own.
-        image_set = recipe.make()
-        made = ssc_skin.SscSkinConfig.of(dataclasses.replace(recipe, make=lambda: image_set))
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=data_dir, prefix=".preparing-") as temporary:
+            # Made here and not by the builder, which would bury a UserError in messages of its own.
+            image_set = make(recipe, temporary, max_bytes)
+            made = ssc_skin.SscSkinConfig.of(
+                dataclasses.replace(recipe, make=lambda keep: image_set)
+            )
             with _quiet_absl():
                 builder = ssc_skin.Builder(
                     config=made, data_dir=temporary, file_format=ssc_skin.FILE_FORMAT
@@ -200,11 +266,12 @@ def _is_intact(folder: Path) -> bool:
 
 def _sums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a prepared set, by name."""
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-        if path.name != _SUMS
-    }
+    return {path.name: _sum(path) for path in sorted(folder.iterdir()) if path.name != _SUMS}
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _decode_png(data: bytes) -> np.ndarray:

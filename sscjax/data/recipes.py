@@ -19,6 +19,7 @@ from sscjax.data import listing as listings
 from sscjax.data import sources, synthetic
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
+from sscjax.rows import Keep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,21 +28,33 @@ class Recipe:
 
     Attributes:
       kind: 'folder', 'manifest' or 'synthetic'.
+      count: how many images.
       classes: class names in label order.
       image_size: side of the square images in pixels.
       key: 64 hexadecimal digits over everything the set depends on.
       with_masks: whether the set has segmentation masks.
       source: the set's line for people, or None where only making the set tells.
-      make: makes the set.
+      make: makes the set; its argument says where the pixels go (drawn ones stay in memory).
     """
 
     kind: str
+    count: int
     classes: tuple[str, ...]
     image_size: int
     key: str
     with_masks: bool
     source: str | None
-    make: Callable[[], ImageSet] = dataclasses.field(repr=False, compare=False)
+    make: Callable[[Keep], ImageSet] = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        return self.count * self.image_size**2 * 3
+
+    @property
+    def short_key(self) -> str:
+        """For names of folders and files: they should not get too long for Windows."""
+        return f"{self.kind}-{self.key[:20]}"
 
 
 def from_path(path: Path | str, image_size: int, classes: Sequence[str] = ()) -> Recipe:
@@ -68,12 +81,13 @@ def from_path(path: Path | str, image_size: int, classes: Sequence[str] = ()) ->
     manifest = Path(path).is_file() or (listing.folder / listings.MANIFEST).is_file()
     return Recipe(
         kind="manifest" if manifest else "folder",
+        count=len(records),
         classes=listing.classes,
         image_size=image_size,
         key=_key({"classes": listing.classes, "size": image_size, "records": records}),
         with_masks=False,
         source=listing.source,
-        make=lambda: sources.decode_listing(listing, image_size),
+        make=lambda keep: sources.decode_listing(listing, image_size, keep),
     )
 
 
@@ -89,12 +103,13 @@ def from_synthetic(
     }
     return Recipe(
         kind="synthetic",
+        count=sum(tiles.values()),
         classes=tuple(name for name in synthetic.CLASSES if name in tiles),
         image_size=image_size,
         key=_key(arguments),
         with_masks=True,
         source=None,
-        make=lambda: synthetic.skin_biopsies(**arguments),
+        make=lambda keep: synthetic.skin_biopsies(**arguments),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sscjax import rows
 from sscjax.data.dataset import ImageSet
 from sscjax.data.decode import read_image, resize_pixels
 from sscjax.data.listing import (
@@ -30,6 +31,7 @@ from sscjax.data.listing import (
     ordered_classes,
 )
 from sscjax.errors import UserError
+from sscjax.rows import Keep, Target
 
 __all__ = [
     "ImageRecord",
@@ -117,24 +119,32 @@ def merge_classes(image_set: ImageSet, merge: Mapping[str, str]) -> ImageSet:
 # --- decoding -----------------------------------------------------------------------------------
 
 
-def decode_listing(listing: Listing, image_size: int) -> ImageSet:
-    """Decodes a listing in threads (Pillow lets other threads run while it works)."""
+def decode_listing(listing: Listing, image_size: int, keep: Keep = rows.in_memory) -> ImageSet:
+    """Decodes a listing in threads (Pillow lets other threads run while it works).
+
+    Args:
+      listing: what to decode.
+      image_size: side of the square images in pixels.
+      keep: where the images [N,image_size,image_size,3] go.
+    """
     records = listing.records
-    images = np.empty((len(records), image_size, image_size, 3), np.uint8)
 
-    def decode(index: int) -> str | None:
-        try:
-            images[index] = read_image(records[index].path, image_size)
-        except UserError as error:
-            return str(error)
-        return None
+    def fill(target: Target) -> None:
+        def decode(index: int) -> str | None:
+            try:
+                target[index] = read_image(records[index].path, image_size)
+            except UserError as error:
+                return str(error)
+            return None
 
-    # One thread per core: each may hold a large image before it is reduced.
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        failures = [message for message in pool.map(decode, range(len(records))) if message]
-    if failures:
-        more = f" (and {len(failures) - 1} more such images)" if len(failures) > 1 else ""
-        raise UserError(failures[0] + more)
+        # One thread per core: each may hold a large image before it is reduced.
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            failures = [message for message in pool.map(decode, range(len(records))) if message]
+        if failures:
+            more = f" (and {len(failures) - 1} more such images)" if len(failures) > 1 else ""
+            raise UserError(failures[0] + more)
+
+    images = keep((len(records), image_size, image_size, 3), np.uint8, fill)
     splits = [record.split for record in records if record.split is not None]
     labels = [listing.classes.index(record.label) for record in records]
     return ImageSet(
@@ -192,18 +202,21 @@ def load_tfds(
     found = tuple(features["label"].names)
     ordered = ordered_classes(f"tensorflow-datasets {name}", found, classes or found)
     splits = list(builder.info.splits)
-    keep = {"train", "validation", "test"} <= set(splits)
-    wanted = ["train", "validation", "test"] if keep else splits
-    images, labels, subjects, files, split_of = [], [], [], [], []
+    named = {"train", "validation", "test"} <= set(splits)
+    wanted = ["train", "validation", "test"] if named else splits
+    total = sum(builder.info.splits[split].num_examples for split in wanted)
+    images = np.empty((total, image_size, image_size, 3), np.uint8)
+    labels: list[int] = []
+    subjects, files, split_of = [], [], []
     for split in wanted:
         for index, example in enumerate(builder.as_data_source(split=split)):
             file = f"{split}/{index}"
-            images.append(resize_pixels(np.asarray(example["image"]), image_size))
+            images[len(labels)] = resize_pixels(np.asarray(example["image"]), image_size)
             labels.append(ordered.index(found[int(example["label"])]))
             subjects.append(_text(example["subject"]) if "subject" in features else file)
             files.append(file)
-            split_of.append(SPLIT_NAMES[split] if keep else "")
-    if not keep and len(splits) > 1:
+            split_of.append(SPLIT_NAMES[split] if named else "")
+    if not named and len(splits) > 1:
         _LOG.warning(
             "tensorflow-datasets %s has the splits %s, without one of train, validation and test: "
             "they are joined and split anew, so the test images are not its own",
@@ -217,12 +230,12 @@ def load_tfds(
             name,
         )
     return ImageSet(
-        images=np.stack(images),
+        images=images,
         labels=np.array(labels, np.int32),
         subjects=np.array(subjects, dtype=np.str_),
         files=np.array(files, dtype=np.str_),
         classes=ordered,
-        splits=np.array(split_of, dtype=np.str_) if keep else None,
+        splits=np.array(split_of, dtype=np.str_) if named else None,
         source=f"tensorflow-datasets {builder.info.full_name}",
     )
 

@@ -42,8 +42,11 @@ def make_splits(
     counts: Mapping[str, Sequence[int]] | None = None,
     folds: int = 0,
     fold: int = 0,
+    test_subject: str = "",
 ) -> np.ndarray:
     """Assigns every image to 'train', 'val' or 'test'; each of them gets images of every class.
+
+    But for `test_subject`: the test split then has the classes of that subject alone.
 
     Args:
       image_set: the images; the splits that it prescribes, if any, are returned as they are.
@@ -55,6 +58,8 @@ def make_splits(
       folds: if above 0, the test images are one of `folds` parts of equal shares, and the val
         images, a share `fractions[1]` of the whole set, are cut from the others.
       fold: which part, 0 <= fold < folds. Over all folds each image is tested exactly once.
+      test_subject: if given, the test images are those of this subject, and the val images, a share
+        `fractions[1]` of the whole set, are cut from the others; only by subject, without folds.
 
     Returns:
       [N] str.
@@ -64,21 +69,25 @@ def make_splits(
         the set.
     """
     if image_set.splits is not None:
-        return _given_splits(image_set, folds)
-    _check_wishes(by, fractions, counts, folds, fold)
+        return _given_splits(image_set, folds, test_subject)
+    _check_wishes(by, fractions, counts, folds, fold, test_subject)
     if counts is not None:
         return _by_counts(image_set, counts, seed)
     groups, group_of = _groups(image_set, by)
     table = _count_table(group_of, image_set.labels, len(groups), len(image_set.classes))
     names = (image_set.classes, by)
-    if folds == 0:
+    if test_subject:
+        tested, share, place = _only(groups, table, test_subject, fractions[1])
+    elif folds:
+        part = _partition(table, [1 / folds] * folds, [seed], *names)
+        tested, share, place = part == fold, 1 / folds, fold
+    else:
         part = _partition(table, fractions, [seed], *names)
         return np.array(SPLITS)[part][group_of]
-    part = _partition(table, [1 / folds] * folds, [seed], *names)
-    rest = np.flatnonzero(part != fold)
-    val_share = fractions[1] / (1 - 1 / folds)
+    rest = np.flatnonzero(~tested)
+    val_share = fractions[1] / (1 - share)
     # The fold is part of the seed: val differs between folds, while the folds themselves do not.
-    inner = _partition(table[rest], (1 - val_share, val_share), [seed, fold], *names)
+    inner = _partition(table[rest], (1 - val_share, val_share), [seed, place], *names)
     split_of_group = np.full(len(groups), "test", dtype="<U5")
     split_of_group[rest] = np.array(SPLITS[:2])[inner]
     return split_of_group[group_of]
@@ -156,8 +165,8 @@ def check_leakage(image_set: ImageSet, splits: np.ndarray, by: str) -> None:
         _refuse_shared_subjects(image_set, splits)
     first: dict[bytes, int] = {}
     across = 0
-    for index, image in enumerate(np.ascontiguousarray(image_set.images)):
-        digest = hashlib.blake2b(image.data, digest_size=16).digest()
+    for index, image in enumerate(image_set.images):
+        digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
         other = first.setdefault(digest, index)
         if image_set.labels[other] != image_set.labels[index]:
             names = [image_set.classes[image_set.labels[i]] for i in (other, index)]
@@ -177,9 +186,14 @@ def check_leakage(image_set: ImageSet, splits: np.ndarray, by: str) -> None:
 # --- checks -------------------------------------------------------------------------------------
 
 
-def _given_splits(image_set: ImageSet, folds: int) -> np.ndarray:
+def _given_splits(image_set: ImageSet, folds: int, test_subject: str = "") -> np.ndarray:
     splits = image_set.splits
     assert splits is not None
+    if test_subject:
+        raise UserError(
+            f"{image_set.source}: prescribes its splits, so {test_subject!r} cannot be made the "
+            "test set; empty split.test_subject or remove the split column"
+        )
     if folds:
         raise UserError(
             f"{image_set.source}: prescribes its splits, so there is nothing to cut into {folds} "
@@ -202,6 +216,7 @@ def _check_wishes(
     counts: Mapping[str, Sequence[int]] | None,
     folds: int,
     fold: int,
+    test_subject: str,
 ) -> None:
     if by not in ("subject", "image"):
         raise UserError(f"split by {by!r}: expected 'subject' or 'image'")
@@ -226,6 +241,11 @@ def _check_wishes(
         raise UserError(
             f"{folds} folds leave no training images beside a val share of {fractions[1]:g}; "
             "lower the share or use more folds"
+        )
+    if test_subject and (by != "subject" or folds or counts is not None):
+        raise UserError(
+            f"split.test_subject={test_subject!r} does not go with a split by image, with folds or "
+            "with exact counts; set split.by=subject and folds=0, or empty it"
         )
 
 
@@ -271,6 +291,25 @@ def _groups(image_set: ImageSet, by: str) -> tuple[np.ndarray, np.ndarray]:
     group_of = np.empty(len(order), np.int64)
     group_of[order] = np.arange(len(order))
     return image_set.files[order], group_of
+
+
+def _only(
+    groups: np.ndarray, table: np.ndarray, subject: str, val: float
+) -> tuple[np.ndarray, float, int]:
+    """[G] bool, the group of one subject; its share of the images, and its place."""
+    tested = groups == subject
+    if not tested.any():
+        raise UserError(
+            f"split.test_subject={subject!r}: the set has no such subject; it has {groups[0]!r} "
+            f"and {len(groups) - 1} others"
+        )
+    share = float(table[tested].sum() / table.sum())
+    if share + val >= 1 - 1e-9:
+        raise UserError(
+            f"subject {subject!r} has {100 * share:.0f} % of the images, which leaves none to "
+            f"train on beside a val share of {val:g}; lower the share"
+        )
+    return tested, share, int(np.flatnonzero(tested)[0])
 
 
 def _count_table(group_of: np.ndarray, labels: np.ndarray, groups: int, classes: int) -> np.ndarray:

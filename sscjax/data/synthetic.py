@@ -124,7 +124,11 @@ def skin_biopsies(
     """
     _check(image_size, seed, tiles, subjects)
     classes = tuple(name for name in CLASSES if name in tiles)
-    images, masks, labels, names, files = [], [], [], [], []
+    total = sum(tiles[name] for name in classes)
+    images = np.empty((total, image_size, image_size, 3), np.uint8)
+    masks = np.empty((total, image_size, image_size), np.uint8)
+    labels: list[int] = []
+    names, files = [], []
     for label, name in enumerate(classes):
         for subject in range(1, subjects[name] + 1):
             origin = [seed, 1 + CLASSES.index(name), subject]
@@ -132,19 +136,17 @@ def skin_biopsies(
             share, extra = divmod(tiles[name], subjects[name])
             for number in range(1, share + (subject <= extra) + 1):
                 rng = np.random.default_rng([*origin, number])
-                image, mask = _draw_tile(rng, biopsy, image_size)
-                images.append(image)
-                masks.append(mask)
+                images[len(labels)], masks[len(labels)] = _draw_tile(rng, biopsy, image_size)
                 labels.append(label)
                 names.append(f"{name}_{subject:02d}")
                 files.append(f"{name}/subject_{subject:02d}/tile_{number:03d}.png")
     return ImageSet(
-        images=np.stack(images),
+        images=images,
         labels=np.array(labels, np.int32),
         subjects=np.array(names),
         files=np.array(files),
         classes=classes,
-        masks=np.stack(masks),
+        masks=masks,
         source=f"synthetic skin biopsies (seed {seed}): drawn by a program, no patient data",
     )
 

@@ -91,6 +91,7 @@ class CNN(nn.Module):
         last: int | None = None,
         capture: tuple[str, ...] = (),
         folded: int = 0,
+        shift: Mapping[str, jax.Array] | None = None,
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """Run layers `first` up to, not including, `last`; see `MobileNetV2.__call__`.
 
@@ -102,6 +103,7 @@ class CNN(nn.Module):
           last: number of layers to have been applied at the end; None runs to the logits.
           capture: names of layers whose activations are returned too.
           folded: has no effect, likewise.
+          shift: added to the outputs of the layers it names.
 
         Returns:
           [B,outputs] float32 logits; with `capture` also a dict of activations by name.
@@ -129,6 +131,8 @@ class CNN(nn.Module):
             else:
                 units = self.dense[int(name[5:]) - 1]
                 x = ops.Dense(units, self.initializer(name), name=name)(x)
+            if shift and name in shift:
+                x = x + shift[name]
             if name in capture:
                 found[name] = x
         return (x, found) if capture else x

@@ -193,6 +193,7 @@ class MobileNetV2(nn.Module):
         last: int | None = None,
         capture: tuple[str, ...] = (),
         folded: int = 0,
+        shift: Mapping[str, jax.Array] | None = None,
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """Run layers `first` up to, not including, `last`.
 
@@ -207,6 +208,8 @@ class MobileNetV2(nn.Module):
           capture: names of layers whose activations are returned too, [B,h,w,c] or [B,c].
           folded: the parameters come from `fold` for this many layers; the output of a convolution
             among them is then already that of its BatchNorm.
+          shift: added to the outputs of the layers it names. Zeros change nothing, and the gradient
+            over them is that of the layer's output, wherever in the network it stands.
 
         Returns:
           [B,outputs] float32 logits, or the last activation; with `capture` also a dict of
@@ -243,6 +246,8 @@ class MobileNetV2(nn.Module):
                     x = ops.dropout(x, self.dropout_rate, self.make_rng("dropout"))
                 elif layer.kind == "dense":
                     x = ops.Dense(layer.channels, name=layer.name)(x)
+            if shift and layer.name in shift:
+                x = x + shift[layer.name]
             if layer.name in capture:
                 found[layer.name] = x
         return (x, found) if capture else x

@@ -24,9 +24,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sscjax.errors import UserError
-from sscjax.files import write_json
+from sscjax.files import sha256, write_json
 from sscjax.pretrained.cache import cache_dir
-from sscjax.pretrained.load import ALPHAS, backbone_tree, load_backbone, sha256
+from sscjax.pretrained.load import ALPHAS, backbone_tree, load_backbone
 
 # keras.applications.mobilenet_v2: BASE_WEIGHT_PATH, and the sizes that were trained.
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"

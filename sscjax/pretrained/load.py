@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sscjax.errors import UserError
+from sscjax.files import sha256
 from sscjax.models.mobilenet_v2 import MobileNetV2, backbone_layers
 from sscjax.pretrained.convention import Convention
 from sscjax.pretrained.convert import HEAD, Tree, convert_weights
@@ -87,12 +87,6 @@ def load_backbone(
         dropped=found.dropped,
         kept=tuple(f"{layer}/{name}" for layer in kept for name in kept[layer]),
     )
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def backbone_tree(alpha: float) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from sscjax import rows
 from sscjax.data.recipes import Recipe
 
 NAME = "ssc_skin"
@@ -43,8 +44,7 @@ class SscSkinConfig(tfds.core.BuilderConfig):
     def of(cls, recipe: Recipe) -> SscSkinConfig:
         """The config that prepares `recipe`."""
         return cls(
-            # A tenth of a SHA-256 would do; names of folders should not get too long for Windows.
-            name=f"{recipe.kind}-{recipe.key[:20]}",
+            name=recipe.short_key,
             description=f"{recipe.kind}: {', '.join(recipe.classes)}",
             recipe=recipe,
         )
@@ -93,7 +93,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         recipe = self.builder_config.recipe
-        image_set = recipe.make()
+        image_set = recipe.make(rows.in_memory)
         if image_set.classes != recipe.classes:
             raise ValueError(f"the recipe names {recipe.classes}, the set {image_set.classes}")
         self.info.metadata.update(source=image_set.source, with_splits=image_set.splits is not None)

@@ -1,0 +1,269 @@
+"""A protocol: several ordinary runs, one after the other, and their predictions summed up.
+
+Every fold is a run of `train.run` in a folder of its own. A finished fold is not run again; a
+killed protocol, given again, goes on in the fold where it stopped and ends with the same result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sscjax import cli, files, folds, metrics, page, pooled, prepare, record, search, train
+from sscjax.data.dataset import ImageSet
+from sscjax.errors import DivergedError, UserError
+from sscjax.folds import Fold
+from sscjax.metrics import Predictions
+from sscjax.search import Candidate
+
+_LOG = logging.getLogger(__name__)
+
+FILE = "protocol.json"
+
+Loaded = tuple[ImageSet, bool]
+
+
+def run(
+    config: ConfigDict, folder: Path, *, fresh: bool = False, command: Sequence[str] = ()
+) -> str:
+    """Do what `config.protocol` says; everything lies in `folder` afterwards.
+
+    Args:
+      config: see `configs/default.py`.
+      folder: the protocol's, or of 'holdout' the run's; created when missing.
+      fresh: delete what is in the folder, once it is certain that the new protocol can begin.
+      command: arguments of `sscjax.main` that repeat the protocol, kept in its record.
+
+    Returns:
+      the closing text for the terminal.
+
+    Raises:
+      UserError: anything that the user can mend.
+    """
+    if config.protocol not in folds.KINDS:
+        near = cli.nearest(config.protocol, list(folds.KINDS))
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UserError(
+            f"config.protocol={config.protocol!r}: expected one of {', '.join(folds.KINDS)}{hint}"
+        )
+    if config.protocol == "holdout":
+        return train.run(config, folder, fresh=fresh, command=command)
+    record.refuse_foreign(folder, FILE)
+    earlier = None if fresh else _read(folder)
+    if earlier is not None:
+        record.refuse(record.config_differences(earlier["config"], config.to_dict()), folder)
+    grid = search.candidates(config) if config.protocol == "nested" else []
+    for one in [config, *(candidate.applied(config) for candidate in grid)]:
+        train.make_stages(one)
+    loaded = prepare.load_images(config)
+    whole = prepare.copies_before_split(config, loaded[0])
+    plan = folds.plan(config, whole)
+    now = {**_record(config, whole, loaded[1], plan, grid), "command": list(command)}
+    if earlier is not None:
+        record.refuse(record.differences(earlier, now), folder)
+        if earlier["status"] == "finished" and (folder / "report.txt").is_file():
+            _LOG.info("this protocol is finished: nothing is left to do (--fresh trains anew)")
+            return (folder / "report.txt").read_text(encoding="utf-8")
+    if fresh:
+        record.delete(folder, FILE)
+    _write(folder, now)
+    outcomes: list[pooled.Outcome] = []
+    for fold in plan:
+        _LOG.info("-- %s (%d of %d)", fold.name, len(outcomes) + 1, len(plan))
+        outcomes.append(_outcome(fold, folder, loaded, whole, grid, outcomes))
+        now["folds"][len(outcomes) - 1]["status"] = "finished"
+        files.write_json(folder / FILE, now)
+    text = pooled.write(config, folder, whole, loaded[1], outcomes)
+    page.write(folder)
+    files.write_json(folder / FILE, {**now, "status": "finished"})
+    return text
+
+
+# --- the protocol's record ----------------------------------------------------------------------
+
+
+def _record(
+    config: ConfigDict,
+    image_set: ImageSet,
+    synthetic: bool,
+    plan: Sequence[Fold],
+    grid: Sequence[Candidate],
+) -> dict[str, Any]:
+    """What identifies the protocol, and what its folds are."""
+    return {
+        "kind": config.protocol,
+        "status": "started",
+        "config": json.loads(json.dumps(config.to_dict())),
+        "data": {
+            "fingerprint": image_set.fingerprint(),
+            "source": image_set.source,
+            "synthetic": synthetic,
+            "classes": list(image_set.classes),
+            "images": len(image_set),
+            "subjects": len(set(image_set.subjects.tolist())),
+        },
+        # Each fold keeps and compares its own; here only that all folds have the same.
+        "weights": {},
+        "candidates": [str(candidate) for candidate in grid],
+        "folds": [
+            {
+                "name": fold.name,
+                "repeat": fold.repeat,
+                "status": "planned",
+                "seed": fold.config.seed,
+                "split_seed": fold.config.split.seed,
+                "test_images": len(fold.tested),
+                "test_subjects": len(set(image_set.subjects[fold.tested].tolist())),
+            }
+            for fold in plan
+        ],
+        "versions": record.versions(),
+    }
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {key: found[key] for key in ("status", "config", "data", "weights", "versions")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): start anew with --fresh") from error
+
+
+def _write(folder: Path, now: dict[str, Any]) -> None:
+    try:
+        files.write_json(folder / FILE, now)
+    except OSError as error:
+        raise UserError(
+            f"the folder {folder} cannot be written ({error.strerror}): choose another --workdir"
+        ) from error
+
+
+# --- folds --------------------------------------------------------------------------------------
+
+
+def _outcome(
+    fold: Fold,
+    folder: Path,
+    loaded: Loaded,
+    whole: ImageSet,
+    grid: Sequence[Candidate],
+    before: Sequence[pooled.Outcome],
+) -> pooled.Outcome:
+    """Run a fold, or find it finished; of 'nested' after the search within it."""
+    place = folder / "folds" / fold.name
+    fallback = bool(before) and before[0].fallback
+    chosen, config = None, fold.config
+    if grid:
+        chosen = _search(fold, folder / "search" / fold.name, loaded, grid, fallback)
+        config = grid[chosen["chosen"]].applied(config)
+    _run_fold(fold.name, config, place, loaded, fallback)
+    if before:
+        _refuse_other_weights(folder / "folds" / before[0].fold.name, place)
+    return pooled.read(fold, place, whole, chosen)
+
+
+def _run_fold(name: str, config: ConfigDict, place: Path, loaded: Loaded, fallback: bool) -> None:
+    if _is_finished(config, place):
+        _LOG.info("%s: finished before", name)
+        return
+    try:
+        train.run(config, place, loaded=loaded, fallback=fallback)
+    except DivergedError as error:
+        raise DivergedError(f"{name}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def _is_finished(config: ConfigDict, place: Path) -> bool:
+    """Whether the folder holds the finished run of this config."""
+    earlier = record.read(place)
+    return (
+        earlier is not None
+        and earlier["status"] == "finished"
+        and not record.config_differences(earlier["config"], config.to_dict())
+    )
+
+
+def _refuse_other_weights(first: Path, other: Path) -> None:
+    """Random weights differ by the seed; a file must be the same file for all folds."""
+    one, two = record.read(first), record.read(other)
+    assert one is not None and two is not None
+    names = ["kind", "convention", "fallback"]
+    names += ["sha256"] if one["weights"]["kind"] == "file" else []
+    different = [name for name in names if one["weights"][name] != two["weights"][name]]
+    if different:
+        raise UserError(
+            f"{other.name} began with other weights than {first.name} ({', '.join(different)} "
+            f"differ): delete {other}, see that config.pretrained can be had, and give the same "
+            "command again"
+        )
+
+
+# --- the search of 'nested' ---------------------------------------------------------------------
+
+
+def _search(
+    fold: Fold, folder: Path, loaded: Loaded, grid: Sequence[Candidate], fallback: bool
+) -> dict[str, Any]:
+    """Score every candidate in every inner fold, and say which is best; kept in search.json.
+
+    The images that `fold` tests are in none of these runs. A candidate is scored on the images that
+    an inner fold tests: those of its validation picked the epochs.
+    """
+    path = folder / "search.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    metric = fold.config.select.metric
+    scores: list[list[float | None]] = []
+    for number, candidate in enumerate(grid):
+        scores.append([])
+        for inner in fold.inner:
+            name = f"candidate_{number}-{inner.name}"
+            _LOG.info("-- %s, %s: %s", fold.name, name, candidate)
+            config = candidate.applied(inner.config)
+            scores[-1].append(_score(metric, name, config, folder / name, loaded, fallback))
+            if scores[-1][-1] is None:
+                break
+    chosen = search.best(metric, scores)
+    found = {
+        "metric": metric,
+        "candidates": [
+            {
+                "name": str(candidate),
+                "overrides": candidate.overrides,
+                "scores": of_one,
+                "mean": search.mean_score(of_one),
+            }
+            for candidate, of_one in zip(grid, scores, strict=True)
+        ],
+        "chosen": chosen,
+    }
+    _LOG.info("%s: chosen %s", fold.name, grid[chosen])
+    files.write_json(path, found)
+    return found
+
+
+def _score(
+    metric: str, name: str, config: ConfigDict, place: Path, loaded: Loaded, fallback: bool
+) -> float | None:
+    """The metric on the images that the inner fold tests; None where the training diverged."""
+    try:
+        _run_fold(name, config, place, loaded, fallback)
+    except DivergedError as error:
+        _LOG.warning("%s", error)
+        return None
+    # Only its figures are of use from here on, and there are many such runs.
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    for model in place.glob("stages/*/model"):
+        shutil.rmtree(model, ignore_errors=True)
+    table = Predictions.read_csv(place / "predictions.csv").where("test")
+    return metrics.validation_metric(metric, table)
