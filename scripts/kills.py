@@ -21,7 +21,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 # What a run computes; run.json and report.txt hold the folder's name, the rest is pictures.
-COMPARED = ("predictions.csv", "metrics.json", "curves.csv", "splits.csv")
+COMPARED = (
+    *("predictions.csv", "metrics.json", "curves.csv", "splits.csv"),
+    *("calibration.json", "outliers.npz"),
+)
 
 
 def main() -> int:

@@ -50,12 +50,29 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
+class Features:
+    """What the network hands to its classifier, a row per image.
+
+    Attributes:
+      images: [N,D] of all images of the run.
+      made_up: [M,D] of each kind of `outliers.made_up`.
+    """
+
+    images: np.ndarray
+    made_up: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
 class Assessment:
     """What was found.
 
     Attributes:
       predictions: the table with calibrated probabilities.
-      found: the content of calibration.json.
+      found: the content of calibration.json: what `calibration.compare` gives; classes;
+        threshold (`thresholds.operating_point`), coverage (`thresholds.coverage_curve` of the test
+        images) and abstention (`thresholds.abstention`), all of calibrated probabilities; and
+        outliers: method, file, rate, threshold, share_flagged by split, made_up_flagged by kind,
+        and the farthest images of validation and test.
       detector: flags images unlike the training images.
     """
 
@@ -65,7 +82,10 @@ class Assessment:
 
 
 def assess(
-    predictions: Predictions, classes: tuple[str, ...], features: np.ndarray, options: Options
+    predictions: Predictions,
+    classes: tuple[str, ...],
+    features: Features,
+    options: Options,
 ) -> Assessment:
     """Calibrate, choose thresholds and learn what the training images look like.
 
@@ -74,7 +94,7 @@ def assess(
     Args:
       predictions: all images, as the network gave them.
       classes: the names of the classes, without those of unused outputs.
-      features: [N,D] what the network hands to its classifier, a row per image.
+      features: of the same images, and of made-up ones.
       options: the rules.
     """
     temperature = calibration.Temperature(1.0, "config.calibration.temperature is off")
@@ -82,7 +102,8 @@ def assess(
         temperature = calibration.fit_temperature(predictions.where("val"))
     after = calibration.apply(predictions, temperature.value)
     rows = {split: predictions.splits == split for split in metrics.SPLITS}
-    detector = outliers.fit(features[rows["train"]], features[rows["val"]], options.outlier_rate)
+    of_split = {split: features.images[chosen] for split, chosen in rows.items()}
+    detector = outliers.fit(of_split["train"], of_split["val"], options.outlier_rate)
     test = after.where("test")
     found = {
         **calibration.compare(predictions, temperature, options.bins, options.binning),
@@ -98,9 +119,9 @@ def assess(
 
 
 def _outliers(
-    predictions: Predictions, features: np.ndarray, detector: outliers.Detector, rate: float
+    predictions: Predictions, features: Features, detector: outliers.Detector, rate: float
 ) -> dict[str, Any]:
-    distances = detector.distances(features)
+    distances = detector.distances(features.images)
     flagged = distances > detector.threshold
     shares = {}
     for split in metrics.SPLITS:
@@ -115,6 +136,9 @@ def _outliers(
         "rate": rate,
         "threshold": detector.threshold,
         "share_flagged": shares,
+        "made_up_flagged": {
+            kind: float(detector.flag(rows).mean()) for kind, rows in features.made_up.items()
+        },
         "farthest": [
             {
                 "file": str(predictions.files[row]),

@@ -26,8 +26,22 @@ def probabilities(
     return features.batched(lambda x: predict(params, batch_stats, x), stored, batch_size)
 
 
+def make_penultimate(program: steps.Program) -> Callable[..., jax.Array]:
+    """A jitted f(params, batch_stats, stored [B,...]) -> the classifier's input [B,D].
+
+    Where that is a map, it is averaged over space.
+    """
+
+    @steps.jit
+    def pooled(params: optim.Params, batch_stats: optim.Params, stored: jax.Array) -> jax.Array:
+        found = program.outputs(params, batch_stats, stored, program.model.head_start)
+        return found.mean(axis=tuple(range(1, found.ndim - 1)))
+
+    return pooled
+
+
 def penultimate(
-    program: steps.Program,
+    function: Callable[..., jax.Array],
     params: optim.Params,
     batch_stats: optim.Params,
     stored: Rows,
@@ -35,14 +49,19 @@ def penultimate(
     batch_size: int,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> np.ndarray:
-    """What the classifier is fed for all `stored` [N,...], its mean over space: [N,D] float32."""
-    function = steps.make_features(program, program.model.head_start)
+    """What the classifier is fed for all `stored` [N,...]: [N,D] float32.
 
-    def pooled(x: jax.Array) -> jax.Array:
-        found = function(params, batch_stats, x)
-        return found.mean(axis=tuple(range(1, found.ndim - 1)))
-
-    return features.batched(pooled, stored, batch_size, progress)
+    Args:
+      function: what `make_penultimate` gives.
+      params: the network's parameters, by layer.
+      batch_stats: the network's running averages, by layer.
+      stored: images as the function's program takes them.
+      batch_size: images per call.
+      progress: called with the number of images done since the last call.
+    """
+    return features.batched(
+        lambda x: function(params, batch_stats, x), stored, batch_size, progress
+    )
 
 
 def class_columns(classes: tuple[str, ...], columns: int) -> tuple[str, ...]:

@@ -36,6 +36,10 @@ RESAMPLES = 2000
 # the truth 85 to 91 times in a hundred, with four 93 to 96 times.
 FEWEST_SUBJECTS = 4
 
+# Subjects that the bootstrap needs where it does not draw within classes: with four, intervals of
+# Brier's score held the truth 85 times in a hundred, with six 89, with nine and more 91 to 94.
+FEWEST_OF_ALL = 8
+
 Interval = tuple[float, float]
 
 # Numbers in an array of one step of the bootstrap: resamples times rows. Some six such arrays stand
@@ -154,7 +158,9 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval | None:
-    """The interval of any figure by the bootstrap of subjects, or None.
+    """The interval of a figure that needs no class to be there, by the bootstrap of subjects.
+
+    Subjects are drawn from all, whatever their class: None for fewer than `FEWEST_OF_ALL`.
 
     Args:
       predictions: one row per image or per subject.
@@ -165,27 +171,17 @@ def bootstrap_interval(
       resamples: R in all.
       seed: the same seed draws the same subjects.
     """
-    group, strata = subjects_of(predictions)
-    if not _enough(strata):
+    names, group = np.unique(predictions.subjects, return_inverse=True)
+    if len(names) < FEWEST_OF_ALL:
         return None
-    drawn = np.concatenate(
-        [
-            figure(weights[:, group])
-            for weights in _subject_weights(strata, len(predictions), resamples, seed)
-        ]
-    )
-    found = percentile(drawn, len(strata), len(set(strata.tolist())))
+    parts = _subject_weights(np.zeros(len(names), int), len(predictions), resamples, seed)
+    drawn = np.concatenate([figure(weights[:, group]) for weights in parts])
+    found = percentile(drawn, len(names))
     if found is None or not raised_by_chance:
         return found
     value = float(figure(np.ones((1, len(predictions))))[0])
     high = max(found[1], value)
     return max(0.0, 2 * value - high), high
-
-
-def _enough(strata: np.ndarray) -> bool:
-    """Whether every class that occurs has the subjects that the bootstrap needs."""
-    of_class = np.bincount(strata)
-    return bool(of_class[of_class > 0].min() >= FEWEST_SUBJECTS)
 
 
 def subjects_of(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
@@ -320,7 +316,8 @@ def figures(predictions: Predictions, ordered: bool, seed: int = 0) -> dict[str,
     predicted, probabilities = predictions.predicted, predictions.probabilities
     _, strata = subjects_of(predictions)
     of_class = np.bincount(strata)
-    drawn = bootstrap(predictions, ordered, seed=seed) if _enough(strata) else {}
+    enough = of_class[of_class > 0].min() >= FEWEST_SUBJECTS
+    drawn = bootstrap(predictions, ordered, seed=seed) if enough else {}
 
     def resampled(name: str, value: float | None) -> list[float] | None:
         if value is None or name not in drawn:

@@ -8,10 +8,14 @@ directions (Tipping and Bishop 1999, J. R. Statist. Soc. B 61: 611-622): a shrun
 has an inverse however few the images are, and that is kept in a small file without any features of
 single patients.
 
-Measured on features of MobileNetV2 (ImageNet) of prostate tiles, against noise, blank, text,
-photographs, inverted and wrongly stained tiles, it separates as well as the distance to the fifth
-nearest training image (Sun et al. 2022, ICML), which has to keep them all. Either without the
-direction alone misses most: see docs/results.md.
+Measured on features of MobileNetV2 (ImageNet) of prostate tiles, with a threshold that 5 % of the
+validation tiles pass: all of noise, blank, text, photographs, blurred and inverted tiles are found,
+as with the distance to the fifth nearest training image (Sun et al. 2022, ICML), which has to keep
+the features of them all. By the features themselves in place of their direction, the first finds
+39 % and the second 15 %.
+
+It can be no better than the features: those of a network from random weights may find nothing. So
+every run tries its flag on a few images that no one would take for its own (`made_up`).
 """
 
 from __future__ import annotations
@@ -91,7 +95,8 @@ class Detector:
           UserError: the file is missing or is not such a file.
         """
         try:
-            with np.load(path, allow_pickle=False) as kept:
+            # From memory: numpy leaves a damaged file open.
+            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as kept:
                 mean, components, variances, noise, threshold = (kept[name] for name in _ARRAYS)
             if components.shape != (len(variances), len(mean)):
                 raise ValueError(f"components have shape {components.shape}")
@@ -137,6 +142,22 @@ def fit(training: np.ndarray, held_out: np.ndarray, rate: float) -> Detector:
         threshold=np.inf,
     )
     return dataclasses.replace(detector, threshold=_quantile(detector.distances(held_out), rate))
+
+
+def made_up(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Images that the flag should find, [N,H,W,3] uint8 by kind.
+
+    Args:
+      images: [N,H,W,3] uint8 of the run, which are inverted and set the size.
+      seed: of the noise and the colours.
+    """
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(0, 256, (len(images), 1, 1, 3), np.uint8)
+    return {
+        "noise": rng.integers(0, 256, images.shape, np.uint8),
+        "one colour": np.broadcast_to(colours, images.shape),
+        "inverted": 255 - images,
+    }
 
 
 def _quantile(distances: np.ndarray, rate: float) -> float:

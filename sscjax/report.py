@@ -255,7 +255,13 @@ def _flagged(found: Mapping[str, Any]) -> str:
     shares = ", ".join(
         f"{percent(share)} of {split}" for split, share in found["share_flagged"].items()
     )
-    return f"Unlike the training images (flag set for {percent(found['rate'])} of val): {shares}."
+    made_up = ", ".join(
+        f"{percent(share)} of {kind}" for kind, share in found["made_up_flagged"].items()
+    )
+    return (
+        f"Flagged as unlike the training images: {shares} ({percent(found['rate'])} wanted);\n"
+        f"of images made up to test the flag: {made_up}."
+    )
 
 
 def _per_class(split: str, units: Mapping[str, Figures]) -> str:

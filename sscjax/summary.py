@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from sscjax import assess, explanations, figures, files, intervals, metrics, prepare, report
@@ -37,7 +36,7 @@ def write(
     images: prepare.Images,
     network: prepare.Network,
     finished: Mapping[str, Finished],
-    features: np.ndarray,
+    features: assess.Features,
 ) -> str:
     """Write predictions, figures and pictures of the run; returns the text for the terminal.
 

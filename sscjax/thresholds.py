@@ -7,7 +7,7 @@ thresholds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,7 +140,9 @@ def operating_point(
     }
 
 
-def _both(predictions: Predictions, figures: Any) -> dict[str, Any]:
+def _both(
+    predictions: Predictions, figures: Callable[[Predictions], dict[str, Any]]
+) -> dict[str, Any]:
     """Figures of val and test by image, and under `per_subject` by subject."""
     tables = {split: predictions.where(split) for split in ("val", "test")}
     tables = {split: table for split, table in tables.items() if len(table)}
@@ -241,7 +243,7 @@ def abstention(predictions: Predictions, target: float) -> dict[str, Any]:
     threshold = confidence_for(predictions.where("val"), target)
     rule = f"accuracy of at least {100 * target:g} % of the validation images answered"
     if threshold is None:
-        rule += f": no confidence reaches it with {FEWEST_ANSWERED} images or more"
+        rule += f"; {FEWEST_ANSWERED} or more never reach it"
     test = predictions.where("test")
     area, area_interval = coverage_area(test) if len(test) else (None, None)
     found: dict[str, Any] = {
@@ -256,7 +258,7 @@ def abstention(predictions: Predictions, target: float) -> dict[str, Any]:
     return {**found, **_both(predictions, lambda table: answered(table, threshold))}
 
 
-def answered(predictions: Predictions, threshold: float) -> Mapping[str, Any]:
+def answered(predictions: Predictions, threshold: float) -> dict[str, Any]:
     """Share of the rows that reach a confidence, and their accuracy."""
     kept = predictions.confidence >= threshold
     right = predictions.predicted == predictions.labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sscjax import (
+    assess,
     checkpoint,
     evaluate,
     features,
@@ -20,6 +22,7 @@ from sscjax import (
     files,
     metrics,
     micro_batch,
+    outliers,
     page,
     prepare,
     provenance,
@@ -36,6 +39,9 @@ from sscjax.progress import Progress
 from sscjax.stage import Course, Finished, Result, Stage, check, prefix, run_stage
 
 _LOG = logging.getLogger(__name__)
+
+# Images of each kind that the flag for foreign images is tried on.
+_MADE_UP = 32
 
 
 def run(
@@ -256,8 +262,8 @@ def _features(
     images: prepare.Images,
     network: prepare.Network,
     chosen: str,
-) -> np.ndarray:
-    """What the chosen stage's network hands to its classifier, of every original: [N,D]."""
+) -> assess.Features:
+    """What the chosen stage's network hands to its classifier, of every original and of others."""
     like = {"params": network.params, "batch_stats": network.batch_stats}
     model = checkpoint.load_model(folder / "stages" / chosen / "model", like)
     program = steps.Program(
@@ -266,15 +272,20 @@ def _features(
         prepare.make_inputs(config, network, online=False),
         micro_batch=stages[0].micro_batch,
     )
-    with Progress("features of the images", len(images.originals)) as progress:
-        return evaluate.penultimate(
-            program,
+    originals = images.originals.images
+    some = originals[np.flatnonzero(images.splits == "val")[:_MADE_UP]]
+    made_up = outliers.made_up(some, config.seed)
+    total = len(originals) + sum(map(len, made_up.values()))
+    with Progress("features of the images", total) as progress:
+        find = functools.partial(
+            evaluate.penultimate,
+            evaluate.make_penultimate(program),
             model["params"],
             model["batch_stats"],
-            images.originals.images,
             batch_size=config.batch_size,
             progress=progress.advance,
         )
+        return assess.Features(find(originals), {kind: find(x) for kind, x in made_up.items()})
 
 
 class _Curves:

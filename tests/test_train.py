@@ -14,11 +14,13 @@ import pytest
 from small_runs import one_stage_config, small_config, write_folder
 
 from sscjax import (
+    calibration,
     checkpoint,
     explanations,
     metrics,
     micro_batch,
     models,
+    outliers,
     page,
     prepare,
     stage,
@@ -30,6 +32,7 @@ from sscjax.errors import UserError
 WRITTEN = (
     *("run.json", "splits.csv", "predictions.csv", "metrics.json", "report.txt"),
     *("curves.csv", "curves.png", "confusion_val.png", "confusion_test.png"),
+    *("calibration.json", "calibration.png", "outliers.npz"),
     *("report.html", "model_card.md", "explanations/explanations.json"),
 )
 
@@ -41,7 +44,10 @@ def _outcome(folder: Path) -> dict[str, Any]:
         found[f"{name} predictions"] = (folder / "stages" / name / "predictions.csv").read_bytes()
         record = json.loads((folder / "stages" / name / "stage.json").read_text("utf-8"))
         found[f"{name} value"] = record["value"]
-    for name in ("predictions.csv", "metrics.json", "curves.csv", "splits.csv"):
+    for name in (
+        *("predictions.csv", "metrics.json", "curves.csv", "splits.csv"),
+        *("calibration.json", "outliers.npz"),
+    ):
         found[name] = (folder / name).read_bytes()
     found["parameters"] = _parameters(folder)
     return found
@@ -151,6 +157,39 @@ def test_finished_run_says_so_and_changes_nothing(
     assert "finished" in caplog.text
     assert text == (reference / "report.txt").read_text(encoding="utf-8")
     assert {path: path.stat().st_mtime_ns for path in reference.rglob("*")} == before
+
+
+def test_changed_calibration_makes_the_figures_anew_without_training(tmp_path: Path) -> None:
+    config = one_stage_config()
+    train.run(config, tmp_path / "run")
+    model = tmp_path / "run" / "stages" / "head"
+    before = {path: path.stat().st_mtime_ns for path in model.rglob("*")}
+    first = json.loads((tmp_path / "run" / "calibration.json").read_text("utf-8"))
+    config.calibration.threshold = "sensitivity"
+    config.calibration.sensitivity = 0.5
+    text = train.run(config, tmp_path / "run")
+    assert "sensitivity of at least 50 %" in text and "50 %" not in first["threshold"]["rule"]
+    second = json.loads((tmp_path / "run" / "calibration.json").read_text("utf-8"))
+    assert "50 %" in second["threshold"]["rule"] and second["outliers"] == first["outliers"]
+    assert {path: path.stat().st_mtime_ns for path in model.rglob("*")} == before
+    record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert record["status"] == "finished"
+    assert record["config"]["calibration"]["threshold"] == "sensitivity"
+
+
+def test_run_s_probabilities_are_the_stage_s_calibrated(reference: Path) -> None:
+    """And a later program flags and calibrates from the run's folder alone."""
+    found = json.loads((reference / "calibration.json").read_text("utf-8"))
+    kept = json.loads((reference / "metrics.json").read_text("utf-8"))
+    assert kept["probabilities"]["temperature"] == found["temperature"]
+    raw = metrics.Predictions.read_csv(
+        reference / "stages" / kept["final_stage"] / "predictions.csv"
+    )
+    ours = metrics.Predictions.read_csv(reference / "predictions.csv")
+    expected = calibration.calibrate(raw.probabilities, found["temperature"])
+    np.testing.assert_array_equal(ours.probabilities, expected)
+    detector = outliers.Detector.load(reference / "outliers.npz")
+    assert detector.threshold == found["outliers"]["threshold"]
 
 
 def test_changed_config_is_refused_with_the_list(reference: Path) -> None:
@@ -370,6 +409,7 @@ def test_more_outputs_than_classes(tmp_path: Path) -> None:
         ("loss.label_smoothing", 2.0, "0 to less than 1"),
         ("checkpoint.keep", 0, "1 or more"),
         ("batch_size", 0, "expected 1 or more"),
+        ("calibration.threshold", "best", "expected 'youden' or 'sensitivity'"),
         ("pretrained", "imagenet", "there are no weights"),
     ],
 )
