@@ -1,8 +1,8 @@
 """Three reporting guidelines, item by item: where the page answers, and what the author must add.
 
 Subjects of the items are in our own words and short: what counts for a submission is the
-guideline's own text. Numbers and order are those of two independent transcriptions of each
-published checklist, which agree.
+guideline's own text. Numbers and order were taken from public transcriptions of the checklists and
+compared between two of each, of STARD-AI's second one in part.
 """
 
 from __future__ import annotations
