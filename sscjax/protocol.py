@@ -184,6 +184,8 @@ def _outcome(
         _LOG.info("%s: finished before", fold.name)
     else:
         _run(fold.name, config, place, loaded, fallback)
+    # Of no use to a finished run, and most of what it takes on the disk.
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)
     if before:
         _refuse_other_weights(folder / "folds" / before[0].fold.name, place)
     return pooled.read(fold, place, whole, chosen)
