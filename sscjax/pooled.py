@@ -108,6 +108,7 @@ def write(
     image_set: ImageSet,
     synthetic: bool,
     outcomes: Sequence[Outcome],
+    leaks: Sequence[str] = (),
 ) -> str:
     """Write tables, figures, picture and report of the whole; returns the text.
 
@@ -117,6 +118,7 @@ def write(
       image_set: the images that were split.
       synthetic: whether they are the embedded synthetic set.
       outcomes: of every fold, in the order of `folds.plan`.
+      leaks: what the audit found to leak, though the protocol went on.
     """
     ordered = prepare.is_ordered(config, image_set, synthetic)
     nowhere = np.full(len(image_set), "test")
@@ -132,7 +134,8 @@ def write(
     for name, of_stage in by_stage.items():
         joined(of_stage).write_csv(folder / "stages" / name / "predictions.csv")
     _write_folds(folder / "folds.csv", image_set, outcomes)
-    found = _metrics(config, outcomes, tables, by_stage, images)
+    warnings = summary.warnings(images, fallback=any(one.fallback for one in outcomes), leaks=leaks)
+    found = {"warnings": warnings, **_metrics(config, outcomes, tables, by_stage, images)}
     files.write_json(folder / "metrics.json", found)
     test = found["splits"]["test"]["image"]
     figures.write_confusion(
@@ -284,7 +287,6 @@ def _metrics(
             "stages": "as the network gave them",
             "temperature": None,  # each fold has its own
         },
-        "warnings": summary.warnings(images, fallback=any(one.fallback for one in outcomes)),
         # None where folds chose different stages: the pooled model is then each fold's own.
         "final_stage": chosen.pop() if len(chosen) == 1 else None,
         "splits": {"test": test},
@@ -327,14 +329,13 @@ def _text(
     outcomes: Sequence[Outcome],
     found: dict[str, Any],
 ) -> str:
-    fallback = any(one.fallback for one in outcomes)
     test, ranges = found["splits"]["test"], found["test_intervals"]
     shown = test["image"]
     reach = summary.reach(images, ranges) + (
         "\nThey take the models as they are; what other training images change, the folds show."
     )
     parts = [
-        *summary.warnings(images, fallback=fallback),
+        *found["warnings"],
         _title(config, images, outcomes),
         _folds_table(config, outcomes, found["over_folds"]["image"]),
     ]

@@ -232,7 +232,6 @@ def split_images(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> Im
     change = config.augment
     image_set = without_outer_fold(config, copies_before_split(config, image_set))
     found = make_splits(config, image_set)
-    splits.check_leakage(image_set, found, config.split.by)
     training = image_set.take(np.flatnonzero(found == "train"))
     training = augment.augmented_copies(
         training, change.copies, config.seed, flip=change.flip, crop=change.crop

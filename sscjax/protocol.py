@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sscjax import (
+    audit,
     cli,
     files,
     folds,
@@ -76,6 +77,8 @@ def run(
     summary.options(config)
     loaded = prepare.load_images(config)
     whole = prepare.copies_before_split(config, loaded[0])
+    # Of no one split: what two folds may part is looked for now, and no later fold can stop.
+    inspected = train.inspect(config, whole, None, None if fresh else folder)
     plan = folds.plan(config, whole)
     now = {**_record(config, whole, loaded[1], plan, grid), "command": list(command)}
     if earlier is not None:
@@ -87,13 +90,14 @@ def run(
     if fresh:
         record.delete(folder, FILE)
     _write(folder, now)
+    files.write_json(folder / audit.FILE, inspected)
     outcomes: list[pooled.Outcome] = []
     for fold in plan:
         _LOG.info("-- %s (%d of %d)", fold.name, len(outcomes) + 1, len(plan))
         outcomes.append(_outcome(fold, folder, loaded, whole, grid, outcomes))
         now["folds"][len(outcomes) - 1]["status"] = "finished"
         files.write_json(folder / FILE, now)
-    text = pooled.write(config, folder, whole, loaded[1], outcomes)
+    text = pooled.write(config, folder, whole, loaded[1], outcomes, audit.leaks(inspected))
     page.write(folder)
     files.write_json(folder / FILE, {**now, "status": "finished"})
     return text

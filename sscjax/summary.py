@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def write(
     network: prepare.Network,
     finished: Mapping[str, Finished],
     features: assess.Features,
+    leaks: Sequence[str] = (),
 ) -> str:
     """Write predictions, figures and pictures of the run; returns the text for the terminal.
 
@@ -69,7 +70,7 @@ def write(
                 "stages": "as the network gave them",
                 "temperature": assessment.found["temperature"],
             },
-            "warnings": warnings(images, fallback=network.weights.fallback),
+            "warnings": warnings(images, fallback=network.weights.fallback, leaks=leaks),
             "splits": ours,
             "test_intervals": our_ranges,
             "stages": {
@@ -100,6 +101,7 @@ def write(
         ours,
         our_ranges,
         assessment.found,
+        leaks,
     )
     files.write_text(folder / "report.txt", text)
     return text
@@ -146,14 +148,17 @@ def reach(images: prepare.Images, ranges: Mapping[str, Any]) -> str:
     return line
 
 
-def warnings(images: prepare.Images, *, fallback: bool) -> list[str]:
+def warnings(images: prepare.Images, *, fallback: bool, leaks: Sequence[str] = ()) -> list[str]:
     """What a reader must know before any figure.
 
     Args:
       images: the run's images.
       fallback: whether random weights stand in for ImageNet's.
+      leaks: what the audit found to leak, though the run went on.
     """
     parts = []
+    if leaks:
+        parts.append(f"LEAKAGE ALLOWED BY THE CONFIG: {'; '.join(leaks)}.")
     if images.synthetic:
         parts.append(
             "SYNTHETIC IMAGES, drawn by a program: no figure here says anything of patients."
@@ -196,8 +201,9 @@ def _text(
     ours: Mapping[str, Any],
     ranges: Mapping[str, Any],
     calibrated: Mapping[str, Any],
+    leaks: Sequence[str],
 ) -> str:
-    parts = warnings(images, fallback=network.weights.fallback)
+    parts = warnings(images, fallback=network.weights.fallback, leaks=leaks)
     if len(finished) > 1:
         rows = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss"]]
         for name, one in finished.items():

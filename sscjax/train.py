@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from sscjax import (
     assess,
+    audit,
     checkpoint,
     evaluate,
     features,
@@ -80,6 +81,7 @@ def run(
     _say_source(image_set.source, synthetic)
     images = prepare.split_images(config, image_set, synthetic)
     _say_splits(images)
+    inspected = inspect(config, images.originals, images.splits, None if fresh else folder)
     network = prepare.build_network(
         config,
         images,
@@ -104,13 +106,43 @@ def run(
         folder, config, now, network.weights.name, images.originals, images.splits
     )
     splits.write_splits(folder / "splits.csv", images.originals, images.splits)
+    files.write_json(folder / audit.FILE, inspected)
     finished = _run_stages(config, folder, stages, images, network)
     inputs = _features(config, folder, stages, images, network, summary.choose(config, finished))
-    text = summary.write(config, folder, images, network, finished, inputs)
+    text = summary.write(config, folder, images, network, finished, inputs, audit.leaks(inspected))
     provenance.end(folder, manifest)
     page.write(folder)
     files.write_json(folder / record.FILE, {**now, "status": "finished"})
     return text
+
+
+def inspect(
+    config: ConfigDict, image_set: ImageSet, found: np.ndarray | None, folder: Path | None
+) -> dict[str, Any]:
+    """What `audit.audit` finds in the images, or found before; says it.
+
+    Args:
+      config: of the run or protocol.
+      image_set: its images.
+      found: [N] their splits; None where there are several.
+      folder: of the run or protocol, where it may have been found before.
+
+    Raises:
+      UserError: something leaks, and the config does not want that.
+    """
+    wish = config.audit.on_leakage
+    if wish not in ("stop", "report"):
+        raise UserError(f"config.audit.on_leakage={wish!r}: expected 'stop' or 'report'")
+    allowed = wish == "report" or config.split.by == "image"
+    known = None if folder is None else audit.read(folder, image_set, found)
+    if known is None:
+        root = provenance.root_of(config)
+        known = audit.audit(image_set, found, root, allowed=allowed)
+        for one in known["findings"]:
+            if one["severity"] != "note":
+                _LOG.warning("audit: %s; %s", one["title"], one["detail"])
+    audit.refuse(known)
+    return known
 
 
 def _start(folder: Path, now: dict[str, Any]) -> None:

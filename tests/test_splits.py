@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
 from sscjax.data.dataset import ImageSet
-from sscjax.data.splits import SPLITS, check_leakage, make_splits, read_splits, write_splits
+from sscjax.data.splits import SPLITS, make_splits, read_splits, write_splits
 from sscjax.errors import UserError
 
 FRACTIONS = (0.8, 0.1, 0.1)
@@ -364,44 +363,6 @@ def test_splits_of_other_images_are_refused(tmp_path: Path) -> None:
     path.write_text("file,label,subject,split\na,b,c,trian\n", encoding="utf-8")
     with pytest.raises(UserError, match="row 2"):
         read_splits(path, image_set)
-
-
-def test_subject_in_two_splits():
-    image_set = make_set(np.repeat([0, 1], 6), np.repeat(np.arange(6), 2))
-    splits = np.repeat(["train", "val", "test"] * 2, 2)
-    check_leakage(image_set, splits, "subject")
-    splits[3] = "test"
-    with pytest.raises(UserError, match="subject '1' lies in test and val"):
-        check_leakage(image_set, splits, "subject")
-    check_leakage(image_set, splits, "image")
-
-
-def pixels(image_set):
-    assert isinstance(image_set.images, np.ndarray)
-    return image_set.images
-
-
-def test_same_pixels_under_two_labels():
-    image_set = make_set(np.repeat([0, 1], 6), np.arange(12))
-    splits = np.array(["train", "val", "test"] * 4)
-    pixels(image_set)[9] = image_set.images[2]
-    message = r"tile00002.png \(class0\) and tile00009.png \(class1\) have the same pixels"
-    with pytest.raises(UserError, match=message):
-        check_leakage(image_set, splits, "image")
-
-
-def test_same_pixels_in_two_splits_are_only_a_warning(caplog):
-    image_set = make_set(np.repeat([0, 1], 6), np.arange(12))
-    splits = np.array(["train", "val", "test"] * 4)
-    with caplog.at_level(logging.WARNING):
-        check_leakage(image_set, splits, "image")
-        assert not caplog.records
-        pixels(image_set)[3] = image_set.images[0]  # both train
-        check_leakage(image_set, splits, "image")
-        assert not caplog.records
-        pixels(image_set)[1] = image_set.images[0]
-        check_leakage(image_set, splits, "image")
-    assert "1 image(s) have the same pixels as an image of another split" in caplog.text
 
 
 def test_real_biopsies_are_split_by_subject(shared_data: Path) -> None:

@@ -82,6 +82,18 @@ def read_image(path: Path | str, size: int | None, *, max_pixels: int = MAX_PIXE
         raise UserError(f"{path}: may not be read; expected a readable image file") from error
 
 
+def read_header(path: Path | str) -> tuple[str, int, int]:
+    """Format, width and height of an image file in pixels, nothing decoded.
+
+    Raises:
+      UserError: the file is no image that `read_image` would read.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        image = _parse_header(path, file)
+        return str(image.format), image.width, image.height
+
+
 def resize_pixels(pixels: np.ndarray, size: int) -> np.ndarray:
     """Crops and reduces decoded pixels exactly as `read_image` does.
 

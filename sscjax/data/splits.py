@@ -9,7 +9,6 @@ seed, so repeated runs would all be judged on the same few patients.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
@@ -147,42 +146,6 @@ def read_splits(path: Path | str, image_set: ImageSet) -> np.ndarray:
     return np.array(splits, dtype="<U5")
 
 
-def check_leakage(image_set: ImageSet, splits: np.ndarray, by: str) -> None:
-    """Refuses exact leaks between splits and contradictory labels.
-
-    Equal pixels in two splits under one label are only warned about: blank tiles are equal.
-
-    Args:
-      image_set: the images.
-      splits: [N] str as from `make_splits`.
-      by: with 'subject' a subject in two splits is refused; with 'image' it is allowed.
-
-    Raises:
-      UserError: a subject lies in two splits, or two images with the same pixels have different
-        labels.
-    """
-    if by == "subject":
-        _refuse_shared_subjects(image_set, splits)
-    first: dict[bytes, int] = {}
-    across = 0
-    for index, image in enumerate(image_set.images):
-        digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
-        other = first.setdefault(digest, index)
-        if image_set.labels[other] != image_set.labels[index]:
-            names = [image_set.classes[image_set.labels[i]] for i in (other, index)]
-            raise UserError(
-                f"{image_set.files[other]} ({names[0]}) and {image_set.files[index]} ({names[1]}) "
-                "have the same pixels but different labels; remove the wrong one"
-            )
-        across += bool(splits[other] != splits[index])
-    if across:
-        _LOG.warning(
-            "%d image(s) have the same pixels as an image of another split: figures may be "
-            "optimistic; remove the duplicates",
-            across,
-        )
-
-
 # --- checks -------------------------------------------------------------------------------------
 
 
@@ -246,18 +209,6 @@ def _check_wishes(
         raise UserError(
             f"split.test_subject={test_subject!r} does not go with a split by image, with folds or "
             "with exact counts; set split.by=subject and folds=0, or empty it"
-        )
-
-
-def _refuse_shared_subjects(image_set: ImageSet, splits: np.ndarray) -> None:
-    pairs = np.unique(np.stack([image_set.subjects, splits.astype(np.str_)]), axis=1)
-    same = np.flatnonzero(pairs[0, 1:] == pairs[0, :-1])
-    if len(same):
-        subject = str(pairs[0, same[0]])
-        shared = " and ".join(pairs[1, pairs[0] == subject].tolist())
-        raise UserError(
-            f"subject {subject!r} lies in {shared}: the splits are not by subject; put all of its "
-            "images into one split"
         )
 
 

@@ -45,11 +45,10 @@ def warnings(folder: Folder) -> list[str]:
     if not said and "warnings" not in folder.metrics:
         said = _warnings_of_record(folder)
     audit = folder.optional["audit"] or {}
-    for finding in audit.get("findings", []):
-        if finding.get("severity") == "leak":
-            said.append(f"LEAKAGE: {finding.get('title', finding.get('kind', ''))}")
-    if audit.get("protocol_allows_leakage"):
-        said.append("LEAKAGE ALLOWED: the config asks for a protocol that leaks, as the paper's.")
+    if not any(line.startswith("LEAKAGE") for line in said):
+        for finding in audit.get("findings", []):
+            if finding.get("severity") == "leak":
+                said.append(f"LEAKAGE: {finding.get('title', finding.get('kind', ''))}")
     planned = (folder.optional["protocol"] or {}).get("folds")
     if folder.is_protocol and isinstance(planned, list) and len(folder.folds) < len(planned):
         said.append(f"NOT FINISHED: {len(folder.folds)} of {len(planned)} folds are here.")

@@ -1,0 +1,274 @@
+"""The audit finds what was planted among drawn and real tiles, and nothing where nothing is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from small_runs import one_stage_config, write_folder
+
+from sscjax import audit, cli, train
+from sscjax.data import confounds, duplicates, synthetic
+from sscjax.data.dataset import ImageSet
+from sscjax.data.decode import read_image
+from sscjax.errors import UserError
+
+LEFT_RIGHT, HALF = Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180
+NAMES = ("normal", "early", "late")
+
+
+@pytest.fixture(scope="module")
+def tiles() -> np.ndarray:
+    """90 drawn tiles of 96 pixels, of 30 subjects."""
+    return np.asarray(drawn().images)
+
+
+def drawn() -> ImageSet:
+    return synthetic.skin_biopsies(
+        image_size=96, tiles=dict.fromkeys(NAMES, 30), subjects=dict.fromkeys(NAMES, 10)
+    )
+
+
+def encoded(image: Image.Image, quality: int = 60) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "jpeg", quality=quality)
+    return Image.open(io.BytesIO(file.getvalue())).convert("RGB")
+
+
+def crop(image: Image.Image, top: int = 5, left: int = 13) -> Image.Image:
+    cut = image.crop((left, top, left + 77, top + 77))
+    return cut.resize(image.size, Image.Resampling.BILINEAR)
+
+
+PLANTS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "identical": lambda image: image,
+    "re-encoded": encoded,
+    "flipped": lambda image: image.transpose(LEFT_RIGHT),
+    "turned": lambda image: encoded(image.transpose(HALF)),
+    "cropped": crop,
+    "cropped and flipped": lambda image: encoded(crop(image.transpose(LEFT_RIGHT)), 90),
+}
+
+
+# ---- copies -------------------------------------------------------------------------------------
+
+
+def test_drawn_tiles_are_no_copies_of_each_other(tiles: np.ndarray) -> None:
+    found = duplicates.find(tiles)
+    assert found.pairs == []
+    np.testing.assert_allclose(found.colours, tiles.mean((1, 2)), atol=1e-3)
+
+
+@pytest.mark.parametrize("relation", PLANTS)
+def test_planted_copies_are_found_and_named(tiles: np.ndarray, relation: str) -> None:
+    owners = [4, 31, 60, 77, 85]
+    copies = [np.asarray(PLANTS[relation](Image.fromarray(tiles[owner]))) for owner in owners]
+    done: list[int] = []
+    found = duplicates.find(np.concatenate([tiles, np.stack(copies)]), done.append)
+    assert sum(done) == 95
+    pairs = {(pair.first, pair.second): pair for pair in found.pairs}
+    assert set(pairs) <= {(owner, 90 + k) for k, owner in enumerate(owners)}
+    # One crop in ten may be missed, the others not.
+    assert len(pairs) >= (4 if "cropped" in relation else 5)
+    assert [pair.relation for pair in pairs.values()] == [relation] * len(pairs)
+    assert all(pair.likeness > duplicates.LIKENESS for pair in pairs.values())
+
+
+def test_blank_tiles_are_no_copies() -> None:
+    rng = np.random.default_rng(0)
+    blank = (240 + rng.normal(0, 1, (6, 64, 64, 3))).astype(np.uint8)
+    found = duplicates.find(blank)
+    assert found.blank.all() and found.pairs == []
+    same = duplicates.find(np.repeat(blank[:1], 3, axis=0))
+    assert [(pair.first, pair.second) for pair in same.pairs] == [(0, 1), (0, 2)]
+
+
+def test_real_tiles(shared_data: Path) -> None:
+    """100 real tiles and a copy of every kind of ten of them; all else of them is different."""
+    folder = shared_data / "data" / "prostate_gleason"
+    if not folder.is_dir():
+        # Optional: real images are not part of the project.
+        pytest.skip(f"no real tiles: {folder} does not exist")
+    with (folder / "manifest.csv").open(encoding="utf-8") as file:
+        names = [row["file"] for row in csv.DictReader(file)][::15][:100]
+    images = [read_image(folder / name, 128) for name in names]
+    planted = [
+        np.asarray(plant(Image.fromarray(image)))
+        for plant in (*list(PLANTS.values())[:4], lambda image: image.transpose(LEFT_RIGHT))
+        for image in images[:10]
+    ]
+    found = duplicates.find(np.stack(images + planted))
+    pairs = {(pair.first, pair.second) for pair in found.pairs}
+    assert {(k % 10, 100 + k) for k in range(50)} <= pairs
+    assert not any(second < 100 for _, second in pairs)
+
+
+# ---- confounds ----------------------------------------------------------------------------------
+
+
+def test_a_property_that_tells_the_label_is_found() -> None:
+    rng = np.random.default_rng(0)
+    subjects = np.repeat(np.arange(30), 4)
+    labels = np.repeat(np.arange(30) % 3, 4)
+    size = rng.normal(100, 10, 120) + 25 * (labels == 1)
+    properties = {"file size": size, "noise": rng.normal(size=120), "width": np.full(120, 128.0)}
+    found = confounds.find(properties, labels, subjects, 3)
+    assert [(one.name, one.label, one.higher) for one in found] == [("file size", 1, True)]
+    means = np.array([size[subjects == s].mean() for s in range(30)])
+    assert found[0].area == pytest.approx(roc_auc_score(np.arange(30) % 3 == 1, means))
+    assert found[0].p < 0.05
+
+
+def test_images_of_few_subjects_are_no_evidence() -> None:
+    """A property of the subject, whatever it is, tells a hundred images of two subjects apart."""
+    subjects = np.repeat(np.arange(4), 50)
+    labels = np.repeat([0, 0, 1, 1], 50)
+    assert confounds.find({"mean red": subjects.astype(float)}, labels, subjects, 2) == []
+
+
+def test_chance_is_seldom_called_a_confound() -> None:
+    rng = np.random.default_rng(1)
+    alarms = 0
+    for _ in range(60):
+        labels = rng.permutation(np.arange(24) % 3)
+        properties = {f"p{k}": rng.normal(size=24) for k in range(7)}
+        alarms += bool(confounds.find(properties, labels, np.arange(24), 3))
+    assert alarms <= 8  # 5 % are three; more than eight would be one in a hundred
+
+
+# ---- a whole set --------------------------------------------------------------------------------
+
+
+def kinds(found: dict[str, Any]) -> dict[str, str]:
+    return {one["kind"]: one["severity"] for one in found["findings"]}
+
+
+def test_a_clean_set_is_clean() -> None:
+    image_set = drawn()
+    splits = np.array(["train", "val", "test", "train", "train"])[
+        np.unique(image_set.subjects, return_inverse=True)[1] % 5
+    ]
+    found = audit.audit(image_set, splits, None)
+    assert found["findings"] == [] and audit.leaks(found) == []
+    assert all(check["passed"] for check in found["checks"])
+    assert [check["kind"] for check in found["checks"]] == list(audit.CHECKS)
+    audit.refuse(found)
+    json.dumps(found, allow_nan=False)
+
+
+def planted(by_subject: bool) -> tuple[ImageSet, np.ndarray]:
+    """A copy of tile 0 at another subject's, one under another label, one at its own."""
+    image_set = drawn()
+    images = np.asarray(image_set.images).copy()
+    order = np.argsort(image_set.labels, kind="stable")
+    other = int(np.flatnonzero(image_set.subjects != image_set.subjects[0])[0])
+    wrong = int(order[-1])
+    images[other] = images[0][:, ::-1]
+    images[wrong] = images[5]
+    images[2] = images[1]
+    found = ImageSet(
+        images, image_set.labels, image_set.subjects, image_set.files, image_set.classes
+    )
+    splits = np.where(found.subjects == found.subjects[0], "train", "test")
+    splits[wrong] = splits[5]
+    if not by_subject:
+        splits[1] = "test"
+    return found, splits
+
+
+def test_leaks_are_told_apart() -> None:
+    image_set, splits = planted(by_subject=True)
+    found = audit.audit(image_set, splits, None)
+    severities = kinds(found)
+    assert severities["copies_across_splits"] == "leak"
+    assert severities["identical_labels"] == "leak"
+    assert severities["copies_within_subjects"] == "note"
+    [example] = found["findings"][0]["examples"]
+    assert example["split_a"] == "train" and example["split_b"] == "test"
+    assert example["relation"] == "flipped" and example["similarity"] > 0.9
+    with pytest.raises(UserError, match="1 pair of images with a copy in another split .*normal/"):
+        audit.refuse(found)
+    # Without splits what another subject has may be parted.
+    whole = kinds(audit.audit(image_set, None, None))
+    assert whole["copies_across_subjects"] == "leak" and "copies_across_splits" not in whole
+
+
+def test_what_the_protocol_wants_is_let_pass_but_not_two_labels() -> None:
+    image_set, splits = planted(by_subject=False)
+    found = audit.audit(image_set, splits, None, allowed=True)
+    assert kinds(found)["subjects_across_splits"] == "leak"
+    with pytest.raises(UserError, match="identical images under two labels"):
+        audit.refuse(found)
+    found["findings"] = [one for one in found["findings"] if one["kind"] != "identical_labels"]
+    audit.refuse(found)
+
+
+def test_found_again_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    image_set, splits = planted(by_subject=True)
+    first = audit.audit(image_set, splits, None)
+
+    def refuse(*args: Any) -> Any:
+        raise AssertionError("searched a second time")
+
+    monkeypatch.setattr(duplicates, "find", refuse)
+    again = audit.audit(image_set, splits, None)
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+
+
+# ---- the programs -------------------------------------------------------------------------------
+
+
+def test_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "images")
+    lines = (folder / "manifest.csv").read_text("utf-8").splitlines()
+    file, label, _ = lines[1].split(",")
+    Image.open(folder / file).transpose(LEFT_RIGHT).save(folder / "copy.png")
+    out = tmp_path / "audit.json"
+    for extra, code in (([], 0), ([f"copy.png,{label},someone"], audit.LEAK)):
+        (folder / "manifest.csv").write_text("\n".join(lines + extra) + "\n", encoding="utf-8")
+        monkeypatch.setattr("sys.argv", ["audit", str(folder), "--image-size=32", f"--json={out}"])
+        assert cli.call(audit.main) == code
+        printed = capsys.readouterr().out
+        assert ("LEAK: 1 pair" in printed) == bool(code)
+    assert "copy.png (normal, someone)" in printed and "flipped" in printed
+    assert json.loads(out.read_text("utf-8"))["n_images"] == 37
+    monkeypatch.setattr("sys.argv", ["audit", str(tmp_path / "nowhere")])
+    assert cli.call(audit.main) == cli.USER_ERROR
+
+
+def test_training_stops_or_says_so_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "images")
+    lines = (folder / "manifest.csv").read_text("utf-8").splitlines()
+    config = one_stage_config()
+    config.data.path = str(folder)
+    config.stages.head.epochs = 1
+    train.run(config, tmp_path / "clean")
+    kept = json.loads((tmp_path / "clean" / audit.FILE).read_text("utf-8"))
+    assert audit.leaks(kept) == []
+    # A copy of a test image, for a subject that stands in training.
+    rows = list(csv.reader((tmp_path / "clean" / "splits.csv").read_text("utf-8").splitlines()[1:]))
+    tested = next(row for row in rows if row[3] == "test")
+    trained = next(row for row in rows if row[3] == "train" and row[1] == tested[1])
+    Image.open(folder / tested[0]).save(folder / "copy.png")
+    lines = ["file,label,subject,split", *(",".join(row) for row in rows)]
+    lines.append(f"copy.png,{tested[1]},{trained[2]},train")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match="found a leak: 1 pair of images with a copy in another"):
+        train.run(config, tmp_path / "leaking")
+    assert not (tmp_path / "leaking").exists()
+    config.audit.on_leakage = "report"
+    text = train.run(config, tmp_path / "leaking")
+    assert text.startswith("LEAKAGE ALLOWED BY THE CONFIG: 1 pair of images with a copy")
+    config.audit.on_leakage = "perhaps"
+    with pytest.raises(UserError, match="on_leakage='perhaps': expected 'stop' or 'report'"):
+        train.run(config, tmp_path / "other")
