@@ -41,7 +41,7 @@ _WINDOWS = [
 ]
 # Correlation of signatures from which a pair is looked at, and the most for one image: in sets of
 # very like tiles, copies are still the likest.
-_SIGNATURE = 0.75
+_SIGNATURE = 0.85
 _MOST_PAIRS = 12
 _ROWS = 128  # images compared with all others at a time
 _PAIRS = 256  # pairs aligned at a time
