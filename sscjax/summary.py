@@ -177,13 +177,6 @@ def warnings(
         parts.append(
             "SYNTHETIC IMAGES, drawn by a program: no figure here says anything of patients."
         )
-    if not named:
-        healthy = report.clean_name(images.originals.classes[0])
-        parts.append(
-            f"CLASSES IN THE ORDER OF THEIR NAMES: {healthy} counts as not diseased. If it is\n"
-            "another, sensitivity and specificity are exchanged: name the classes by\n"
-            "--config.data.classes, the healthy one first."
-        )
     if fallback:
         parts.append("RANDOM starting weights: no ImageNet weights could be had.")
     if images.by == "subject" and not images.has_subjects:
@@ -207,6 +200,13 @@ def warnings(
     if len(set(images.originals.subjects[images.splits == "test"].tolist())) == 1:
         parts.append(
             "ONE SUBJECT IS TESTED: figures of all classes need those of the other subjects, too."
+        )
+    if not named:
+        healthy = report.clean_name(images.originals.classes[0])
+        parts.append(
+            f"CLASSES IN THE ORDER OF THEIR NAMES: {healthy} counts as not diseased. If it is\n"
+            "another, sensitivity and specificity are exchanged: name the classes by\n"
+            "--config.data.classes, the healthy one first."
         )
     return parts
 
