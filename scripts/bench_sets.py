@@ -1,4 +1,8 @@
-"""Time and memory of the whole program by the number of its images: `benchmark.py --scaling`.
+"""Time and memory of the whole program by the number of its images.
+
+    python scripts/bench_sets.py --weights=FILE [COUNT ...]
+
+`benchmark.py --scaling` does the same with random weights.
 
 The images are random cuts of drawn tiles of many subjects, written as JPEG files. A run
 trains the head for ten epochs on features and then every layer but the first ten for one epoch.
@@ -6,6 +10,7 @@ trains the head for ten epochs on features and then every layer but the first te
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -19,6 +24,8 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the package, whether installed or not
+
 COUNTS = (200, 2000, 20_000)
 _PER_SUBJECT = 20
 _SIZE = 128
@@ -61,6 +68,7 @@ def measure(weights: Path, count: int) -> dict[str, Any]:
             "--config.data.classes=('normal','early','late')",
             f"--config.pretrained={weights}",
             "--config.augment.copies=0",
+            "--config.audit.on_leakage=report",
             "--config.stages.head.epochs=10",
             "--config.stages.finetune.epochs=1",
             "--config.stages.finetune.warmup_epochs=0",
@@ -103,3 +111,16 @@ def table(found: dict[int, dict[str, Any]]) -> str:
             f"{finetune:.1f} | {one['peak'] / 2**30:.2f} |"
         )
     return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", type=Path, required=True, help="of MobileNetV2 1.0")
+    parser.add_argument("counts", type=int, nargs="*", default=COUNTS, help="images of each run")
+    args = parser.parse_args()
+    found = {count: measure(args.weights.resolve(), count) for count in args.counts}
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()

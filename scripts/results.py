@@ -36,6 +36,8 @@ SEED = 0
 
 def commands(args: argparse.Namespace) -> dict[str, list[str]]:
     """The protocols by the name of their folder, with the flags of each."""
+    # In their order, so that kappa has a meaning.
+    classes = [f"--config.data.classes={tuple(args.classes)}"] if args.classes else []
     models = {
         "mobilenet_v2": [
             "--config=configs/three_class.py",
@@ -48,7 +50,8 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
             "--config=configs/cnn_three_class.py",
             f"--config.model.cnn_widths={tuple(args.cnn_widths)}".replace(" ", ""),
             f"--config.stages.train.epochs={args.cnn_epochs}",
-            "--config.stages.train.patience=3",
+            f"--config.data.image_size={args.cnn_size}",
+            "--config.augment.copies=0",
         ],
     }
     return {
@@ -57,8 +60,8 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
             "--config.protocol=kfold",
             f"--config.cv.folds={FOLDS}",
             f"--config.split.by={by}",
-            f"--config.split.seed={SEED}",
             f"--config.data.path={args.data}",
+            *classes,
         ]
         for by in SPLITS
         for model, flags in models.items()
@@ -73,7 +76,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/results"), help="folder of the runs")
     parser.add_argument("--head-epochs", type=int, default=200)
     parser.add_argument("--finetune-epochs", type=int, default=16)
-    parser.add_argument("--cnn-epochs", type=int, default=8, help="most epochs of the CNN")
+    parser.add_argument("--cnn-epochs", type=int, default=8, help="epochs of the CNN")
+    parser.add_argument("--cnn-size", type=int, default=128, help="pixels of the CNN's images")
+    parser.add_argument("--classes", nargs="*", default=[], help="names of the classes in order")
     parser.add_argument("--cnn-widths", type=int, nargs="+", default=[32, 64, 128, 256])
     args = parser.parse_args()
     for name, flags in commands(args).items():

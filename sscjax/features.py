@@ -167,7 +167,8 @@ class Store:
             found = rows.open_file(path, shape, dtype)
             if found is not None:
                 _LOG.info("features: found in %s", path)
-                os.utime(path)
+                with contextlib.suppress(OSError):  # a read-only cache, or just removed
+                    os.utime(path)
                 return found[:] if held else found
             size = math.prod(shape) * np.dtype(dtype).itemsize
             if not held:
@@ -188,8 +189,8 @@ class Store:
             return write()
         except OSError as error:
             raise UserError(
-                f"{path}: features cannot be kept there ({error.strerror}); free the space, set "
-                "SSCJAX_CACHE to a folder elsewhere, or set config.features.disk_megabytes=0"
+                f"{path}: features cannot be kept there ({error.strerror}); free the space, or set "
+                "SSCJAX_CACHE to a folder elsewhere"
             ) from error
 
     def _make_room(self, count: int) -> None:

@@ -167,8 +167,9 @@ def swap_test(
     changes = (first.probabilities != second.probabilities).any(axis=1)
     differing = np.unique(group[changes])
     # All signs reversed is the same distance from 0: one subject may stay as it is.
-    every = 2.0 ** max(0, len(differing) - 1) <= PERMUTATIONS
-    count = 2 ** max(0, len(differing) - 1) if every else PERMUTATIONS
+    free_swaps = max(0, len(differing) - 1)
+    every = free_swaps <= math.log2(PERMUTATIONS)
+    count = 2**free_swaps if every else PERMUTATIONS
     rng = np.random.default_rng(seed)
     extreme = dict.fromkeys(observed, 0)
     step = max(1, intervals.CHUNK // (4 * len(first)))

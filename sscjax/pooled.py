@@ -134,7 +134,12 @@ def write(
     for name, of_stage in by_stage.items():
         joined(of_stage).write_csv(folder / "stages" / name / "predictions.csv")
     _write_folds(folder / "folds.csv", image_set, outcomes)
-    warnings = summary.warnings(images, fallback=any(one.fallback for one in outcomes), leaks=leaks)
+    warnings = summary.warnings(
+        images,
+        fallback=any(one.fallback for one in outcomes),
+        named=summary.names_classes(config, synthetic),
+        leaks=leaks,
+    )
     found = {"warnings": warnings, **_metrics(config, outcomes, tables, by_stage, images)}
     files.write_json(folder / "metrics.json", found)
     test = found["splits"]["test"]["image"]

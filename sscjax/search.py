@@ -14,10 +14,12 @@ from ml_collections import ConfigDict
 from sscjax import metrics
 from sscjax.errors import UserError
 
-# Fields that change what is learnt from or judged by, and not how: a comparison would be void.
+# Fields that change what is learnt from or judged by, and not how: a comparison would be void. And
+# those that give outer folds other starting weights or other stages, which could not be pooled.
 _FIXED = (
     *("protocol", "cv.", "name", "seed", "data.", "split.", "checkpoint."),
     *("calibration.", "augment.counts_before_split", "model.outputs", "select.metric"),
+    *("model.alpha", "model.name", "pretrained", "stage_order"),
 )
 
 

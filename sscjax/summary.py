@@ -45,6 +45,12 @@ def write(
     are as its network gave them.
     """
     chosen = choose(config, finished)
+    said = warnings(
+        images,
+        fallback=network.weights.fallback,
+        named=names_classes(config, images.synthetic),
+        leaks=leaks,
+    )
     ordered = images.ordered
     by_stage = {
         name: metrics.figures_by_split(one.predictions, ordered) for name, one in finished.items()
@@ -70,7 +76,7 @@ def write(
                 "stages": "as the network gave them",
                 "temperature": assessment.found["temperature"],
             },
-            "warnings": warnings(images, fallback=network.weights.fallback, leaks=leaks),
+            "warnings": said,
             "splits": ours,
             "test_intervals": our_ranges,
             "stages": {
@@ -101,7 +107,7 @@ def write(
         ours,
         our_ranges,
         assessment.found,
-        leaks,
+        said,
     )
     files.write_text(folder / "report.txt", text)
     return text
@@ -148,12 +154,20 @@ def reach(images: prepare.Images, ranges: Mapping[str, Any]) -> str:
     return line
 
 
-def warnings(images: prepare.Images, *, fallback: bool, leaks: Sequence[str] = ()) -> list[str]:
+def names_classes(config: ConfigDict, synthetic: bool) -> bool:
+    """Whether the order of the classes is known: the first is taken for healthy."""
+    return bool(synthetic or config.data.classes)
+
+
+def warnings(
+    images: prepare.Images, *, fallback: bool, named: bool = True, leaks: Sequence[str] = ()
+) -> list[str]:
     """What a reader must know before any figure.
 
     Args:
       images: the run's images.
       fallback: whether random weights stand in for ImageNet's.
+      named: whether the config names the classes in their order.
       leaks: what the audit found to leak, though the run went on.
     """
     parts = []
@@ -162,6 +176,13 @@ def warnings(images: prepare.Images, *, fallback: bool, leaks: Sequence[str] = (
     if images.synthetic:
         parts.append(
             "SYNTHETIC IMAGES, drawn by a program: no figure here says anything of patients."
+        )
+    if not named:
+        healthy = report.clean_name(images.originals.classes[0])
+        parts.append(
+            f"CLASSES IN THE ORDER OF THEIR NAMES: {healthy} counts as not diseased. If it is\n"
+            "another, sensitivity and specificity are exchanged: name the classes by\n"
+            "--config.data.classes, the healthy one first."
         )
     if fallback:
         parts.append("RANDOM starting weights: no ImageNet weights could be had.")
@@ -201,9 +222,9 @@ def _text(
     ours: Mapping[str, Any],
     ranges: Mapping[str, Any],
     calibrated: Mapping[str, Any],
-    leaks: Sequence[str],
+    said: Sequence[str],
 ) -> str:
-    parts = warnings(images, fallback=network.weights.fallback, leaks=leaks)
+    parts = list(said)
     if len(finished) > 1:
         rows = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss"]]
         for name, one in finished.items():

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -299,11 +298,10 @@ class Copies(rows.Lazy):
         return found
 
     def update(self, digest: Any) -> None:
-        """Add what the copies are made of, the code that makes them included."""
+        """Add what the copies are made of."""
         digest.update(rows.fingerprint(self._originals).encode())
         digest.update(self._draws.astype("<f4").tobytes())
         digest.update(repr((self._flip, self._crop)).encode())
-        digest.update(Path(__file__).read_bytes())
 
 
 def hold_copies(image_set: ImageSet, max_bytes: float) -> None:

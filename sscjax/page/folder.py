@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sscjax.errors import UserError
 from sscjax.metrics import Predictions
 
@@ -25,7 +27,7 @@ class Folder:
       path: where it lies.
       record: run.json; of a protocol what protocol.json has of it, and its first fold's run.json.
       metrics: metrics.json.
-      predictions: predictions.csv.
+      predictions: predictions.csv; of an image that several repeats tested, the first test.
       curves: rows of curves.csv, numbers as float, what is empty as None.
       stages: stage.json by the stage's name, in the order of the config.
       optional: audit, calibration, manifest, explanations and protocol, by name; None where the
@@ -41,6 +43,11 @@ class Folder:
     stages: dict[str, dict[str, Any]]
     optional: dict[str, Any]
     folds: dict[str, Folder]
+
+    @property
+    def repeated(self) -> bool:
+        """Whether images were tested several times: `predictions` has the first test of each."""
+        return self.metrics.get("over_repeats") is not None
 
     @property
     def is_protocol(self) -> bool:
@@ -89,7 +96,7 @@ def read(path: Path) -> Folder:
         path=path,
         record=own,
         metrics=_json(path / "metrics.json"),
-        predictions=Predictions.read_csv(path / "predictions.csv"),
+        predictions=_first_tests(Predictions.read_csv(path / "predictions.csv")),
         curves=list(_curves(path / "curves.csv")),
         stages={
             name: found
@@ -99,6 +106,12 @@ def read(path: Path) -> Folder:
         optional={name: _json(path / file) for name, file in _OPTIONAL.items()},
         folds=folds,
     )
+
+
+def _first_tests(table: Predictions) -> Predictions:
+    """Each image once: the models of several repeats are not to be averaged into one."""
+    _, first = np.unique(table.files, return_index=True)
+    return table if len(first) == len(table) else table.take(np.sort(first))
 
 
 def _finished_folds(path: Path) -> Iterator[Path]:

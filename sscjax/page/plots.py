@@ -28,7 +28,9 @@ def roc_charts(folder: Folder) -> list[dict[str, Any]]:
     images = folder.predictions.where(split)
     found = []
     for unit, table in (("image", images), ("subject", images.by_subject())):
-        ranges = (folder.metrics.get("test_intervals") or {}).get(unit, {})
+        # Of several repeats they are the intervals of all tests, and not of what is drawn.
+        kept = {} if folder.repeated else folder.metrics.get("test_intervals") or {}
+        ranges = kept.get(unit, {})
         aurocs = [entry["auroc"] for entry in ranges.get("per_class", [])]
         charts: list[Chart] = []
         for index in _positives(table):

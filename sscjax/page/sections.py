@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from sscjax import report
 from sscjax.metrics import Predictions
 from sscjax.page.folder import Folder
@@ -40,8 +42,13 @@ def names_subjects(predictions: Predictions) -> bool:
 
 def warnings(folder: Folder) -> list[str]:
     """What a reader must know before any figure."""
-    sources = [folder, *folder.folds.values()]
-    said = [line for source in sources for line in source.metrics.get("warnings", [])]
+    # What a fold warns of by itself need not hold of all together.
+    said = list(folder.metrics.get("warnings", []))
+    if folder.repeated:
+        said.append(
+            "SEVERAL TESTS OF AN IMAGE: tables of results pool all repeats; counts of images, "
+            "curves and the table of subjects are of the first test of each image."
+        )
     if not said and "warnings" not in folder.metrics:
         said = _warnings_of_record(folder)
     audit = folder.optional["audit"] or {}
@@ -86,7 +93,7 @@ def summary(folder: Folder) -> dict[str, Any]:
                 "title": title,
                 "value": show(ours[key]),
                 "interval": report.span(key, interval) if interval else "",
-                "of": plural(ours["n"], unit),
+                "of": f"{ours['n']:,} tests" if folder.repeated else plural(ours["n"], unit),
             }
         )
     return {
@@ -227,11 +234,13 @@ def subjects(folder: Folder) -> dict[str, Any]:
     split = judged(folder)
     images = folder.predictions.where(split)
     table = images.by_subject()
-    tiles = {name: (images.subjects == name) for name in table.subjects.tolist()}
+    names, group = np.unique(images.subjects, return_inverse=True)
+    tiles = dict(zip(names.tolist(), np.bincount(group).tolist(), strict=True))
+    right = np.bincount(group, images.predicted == images.labels).astype(int)
+    tiles_right = dict(zip(names.tolist(), right.tolist(), strict=True))
     rows = []
     for index, name in enumerate(table.subjects.tolist()):
         label, answer = int(table.labels[index]), int(table.predicted[index])
-        own = tiles[name]
         rows.append(
             {
                 "name": name,
@@ -239,8 +248,8 @@ def subjects(folder: Folder) -> dict[str, Any]:
                 "answer": table.classes[answer],
                 "probability": float(table.probabilities[index, answer]),
                 "of_label": float(table.probabilities[index, label]),
-                "tiles": int(own.sum()),
-                "tiles_right": int((images.predicted[own] == images.labels[own]).sum()),
+                "tiles": tiles[name],
+                "tiles_right": tiles_right[name],
                 "right": label == answer,
             }
         )
