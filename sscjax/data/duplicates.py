@@ -25,8 +25,8 @@ from sscjax.rows import Rows
 
 LIKENESS = 0.7
 """Agreement of details (`alignment.align`) from which two images count as copies.
-Set with `scripts/audit_recall.py`: 99 of 100 planted crops of real tiles reach 0.85 (of images of 32
-pixels, 0.7), and no two of 1,501 different tiles 0.3; drawn bundles of parallel fibres seldom 0.6."""
+Set with `scripts/audit_recall.py`: of planted crops of real tiles nine in ten reach 0.9 (of images
+of 32 pixels, 0.7), and no two of 1,501 different tiles 0.3; drawn parallel fibres seldom 0.6."""
 
 # A copy is as wide as it is high; laid over other stripes, an image stretches.
 _STRETCHED = 0.03
@@ -92,9 +92,9 @@ def find(images: Rows, progress: Callable[[int], Any] = lambda count: None) -> F
     """Search a set for copies.
 
     Blank images are compared by their pixels alone: empty tiles are alike without being copies.
-    Several copies of one image are linked to each other, but not every one with every other: a group
-    of copies that stands in two splits has a pair across them. Two crops of one image are found
-    where they share most of it, or through the image itself.
+    Several copies of one image are linked to each other, but not every one with every other: a
+    group of copies that stands in two splits has a pair across them. Two crops of one image are
+    found where they share most of it, or through the image itself.
 
     Args:
       images: [N,H,W,3] uint8, read once, in parts.
