@@ -23,6 +23,7 @@ from sscjax import cli, files, machine, rows
 from sscjax.data import confounds, duplicates, sources
 from sscjax.data.dataset import ImageSet
 from sscjax.data.duplicates import Found, Pair
+from sscjax.data.splits import read_splits
 from sscjax.errors import UserError
 from sscjax.pretrained import cache
 from sscjax.progress import Progress
@@ -401,14 +402,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sscjax.audit", description=__doc__)
     parser.add_argument("data", type=Path, help="folder or manifest of images")
     parser.add_argument("--image-size", type=int, default=128, help="pixels to compare at")
+    parser.add_argument("--splits", type=Path, help="splits.csv of a run, to look across them")
     parser.add_argument("--json", type=Path, help="file for the findings")
     args = parser.parse_args()
     cli.set_up_log()
     if args.image_size < 32:
         raise UserError(f"--image-size={args.image_size}: expected 32 pixels or more")
     image_set = sources.load(args.data.expanduser(), args.image_size)
+    divided = read_splits(args.splits, image_set) if args.splits else image_set.splits
     folder = args.data.expanduser()
-    found = audit(image_set, image_set.splits, folder.parent if folder.is_file() else folder)
+    found = audit(image_set, divided, folder.parent if folder.is_file() else folder)
     if args.json:
         files.write_json(args.json, found)
     print(text(found), end="")

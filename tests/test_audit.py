@@ -16,12 +16,14 @@ from sklearn.metrics import roc_auc_score
 from small_runs import one_stage_config, write_folder
 
 from sscjax import audit, cli, train
-from sscjax.data import confounds, duplicates, synthetic
+from sscjax.data import confounds, duplicates, synthetic, thumbnails
+from sscjax.data.alignment import align
 from sscjax.data.dataset import ImageSet
 from sscjax.data.decode import read_image
 from sscjax.errors import UserError
 
 LEFT_RIGHT, HALF = Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180
+QUARTER = Image.Transpose.ROTATE_90
 NAMES = ("normal", "early", "late")
 
 
@@ -82,6 +84,31 @@ def test_planted_copies_are_found_and_named(tiles: np.ndarray, relation: str) ->
     assert all(pair.likeness > duplicates.LIKENESS for pair in pairs.values())
 
 
+def test_equal_images_are_linked_to_the_first_and_to_no_other(tiles: np.ndarray) -> None:
+    found = duplicates.find(np.concatenate([tiles, tiles[[7, 7, 7]], tiles[7:8, :, ::-1]]))
+    pairs = {(pair.first, pair.second): pair.relation for pair in found.pairs}
+    assert pairs == {**{(7, k): "identical" for k in (90, 91, 92)}, (7, 93): "flipped"}
+
+
+def test_a_window_is_found_where_it_was_cut(tiles: np.ndarray) -> None:
+    """Laid down a twentieth of the side and of the size away from where it belongs."""
+    rng = np.random.default_rng(0)
+    box = np.array([[5, 13, 77], [17, 2, 77], [9, 9, 83], [0, 19, 77]])  # top, left, side
+    cut = [
+        Image.fromarray(tiles[k]).crop((left, top, left + side, top + side)).resize((96, 96))
+        for k, (top, left, side) in enumerate(box.tolist())
+    ]
+    grey = thumbnails.grey_thumbnails(
+        np.concatenate([tiles[:4], np.stack([np.asarray(image) for image in cut])]),
+        lambda pixels: None,
+    )
+    start = box / 96 + rng.choice([-0.03, 0.03], box.shape)
+    likeness, placed = align(grey, np.arange(4), np.arange(4, 8), np.zeros(4, int), start)
+    assert likeness.min() > 0.9
+    found = np.stack([placed.top, placed.left, placed.height, placed.width], axis=1)
+    np.testing.assert_allclose(found, box[:, [0, 1, 2, 2]] / 96, atol=0.5 / 96)
+
+
 def test_blank_tiles_are_no_copies() -> None:
     rng = np.random.default_rng(0)
     blank = (240 + rng.normal(0, 1, (6, 64, 64, 3))).astype(np.uint8)
@@ -92,7 +119,7 @@ def test_blank_tiles_are_no_copies() -> None:
 
 
 def test_real_tiles(shared_data: Path) -> None:
-    """100 real tiles and a copy of every kind of ten of them; all else of them is different."""
+    """100 real tiles, a copy of every kind of ten of them and forty crops; all else differs."""
     folder = shared_data / "data" / "prostate_gleason"
     if not folder.is_dir():
         # Optional: real images are not part of the project.
@@ -102,12 +129,19 @@ def test_real_tiles(shared_data: Path) -> None:
     images = [read_image(folder / name, 128) for name in names]
     planted = [
         np.asarray(plant(Image.fromarray(image)))
-        for plant in (*list(PLANTS.values())[:4], lambda image: image.transpose(LEFT_RIGHT))
+        for plant in (*list(PLANTS.values())[:4], lambda image: image.transpose(QUARTER))
         for image in images[:10]
     ]
+    rng = np.random.default_rng(0)
+    for image in images[:40]:
+        left, top = rng.integers(0, 27, 2).tolist()
+        cut = Image.fromarray(image).crop((left, top, left + 102, top + 102))
+        turned = cut.resize((128, 128)).transpose(Image.Transpose(int(rng.integers(7))))
+        planted.append(np.asarray(encoded(turned, 75)))
     found = duplicates.find(np.stack(images + planted))
     pairs = {(pair.first, pair.second) for pair in found.pairs}
     assert {(k % 10, 100 + k) for k in range(50)} <= pairs
+    assert sum((k, 150 + k) in pairs for k in range(40)) >= 36
     assert not any(second < 100 for _, second in pairs)
 
 
@@ -242,6 +276,15 @@ def test_program(
         assert ("LEAK: 1 pair" in printed) == bool(code)
     assert "copy.png (normal, someone)" in printed and "flipped" in printed
     assert json.loads(out.read_text("utf-8"))["n_images"] == 37
+    # Across the splits of a run: the copy stands in another.
+    rows = [line.split(",") for line in [*lines[1:], f"copy.png,{label},someone"]]
+    table = [",".join([*row, "test" if row[2] == "someone" else "train"]) for row in rows]
+    splits = tmp_path / "splits.csv"
+    splits.write_text("\n".join(["file,label,subject,split", *table]) + "\n", encoding="utf-8")
+    wish = ["audit", str(folder), "--image-size=32", f"--splits={splits}"]
+    monkeypatch.setattr("sys.argv", wish)
+    assert cli.call(audit.main) == audit.LEAK
+    assert "LEAK: 1 pair of images with a copy in another split" in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["audit", str(tmp_path / "nowhere")])
     assert cli.call(audit.main) == cli.USER_ERROR
 

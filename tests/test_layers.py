@@ -53,6 +53,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "jinja2": ("page",),
     "markupsafe": ("page",),
     "scipy": ("calibration", "data", "delong", "intervals", "paired"),
+    "threadpoolctl": ("data",),
     "tqdm": ("progress",),
     "h5py": ("pretrained",),
     "safetensors": ("pretrained",),

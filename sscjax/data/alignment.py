@@ -2,8 +2,9 @@
 
 The method is that of Lucas and Kanade (1981) for a scale and a shift along each axis, by least
 squares with the brightness and contrast among the unknowns, from coarse to fine. The agreement is
-measured on details, part by part: a true copy agrees in every part of the image, two tiles that
-merely share a straight edge of background agree in the parts at that edge.
+measured on details, part by part, and three parts in four must have it: a true copy agrees all
+over, two tiles that share a straight edge of background only along that edge, and two bundles of
+parallel fibres only where their stripes happen to meet.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from sscjax.data.thumbnails import (
 )
 
 # Iterations on thumbnails reduced by these factors, each followed by a look at who goes on.
-_LEVELS = ((4, 3), (2, 3), (1, 3))
+_LEVELS = ((2, 4), (1, 2))
 # Correlation of the grey thumbnails below which a pair is given up on the way.
-_GIVE_UP = 0.7
+_GIVE_UP = 0.5
 # Least share of the other image that must lie within the first.
 _LEAST_OVERLAP = 0.5
+# Pixels of the reduced thumbnails.
+_LONGEST_STEP = 1.0
 _LEAST_SHARE, _MOST_SHARE = 0.5, 1.6
 # Parts with structure in both that must lie one over the other.
 _FEWEST_BLOCKS = 3
@@ -151,9 +154,19 @@ def _improve(
     scale = np.einsum("pii->pi", normal)
     normal[:, np.arange(6), np.arange(6)] += 1e-4 * scale + 1e-3
     solved = np.linalg.solve(normal, (system @ wanted).astype(np.float64))[:, :, 0]
-    gain = np.where(solved[:, 4] > 0.2, solved[:, 4], np.inf)
-    step = np.clip(solved[:, :4] / gain[:, None] / side, -0.1, 0.1)
+    # By the ratio of the contrasts, not by the solved gain: that falls while the images are not yet
+    # one over the other, and would make the step overshoot.
+    contrast = np.sqrt(_variance(over, mask) / np.maximum(_variance(image, mask), 1e-6))
+    step = solved[:, :4] / np.maximum(contrast, 0.2)[:, None] / side
+    step = np.clip(step, -_LONGEST_STEP / side, _LONGEST_STEP / side)
     return position + step, agreement
+
+
+def _variance(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """[P]: within the mask."""
+    count = np.maximum(mask.sum((1, 2)), 1)
+    mean = (image * mask).sum((1, 2)) / count
+    return (np.square(image) * mask).sum((1, 2)) / count - np.square(mean)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -165,7 +178,7 @@ def _correlation(one: np.ndarray, other: np.ndarray, mask: np.ndarray) -> np.nda
 
 
 def _likeness(under: np.ndarray, over: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """The median correlation of details over the parts with structure; 0 where they are too few."""
+    """The lower quartile of the parts' correlations of details; 0 where too few have structure."""
     side = over.shape[1]
     rows, columns, mask = _warps(position, side)
     warped = rows @ under @ columns
@@ -184,4 +197,4 @@ def _likeness(under: np.ndarray, over: np.ndarray, position: np.ndarray) -> np.n
     enough = judged.sum(1) >= _FEWEST_BLOCKS
     values = np.where(judged, correlation, np.nan)
     values[~enough] = 0.0
-    return np.nanmedian(values, axis=1)
+    return np.nanquantile(values, 0.25, axis=1)

@@ -33,9 +33,6 @@ _FEWEST_BLOCKS = 3
 # enlarging, coarser is alike in many images (light from one side, a half-empty tile).
 _FINE, _COARSE = 0.8, 4.0
 
-# Signatures: side of the grid, and the highest sum of both frequencies.
-_CELLS, _HIGHEST = 8, 7
-
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _CHUNK = 256
 
@@ -111,36 +108,43 @@ def orient(thumbnails: np.ndarray, orientation: int) -> np.ndarray:
     return np.rot90(mirrored, orientation // 2, axes=(1, 2))
 
 
-def signatures(thumbnails: np.ndarray, top: float, left: float, share: float) -> np.ndarray:
-    """The low frequencies of a square window of each image.
+def signatures(
+    thumbnails: np.ndarray, share: float, places: int, cells: int, power: float
+) -> np.ndarray:
+    """The low frequencies of square windows of each image.
 
     Args:
-      thumbnails: [N,S,S] of any type.
-      top: where the window begins, as a share of the side.
-      left: the same from the left.
-      share: the window's side as a share of the image's.
+      thumbnails: [N,S,S] of any type, S at least `cells`.
+      share: a window's side as a share of the image's.
+      places: windows along each axis, from one edge to the other; 1: at the first edge.
+      cells: a window is averaged to this many cells along each axis.
+      power: of the frequency by which each weighs; 0 lets the low ones decide, in which all images
+        are strong and alike.
 
     Returns:
-      [N,K] float32 of length 1 (0 for an even window), so that the product of two is their
-      correlation. Each frequency weighs by its root: the low ones, in which all images are strong,
-      would decide alone otherwise.
+      [N,places*places,K] float32 of length 1 (0 for an even window), so that the product of two is
+      their correlation; the windows by rows.
     """
-    side = thumbnails.shape[-1]
-    rows = _area_matrix(side, _CELLS, top, share)
-    columns = _area_matrix(side, _CELLS, left, share)
-    found = np.empty((len(thumbnails), _waves().shape[1]), np.float32)
-    for part in chunks(len(thumbnails)):
-        cells = rows @ thumbnails[part].astype(np.float32) @ columns.T
-        found[part] = cells.reshape(len(cells), -1) @ _waves()
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)
+    axis = _windows(thumbnails.shape[-1], share, places, cells)
+    grid = axis @ thumbnails.astype(np.float32) @ axis.T
+    grid = grid.reshape(-1, places, cells, places, cells).swapaxes(2, 3)
+    found = grid.reshape(len(thumbnails), places * places, cells * cells) @ _waves(cells, power)
+    return found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-6)
 
 
 @functools.cache
-def _waves() -> np.ndarray:
-    """[CELLS*CELLS,K]: weighted two-dimensional cosines without the constant one."""
-    waves = fft.dct(np.eye(_CELLS), axis=0, norm="ortho")
-    pairs = [(u, v) for u in range(_CELLS) for v in range(_CELLS) if 0 < u + v <= _HIGHEST]
-    columns = [np.sqrt(np.hypot(u, v)) * np.outer(waves[u], waves[v]).ravel() for u, v in pairs]
+def _windows(side: int, share: float, places: int, cells: int) -> np.ndarray:
+    """[places*cells,side]: the averages of all windows along one axis."""
+    starts = np.linspace(0, 1 - share, places)
+    return np.concatenate([_area_matrix(side, cells, start, share) for start in starts])
+
+
+@functools.cache
+def _waves(cells: int, power: float) -> np.ndarray:
+    """[cells*cells,K]: weighted two-dimensional cosines below the diagonal, without the mean."""
+    waves = fft.dct(np.eye(cells), axis=0, norm="ortho")
+    pairs = [(u, v) for u in range(cells) for v in range(cells) if 0 < u + v < cells]
+    columns = [np.hypot(u, v) ** power * np.outer(waves[u], waves[v]).ravel() for u, v in pairs]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
