@@ -54,6 +54,17 @@ def write_set(folder: Path, count: int) -> None:
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def timed(command: list[str], environment: dict[str, str], folder: Path) -> tuple[float, float]:
+    """Run a program in a folder: its seconds, and its peak resident bytes."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=folder)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"the run ended with exit code {process.returncode}")
+    return time.perf_counter() - started, used.ru_maxrss * 1024.0
+
+
 def measure(weights: Path, count: int) -> dict[str, Any]:
     """Seconds of the program and of each stage's epochs, images trained on, peak resident bytes."""
     with tempfile.TemporaryDirectory() as name:
@@ -76,23 +87,18 @@ def measure(weights: Path, count: int) -> dict[str, Any]:
             f"--workdir={folder / 'run'}",
         ]
         environment = {**os.environ, "SSCJAX_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
-        started = time.perf_counter()
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=folder)
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"the run ended with exit code {process.returncode}")
+        seconds, peak = timed(command, environment, folder)
         stages = {
             stage: json.loads((folder / "run" / "stages" / stage / "stage.json").read_text("utf-8"))
             for stage in ("head", "finetune")
         }
         splits = (folder / "run" / "splits.csv").read_text("utf-8")
         return {
-            "seconds": time.perf_counter() - started,
+            "seconds": seconds,
             "head": stages["head"]["course"]["seconds"],
             "finetune": stages["finetune"]["course"]["seconds"],
             "training": splits.count(",train\n"),
-            "peak": used.ru_maxrss * 1024.0,
+            "peak": peak,
         }
 
 

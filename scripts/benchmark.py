@@ -140,18 +140,12 @@ def whole_run(weights: Path, folder: Path, finetune_epochs: int) -> dict[str, fl
     ]
     environment = {**os.environ, "SSCJAX_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    started = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=folder)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"the run ended with exit code {process.returncode}")
-    seconds = time.perf_counter() - started
+    seconds, peak = bench_sets.timed(command, environment, folder)
     kept = json.loads((workdir / "stages" / "finetune" / "stage.json").read_text("utf-8"))
     return {
         "seconds": seconds,
         "finetune": kept["course"]["seconds"],
-        "peak": used.ru_maxrss * 1024.0,
+        "peak": peak,
     }
 
 

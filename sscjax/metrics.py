@@ -116,6 +116,13 @@ class Predictions:
             classes=self.classes,
         )
 
+    @classmethod
+    def join(cls, tables: Sequence[Predictions]) -> Predictions:
+        """The rows of one or more tables of the same classes, one behind the other."""
+        names = ("files", "subjects", "splits", "labels", "probabilities")
+        columns = {name: np.concatenate([getattr(one, name) for one in tables]) for name in names}
+        return cls(**columns, classes=tables[0].classes)
+
     def by_subject(self) -> Predictions:
         """One row per subject, in the order of first appearance.
 

@@ -151,7 +151,7 @@ def swap_test(
     """
     group, strata = intervals.subjects_of(first)
     number = len(strata)
-    stacked = _stack(first, second)
+    stacked = Predictions.join([first, second])
     groups = np.concatenate([group, group + number])
     ranks = np.concatenate([stats.rankdata(one.probabilities, axis=0) for one in (first, second)])
 
@@ -190,22 +190,6 @@ def swap_test(
         return {name: extreme[name] / count for name in defined}, True
     # The swap that was observed counts among those drawn, or p could be 0.
     return {name: (extreme[name] + 1) / (count + 1) for name in defined}, False
-
-
-def _stack(first: Predictions, second: Predictions) -> Predictions:
-    """The rows of one table, then those of another of the same classes."""
-
-    def both(name: str) -> np.ndarray:
-        return np.concatenate([getattr(first, name), getattr(second, name)])
-
-    return Predictions(
-        files=both("files"),
-        subjects=both("subjects"),
-        splits=both("splits"),
-        labels=both("labels"),
-        probabilities=both("probabilities"),
-        classes=first.classes,
-    )
 
 
 def difference_intervals(

@@ -173,19 +173,8 @@ def by_repeat(found: Sequence[Predictions], outcomes: Sequence[Outcome]) -> list
 
 def joined(tables: Sequence[Predictions], order: np.ndarray | None = None) -> Predictions:
     """The rows of several tables of the same classes as one, `order` [N] int applied to them."""
-
-    def column(name: str) -> np.ndarray:
-        values = np.concatenate([getattr(table, name) for table in tables])
-        return values if order is None else values[order]
-
-    return Predictions(
-        files=column("files"),
-        subjects=column("subjects"),
-        splits=column("splits"),
-        labels=column("labels"),
-        probabilities=column("probabilities"),
-        classes=tables[0].classes,
-    )
+    whole = Predictions.join(tables)
+    return whole if order is None else whole.take(order)
 
 
 def _write_folds(path: Path, image_set: ImageSet, outcomes: Sequence[Outcome]) -> None:

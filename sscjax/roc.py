@@ -113,8 +113,12 @@ def _cumulated(
     order = np.argsort(level, kind="stable")
     starts = np.flatnonzero(np.diff(level[order], prepend=-1))
     rows = weights[:, group[order]]
-    sums = [np.add.reduceat(rows * side[order], starts, axis=1) for side in (positives, ~positives)]
-    return tuple(np.pad(np.cumsum(part, axis=1), ((0, 0), (1, 0))) for part in sums)  # type: ignore
+
+    def above(side: np.ndarray) -> np.ndarray:
+        sums = np.add.reduceat(rows * side[order], starts, axis=1)
+        return np.pad(np.cumsum(sums, axis=1), ((0, 0), (1, 0)))
+
+    return above(positives), above(~positives)
 
 
 def _on_grid(
