@@ -41,6 +41,11 @@ def one_stage_config() -> ConfigDict:
     return config
 
 
+def written(folder: Path) -> dict[Path, int]:
+    """When each file and folder below was last written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
 def write_folder(folder: Path, *, subjects: int = 6, tiles: int = 12) -> Path:
     """The synthetic set as PNG files and a manifest: `tiles` of each class."""
     names = ("normal", "early", "late")

@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
-from small_runs import one_stage_config, small_config, write_folder
+from small_runs import one_stage_config, small_config, write_folder, written
 
 from sscjax import (
     checkpoint,
@@ -225,12 +225,12 @@ def _must_not_train(*args: Any, **kwargs: Any) -> Any:
 
 
 def test_finished_protocol_changes_nothing(kfold: Path, caplog: pytest.LogCaptureFixture) -> None:
-    before = {path: path.stat().st_mtime_ns for path in kfold.rglob("*")}
+    before = written(kfold)
     with caplog.at_level("INFO", logger="sscjax"):
         text = protocol.run(kfold_config(), kfold)
     assert "finished" in caplog.text
     assert text == (kfold / "report.txt").read_text(encoding="utf-8")
-    assert {path: path.stat().st_mtime_ns for path in kfold.rglob("*")} == before
+    assert written(kfold) == before
 
 
 def test_other_rules_of_calibration_need_no_training(

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from small_runs import one_stage_config, small_config, write_folder
+from small_runs import one_stage_config, small_config, write_folder, written
 
 from sscjax import (
     calibration,
@@ -151,12 +151,12 @@ def test_interrupted_run_ends_identical(
 def test_finished_run_says_so_and_changes_nothing(
     reference: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in reference.rglob("*")}
+    before = written(reference)
     with caplog.at_level("INFO", logger="sscjax"):
         text = train.run(small_config(), reference)
     assert "finished" in caplog.text
     assert text == (reference / "report.txt").read_text(encoding="utf-8")
-    assert {path: path.stat().st_mtime_ns for path in reference.rglob("*")} == before
+    assert written(reference) == before
 
 
 def test_changed_calibration_makes_the_figures_anew_without_training(tmp_path: Path) -> None:
