@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 
 import sscjax
 from sscjax import prepare
+from sscjax.course import Stage
 from sscjax.errors import UserError
-from sscjax.stage import Stage
 
 _LOG = logging.getLogger(__name__)
 

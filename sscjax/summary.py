@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sscjax import assess, explanations, figures, files, intervals, metrics, prepare, report
-from sscjax.stage import Finished
+from sscjax.course import Finished
 
 
 def choose(config: ConfigDict, finished: Mapping[str, Finished]) -> str:

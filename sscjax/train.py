@@ -31,13 +31,14 @@ from sscjax import (
     steps,
     summary,
 )
+from sscjax.course import Course, Finished, Result, Stage
 from sscjax.data import splits
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.optim import Counts
 from sscjax.pretrained import cache
 from sscjax.progress import Progress
-from sscjax.stage import Course, Finished, Result, Stage, check, prefix, run_stage
+from sscjax.stage import check, prefix, run_stage
 
 _LOG = logging.getLogger(__name__)
 
