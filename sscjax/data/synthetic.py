@@ -124,9 +124,8 @@ def skin_biopsies(
     """
     _check(image_size, seed, tiles, subjects)
     classes = tuple(name for name in CLASSES if name in tiles)
-    total = sum(tiles[name] for name in classes)
-    images = np.empty((total, image_size, image_size, 3), np.uint8)
-    masks = np.empty((total, image_size, image_size), np.uint8)
+    shape = (sum(tiles[name] for name in classes), image_size, image_size)
+    images, masks = np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8)
     labels: list[int] = []
     names, files = [], []
     for label, name in enumerate(classes):

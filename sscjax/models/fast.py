@@ -63,10 +63,8 @@ def _on_cpu() -> bool:
 
 def _pixels(x: jax.Array, rows: slice, columns: slice) -> jax.Array:
     """`x[:, rows, columns]` of [B,H,W,C]: indexing takes JAX ten times as long to trace."""
-    (top, bottom, down), (left, right, across) = (
-        rows.indices(x.shape[1]),
-        columns.indices(x.shape[2]),
-    )
+    top, bottom, down = rows.indices(x.shape[1])
+    left, right, across = columns.indices(x.shape[2])
     limits = (x.shape[0], bottom, right, x.shape[3])
     return lax.slice(x, (0, top, left, 0), limits, (1, down, across, 1))
 
