@@ -442,7 +442,9 @@ def _own_auroc(macro: dict[str, Any]) -> str:
 
 
 def _stages_table(stages: dict[str, Any]) -> str:
-    rows = [["stage, pooled", "accuracy", "95 % interval", "balanced", "macro AUROC", "log loss"]]
+    rows = [
+        ["stage, pooled", "accuracy", "95 % interval", "balanced", "macro AUROC", "log loss, raw"]
+    ]
     for name, stage in stages.items():
         own, range_ = stage["splits"]["test"]["image"], stage["test_intervals"]["image"]
         rows.append(

@@ -226,7 +226,7 @@ def _text(
 ) -> str:
     parts = list(said)
     if len(finished) > 1:
-        rows = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss"]]
+        rows = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss, raw"]]
         for name, one in finished.items():
             val = by_stage[name]["val"]["image"]
             rows.append(

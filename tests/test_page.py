@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -20,7 +21,7 @@ from small_runs import one_stage_config
 from sscjax import intervals, metrics, page, report, train
 from sscjax.errors import UserError
 from sscjax.metrics import Predictions
-from sscjax.page import charts, checklists, render
+from sscjax.page import charts, checklists, plots, render
 
 Element = ElementTree.Element
 HTML, SVG = "{http://www.w3.org/1999/xhtml}", "{http://www.w3.org/2000/svg}"
@@ -388,7 +389,55 @@ def test_protocol_sums_up_its_folds(run: Path, tmp_path: Path) -> None:
         int((whole.splits == split).sum()) for split in ("test", "val")
     ]
     assert "fold_0, head" in [row[0] for row in table_rows(root, "Stages in their order")]
-    assert f"{len(pooled)} images of" in text_of(section(root, "data"))
+    said = text_of(section(root, "data"))
+    # What was read is more than what these two folds tested.
+    assert f"{len(whole)} images of" in said
+    assert f"{len(pooled)} of {len(whole)} images were tested, by a model that saw no" in said
+
+
+@pytest.mark.parametrize(
+    ("protocol", "by", "share", "repeats", "said"),
+    [
+        ("kfold", "subject", 1.0, 1, "Every image was tested once, by a model that saw no image"),
+        ("kfold", "subject", 1.0, 2, "Every image was tested once in each repeat, by a model"),
+        ("repeated", "subject", 0.5, 2, "{half} of {all} images were tested, some of them several"),
+        ("kfold", "image", 1.0, 1, "may have seen other images of the same subject"),
+    ],
+)
+def test_the_page_says_how_often_images_were_tested(
+    run: Path, tmp_path: Path, protocol: str, by: str, share: float, repeats: int, said: str
+) -> None:
+    folder = tmp_path / "protocol"
+    shutil.copytree(run, folder / "folds" / "fold_0")
+    config = json.loads((run / "run.json").read_text("utf-8"))["config"]
+    config["protocol"], config["split"]["by"] = protocol, by
+    write_json(folder / "protocol.json", {"kind": protocol, "status": "finished", "config": config})
+    whole = Predictions.read_csv(run / "predictions.csv")
+    tested = dataclasses.replace(whole, splits=np.full(len(whole), "test"))
+    tested.take(np.arange(int(share * len(whole)))).write_csv(folder / "predictions.csv")
+    over = {"image": {}} if repeats > 1 else None
+    figures = metrics.figures_by_split(tested, True)
+    write_json(folder / "metrics.json", {"splits": figures, "over_repeats": over})
+    page.write(folder)
+    expected = said.format(half=len(whole) // 2, all=len(whole))
+    assert expected in text_of(section(parse(folder), "data"))
+
+
+def test_many_folds_are_drawn_as_one_range() -> None:
+    """Lines of seven folds would share colours: the middle one is drawn within their ends."""
+    folds = {
+        f"fold_{number}": [
+            {"epoch": epoch, "val_accuracy": (number + epoch) / 10, "val_loss": None}
+            # The last fold stopped early.
+            for epoch in range(1, 3 if number < 6 else 2)
+        ]
+        for number in range(7)
+    }
+    [chart] = plots._range_of_folds(folds)
+    [line] = chart.lines
+    assert list(line.x) == [1, 2] and line.y == pytest.approx([0.4, 0.45])
+    assert line.low == pytest.approx([0.1, 0.2]) and line.high == pytest.approx([0.7, 0.7])
+    assert "7 folds" in line.label
 
 
 def test_unused_output_is_left_out(copy: Path) -> None:

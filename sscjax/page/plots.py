@@ -10,16 +10,13 @@ import numpy as np
 
 from sscjax import report, roc
 from sscjax.metrics import Predictions
-from sscjax.page.charts import Axis, Chart, Line, nice_axis, share_axis
+from sscjax.page.charts import COLOURS, Axis, Chart, Line, nice_axis, share_axis
 from sscjax.page.evidence import calibration_states
 from sscjax.page.folder import Folder
 from sscjax.page.sections import SPLIT_TITLES, judged
 
 # Of more classes than this, curves are drawn of the first ones; the table has all.
 MOST_CLASSES = 8
-
-# Folds whose courses can be told apart in one chart.
-MOST_FOLDS = 12
 
 
 def roc_charts(folder: Folder) -> list[dict[str, Any]]:
@@ -95,7 +92,9 @@ def learning_curves(folder: Folder) -> list[Chart]:
     """Accuracy and loss by epoch; of a protocol the validation curve of each fold."""
     if folder.is_protocol:
         curves = {name: fold.curves for name, fold in folder.folds.items() if fold.curves}
-        return _fold_curves(dict(list(curves.items())[:MOST_FOLDS]))
+        # Beyond that lines would share colours, and no one could follow any of them.
+        draw = _fold_curves if len(curves) <= COLOURS else _range_of_folds
+        return draw(curves)
     if not folder.curves:
         return []
     rows = folder.curves
@@ -148,6 +147,31 @@ def _fold_curves(folds: Mapping[str, list[dict[str, Any]]]) -> list[Chart]:
     return [chart for chart in found if chart.lines]
 
 
+def _range_of_folds(folds: Mapping[str, list[dict[str, Any]]]) -> list[Chart]:
+    """The median of many folds over the epochs that any reached, within their lowest and highest."""
+    epochs = sorted({row["epoch"] for rows in folds.values() for row in rows})
+    found = []
+    for quantity in ("accuracy", "loss"):
+        values: dict[float, list[float]] = {epoch: [] for epoch in epochs}
+        for row in (row for rows in folds.values() for row in rows):
+            value = row.get(f"val_{quantity}")
+            if value is not None and math.isfinite(value):
+                values[row["epoch"]].append(value)
+        x = [epoch for epoch in epochs if values[epoch]]
+        if x:
+            some = [np.array(values[epoch]) for epoch in x]
+            line = Line(
+                f"validation, median of {len(folds)} folds (band: lowest to highest)",
+                x,
+                [float(np.median(one)) for one in some],
+                band_x=x,
+                low=[float(one.min()) for one in some],
+                high=[float(one.max()) for one in some],
+            )
+            found.append(_course(quantity, (line,), [], None))
+    return found
+
+
 def _course(
     quantity: str,
     lines: tuple[Line, ...],
@@ -156,9 +180,10 @@ def _course(
 ) -> Chart:
     epochs = [x for line in lines for x in line.x] or [0, 1]
     values = [y for line in lines for y in line.y if np.isfinite(y)] or [0, 1]
+    highest = max([*values, *(y for line in lines for y in line.high)])
     low, high = min(epochs) - 0.5, max(epochs) + 0.5
     is_share = quantity == "accuracy"
-    y = share_axis(quantity) if is_share else nice_axis(quantity, 0, 1.05 * max(values))
+    y = share_axis(quantity) if is_share else nice_axis(quantity, 0, 1.05 * highest)
     return Chart(
         f"course-{quantity}",
         f"{quantity.capitalize()} by epoch",

@@ -47,7 +47,7 @@ def warnings(folder: Folder) -> list[str]:
     if folder.repeated:
         said.append(
             "SEVERAL TESTS OF AN IMAGE: tables of results pool all repeats; counts of images, "
-            "curves and the table of subjects are of the first test of each image."
+            "curves and the table of subjects are of the first test of each image that was tested."
         )
     if not said and "warnings" not in folder.metrics:
         said = _warnings_of_record(folder)
@@ -114,6 +114,8 @@ def summary(folder: Folder) -> dict[str, Any]:
 def flow(folder: Folder) -> dict[str, Any]:
     """Images and subjects on their way from the source into splits or folds."""
     table, data = folder.predictions, folder.record["data"]
+    # Each fold has every image, while repeated hold-outs may have tested only some.
+    read = next(iter(folder.folds.values())).predictions if folder.folds else table
     training = 0 if folder.is_protocol else data["training_images"]
     splits = []
     for split, title in SPLIT_TITLES.items():
@@ -123,15 +125,31 @@ def flow(folder: Folder) -> dict[str, Any]:
             splits.append({"title": title, **_counts(rows, data["classes"]), "copies": copies})
     return {
         "source": data["source"],
-        "all": _counts(table, data["classes"]),
+        "all": _counts(read, data["classes"]),
         "splits": splits,
         "folds": [_fold(name, fold) for name, fold in folder.folds.items()],
+        "tested": _tested(folder, table, read) if folder.folds else "",
         "size": folder.config["data"]["image_size"],
         "convention": folder.record["weights"].get("convention", ""),
         "split": folder.config["split"],
         "augment": folder.config["augment"],
         "merge": folder.config["data"]["merge"],
     }
+
+
+def _tested(folder: Folder, table: Predictions, read: Predictions) -> str:
+    """How often the images were tested, and by a model that had seen what."""
+    count, total = len(set(table.files.tolist())), len(set(read.files.tolist()))
+    if folder.config["protocol"] == "repeated":
+        often = f"Each hold-out is drawn anew: {count:,} of {total:,} images were tested, some of "
+        often += "them several times"
+    elif count < total:
+        often = f"{count:,} of {total:,} images were tested"
+    else:
+        often = "Every image was tested" + (" once in each repeat" if folder.repeated else " once")
+    if folder.config["split"]["by"] == "image":
+        return f"{often}. Split by image: a model may have seen other images of the same subject."
+    return f"{often}, by a model that saw no image of its subject."
 
 
 def _counts(table: Predictions, classes: Sequence[str]) -> dict[str, Any]:
@@ -338,7 +356,12 @@ def _outline(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Fields of a manifest: what is short as it is, what is long by its number of entries."""
     found = []
     for key, value in manifest.items():
-        if isinstance(value, Mapping) and len(flat(value)) <= 12:
+        if key == "sessions":
+            # Of each the rest is in the file; what a reader asks first is by which code, and where.
+            for number, session in enumerate(value, 1):
+                name = "session" if len(value) == 1 else f"session {number}"
+                found += [(f"{name}.{field}", shown(part)) for field, part in flat(session)]
+        elif isinstance(value, Mapping) and len(flat(value)) <= 12:
             found += [(f"{key}.{name}", shown(part)) for name, part in flat(value)]
         elif isinstance(value, (list, Mapping)):
             found.append((key, plural(len(value), "entry").replace("entrys", "entries")))
