@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
 
 from sscjax import machine, optim, rows, steps
@@ -139,7 +140,10 @@ def key(
         for path, leaf in jax.tree_util.tree_leaves_with_path(some):
             digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
             digest.update(np.asarray(leaf).tobytes())
-    where = (jax.default_backend(), machine.processor(), machine.processors(), jax.__version__)
+    where = (
+        *(jax.default_backend(), jax.devices()[0].device_kind, machine.processor()),
+        *(machine.processors(), jax.__version__, jaxlib.__version__, os.environ.get("XLA_FLAGS")),
+    )
     digest.update(repr((where, program.micro_batch, batch_size)).encode())
     digest.update(machine.source_sha256().encode())
     return digest.hexdigest()[:40]

@@ -1,4 +1,4 @@
-"""A run's manifest: every image, the weights, the code and the machine, by hash and version.
+"""A run's manifest: every image, the weights, and of each session the code and the machine.
 
 `run.json` says whether a run may go on; the manifest says, years later, what it was made of, image
 by image, so that `sscjax.reproduce` can name what has changed since.
@@ -32,7 +32,7 @@ from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 
 FILE = "manifest.json"
-KEYS = ("code", "environment", "weights", "config", "stages", "images", "sessions")
+KEYS = ("weights", "config", "stages", "images", "sessions")
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -73,15 +73,20 @@ def begin(
         "sessions": earlier["sessions"] if earlier else [],
         "seed": int(config.seed),
         "split_seed": int(config.seed if config.split.seed < 0 else config.split.seed),
-        "code": code(),
-        "environment": environment(),
         "weights": {**record["weights"], "name": weights_name},
         "config": record["config"],
         "stages": record["stages"],
         "images_sha256": _digest(images),
         "images": images,
     }
-    session = {"command": shlex.join(sys.orig_argv), "started": _now(), "finished": None}
+    # A run that was gone on with on another day may have met other code or another machine.
+    session = {
+        "command": shlex.join(sys.orig_argv),
+        "started": _now(),
+        "finished": None,
+        "code": code(),
+        "environment": environment(),
+    }
     manifest["sessions"].append(session)
     files.write_json(folder / FILE, manifest)
     return manifest
@@ -102,14 +107,16 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        if not all(key in manifest for key in KEYS):
+        if not all(key in manifest for key in KEYS) or not manifest["sessions"]:
             raise ValueError(f"expected {', '.join(KEYS)}")
+        if not all(key in manifest["sessions"][-1] for key in ("code", "environment")):
+            raise ValueError("a session names no code and environment")
         return dict(manifest)
     except FileNotFoundError as error:
         raise UserError(
             f"{path} does not exist: expected the folder of a run; train it (again) to have one"
         ) from error
-    except (OSError, TypeError, ValueError) as error:
+    except (KeyError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): start that run anew with --fresh") from error
 
 

@@ -15,6 +15,7 @@ import contextlib
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,13 +150,17 @@ def _changed(what: str, key: str, then: Any, now: Any) -> str:
 
 
 def changed_surroundings(folder: Path) -> list[str]:
-    """Every change of code and machine since the manifest: the result may differ in last bits."""
-    then = provenance.read(folder)
-    lines = record.config_differences(then["code"], provenance.code(), "code")
-    lines += record.config_differences(then["environment"], provenance.environment(), "environment")
-    # The same sources are the same code, whatever a repository calls them.
-    same = then["code"]["source_sha256"] == provenance.code()["source_sha256"]
-    return [line for line in lines if not (same and line.startswith("code.git"))]
+    """Every change of code and machine since any session: the result may differ in last bits."""
+    lines: dict[str, None] = {}
+    code, environment = provenance.code(), provenance.environment()
+    for session in provenance.read(folder)["sessions"]:
+        found = record.config_differences(session["code"], code, "code")
+        # The same sources are the same code, whatever a repository calls them.
+        if session["code"]["source_sha256"] == code["source_sha256"]:
+            found = [line for line in found if not line.startswith("code.git")]
+        found += record.config_differences(session["environment"], environment, "environment")
+        lines |= dict.fromkeys(found)
+    return list(lines)
 
 
 # --- again ----------------------------------------------------------------------------------------
@@ -169,16 +174,18 @@ def run_again(folder: Path, target: Path, config: ConfigDict) -> None:
     if not (target / record.FILE).is_file():
         # As a run that was just begun: it has the micro-batch, and whether weights could be had.
         files.write_json(target / record.FILE, {**kept, "status": "started"})
-    train.run(config, target)
+    # Features of frozen layers that lie in the cache may be the first run's: they are made again.
+    with tempfile.TemporaryDirectory(dir=target, prefix=".features.", suffix=".tmp") as place:
+        train.run(config, target, features_at=Path(place))
 
 
 @contextlib.contextmanager
 def _config_of_another_version(folder: Path) -> Iterator[None]:
-    """Says so where a field is missing in the config of a run that other code made."""
+    """Says so where a run that other code made has not the fields that this code needs."""
     try:
         yield
-    except AttributeError as error:
-        then, now = provenance.read(folder)["code"], provenance.code()
+    except (AttributeError, KeyError, TypeError) as error:
+        then, now = provenance.read(folder)["sessions"][-1]["code"], provenance.code()
         if then["source_sha256"] == now["source_sha256"]:
             raise
         raise UserError(

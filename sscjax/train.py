@@ -54,6 +54,7 @@ def run(
     command: Sequence[str] = (),
     loaded: tuple[ImageSet, bool] | None = None,
     fallback: bool = False,
+    features_at: Path | None = None,
 ) -> str:
     """Train, evaluate and report; everything lies in `folder` afterwards.
 
@@ -65,6 +66,8 @@ def run(
       loaded: what `prepare.load_images` gives for this config, where the caller has it.
       fallback: a run that this one belongs to started from random weights, because ImageNet's could
         not be had: so does this one, without looking for them.
+      features_at: folder for features of frozen layers; None for the cache's, with those of earlier
+        runs.
 
     Returns:
       the closing text for the terminal.
@@ -108,7 +111,11 @@ def run(
     )
     splits.write_splits(folder / "splits.csv", images.originals, images.splits)
     files.write_json(folder / audit.FILE, inspected)
-    finished = _run_stages(config, folder, stages, images, network)
+    store = features.Store(
+        features_at or cache.cache_dir() / "features",
+        float(config.features.disk_megabytes) * 2**20,
+    )
+    finished = _run_stages(config, folder, stages, images, network, store)
     inputs = _features(config, folder, stages, images, network, summary.choose(config, finished))
     text = summary.write(config, folder, images, network, finished, inputs, audit.leaks(inspected))
     provenance.end(folder, manifest)
@@ -251,12 +258,10 @@ def _run_stages(
     stages: list[Stage],
     images: prepare.Images,
     network: prepare.Network,
+    store: features.Store,
 ) -> dict[str, Finished]:
     curves: list[dict[str, Any]] = []
     finished: dict[str, Finished] = {}
-    store = features.Store(
-        cache.cache_dir() / "features", float(config.features.disk_megabytes) * 2**20
-    )
     with checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
         for stage in stages:
             like = {"params": network.params, "batch_stats": network.batch_stats}
@@ -264,7 +269,9 @@ def _run_stages(
             done = _read_finished(place)
             if done is None:
                 with figures.EventLog(folder / "tensorboard", curves) as events:
-                    inputs = prepare.make_inputs(config, network, online=stage.online_augment)
+                    inputs = prepare.make_inputs(
+                        config, network.weights.convention.scaling, online=stage.online_augment
+                    )
                     result = run_stage(
                         stage,
                         images,
@@ -302,7 +309,7 @@ def _features(
     program = steps.Program(
         network.model,
         network.objective,
-        prepare.make_inputs(config, network, online=False),
+        prepare.make_inputs(config, network.weights.convention.scaling, online=False),
         micro_batch=stages[0].micro_batch,
     )
     originals = images.originals.images

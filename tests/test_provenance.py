@@ -14,7 +14,7 @@ import pytest
 from small_runs import one_stage_config, write_folder
 
 import sscjax
-from sscjax import cli, metrics, models, prepare, provenance, reproduce, summary, train
+from sscjax import cli, features, metrics, models, prepare, provenance, reproduce, summary, train
 from sscjax.errors import UserError
 
 
@@ -61,12 +61,13 @@ def test_every_image_by_its_bytes(finished: Path, images: Path) -> None:
         assert row["of"] == "file" and row["split"] == split_of[row["file"]]
         assert row["sha256"] == hashlib.sha256((images / row["file"]).read_bytes()).hexdigest()
     assert manifest["seed"] == manifest["split_seed"] == 0
-    assert manifest["code"]["version"] == sscjax.__version__
-    assert manifest["environment"]["versions"]["numpy"] == np.__version__
-    assert {"jax", "jaxlib", "scipy", "pillow"} <= set(manifest["environment"]["versions"])
     assert manifest["config"] == json.loads((finished / "run.json").read_text("utf-8"))["config"]
     [session] = manifest["sessions"]
     assert session["started"] <= session["finished"] and session["command"]
+    assert session["code"]["version"] == sscjax.__version__
+    versions = session["environment"]["versions"]
+    assert versions["numpy"] == np.__version__
+    assert {"jax", "jaxlib", "scipy", "pillow"} <= set(versions)
 
 
 def test_drawn_images_and_copies_by_their_pixels(images: Path) -> None:
@@ -118,6 +119,34 @@ def test_a_run_that_goes_on_keeps_its_beginning(finished: Path, tmp_path: Path) 
 
 
 # ---- run again ----------------------------------------------------------------------------------
+
+
+def test_each_session_has_its_code_and_machine(finished: Path, tmp_path: Path) -> None:
+    """A run that was begun by other code and gone on with by this one does not hide the former."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "report.txt").unlink()
+    other = {**provenance.code(), "version": "0.0.1", "source_sha256": "0" * 64}
+    manifest = provenance.read(run)
+    manifest["sessions"][0]["code"] = other
+    (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    kept = json.loads((run / "run.json").read_text("utf-8"))
+    train.run(reproduce.recorded_config(kept, None, None), run)
+    first, second = provenance.read(run)["sessions"]
+    assert first["code"] == other and second["code"] == provenance.code()
+    assert any("code.version: 0.0.1 then" in line for line in reproduce.changed_surroundings(run))
+
+
+def test_run_again_computes_features_anew(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features in the cache are those of the first run, and prove nothing of the second."""
+    made = []
+    real = features.compute
+    monkeypatch.setattr(features, "compute", lambda *a, **k: made.append(a) or real(*a, **k))
+    assert reproduce.reproduce(finished, tmp_path / "run") == 0
+    assert made
+    assert not list((tmp_path / "run").glob(".features*"))
 
 
 def test_run_again_is_identical(finished: Path, again: Path) -> None:
@@ -278,8 +307,8 @@ def test_a_config_of_another_version(finished: Path, tmp_path: Path) -> None:
     for name in ("run.json", "manifest.json"):
         kept = json.loads((run / name).read_text("utf-8"))
         del kept["config"]["data"]["image_size"]
-        if "code" in kept:
-            kept["code"].update(version="0.0.1", source_sha256="0" * 64)
+        for session in kept.get("sessions", []):
+            session["code"].update(version="0.0.1", source_sha256="0" * 64)
         (run / name).write_text(json.dumps(kept), encoding="utf-8")
     with pytest.raises(UserError, match="that of sscjax 0.0.1 .*image_size.*install that version"):
         reproduce.reproduce(run, tmp_path / "target")
