@@ -136,7 +136,7 @@ def sscjax_head(args: argparse.Namespace) -> Run:
     images = prepare.split_images(config, *prepare.load_images(config))
     network = prepare.build_network(config, images, earlier_fallback=False)
     head = train.make_stages(config)[0]
-    inputs = prepare.make_inputs(config, network, online=False)
+    inputs = prepare.make_inputs(config, network.weights.convention.scaling, online=False)
 
     def run() -> int:
         with (

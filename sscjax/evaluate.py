@@ -26,18 +26,19 @@ def probabilities(
     return features.batched(lambda x: predict(params, batch_stats, x), stored, batch_size)
 
 
-def make_penultimate(program: steps.Program) -> Callable[..., jax.Array]:
-    """A jitted f(params, batch_stats, stored [B,...]) -> the classifier's input [B,D].
+def pooled(found: jax.Array) -> jax.Array:
+    """What the classifier is fed, [B,D]: a map [B,h,w,D] is averaged over space."""
+    return found.mean(axis=tuple(range(1, found.ndim - 1)))
 
-    Where that is a map, it is averaged over space.
-    """
+
+def make_penultimate(program: steps.Program) -> Callable[..., jax.Array]:
+    """A jitted f(params, batch_stats, stored [B,...]) -> the classifier's input [B,D]."""
 
     @steps.jit
-    def pooled(params: optim.Params, batch_stats: optim.Params, stored: jax.Array) -> jax.Array:
-        found = program.outputs(params, batch_stats, stored, program.model.head_start)
-        return found.mean(axis=tuple(range(1, found.ndim - 1)))
+    def find(params: optim.Params, batch_stats: optim.Params, stored: jax.Array) -> jax.Array:
+        return pooled(program.outputs(params, batch_stats, stored, program.model.head_start))
 
-    return pooled
+    return find
 
 
 def penultimate(

@@ -57,7 +57,7 @@ def write(
         return
     like = {"params": network.params, "batch_stats": network.batch_stats}
     model = checkpoint.load_model(folder / "stages" / stage / "model", like)
-    inputs = prepare.make_inputs(config, network, online=False)
+    inputs = prepare.make_inputs(config, network.weights.convention.scaling, online=False)
     layer = explain.default_layer(network.model)
     draw = explain.make_maps(network.model, inputs, layer)
     # Of an error there are two maps: of the answer, and of what would have been right.

@@ -313,18 +313,9 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
         weights could not be had: so it goes on, without looking for them again.
     """
     classes = len(images.originals.classes)
-    outputs = config.model.outputs or classes
-    if outputs != 1 and outputs < classes:
-        raise UserError(f"config.model.outputs={outputs}: expected at least {classes}, the classes")
-    if outputs == 1 and classes != 2:
-        raise UserError(f"config.model.outputs=1 is for two classes; the set has {classes}")
-    if not 0 <= config.loss.label_smoothing < 1:
-        raise UserError(
-            f"config.loss.label_smoothing={config.loss.label_smoothing}: expected 0 to less than 1"
-        )
-    objective = steps.Objective(
-        kind="sigmoid" if outputs == 1 else "softmax",
-        label_smoothing=config.loss.label_smoothing,
+    outputs = output_count(config, classes)
+    objective = dataclasses.replace(
+        make_objective(config, outputs),
         class_weights=_class_weights(config.loss.class_weights, images.training.labels, classes),
     )
     model = build_model(config, outputs)
@@ -350,6 +341,28 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
             measuring = model.clone(bn_momentum=0.0)
             batch_stats = features.calibrate_batch_norm(measuring, params, batch_stats, batches)
     return Network(model, params, batch_stats, objective, weights)
+
+
+def output_count(config: ConfigDict, classes: int) -> int:
+    """How many logits the network has for so many classes."""
+    outputs = int(config.model.outputs or classes)
+    if outputs != 1 and outputs < classes:
+        raise UserError(f"config.model.outputs={outputs}: expected at least {classes}, the classes")
+    if outputs == 1 and classes != 2:
+        raise UserError(f"config.model.outputs=1 is for two classes; the set has {classes}")
+    return outputs
+
+
+def make_objective(config: ConfigDict, outputs: int) -> steps.Objective:
+    """Loss and probabilities, but for the weights of classes, which depend on the images."""
+    if not 0 <= config.loss.label_smoothing < 1:
+        raise UserError(
+            f"config.loss.label_smoothing={config.loss.label_smoothing}: expected 0 to less than 1"
+        )
+    return steps.Objective(
+        kind="sigmoid" if outputs == 1 else "softmax",
+        label_smoothing=config.loss.label_smoothing,
+    )
 
 
 def _digest(params: Any) -> str:
@@ -433,9 +446,8 @@ def _calibration_batches(images: Rows, config: ConfigDict, weights: Weights) -> 
     ]
 
 
-def make_inputs(config: ConfigDict, network: Network, *, online: bool) -> steps.Inputs:
+def make_inputs(config: ConfigDict, scaling: convention.Scaling, *, online: bool) -> steps.Inputs:
     """How stored uint8 images become the network's input, with `online` augmented in training."""
-    scaling = network.weights.convention.scaling
     flip, crop = bool(config.augment.flip), float(config.augment.crop)
 
     def inputs(stored: jax.Array, key: jax.Array | None) -> jax.Array:

@@ -121,7 +121,7 @@ def list_folder(folder: Path, classes: Sequence[str]) -> Listing:
     skipped = 0
     for name in names:
         images = []
-        for entry in _walk(folder / name):
+        for entry in walk(folder / name):
             if _is_image(entry):
                 images.append(_folder_record(folder, entry, name))
             else:
@@ -175,7 +175,7 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
     """All visible files below. Links to folders are refused: they may leave it or form rings."""
     if folder.is_symlink():
         raise UserError(
@@ -184,7 +184,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         )
     for entry in _visible(folder):
         if entry.is_dir():
-            yield from _walk(entry)
+            yield from walk(entry)
         else:
             yield entry
 
@@ -228,7 +228,7 @@ def list_manifest(manifest: Path, classes: Sequence[str]) -> Listing:
     folder = manifest.parent
     records: list[ImageRecord] = []
     places: list[str] = []
-    for line, row in _read_rows(manifest):
+    for line, row in read_rows(manifest, COLUMNS):
         place = f"{manifest}, row {line}"
         records.append(_manifest_record(folder, place, row, classes))
         places.append(place)
@@ -248,14 +248,22 @@ def list_manifest(manifest: Path, classes: Sequence[str]) -> Listing:
     return Listing(folder, names, tuple(records), source)
 
 
-def _read_rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
-    """Rows as stripped cells by column, each with its line number (the header is line 1)."""
+def read_rows(manifest: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a csv file as stripped cells by column, each with its line number (header: line 1).
+
+    Args:
+      manifest: the file.
+      columns: those that it must have.
+
+    Raises:
+      UserError: no such file, or no such table.
+    """
     rows: list[tuple[int, dict[str, str]]] = []
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [cell.strip() for cell in next(reader, [])]
-            _check_header(manifest, header)
+            _check_header(manifest, header, columns)
             for cells in reader:
                 if not any(cell.strip() for cell in cells):
                     continue
@@ -277,13 +285,14 @@ def _read_rows(manifest: Path) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
-def _check_header(manifest: Path, header: list[str]) -> None:
-    missing = [name for name in COLUMNS if name not in header]
+def _check_header(manifest: Path, header: list[str], columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in header]
     if missing:
+        optional = " and optionally split" if "label" in columns else ""
         raise UserError(
             f"{manifest}: missing column(s) {', '.join(missing)}, found "
             f"{', '.join(header) or 'an empty first line'}; expected the first line to name "
-            f"{','.join(COLUMNS)} and optionally split, separated by commas"
+            f"{','.join(columns)}{optional}, separated by commas"
         )
     repeated = [name for name, count in Counter(header).items() if count > 1 and name]
     if repeated:
@@ -306,12 +315,22 @@ def _manifest_record(
         raise UserError(
             f"{place}: unknown split {split!r}, expected train, val or test; correct the row"
         )
+    path, file = named_file(folder, place, row["file"])
+    return ImageRecord(path, file, label, row["subject"], SPLIT_NAMES.get(split))
+
+
+def named_file(folder: Path, place: str, name: str) -> tuple[Path, str]:
+    """The file that a manifest names, and its name relative to the manifest's folder.
+
+    Raises:
+      UserError: it does not exist, or leaves the folder.
+    """
     # Manifests are carried between systems: both kinds of slash, either kind of absolute path.
-    relative = PurePosixPath(row["file"].replace("\\", "/"))
-    windows = PureWindowsPath(row["file"])
+    relative = PurePosixPath(name.replace("\\", "/"))
+    windows = PureWindowsPath(name)
     if relative.is_absolute() or windows.drive or windows.root or ".." in relative.parts:
         raise UserError(
-            f"{place}: {row['file']} leaves the folder {folder}; give a path inside it, relative "
+            f"{place}: {name} leaves the folder {folder}; give a path inside it, relative "
             "to the manifest"
         )
     path = folder / relative
@@ -321,9 +340,9 @@ def _manifest_record(
         is_file = exists = False
     if not is_file:
         kind = "is not a file" if exists else "does not exist"
-        raise UserError(f"{place}: {row['file']} {kind}; correct the row or restore the file")
+        raise UserError(f"{place}: {name} {kind}; correct the row or restore the file")
     _refuse_outside(folder, path, place)
-    return ImageRecord(path, relative.as_posix(), label, row["subject"], SPLIT_NAMES.get(split))
+    return path, relative.as_posix()
 
 
 def _refuse_outside(folder: Path, path: Path, place: str) -> None:
