@@ -1,139 +1,286 @@
-"""Where a network looks: maps over an image of what spoke for a class.
+"""Show where a finished run's network looks: `python -m sscjax.explain RUN INPUT...`.
 
-Grad-CAM (Selvaraju et al. 2017, ICCV, arXiv:1610.02391) weighs each channel of a layer by the mean
-of its gradient. HiResCAM (Draelos and Carin 2020, arXiv:2011.08891) multiplies gradient and
-activation pixel by pixel: behind its layer a linear classifier, with or without average pooling,
-makes the map's sum exactly the class's logit without its bias. Such a map says where a network
-found what it answered by, not that this was the right place, nor why.
+For each image a sheet: the image, a map of what spoke for the class by Grad-CAM and by HiResCAM,
+and, as a check that looks into no network, what hiding each part costs (occlusion). Two numbers say
+how far to trust a map: its rank correlation with occlusion, and with the map of the same network
+whose classifier was drawn at random (Adebayo et al. 2018, arXiv:1810.03292): a map that stays the
+same without what was learnt shows the image, not the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from sscjax import optim, steps
-from sscjax.models import Model
+from sscjax import (
+    answers,
+    cli,
+    figures,
+    files,
+    pictures,
+    predict,
+    report,
+    saliency,
+    trained,
+)
+from sscjax.answers import Judged
+from sscjax.data import asked
+from sscjax.data.asked import Asked
+from sscjax.errors import UserError
+from sscjax.progress import Progress
+from sscjax.trained import Trained
 
-Method = Literal["grad_cam", "hires_cam"]
+_LOG = logging.getLogger(__name__)
 
-TITLES: dict[Method, str] = {"grad_cam": "Grad-CAM", "hires_cam": "HiResCAM"}
+INDEX = "explanations.json"
+MOST = 50
 
-# Images per call: one compiled shape for any number of them.
-BATCH = 8
+# Parts of an image's side that a patch hides, and steps from one to the next within a patch.
+_PATCH_SHARE, _STEPS = 8, 2
 
-
-def default_layer(model: Model) -> str:
-    """The last layer whose output has a place in the image, pooling left out: it only coarsens."""
-    names = model.layer_names[: model.head_start]
-    return next(name for name in reversed(names) if not name.startswith("pool"))
+OCCLUSION = "occlusion"
 
 
-def grad_cam(activations: jax.Array, gradients: jax.Array) -> jax.Array:
-    """Grad-CAM of each image: [B,h,w], 0 or more.
+def main() -> int:
+    """Parse the command line, draw, write, print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sscjax.explain", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("run", type=Path, help="the folder of a finished run")
+    parser.add_argument("input", type=Path, nargs="+", help="images, folders or manifests")
+    parser.add_argument("--out", type=Path, default=Path("explanations"), help="explanations")
+    parser.add_argument("--overwrite", action="store_true", help="replace what lies at --out")
+    parser.add_argument("--layer", default="", help="by its name; the last one with a place")
+    parser.add_argument("--of", default="", help="the class to explain; the most probable one")
+    parser.add_argument("--most", type=int, default=MOST, help=f"at most so many images; {MOST}")
+    arguments = parser.parse_args()
+    cli.set_up_log()
+    cli.set_up_jax()
+    return explain(
+        arguments.run,
+        arguments.input,
+        arguments.out,
+        layer=arguments.layer,
+        of=arguments.of,
+        most=arguments.most,
+        overwrite=arguments.overwrite,
+    )
+
+
+def explain(
+    run: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    layer: str = "",
+    of: str = "",
+    most: int = MOST,
+    overwrite: bool = False,
+) -> int:
+    """Write a sheet for each image, the overlays and `explanations.json` to `out`, print.
 
     Args:
-      activations: [B,h,w,c] of one layer.
-      gradients: [B,h,w,c] of the class's score over them.
-    """
-    weights = gradients.mean(axis=(1, 2), keepdims=True)
-    return jnp.maximum((weights * activations).sum(axis=-1), 0.0)
-
-
-def hires_cam(activations: jax.Array, gradients: jax.Array) -> jax.Array:
-    """HiResCAM of each image: [B,h,w]; what speaks against the class is negative.
-
-    Args:
-      activations: [B,h,w,c] of one layer.
-      gradients: [B,h,w,c] of the class's score over them.
-    """
-    return (gradients * activations).sum(axis=-1)
-
-
-_METHODS: dict[Method, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "grad_cam": grad_cam,
-    "hires_cam": hires_cam,
-}
-
-
-def score_weights(classes: np.ndarray, outputs: int) -> np.ndarray:
-    """What each class's score is, as weights of the logits: [N,outputs] float32.
-
-    Args:
-      classes: [N] int.
-      outputs: logits. A single one speaks for class 1, and turned about for class 0.
-    """
-    if outputs == 1:
-        return np.where(np.asarray(classes) == 1, 1.0, -1.0).astype(np.float32)[:, None]
-    return np.eye(outputs, dtype=np.float32)[np.asarray(classes)]
-
-
-def make_maps(
-    model: Model, inputs: steps.Inputs, layer: str = "", method: Method = "grad_cam"
-) -> Callable[..., np.ndarray]:
-    """A function that draws maps, compiled once.
-
-    Args:
-      model: the network.
-      inputs: turns stored images into the network's input.
-      layer: any layer whose output is [B,h,w,c], by its name; '' takes `default_layer`.
-      method: 'grad_cam' or 'hires_cam'.
+      run: the folder of a finished run.
+      inputs: see `asked.find`.
+      out: folder of the results.
+      layer: whose output is mapped; '' takes the last one with a place in the image.
+      of: the class whose score is explained; '' takes each image's most probable one.
+      most: images beyond this number are left out, and counted.
+      overwrite: results that lie there may be replaced.
 
     Returns:
-      f(params, batch_stats, stored [N,...], classes [N]) -> maps [N,h,w] float32 for these
-      classes, in which dropout and augmentation have no part.
+      the exit code: 1 where an image could not be read, else 0.
 
     Raises:
-      ValueError: there is no such layer, or its output has no place in the image.
+      UserError: anything that the user can mend.
     """
-    layer = layer or default_layer(model)
-    if layer not in model.layer_names:
-        raise ValueError(
-            f"layer {layer!r} is none of the network's: {', '.join(model.layer_names)}"
-        )
+    predict.refuse_folder(out, overwrite, INDEX)
+    if most < 1:
+        raise UserError(f"--most={most}: expected 1 or more")
+    opened = trained.open_run(run)
+    layer = layer or saliency.default_layer(opened.model)
+    draw = _maps(opened, layer)
+    found = predict.listed(inputs, opened)
+    if of and of not in opened.classes:
+        near = cli.nearest(of, list(opened.classes))
+        hint = f"; did you mean {near!r}?" if near else ""
+        known = ", ".join(opened.classes)
+        raise UserError(f"--of={of!r}: the network's classes are {known}{hint}")
+    if len(found) > most:
+        _LOG.warning("the first %d of %d images are explained (--most)", most, len(found))
+        found = found[:most]
+    entries: list[dict[str, Any]] = []
+    failed: list[str] = []
+    (out / INDEX).unlink(missing_ok=True)
+    for old in out.glob("[0-9][0-9][0-9]*.png"):
+        old.unlink()
+    with Progress("explanations", len(found)) as progress:
+        for batch in asked.decode(found, opened.image_size, saliency.BATCH):
+            failed += [reason for _, reason in batch.failed]
+            if batch.rows:
+                some = [found[row] for row in batch.rows]
+                entries += _explained(opened, draw, some, batch.images, of, out, len(entries))
+            progress.advance(len(batch.rows) + len(batch.failed))
+    for reason in failed:
+        _LOG.warning("left out: %s", reason)
+    if not entries:
+        raise UserError(f"none of the {len(found)} images could be read: nothing is explained")
+    index = {
+        "use": predict.RESEARCH_ONLY,
+        "run": str(opened.folder.resolve()),
+        "stage": opened.stage,
+        "layer": layer,
+        "warnings": list(opened.warnings),
+        "failed": failed,
+        "images": entries,
+    }
+    files.write_json(out / INDEX, index)
+    print(_text(entries, out, layer))
+    return predict.FAILED if failed else 0
 
-    @steps.jit
-    def maps(
-        params: optim.Params, batch_stats: optim.Params, stored: jax.Array, weights: jax.Array
-    ) -> jax.Array:
-        x = inputs(stored, None)
-        variables = {"params": params, "batch_stats": batch_stats}
 
-        def score(shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits, found = model.apply(
-                variables, x, train=False, shift={layer: shift}, capture=(layer,)
+# --- the maps -------------------------------------------------------------------------------------
+
+Draw = dict[saliency.Method, Callable[..., np.ndarray]]
+
+
+def _maps(opened: Trained, layer: str) -> Draw:
+    """A function for each method.
+
+    Raises:
+      UserError: there is no such layer, or its output has no place in the image.
+    """
+    try:
+        saliency.check_layer(opened.model, layer, opened.image_size)
+        return {
+            method: saliency.make_maps(opened.model, opened.program.inputs, layer, method)
+            for method in saliency.TITLES
+        }
+    except ValueError as error:
+        near = cli.nearest(layer, list(opened.model.layer_names))
+        hint = f" (did you mean {near!r}?)" if near and near != layer else ""
+        raise UserError(f"--layer={layer!r}{hint}: {error}") from error
+
+
+def _explained(
+    opened: Trained,
+    draw: Draw,
+    some: Sequence[Asked],
+    images: np.ndarray,
+    of: str,
+    out: Path,
+    number: int,
+) -> list[dict[str, Any]]:
+    """Write what explains some images, and say what is where."""
+    judged = predict.judge(opened, some, list(opened.answer([images]))[0])
+    wanted = np.full(len(some), opened.columns.index(of)) if of else judged.predicted
+    maps: dict[str, np.ndarray] = {
+        method: function(opened.params, opened.batch_stats, images, wanted)
+        for method, function in draw.items()
+    }
+    at_random = {
+        method: function(_random_classifier(opened), opened.batch_stats, images, wanted)
+        for method, function in draw.items()
+    }
+    maps[OCCLUSION] = _occluded(opened, images, wanted)
+    entries = []
+    for k, image in enumerate(images):
+        name = f"{number + k:03d}"
+        kept = {method: values[k] for method, values in maps.items()}
+        entries.append(_written(opened, judged, k, image, kept, int(wanted[k]), out, name))
+        for method, values in at_random.items():
+            entries[-1]["maps"][method]["with_random_classifier"] = saliency.agreement(
+                kept[method], values[k]
             )
-            return (logits * weights).sum(), found[layer]
+    return entries
 
-        _, found = jax.eval_shape(
-            lambda x: model.apply(variables, x, train=False, capture=(layer,)), x
-        )
-        shape = found[layer].shape
-        if len(shape) != 4:
-            raise ValueError(f"layer {layer!r} gives {shape}: expected [B,h,w,c], before pooling")
-        gradients, activations = jax.grad(score, has_aux=True)(jnp.zeros(shape))
-        return _METHODS[method](activations, gradients)
 
-    def draw(
-        params: optim.Params,
-        batch_stats: optim.Params,
-        stored: np.ndarray,
-        classes: np.ndarray,
-    ) -> np.ndarray:
-        kernel = params["predictions"]["kernel"]
-        weights = score_weights(classes, kernel.shape[-1])
-        parts = []
-        for start in range(0, len(stored), BATCH):
-            # The last image fills the batch up; its surplus maps are dropped.
-            index = np.minimum(np.arange(start, start + BATCH), len(stored) - 1)
-            found = maps(params, batch_stats, jnp.asarray(stored[index]), weights[index])
-            parts.append(np.asarray(found)[: len(stored) - start])
-        if not parts:
-            raise ValueError("no images to explain")
-        return np.concatenate(parts)
+def _random_classifier(opened: Trained) -> dict[str, Any]:
+    """The parameters with the classifier's kernel drawn anew, as wide as it was."""
+    head = opened.params["predictions"]
+    kernel = np.asarray(head["kernel"])
+    drawn = np.random.default_rng(0).normal(0.0, kernel.std(), kernel.shape).astype(np.float32)
+    return {**opened.params, "predictions": {**head, "kernel": drawn}}
 
-    return draw
+
+def _occluded(opened: Trained, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """[N,h,w] loss of probability by hiding parts; see `saliency.occlusion`."""
+
+    def probabilities(hidden: np.ndarray) -> np.ndarray:
+        parts = [hidden[k : k + trained.BATCH] for k in range(0, len(hidden), trained.BATCH)]
+        return trained.Answers.join(opened.answer(parts)).probabilities
+
+    patch = max(1, opened.image_size // _PATCH_SHARE)
+    return saliency.occlusion(
+        probabilities, images, classes, patch=patch, stride=max(1, patch // _STEPS)
+    )
+
+
+def _written(
+    opened: Trained,
+    judged: Judged,
+    k: int,
+    image: np.ndarray,
+    maps: dict[str, np.ndarray],
+    wanted: int,
+    out: Path,
+    name: str,
+) -> dict[str, Any]:
+    """Write an image's overlays and its sheet, and return its entry of the index."""
+    entry: dict[str, Any] = {
+        **answers.as_rows(judged, opened.columns, "image")[k],
+        "explained": opened.columns[wanted],
+        "sheet": f"{name}.png",
+        "maps": {},
+    }
+    titles: dict[str, str] = {OCCLUSION: "occlusion"}
+    titles |= {method: title for method, title in saliency.TITLES.items()}
+    panels = [(report.clean_name(opened.columns[wanted], 24), image)]
+    for method, values in maps.items():
+        overlay = pictures.overlay(image, values)
+        file = f"{name}_{method}.png"
+        files.write_bytes(out / file, pictures.png(overlay))
+        panels.append((titles[method], overlay))
+        entry["maps"][method] = {"overlay": file, "size": list(values.shape)}
+        if method != OCCLUSION:
+            entry["maps"][method]["with_occlusion"] = saliency.agreement(values, maps[OCCLUSION])
+    share = report.percent(float(judged.probabilities[k, wanted]))
+    title = f"{report.clean_name(str(judged.names[k]), 60)}: {opened.columns[wanted]} {share}"
+    figures.write_sheet(out / f"{name}.png", title, panels)
+    return entry
+
+
+def _text(entries: Sequence[dict[str, Any]], out: Path, layer: str) -> str:
+    """The table for the screen."""
+    head = ["image", "answer", "of", "p", "Grad-CAM: occlusion", "random", "HiResCAM: occlusion"]
+    rows = [[*head, "random", "sheet"]]
+    for entry in entries[: answers.MOST_ROWS]:
+        of = entry["explained"]
+        numbers = [
+            report.number(entry["maps"][method][key])
+            for method in saliency.TITLES
+            for key in ("with_occlusion", "with_random_classifier")
+        ]
+        cells = [report.clean_name(entry["file"], 34), report.clean_name(entry["answer"], 14)]
+        cells += [report.clean_name(of, 14), report.percent(entry["probabilities"][of])]
+        rows.append([*cells, *numbers, entry["sheet"]])
+    left = len(entries) - answers.MOST_ROWS
+    more = f"\n... and {left} more in {out / INDEX}" if left > 0 else ""
+    return (
+        report.align(rows, left=3)
+        + more
+        + f"\n\nMaps of {layer}. Rank correlations, -1 to 1, of each map with occlusion (high: it "
+        "shows what the\nanswer hangs on) and with the map of a random classifier (high: it shows "
+        f"the image, not the answer).\n{len(entries)} sheets and their overlays: {out}\n"
+        f"{predict.RESEARCH_ONLY}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.call(main))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from sscjax import checkpoint, explain, files, pictures, prepare
+from sscjax import checkpoint, files, pictures, prepare, saliency
 from sscjax.metrics import Predictions
 
 _LOG = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ def write(
     like = {"params": network.params, "batch_stats": network.batch_stats}
     model = checkpoint.load_model(folder / "stages" / stage / "model", like)
     inputs = prepare.make_inputs(config, network.weights.convention.scaling, online=False)
-    layer = explain.default_layer(network.model)
-    draw = explain.make_maps(network.model, inputs, layer)
+    layer = saliency.default_layer(network.model)
+    draw = saliency.make_maps(network.model, inputs, layer)
     # Of an error there are two maps: of the answer, and of what would have been right.
     rows = np.concatenate([chosen, errors])
     classes = np.concatenate([predictions.predicted[chosen], predictions.labels[errors]])
@@ -75,7 +75,7 @@ def write(
             files.write_bytes(place / found["overlay"], pictures.png(overlay))
         entries.append(entry)
     index_of = {
-        "method": explain.TITLES["grad_cam"],
+        "method": saliency.TITLES["grad_cam"],
         "layer": layer,
         "map_size": list(maps.shape[1:]),
         "stage": stage,

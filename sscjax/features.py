@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxlib
+import jaxlib.version
 import numpy as np
 
 from sscjax import machine, optim, rows, steps
@@ -142,7 +142,12 @@ def key(
             digest.update(np.asarray(leaf).tobytes())
     where = (
         *(jax.default_backend(), jax.devices()[0].device_kind, machine.processor()),
-        *(machine.processors(), jax.__version__, jaxlib.__version__, os.environ.get("XLA_FLAGS")),
+        *(
+            machine.processors(),
+            jax.__version__,
+            jaxlib.version.__version__,
+            os.environ.get("XLA_FLAGS"),
+        ),
     )
     digest.update(repr((where, program.micro_batch, batch_size)).encode())
     digest.update(machine.source_sha256().encode())

@@ -437,3 +437,23 @@ def _crc_table() -> list[int]:
 
 
 _CRC_TABLE = _crc_table()
+
+
+def write_sheet(path: Path | str, title: str, panels: Sequence[tuple[str, np.ndarray]]) -> None:
+    """Draw pictures side by side, each under its name.
+
+    Args:
+      path: of the PNG.
+      title: above all of them.
+      panels: name and pixels, uint8 [H,W,3].
+    """
+    figure = Figure(figsize=(2.5 * len(panels), 3.1), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    for axes, (name, pixels) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        axes.imshow(pixels, interpolation="nearest")
+        axes.set_title(name, fontsize=10, parse_math=False)
+        axes.set_axis_off()
+    _write_png(path, figure)

@@ -64,32 +64,47 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = Fals
     Raises:
       UserError: anything that the user can mend.
     """
-    _refuse_folder(out, overwrite)
+    refuse_folder(out, overwrite, ALL)
     opened = trained.open_run(run)
-    found = _listed(inputs, opened)
+    found = listed(inputs, opened)
     judged, failed = ask(opened, found)
-    for row, reason in failed:
+    for _, reason in failed:
         _LOG.warning("left out: %s", reason)
     if not len(judged):
         raise UserError(f"none of the {len(found)} images could be read: nothing is predicted")
     subjects = answers.by_subject(judged, opened.rules, len(opened.classes))
-    seen = _trained_on(opened, found, {row for row, _ in failed})
-    _write(out, opened, judged, subjects, [reason for _, reason in failed], seen)
-    print(_text(out, opened, judged, subjects, len(failed), seen))
+    bad = {row for row, _ in failed}
+    paths = [one.path for row, one in enumerate(found) if row not in bad]
+    seen = _trained_on(opened, judged, paths)
+    truth = _against_labels(opened, judged, seen)
+    _write(out, opened, judged, subjects, [reason for _, reason in failed], seen, truth)
+    print(_text(out, opened, judged, subjects, len(failed), seen, truth))
     return FAILED if failed else 0
 
 
-def _refuse_folder(out: Path, overwrite: bool) -> None:
-    if out.is_file():
+def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
+    """Raise a UserError if the folder holds what may not be replaced.
+
+    Args:
+      out: a folder for results.
+      overwrite: earlier results may be replaced.
+      index: the file that tells results of this kind.
+    """
+    if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file, expected a folder")
     if out.is_dir() and any(out.iterdir()):
-        if not (out / ALL).is_file():
-            raise UserError(f"--out={out} holds something else than predictions: name another")
+        if not (out / index).is_file():
+            raise UserError(f"--out={out} holds something else (no {index}): name another folder")
         if not overwrite:
-            raise UserError(f"--out={out} holds predictions: name another, or give --overwrite")
+            raise UserError(f"--out={out} holds results: name another folder, or give --overwrite")
 
 
-def _listed(inputs: Sequence[Path], opened: Trained) -> list[Asked]:
+def listed(inputs: Sequence[Path], opened: Trained) -> list[Asked]:
+    """All images of the inputs; see `asked.find`.
+
+    Raises:
+      UserError: an input cannot be used, or an image is named twice.
+    """
     found = [one for path in inputs for one in asked.find(path.expanduser(), opened.classes)]
     first: dict[Path, str] = {}
     for one in found:
@@ -118,21 +133,33 @@ def ask(opened: Trained, found: Sequence[Asked]) -> tuple[Judged, list[tuple[int
     whole = (
         Answers.join(parts) if parts else Answers(np.zeros((0, len(opened.columns))), np.zeros(0))
     )
-    some = [found[row] for row in rows]
+    return judge(opened, [found[row] for row in rows], whole), failed
+
+
+def judge(opened: Trained, some: Sequence[Asked], found: Answers) -> Judged:
+    """Apply the run's rules to answers for some images."""
     far = opened.detector.threshold
-    return answers.judge(some, whole, opened.rules, len(opened.classes), far), failed
+    return answers.judge(some, found, opened.rules, len(opened.classes), far)
 
 
-def _trained_on(opened: Trained, found: Sequence[Asked], failed: set[int]) -> int:
-    """How many of the images are files that the run was trained on or chosen by."""
-    manifest = provenance.read(opened.folder)
+def _trained_on(opened: Trained, judged: Judged, paths: Sequence[Path]) -> np.ndarray | None:
+    """[N] bool, the images that are files which the run was trained on or chosen by.
+
+    None where the run's folder does not say.
+    """
+    try:
+        manifest = provenance.read(opened.folder)
+    except UserError as error:
+        _LOG.warning("whether the run was trained on these images is not known: %s", error)
+        return None
     known = {
         row["sha256"]
         for row in manifest["images"]
         if row["of"] == "file" and row["split"] in ("train", "val")
     }
-    paths = [one.path for row, one in enumerate(found) if row not in failed] if known else []
-    return sum(value in known for value in provenance.hash_files(paths))
+    if not known:
+        return np.zeros(len(judged), bool)
+    return np.array([value in known for value in provenance.hash_files(list(paths))], bool)
 
 
 # --- what comes out -------------------------------------------------------------------------------
@@ -144,11 +171,11 @@ def _write(
     judged: Judged,
     subjects: Judged,
     failed: Sequence[str],
-    seen: int,
+    seen: np.ndarray | None,
+    truth: dict[str, Any] | None,
 ) -> None:
     by_image = answers.as_rows(judged, opened.columns, "image")
     by_subject = answers.as_rows(subjects, opened.columns, "subject")
-    truth = _against_labels(opened, judged)
     rules = opened.rules
     whole = {
         "use": RESEARCH_ONLY,
@@ -171,7 +198,7 @@ def _write(
             "abstention_rule": rules.abstention_rule,
             "foreign_from": opened.detector.threshold,
         },
-        "trained_on": seen,
+        "trained_on": None if seen is None else int(seen.sum()),
         "failed": list(failed),
         "against_labels": truth,
         "subjects": by_subject,
@@ -187,30 +214,38 @@ def _write(
         ) from error
 
 
-def _labelled(opened: Trained, judged: Judged) -> metrics.Predictions | None:
-    """The answers beside the truth, where every image has a label that the network knows."""
+def _against_labels(
+    opened: Trained, judged: Judged, seen: np.ndarray | None
+) -> dict[str, Any] | None:
+    """Figures and intervals where all labels are known; of images the run has not seen, if any."""
     if not set(judged.labels.tolist()) <= set(opened.classes):
         return None
-    return metrics.Predictions(
-        files=judged.names,
-        subjects=judged.subjects,
-        splits=np.full(len(judged), "test"),
-        labels=np.array([opened.classes.index(name) for name in judged.labels.tolist()], np.int32),
-        probabilities=judged.probabilities,
+    some = np.ones(len(judged), bool) if seen is None or seen.all() else ~seen
+    labels = [opened.classes.index(name) for name in judged.labels[some].tolist()]
+    table = metrics.Predictions(
+        files=judged.names[some],
+        subjects=judged.subjects[some],
+        splits=np.full(int(some.sum()), "test"),
+        labels=np.array(labels, np.int32),
+        probabilities=judged.probabilities[some],
         classes=opened.columns,
     )
-
-
-def _against_labels(opened: Trained, judged: Judged) -> dict[str, Any] | None:
-    table = _labelled(opened, judged)
-    if table is None:
-        return None
-    figures = metrics.figures_by_split(table, opened.ordered)["test"]
-    return {"figures": figures, "intervals": intervals.test_figures(table, opened.ordered)}
+    return {
+        "images": len(table),
+        "subjects": len(set(table.subjects.tolist())),
+        "figures": metrics.figures_by_split(table, opened.ordered)["test"],
+        "intervals": intervals.test_figures(table, opened.ordered),
+    }
 
 
 def _text(
-    out: Path, opened: Trained, judged: Judged, subjects: Judged, failed: int, seen: int
+    out: Path,
+    opened: Trained,
+    judged: Judged,
+    subjects: Judged,
+    failed: int,
+    seen: np.ndarray | None,
+    truth: dict[str, Any] | None,
 ) -> str:
     """What the terminal shows."""
     several = len(subjects) < len(judged)
@@ -220,15 +255,16 @@ def _text(
         answers.table(rows, opened.columns, unit, str(out / file)),
         answers.legend(opened.rules, opened.detector.threshold),
     ]
-    truth = _against_labels(opened, judged)
-    if truth is not None:
-        reach = f"Intervals by subject ({len(subjects)}), as far as the input names them."
-        blocks.append(report.intervals_table(truth["figures"], truth["intervals"], reach))
-    if seen:
+    if seen is not None and seen.any():
+        left = "" if truth is None or seen.all() else " The figures below are without them."
         blocks.append(
-            f"warning: {seen} of {len(judged)} images are files that this run was trained on or "
-            "chosen by: their answers\nsay nothing of new patients."
+            f"warning: {seen.sum()} of {len(judged)} images are files that this run was trained "
+            f"on or chosen by: their\nanswers say nothing of new patients.{left}"
         )
+    if truth is not None:
+        reach = f"{truth['images']} images; intervals by subject ({truth['subjects']}), as far as "
+        reach += "the input names them."
+        blocks.append(report.intervals_table(truth["figures"], truth["intervals"], reach))
     counts = f"{len(judged)} images of {len(subjects)} subjects"
     counts += f", {failed} could not be read" if failed else ""
     blocks.append(f"{counts}: {out / IMAGES}, {SUBJECTS}, {ALL}\n{RESEARCH_ONLY}")

@@ -109,8 +109,6 @@ def read(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if not all(key in manifest for key in KEYS) or not manifest["sessions"]:
             raise ValueError(f"expected {', '.join(KEYS)}")
-        if not all(key in manifest["sessions"][-1] for key in ("code", "environment")):
-            raise ValueError("a session names no code and environment")
         return dict(manifest)
     except FileNotFoundError as error:
         raise UserError(

@@ -153,7 +153,10 @@ def changed_surroundings(folder: Path) -> list[str]:
     """Every change of code and machine since any session: the result may differ in last bits."""
     lines: dict[str, None] = {}
     code, environment = provenance.code(), provenance.environment()
-    for session in provenance.read(folder)["sessions"]:
+    for number, session in enumerate(provenance.read(folder)["sessions"], 1):
+        if "code" not in session or "environment" not in session:
+            lines[f"session {number}: its code and machine were not recorded"] = None
+            continue
         found = record.config_differences(session["code"], code, "code")
         # The same sources are the same code, whatever a repository calls them.
         if session["code"]["source_sha256"] == code["source_sha256"]:
@@ -185,12 +188,13 @@ def _config_of_another_version(folder: Path) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, TypeError) as error:
-        then, now = provenance.read(folder)["sessions"][-1]["code"], provenance.code()
-        if then["source_sha256"] == now["source_sha256"]:
+        then, now = provenance.read(folder)["sessions"][-1].get("code", {}), provenance.code()
+        if then.get("source_sha256") == now["source_sha256"]:
             raise
+        version = then.get("version", "another version")
         raise UserError(
-            f"the config of {folder} is that of sscjax {then['version']} ({error}): install that "
-            "version to run it again"
+            f"the config of {folder} is that of sscjax {version} ({error}): install that version "
+            "to run it again"
         ) from error
 
 

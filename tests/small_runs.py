@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import smoke
+from sscjax import page, summary, train
 from sscjax.data import synthetic
 
 
@@ -61,3 +64,24 @@ def write_folder(folder: Path, *, subjects: int = 6, tiles: int = 12) -> Path:
         lines.append(f"{file},{label},{found.subjects[index]}")
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def finished_run(folder: Path, images: Path, model: str) -> Path:
+    """A run on a folder of images, without pictures and page."""
+    config = one_stage_config()
+    config.data.path = str(images)
+    config.model.name = model
+    config.model.alpha = 0.35
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "_draw", lambda *args: None)
+        patch.setattr(page, "write", lambda folder: ())
+        train.run(config, folder)
+    return folder
+
+
+def put(path: Path, side: int = 32) -> Path:
+    """An image of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(len(str(path))).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path

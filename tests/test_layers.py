@@ -25,14 +25,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("metrics", "models", "data"),
     ("pretrained", "optim", "checkpoint", "figures", "report", "outliers"),
     ("steps", "cli", "delong"),
-    ("features", "intervals", "micro_batch", "explain", "audit", "course"),
+    ("features", "intervals", "micro_batch", "saliency", "audit", "course"),
     ("evaluate", "prepare", "calibration", "thresholds", "paired", "comparison_text", "roc"),
     ("stage", "assess", "page"),
     ("record", "provenance", "explanations", "folds", "search"),
-    ("summary",),
-    ("pooled", "train"),
-    ("protocol",),
-    ("main", "compare", "reproduce"),
+    ("summary", "trained"),
+    ("pooled", "train", "answers"),
+    ("protocol", "predict"),
+    ("main", "compare", "reproduce", "explain"),
 )
 
 # Libraries that only these parts may import. An empty row: nobody.
@@ -43,7 +43,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "orbax": ("checkpoint",),
     "ml_collections": (
         *("prepare", "explanations", "folds", "record", "search", "summary", "provenance"),
-        *("pooled", "train", "protocol", "main", "reproduce"),
+        *("pooled", "train", "protocol", "main", "reproduce", "trained"),
     ),
     "absl": ("main",),
     "tensorflow_datasets": ("data",),
@@ -52,7 +52,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "matplotlib": ("figures", "pictures"),
     "jinja2": ("page",),
     "markupsafe": ("page",),
-    "scipy": ("calibration", "data", "delong", "intervals", "paired"),
+    "scipy": ("calibration", "data", "delong", "intervals", "paired", "saliency"),
     "threadpoolctl": ("data",),
     "tqdm": ("progress",),
     "h5py": ("pretrained",),

@@ -415,7 +415,7 @@ def test_the_page_says_how_often_images_were_tested(
     whole = Predictions.read_csv(run / "predictions.csv")
     tested = dataclasses.replace(whole, splits=np.full(len(whole), "test"))
     tested.take(np.arange(int(share * len(whole)))).write_csv(folder / "predictions.csv")
-    over = {"image": {}} if repeats > 1 else None
+    over: Any = {"image": {}} if repeats > 1 else None
     figures = metrics.figures_by_split(tested, True)
     write_json(folder / "metrics.json", {"splits": figures, "over_repeats": over})
     page.write(folder)

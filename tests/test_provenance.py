@@ -137,13 +137,29 @@ def test_each_session_has_its_code_and_machine(finished: Path, tmp_path: Path) -
     assert any("code.version: 0.0.1 then" in line for line in reproduce.changed_surroundings(run))
 
 
+def test_a_session_without_its_code(finished: Path, tmp_path: Path) -> None:
+    """As older manifests have them."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    manifest = provenance.read(run)
+    del manifest["sessions"][0]["code"]
+    (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    expected = ["session 1: its code and machine were not recorded"]
+    assert reproduce.changed_surroundings(run) == expected
+
+
 def test_run_again_computes_features_anew(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Features in the cache are those of the first run, and prove nothing of the second."""
     made = []
     real = features.compute
-    monkeypatch.setattr(features, "compute", lambda *a, **k: made.append(a) or real(*a, **k))
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        made.append(args)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(features, "compute", counted)
     assert reproduce.reproduce(finished, tmp_path / "run") == 0
     assert made
     assert not list((tmp_path / "run").glob(".features*"))

@@ -40,8 +40,8 @@ def find(path: Path | str, classes: Sequence[str]) -> list[Asked]:
     """The images that a path stands for.
 
     An image file stands for itself. A csv file, or a folder with a `manifest.csv`, has the columns
-    `file` (relative to it) and optionally `subject` (or `slide`) and `label`. A folder whose folders
-    are named after the network's classes is labelled, as for training:
+    `file` (relative to it) and optionally `subject` (or `slide`) and `label`. A folder with nothing
+    but folders that are named after the network's classes is labelled, as for training:
     `class/subject/image.jpg`. Of any other folder each folder that holds images is one subject.
 
     Args:

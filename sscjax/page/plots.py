@@ -148,7 +148,7 @@ def _fold_curves(folds: Mapping[str, list[dict[str, Any]]]) -> list[Chart]:
 
 
 def _range_of_folds(folds: Mapping[str, list[dict[str, Any]]]) -> list[Chart]:
-    """The median of many folds over the epochs that any reached, within their lowest and highest."""
+    """The median of many folds, at each epoch that any reached, within their lowest and highest."""
     epochs = sorted({row["epoch"] for rows in folds.values() for row in rows})
     found = []
     for quantity in ("accuracy", "loss"):
