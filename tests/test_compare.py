@@ -27,8 +27,8 @@ def write_run(
     files.write_json(folder / "metrics.json", {"splits": splits})
     if hashes is not None:
         rows = [{"file": file, "of": "file", "sha256": value} for file, value in hashes.items()]
-        empty = dict.fromkeys(provenance.KEYS)
-        files.write_json(folder / provenance.FILE, {**empty, "images": rows})
+        manifest = {**dict.fromkeys(provenance.KEYS), "images": rows, "sessions": [{}]}
+        files.write_json(folder / provenance.FILE, manifest)
     return folder
 
 
