@@ -194,7 +194,7 @@ def table(judged: Judged, columns: Sequence[str], unit: str, file: str) -> str:
     head += [report.clean_name(name, 14) for name in columns]
     rows = [[*head, "disease", "distance"]]
     for k, answer in enumerate(judged.answer(columns)[:MOST_ROWS]):
-        cells = [report.clean_name(str(judged.names[k]), 34)]
+        cells = [report.clean_file(str(judged.names[k]), 34)]
         cells += [str(judged.images[k])] if unit == "subject" else []
         cells.append(report.clean_name(answer, 16))
         cells += [report.percent(float(share)) for share in judged.probabilities[k]]

@@ -36,7 +36,8 @@ from sscjax.errors import UserError
 from sscjax.progress import Progress
 from sscjax.trained import Trained
 
-_LOG = logging.getLogger(__name__)
+# By name: run as a program, this module is `__main__`.
+_LOG = logging.getLogger("sscjax.explain")
 
 INDEX = "explanations.json"
 MOST = 50
@@ -241,7 +242,7 @@ def _written(
     }
     titles: dict[str, str] = {OCCLUSION: "occlusion"}
     titles |= {method: title for method, title in saliency.TITLES.items()}
-    panels = [(report.clean_name(opened.columns[wanted], 24), image)]
+    panels = [("image", image)]
     for method, values in maps.items():
         overlay = pictures.overlay(image, values)
         file = f"{name}_{method}.png"
@@ -251,15 +252,16 @@ def _written(
         if method != OCCLUSION:
             entry["maps"][method]["with_occlusion"] = saliency.agreement(values, maps[OCCLUSION])
     share = report.percent(float(judged.probabilities[k, wanted]))
-    title = f"{report.clean_name(str(judged.names[k]), 60)}: {opened.columns[wanted]} {share}"
+    name_of_class = report.clean_name(opened.columns[wanted], 24)
+    title = f"{report.clean_file(str(judged.names[k]), 60)}: {name_of_class} {share}"
     figures.write_sheet(out / f"{name}.png", title, panels)
     return entry
 
 
 def _text(entries: Sequence[dict[str, Any]], out: Path, layer: str) -> str:
     """The table for the screen."""
-    head = ["image", "answer", "of", "p", "Grad-CAM: occlusion", "random", "HiResCAM: occlusion"]
-    rows = [[*head, "random", "sheet"]]
+    head = ["sheet", "image", "answer", "of", "p", "Grad-CAM", "random", "HiResCAM", "random"]
+    rows = [head]
     for entry in entries[: answers.MOST_ROWS]:
         of = entry["explained"]
         numbers = [
@@ -267,17 +269,18 @@ def _text(entries: Sequence[dict[str, Any]], out: Path, layer: str) -> str:
             for method in saliency.TITLES
             for key in ("with_occlusion", "with_random_classifier")
         ]
-        cells = [report.clean_name(entry["file"], 34), report.clean_name(entry["answer"], 14)]
-        cells += [report.clean_name(of, 14), report.percent(entry["probabilities"][of])]
-        rows.append([*cells, *numbers, entry["sheet"]])
+        cells = [entry["sheet"], report.clean_file(entry["file"], 26)]
+        cells += [report.clean_name(entry["answer"], 14), report.clean_name(of, 14)]
+        rows.append([*cells, report.percent(entry["probabilities"][of]), *numbers])
     left = len(entries) - answers.MOST_ROWS
     more = f"\n... and {left} more in {out / INDEX}" if left > 0 else ""
     return (
-        report.align(rows, left=3)
+        report.align(rows, left=4)
         + more
-        + f"\n\nMaps of {layer}. Rank correlations, -1 to 1, of each map with occlusion (high: it "
-        "shows what the\nanswer hangs on) and with the map of a random classifier (high: it shows "
-        f"the image, not the answer).\n{len(entries)} sheets and their overlays: {out}\n"
+        + f"\n\nMaps of {layer}. Under each method the rank correlation, -1 to 1, of its map with "
+        "occlusion (high: it\nshows what the answer hangs on); under 'random' with the same map of "
+        "a random classifier (high: it\nshows the image, not the answer); - where a map is flat.\n"
+        f"{len(entries)} sheets and their overlays: {out}\n"
         f"{predict.RESEARCH_ONLY}"
     )
 

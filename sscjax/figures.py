@@ -447,7 +447,7 @@ def write_sheet(path: Path | str, title: str, panels: Sequence[tuple[str, np.nda
       title: above all of them.
       panels: name and pixels, uint8 [H,W,3].
     """
-    figure = Figure(figsize=(2.5 * len(panels), 3.1), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(2.5 * len(panels), 3.0), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11, parse_math=False)
     for axes, (name, pixels) in zip(

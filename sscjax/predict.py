@@ -26,7 +26,8 @@ from sscjax.errors import UserError
 from sscjax.progress import Progress
 from sscjax.trained import Answers, Trained
 
-_LOG = logging.getLogger(__name__)
+# By name: run as a program, this module is `__main__`.
+_LOG = logging.getLogger("sscjax.predict")
 
 IMAGES, SUBJECTS, ALL = "images.csv", "subjects.csv", "predictions.json"
 FAILED = 1

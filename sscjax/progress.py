@@ -26,6 +26,7 @@ class Progress:
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done = title, total, done
         self._new, self._first, self._started, self._said = 0, 0, 0.0, time.monotonic()
+        self._said_at = 0  # images at the last line
         self._note = ""
         self._bar: tqdm.tqdm | None = None
         if sys.stderr.isatty():
@@ -50,7 +51,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif kind is None and self._new:
+        elif kind is None and self._new > self._said_at:
             self._say()
 
     def note(self, text: str) -> None:
@@ -68,10 +69,10 @@ class Progress:
         if self._bar is not None:
             self._bar.update(images)
         elif time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
-            self._said = time.monotonic()
             self._say()
 
     def _say(self) -> None:
+        self._said, self._said_at = time.monotonic(), self._new
         rate = (self._new - self._first) / max(time.monotonic() - self._started, 1e-9)
         done = self._done + self._new
         share = min(done / max(self._total, 1), 1.0)

@@ -30,6 +30,12 @@ def clean_name(name: str, width: int = NAME_WIDTH) -> str:
     return name if len(name) <= width else name[: width - 2] + ".."
 
 
+def clean_file(file: str, width: int) -> str:
+    """A file's name for one cell, as `clean_name`; of a long one its end, which tells it apart."""
+    file = clean_name(file, len(file))
+    return file if len(file) <= width else ".." + file[2 - width :]
+
+
 def percent(share: float | None) -> str:
     """A share 0..1 as rounded percent with one decimal; a dash where it is undefined."""
     return UNDEFINED if share is None else f"{100 * share:.1f} %"
