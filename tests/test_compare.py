@@ -27,7 +27,8 @@ def write_run(
     files.write_json(folder / "metrics.json", {"splits": splits})
     if hashes is not None:
         rows = [{"file": file, "of": "file", "sha256": value} for file, value in hashes.items()]
-        manifest = {**dict.fromkeys(provenance.KEYS), "images": rows, "sessions": [{}]}
+        manifest: dict[str, Any] = dict.fromkeys(provenance.KEYS)
+        manifest |= {"images": rows, "sessions": [{}]}
         files.write_json(folder / provenance.FILE, manifest)
     return folder
 
