@@ -21,13 +21,14 @@ class Stage:
     freeze_first: int
     online_augment: bool
     batch_norm: Literal["running", "batch"]
-    optimizer: Literal["adam", "adamw", "sgd"]
+    optimizer: Literal["adam", "adamw", "sgd", "lbfgs"]
     learning_rate: float
     schedule: Literal["constant", "cosine", "linear"]
     warmup_epochs: float
     end_factor: float
     weight_decay: float
     clip_norm: float
+    l2: tuple[float, ...]
     patience: int
     batch_size: int
     micro_batch: int
@@ -50,6 +51,8 @@ class Stage:
                 f"stage {self.name}: warmup_epochs={self.warmup_epochs}, expected 0 to less than "
                 f"epochs={self.epochs}; set --config.stages.{self.name}.warmup_epochs=0"
             )
+        if self.solved:
+            self._check_solved()
         if self.batch_norm not in ("running", "batch"):
             raise UserError(
                 f"stage {self.name}: batch_norm={self.batch_norm!r}, expected 'running' or 'batch'"
@@ -62,6 +65,23 @@ class Stage:
                 f"stage {self.name}: patience={self.patience} needs a validation metric; set "
                 "config.select.metric or patience=0"
             )
+
+    @property
+    def solved(self) -> bool:
+        """Whether the stage fits a linear classifier to features instead of taking steps."""
+        return self.optimizer == "lbfgs"
+
+    def _check_solved(self) -> None:
+        where = f"stage {self.name}: optimizer='lbfgs'"
+        if self.trainable != "head":
+            raise UserError(f"{where} fits the classifier alone; set trainable='head'")
+        if self.online_augment:
+            raise UserError(
+                f"{where} needs the same images all the time; set online_augment=False (and "
+                "config.augment.copies for augmented ones)"
+            )
+        if not self.l2 or min(self.l2) <= 0:
+            raise UserError(f"stage {self.name}: l2={self.l2}, expected numbers above 0")
 
 
 @dataclasses.dataclass
@@ -76,6 +96,7 @@ class Course:
       best_value: that metric; None without one.
       stopped_early: whether the stage ended by its patience.
       seconds: time spent in this stage's epochs.
+      l2: of a stage that was solved: the chosen strength of the penalty.
     """
 
     stage: str
@@ -85,6 +106,7 @@ class Course:
     best_value: float | None = None
     stopped_early: bool = False
     seconds: float = 0.0
+    l2: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

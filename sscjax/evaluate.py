@@ -27,7 +27,7 @@ def probabilities(
 
 
 def pooled(found: jax.Array) -> jax.Array:
-    """What the classifier is fed, [B,D]: a map [B,h,w,D] is averaged over space."""
+    """Features [B,D] of images: a map [B,h,w,D] is averaged over space, [B,D] stays as it is."""
     return found.mean(axis=tuple(range(1, found.ndim - 1)))
 
 
@@ -36,7 +36,7 @@ def make_penultimate(program: steps.Program) -> Callable[..., jax.Array]:
 
     @steps.jit
     def find(params: optim.Params, batch_stats: optim.Params, stored: jax.Array) -> jax.Array:
-        return pooled(program.outputs(params, batch_stats, stored, program.model.head_start))
+        return pooled(program.outputs(params, batch_stats, stored, program.model.features_end))
 
     return find
 

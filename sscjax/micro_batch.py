@@ -74,7 +74,7 @@ def choose(
 
 def stretches(model: Model, variables: Mapping[str, Any], first: int) -> list[tuple[int, int]]:
     """The first, the middle and the last block with parameters that trains: [start, end) each."""
-    cuts = [cut for cut in model.cut_points if first <= cut <= model.head_start]
+    cuts = [end for end in model.block_ends if first <= end]
     blocks = [
         (start, end)
         for start, end in itertools.pairwise(cuts)

@@ -145,7 +145,7 @@ def make_schedule(
 
 
 def make_optimizer(
-    name: Literal["adam", "adamw", "sgd"],
+    name: Literal["adam", "adamw", "sgd", "lbfgs"],
     learning_rate: optax.Schedule,
     *,
     weight_decay: float = 0.0,
@@ -154,15 +154,18 @@ def make_optimizer(
     """Optimizer over the trained part of the parameters.
 
     Adam has Keras' epsilon 1e-7. Weight decay (AdamW's, decoupled; for 'adamw' and 'sgd') acts on
-    kernels alone: biases and BatchNorm are masked out. `clip_norm` 0 does not clip.
+    kernels alone: biases and BatchNorm are masked out. `clip_norm` 0 does not clip. 'lbfgs' takes
+    no steps of its own (see `linear`): it has nothing to keep.
     """
+    if name == "lbfgs":
+        return optax.identity()
     base: dict[str, optax.GradientTransformation] = {
         "adam": optax.scale_by_adam(eps=1e-7),
         "adamw": optax.scale_by_adam(eps=1e-7),
         "sgd": optax.trace(decay=0.9, nesterov=True),
     }
     if name not in base:
-        raise UserError(f"optimizer {name!r}: expected one of {', '.join(base)}")
+        raise UserError(f"optimizer {name!r}: expected one of {', '.join((*base, 'lbfgs'))}")
     if name == "adam" and weight_decay:
         raise UserError("optimizer 'adam' has no weight decay; use 'adamw'")
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []

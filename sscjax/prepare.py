@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from sscjax import features, steps
 from sscjax.data import augment, prepared, recipes, sources, splits
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
-from sscjax.models import CNN, MODELS, MobileNetV2, Model, initial_variables
+from sscjax.models import CNN, MODELS, MobileNetV2, Model, Pooling, initial_variables
 from sscjax.pretrained import cache, convention, download, load
 from sscjax.rows import Rows
 
@@ -382,7 +383,10 @@ def build_model(config: ConfigDict, outputs: int) -> MobileNetV2 | CNN:
     if wish.alpha <= 0:
         raise UserError(f"config.model.alpha={wish.alpha}: expected a width above 0")
     if wish.name == "mobilenet_v2":
-        return MobileNetV2(outputs, alpha=wish.alpha, dropout_rate=wish.dropout)
+        layers, pooling = tuple(wish.feature_layers), tuple(wish.pooling)
+        network = MobileNetV2(outputs, alpha=wish.alpha, dropout_rate=wish.dropout)
+        check_reading(network, layers, pooling)
+        return network.clone(feature_layers=layers, pooling=pooling)
     if wish.name == "cnn":
         model = CNN(outputs, tuple(wish.cnn_widths), tuple(wish.cnn_dense), wish.dropout)
         if config.data.image_size < model.smallest_input():
@@ -392,6 +396,24 @@ def build_model(config: ConfigDict, outputs: int) -> MobileNetV2 | CNN:
             )
         return model
     raise UserError(f"config.model.name={wish.name!r}: expected one of {', '.join(MODELS)}")
+
+
+def check_reading(model: MobileNetV2, layers: tuple[str, ...], pooling: tuple[str, ...]) -> None:
+    """Raise a UserError unless a classifier can read these layers in these ways."""
+    known = model.layer_names[: model.head_start]
+    for name in layers:
+        if name not in known or layers.count(name) > 1:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(
+                f"config.model.feature_layers={layers}: {name!r} is not one of the backbone's "
+                f"layers, or is there twice{hint}"
+            )
+    kinds = get_args(Pooling)
+    if not pooling or not set(pooling) <= set(kinds) or len(set(pooling)) < len(pooling):
+        raise UserError(
+            f"config.model.pooling={pooling}: expected some of {', '.join(kinds)}, each once"
+        )
 
 
 def _class_weights(kind: str, labels: np.ndarray, classes: int) -> tuple[float, ...]:

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sscjax import evaluate, features, metrics, optim, report, rows, steps
+from sscjax import evaluate, features, linear, metrics, optim, report, rows, steps
 from sscjax.checkpoint import Checkpoints
 from sscjax.course import Course, Result, Stage
+from sscjax.data import splits
 from sscjax.data.dataset import ImageSet
-from sscjax.errors import DivergedError
+from sscjax.errors import DivergedError, UserError
 from sscjax.prepare import Images, Network
 from sscjax.progress import Progress
 from sscjax.rows import Rows
@@ -28,6 +29,9 @@ _LOG = logging.getLogger(__name__)
 
 # Checkpoints are numbered by stage and epoch: stage 1, epoch 7 is 1000007.
 _STEPS_PER_STAGE = 1_000_000
+
+# Of the cross-validation that chooses a penalty.
+_PENALTY_FOLDS = 5
 
 # Below this many bytes per image an epoch is one call: a linear classifier on stored features.
 _WHOLE_EPOCH_BYTES = 65_536
@@ -103,7 +107,7 @@ def run_stage(
         tree = checkpoints.restore(latest, tree)
         _LOG.info("stage %s: going on after epoch %d of %d", stage.name, course.epoch, stage.epochs)
     on_epoch(course.rows)
-    tree = _epochs(work, tree, course, checkpoints, on_epoch)
+    tree = (_solve if stage.solved else _epochs)(work, tree, course, checkpoints, on_epoch)
     chosen = tree["best"] if "best" in tree else tree["last"]
     params = optim.combine(chosen["params"], work.frozen)
     predict = steps.make_predict(work.program)
@@ -121,7 +125,13 @@ def check(stage: Stage, network: Network) -> None:
     Raises:
       UserError: what the stage trains, or its optimizer, cannot be.
     """
-    _labels(stage, network)
+    labels = _labels(stage, network)
+    trained = [name for name, to in labels.items() if to == optim.TRAIN]
+    if stage.solved and len(trained) > 1:
+        raise UserError(
+            f"stage {stage.name}: optimizer='lbfgs' fits one dense layer, and the classifier has "
+            f"{len(trained)} ({', '.join(trained)}); set another optimizer or model.cnn_dense=()"
+        )
     _optimizer(stage, steps_per_epoch=1)
 
 
@@ -241,7 +251,7 @@ def _store(
         )
     count = len(images.originals)
     # A classifier alone is too little work for a loop over parts of the batch.
-    micro_batch = 0 if last >= model.head_start else program.micro_batch
+    micro_batch = 0 if last >= model.features_end else program.micro_batch
     ready = dataclasses.replace(
         program, inputs=lambda stored, key: stored, first=last, micro_batch=micro_batch
     )
@@ -340,6 +350,71 @@ def _epochs(
                 checkpoints.save(step, tree, dataclasses.asdict(course))
                 saved = time.monotonic()
     return _tree(state, best)
+
+
+def _solve(
+    work: _Work,
+    tree: dict[str, Any],
+    course: Course,
+    checkpoints: Checkpoints,
+    on_epoch: Callable[[list[dict[str, Any]]], None],
+) -> dict[str, Any]:
+    """The same for a stage that is solved: one row, one checkpoint."""
+    if course.epoch:
+        return tree
+    stage, last, started = work.stage, tree["last"], time.monotonic()
+    if work.program.first == 0:
+        raise UserError(
+            f"stage {stage.name}: optimizer='lbfgs' works on features that are computed ahead; "
+            "raise config.features.max_megabytes"
+        )
+    [layer] = last["params"]
+    problem = linear.Problem(
+        np.reshape(work.stored[:], (len(work.stored), -1)),
+        work.training_labels,
+        work.network.objective,
+        last["params"][layer]["bias"].shape[0],
+        passes=stage.epochs,
+    )
+    choice = _penalty(work, problem)
+    found = problem.fit(choice.l2)
+    params = {layer: {"kernel": jnp.asarray(found.kernel), "bias": jnp.asarray(found.bias)}}
+    step = jnp.int32(found.passes)
+    state = steps.TrainState(step, params, last["batch_stats"], tree["opt_state"])
+    row = {"train_loss": found.loss, "train_accuracy": found.accuracy}
+    course.best_value = _validate(work, steps.make_predict(work.program), state, row, epoch=1)
+    course.epoch = course.best_epoch = 1
+    course.rows.append({"epoch": len(course.rows) + 1, "stage": stage.name, **row})
+    course.l2, course.seconds = choice.l2, time.monotonic() - started
+    on_epoch(course.rows)
+    snapshot = None if stage.metric == "none" else _snapshot(params, state.batch_stats)
+    tree = _tree(state, snapshot)
+    checkpoints.save(stage.index * _STEPS_PER_STAGE + 1, tree, dataclasses.asdict(course))
+    _LOG.info("stage %s: solved after %d passes, %s", stage.name, found.passes, _note(row))
+    return tree
+
+
+def _penalty(work: _Work, problem: linear.Problem) -> linear.Choice:
+    """The strength of the penalty, by cross-validation where the stage names several."""
+    stage = work.stage
+    folds = splits.subject_folds(work.images.training, _PENALTY_FOLDS, stage.seed)
+    if len(set(stage.l2)) > 1 and not folds.any():
+        middle = sorted(stage.l2)[len(stage.l2) // 2]
+        _LOG.warning(
+            "stage %s: too few subjects of a class to choose l2 by cross-validation: %g is taken",
+            stage.name,
+            middle,
+        )
+        return linear.Choice(middle, {}, 0)
+    choice = problem.choose(stage.l2, folds)
+    if choice.losses:
+        losses = ", ".join(f"{l2:g}: {loss:.3f}" for l2, loss in choice.losses.items())
+        _LOG.info(
+            "stage %s: l2 %g, by %d-fold cross-validation over the subjects trained on (log loss "
+            "%s)",
+            *(stage.name, choice.l2, choice.folds, losses),
+        )
+    return choice
 
 
 def _tree(state: steps.TrainState, best: dict[str, Any] | None) -> dict[str, Any]:

@@ -141,14 +141,12 @@ def _make_run(program: steps.Program) -> Callable[..., tuple[jax.Array, jax.Arra
     Both from one pass through the network: the features are what the classifier is fed.
     """
     model = program.model
-    layers, head = len(model.layer_names), model.head_start
-    rest = dataclasses.replace(
-        program, first=head, inputs=lambda stored, key: stored, micro_batch=0
-    )
+    layers, end = len(model.layer_names), model.features_end
+    rest = dataclasses.replace(program, first=end, inputs=lambda stored, key: stored, micro_batch=0)
 
     @steps.jit
     def run(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        trunk = program.outputs(params, batch_stats, images, head)
+        trunk = program.outputs(params, batch_stats, images, end)
         logits = rest.outputs(params, batch_stats, trunk, layers)
         return program.objective.probabilities(logits), evaluate.pooled(trunk)
 

@@ -18,7 +18,7 @@ import random_weights
 from flax_mobilenet_v2 import PlainMobileNetV2
 from trees import assert_close
 
-from sscjax.models import fast
+from sscjax.models import fast, layers
 from sscjax.models.mobilenet_v2 import MobileNetV2
 
 MODEL = MobileNetV2(outputs=3, alpha=0.35, bn_momentum=0.9)
@@ -134,6 +134,74 @@ def test_prefix_and_suffix_equal_the_whole(variables: dict[str, Any], images: np
     for cut, (activation, logits) in parts.items():
         assert_close(activation, captured[NAMES[cut - 1]] if cut else images)
         assert_close(logits, whole)
+
+
+# ---- what the classifier reads ------------------------------------------------------------------
+
+READ = ("block_5_add", "expanded_conv_project_BN", "out_relu")
+READER = MODEL.clone(feature_layers=READ, pooling=("max", "mean", "std"))
+
+
+def test_reads_layers_in_the_order_of_the_network(images: np.ndarray) -> None:
+    """Features by NumPy from the activations; folded and in training alike; logits from them."""
+    variables = jax.tree.map(np.asarray, random_weights.draw(READER, 64))
+    end = READER.features_end
+    assert NAMES[end - 1] == "global_average_pooling2d"
+
+    @jit_once
+    def run(variables: dict[str, Any], x: jax.Array) -> Any:
+        features, seen = READER.apply(variables, x, train=False, last=end, capture=READ)
+        folded = READER.fold(variables["params"], variables["batch_stats"], len(NAMES))
+        ready = {**variables, "params": folded}
+        again = READER.apply(ready, x, train=True, last=end, folded=len(NAMES))
+        return features, seen, again, READER.apply(variables, x, train=False)
+
+    features, seen, again, logits = run(variables, images)
+    wanted = []
+    for name in ("expanded_conv_project_BN", "block_5_add", "out_relu"):
+        pixels = np.asarray(seen[name], np.float64).reshape(2, -1, seen[name].shape[-1])
+        wanted += [pixels.max(1), pixels.mean(1), np.sqrt(pixels.var(1) + 1e-6)]
+    assert features.shape == (2, 3 * (8 + 16 + 1280))
+    assert_close(features, np.concatenate(wanted, axis=1).astype(np.float32))
+    assert_close(again, features)
+    head = variables["params"]["predictions"]
+    assert head["kernel"].shape == (features.shape[1], 3)
+    assert_close(logits, features @ head["kernel"] + head["bias"])
+
+
+def test_cuts_before_what_is_read(images: np.ndarray) -> None:
+    """A prefix may end at the first layer read, and after the pooling, not between."""
+    assert [NAMES[cut - 1] for cut in READER.cut_points[1:]] == [
+        "expanded_conv_project_BN",
+        "global_average_pooling2d",
+    ]
+    variables = jax.tree.map(np.asarray, random_weights.draw(READER, 64))
+
+    @jit_once
+    def run(variables: dict[str, Any], x: jax.Array) -> Any:
+        whole = READER.apply(variables, x, train=False)
+        parts = []
+        for cut in READER.cut_points:
+            before = READER.apply(variables, x, train=False, last=cut)
+            parts.append(READER.apply(variables, before, train=False, first=cut))
+        return whole, parts
+
+    whole, parts = run(variables, images)
+    assert len(parts) == 3
+    for part in parts:
+        assert_close(part, whole)
+    middle = READER.apply(variables, images, train=False, last=READER.block_ends[3])
+    with pytest.raises(ValueError, match="the classifier reads expanded_conv_project_BN"):
+        READER.apply(variables, middle, train=False, first=READER.block_ends[3])
+
+
+def test_the_deviation_of_an_even_map_has_a_gradient() -> None:
+    x = jnp.ones((1, 4, 4, 2))
+    slope = jax.grad(lambda x: layers.pool(x, ("std",)).sum())(x)
+    assert np.isfinite(slope).all()
+
+
+# ---- stretches, in earnest ----------------------------------------------------------------------
 
 
 def test_one_prefix_in_earnest(variables: dict[str, Any], images: np.ndarray) -> None:

@@ -92,6 +92,30 @@ def make_splits(
     return split_of_group[group_of]
 
 
+def subject_folds(image_set: ImageSet, folds: int, seed: int) -> np.ndarray:
+    """Cuts a set into folds by subject, with every class in every fold.
+
+    Args:
+      image_set: N images; copies of an image have its subject.
+      folds: how many, at most; a class with fewer subjects has fewer folds made.
+      seed: decides which subjects go together.
+
+    Returns:
+      [N] int from 0; all 0 where some class has a single subject, so that nothing can be cut.
+    """
+    groups, group_of = _groups(image_set, "subject")
+    table = _count_table(group_of, image_set.labels, len(groups), len(image_set.classes))
+    present = table[:, table.any(0)]
+    count = min(folds, int(np.count_nonzero(present, axis=0).min()))
+    if count < 2:
+        return np.zeros(len(image_set), np.int64)
+    names = [str(index) for index in range(present.shape[1])]
+    try:
+        return _partition(present, [1 / count] * count, [seed], names, "subject")[group_of]
+    except UserError:  # subjects with several classes, too few to give each fold every class
+        return np.zeros(len(image_set), np.int64)
+
+
 def write_splits(path: Path | str, image_set: ImageSet, splits: np.ndarray) -> None:
     """Writes a csv file with the columns file, label, subject, split, in the set's order.
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from sscjax.models.cnn import CNN
 from sscjax.models.initial import initial_variables
+from sscjax.models.layers import Pooling
 from sscjax.models.mobilenet_v2 import MobileNetV2
 from sscjax.models.protocol import Model
 
-__all__ = ["CNN", "MODELS", "MobileNetV2", "Model", "initial_variables"]
+__all__ = ["CNN", "MODELS", "MobileNetV2", "Model", "Pooling", "initial_variables"]
 
 MODELS = {"mobilenet_v2": MobileNetV2, "cnn": CNN}

@@ -52,10 +52,20 @@ class CNN(nn.Module):
         return self.layer_names.index("flatten")
 
     @property
-    def cut_points(self) -> tuple[int, ...]:
-        """Layer counts n after which the network may be cut: the ends of the blocks."""
+    def features_end(self) -> int:
+        """How many layers make the features of an image: the last map, not yet flattened."""
+        return self.head_start
+
+    @property
+    def block_ends(self) -> tuple[int, ...]:
+        """Layer counts after which a block has ended, and 0."""
         names = self.layer_names
         return (0, *(i + 1 for i, name in enumerate(names) if name.startswith("pool")))
+
+    @property
+    def cut_points(self) -> tuple[int, ...]:
+        """Layer counts n after which the network may be cut: the ends of the blocks."""
+        return self.block_ends
 
     def smallest_input(self) -> int:
         """The least height and width in pixels that leave one pixel after the last block."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from sscjax.models import fast
 from sscjax.models import layers as ops
@@ -111,6 +112,9 @@ class MobileNetV2(nn.Module):
       padding: 'keras' or 'torch', as the source of the weights demands.
       bn_epsilon: added to the variance, likewise.
       bn_momentum: of the running averages, used only with batch statistics.
+      feature_layers: layers of the backbone whose outputs the classifier reads, in any order; ()
+        reads the last one. Early layers tell texture and colour, late ones shapes.
+      pooling: what it reads of each channel of them, see `layers.pool`.
     """
 
     outputs: int
@@ -119,6 +123,8 @@ class MobileNetV2(nn.Module):
     padding: fast.Padding = "keras"
     bn_epsilon: float = 1e-3
     bn_momentum: float = 0.999
+    feature_layers: tuple[str, ...] = ()
+    pooling: tuple[ops.Pooling, ...] = ("mean",)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -136,10 +142,22 @@ class MobileNetV2(nn.Module):
         return len(self.layers) - len(head_layers(self.outputs))
 
     @property
-    def cut_points(self) -> tuple[int, ...]:
-        """Layer counts n such that the output of the first n layers is all that the rest needs.
+    def features_end(self) -> int:
+        """How many layers make the features that the classifier reads: up to the pooling."""
+        return self.head_start + 1
 
-        These are the ends of the blocks, where the activations are also narrowest.
+    @property
+    def _read(self) -> tuple[str, ...]:
+        """The feature layers in the order of the network."""
+        last = self.layer_names[self.head_start - 1]
+        wanted = self.feature_layers or (last,)
+        return tuple(name for name in self.layer_names[: self.head_start] if name in wanted)
+
+    @property
+    def block_ends(self) -> tuple[int, ...]:
+        """Layer counts after which a block has ended, 0 and `head_start` among them.
+
+        One activation goes on from there, and there it is also narrowest.
         """
         names = self.layer_names
         ends = [0]
@@ -147,7 +165,16 @@ class MobileNetV2(nn.Module):
             block = name.removesuffix("_project_BN")
             if name.endswith("_add") or (block != name and f"{block}_add" not in names):
                 ends.append(index + 1)
-        return (*ends, self.head_start, self.head_start + 1)
+        return (*ends, self.head_start)
+
+    @property
+    def cut_points(self) -> tuple[int, ...]:
+        """Layer counts n such that the output of the first n layers is all that the rest needs.
+
+        From the first layer that the classifier reads to the pooling there are none.
+        """
+        first = self.layer_names.index(self._read[0])
+        return (*(end for end in self.block_ends if end <= first + 1), self.features_end)
 
     def initializer(self, layer: str) -> ops.KernelDraw:
         """How the kernel of a layer starts: as in Keras, all alike."""
@@ -199,7 +226,7 @@ class MobileNetV2(nn.Module):
 
         Args:
           x: [B,H,W,3] float32 as `pretrained.convention.preprocess` scales them when `first` is
-            0, else the output of the first `first` layers, one of `cut_points`.
+            0, else the output of the first `first` layers, one of `block_ends` or `features_end`.
           train: whether dropout acts (it needs an rng named 'dropout').
           batch_statistics_from: BatchNorm layers from this index on normalise by the batch and
             update their running averages; the others, and all of them at None, use the averages.
@@ -214,10 +241,18 @@ class MobileNetV2(nn.Module):
         Returns:
           [B,outputs] float32 logits, or the last activation; with `capture` also a dict of
           activations by name.
+
+        Raises:
+          ValueError: the rest of the network reads a layer before `first`.
         """
         stack = self.layers[:last]
+        pools = first < self.features_end <= len(stack)
+        reads = self._read if pools else ()
+        if reads and first > self.layer_names.index(reads[0]) + 1:
+            raise ValueError(f"first={first}: the classifier reads {reads[0]}, a layer before it")
+        features = [ops.pool(x, self.pooling)] if self.layer_names[:first][-1:] == reads[:1] else []
         # The end of the stem, too: in very narrow networks the first block has a shortcut.
-        starts = {*self.cut_points, self.layer_names.index("Conv1_relu") + 1}
+        starts = {*self.block_ends, self.layer_names.index("Conv1_relu") + 1}
         batch_from = len(stack) if batch_statistics_from is None else batch_statistics_from
         found: dict[str, jax.Array] = {}
         shortcut = x
@@ -241,7 +276,7 @@ class MobileNetV2(nn.Module):
                 elif layer.kind == "add":
                     x = x + shortcut
                 elif layer.kind == "pool":
-                    x = x.mean(axis=(1, 2))
+                    x = features[0] if len(features) == 1 else jnp.concatenate(features, axis=-1)
                 elif layer.kind == "dropout" and train and self.dropout_rate > 0:
                     x = ops.dropout(x, self.dropout_rate, self.make_rng("dropout"))
                 elif layer.kind == "dense":
@@ -250,6 +285,8 @@ class MobileNetV2(nn.Module):
                 x = x + shift[layer.name]
             if layer.name in capture:
                 found[layer.name] = x
+            if layer.name in reads:
+                features.append(ops.pool(x, self.pooling))
         return (x, found) if capture else x
 
     def _norm(self, layer: Layer) -> ops.BatchNorm:

@@ -20,6 +20,14 @@ class Model(Protocol):
         """Index of the classifier's first layer in `layer_names`."""
 
     @property
+    def features_end(self) -> int:
+        """How many layers make what the classifier is fed: features [B,D] or a map [B,h,w,D]."""
+
+    @property
+    def block_ends(self) -> tuple[int, ...]:
+        """Numbers of layers after which a block has ended, from 0 to `head_start`."""
+
+    @property
     def cut_points(self) -> tuple[int, ...]:
         """Numbers of layers after which one activation is all that the rest needs."""
 
