@@ -140,6 +140,11 @@ def get_config() -> ConfigDict:
     config.augment.counts_before_split = ""
     # Random horizontal and vertical flips.
     config.augment.flip = True
+    # Random quarter turns.
+    config.augment.turn = False
+    # How far the amount of each stain may change (HED jitter): 0.3 multiplies its optical density
+    # by 0.7 to 1.3. Networks otherwise learn the stain of a laboratory. 0: off.
+    config.augment.stain = 0.0
     # Least side of the random crop, as a share of the image; the crop is enlarged back.
     config.augment.crop = 0.8
 

@@ -230,13 +230,11 @@ def split_seed(config: ConfigDict) -> int:
 
 def split_images(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> Images:
     """Split the set and add the augmented copies, in the order that the config asks for."""
-    change = config.augment
     image_set = without_outer_fold(config, copies_before_split(config, image_set))
     found = make_splits(config, image_set)
     training = image_set.take(np.flatnonzero(found == "train"))
-    training = augment.augmented_copies(
-        training, change.copies, config.seed, flip=change.flip, crop=change.crop
-    )
+    how = changes(config)
+    training = augment.augmented_copies(training, config.augment.copies, config.seed, how)
     for some in (image_set, training):
         augment.hold_copies(some, _max_bytes(config))
     ordered = is_ordered(config, image_set, synthetic)
@@ -245,8 +243,7 @@ def split_images(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> Im
 
 def copies_before_split(config: ConfigDict, image_set: ImageSet) -> ImageSet:
     """The images that are split: with augmented copies among them where the config wants these."""
-    change = config.augment
-    before = _parse_counts(change.counts_before_split, "augment.counts_before_split")
+    before = _parse_counts(config.augment.counts_before_split, "augment.counts_before_split")
     if not before:
         return image_set
     if config.split.by != "image":
@@ -255,9 +252,13 @@ def copies_before_split(config: ConfigDict, image_set: ImageSet) -> ImageSet:
             "set config.split.by=image to have the paper's protocol, or empty the field"
         )
     single = {name: numbers[0] for name, numbers in before.items()}
-    return augment.augment_to_counts(
-        image_set, single, data_seed(config), flip=change.flip, crop=change.crop
-    )
+    return augment.augment_to_counts(image_set, single, data_seed(config), changes(config))
+
+
+def changes(config: ConfigDict) -> augment.Changes:
+    """What augmentation may do."""
+    wish = config.augment
+    return augment.Changes(bool(wish.flip), bool(wish.turn), float(wish.crop), float(wish.stain))
 
 
 def without_outer_fold(config: ConfigDict, image_set: ImageSet) -> ImageSet:
@@ -470,12 +471,12 @@ def _calibration_batches(images: Rows, config: ConfigDict, weights: Weights) -> 
 
 def make_inputs(config: ConfigDict, scaling: convention.Scaling, *, online: bool) -> steps.Inputs:
     """How stored uint8 images become the network's input, with `online` augmented in training."""
-    flip, crop = bool(config.augment.flip), float(config.augment.crop)
+    how = changes(config)
 
     def inputs(stored: jax.Array, key: jax.Array | None) -> jax.Array:
         pixels = stored.astype(jnp.float32)
         if online and key is not None:
-            pixels = augment.augment_batch(key, pixels, flip=flip, crop=crop)
+            pixels = augment.augment_batch(key, pixels, how)
         return convention.preprocess(pixels, scaling)
 
     return inputs

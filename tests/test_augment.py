@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sscjax.data import augment
+from sscjax.data.augment import Changes
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 
@@ -18,10 +19,10 @@ pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 SIZE = 24
 # Compiled as the training step compiles them; one test compares with the uncompiled function.
-augment_batch = jax.jit(augment.augment_batch, static_argnames=("flip", "crop"))
+augment_batch = jax.jit(augment.augment_batch, static_argnames="how")
 apply = jax.jit(augment.apply)
 apply_masks = jax.jit(augment.apply_masks)
-augment_params = jax.jit(augment.augment_params, static_argnames=("batch", "flip", "crop"))
+augment_params = jax.jit(augment.augment_params, static_argnames=("batch", "how"))
 
 
 def pixels(count: int, height: int = SIZE, width: int = SIZE, seed: int = 0) -> np.ndarray:
@@ -56,13 +57,16 @@ def params(
         jnp.asarray(np.array([left], np.float32)),
         jnp.asarray(np.array([rows])),
         jnp.asarray(np.array([columns])),
+        transpose=jnp.zeros(1, bool),
+        scale=jnp.ones((1, 3)),
+        shift=jnp.zeros((1, 3)),
     )
 
 
 @pytest.mark.parametrize("height, width", [(24, 24), (17, 30)])
 def test_nothing_asked_for_is_the_identity_to_the_bit(height: int, width: int) -> None:
     images = jnp.asarray(np.random.default_rng(1).normal(size=(3, height, width, 3)), jnp.float32)
-    same = augment_batch(jax.random.key(0), images, flip=False, crop=1.0)
+    same = augment_batch(jax.random.key(0), images, Changes(flip=False, crop=1.0))
     np.testing.assert_array_equal(same, images)
 
 
@@ -76,15 +80,92 @@ def test_flips_are_reversed_slices(rows: bool, columns: bool) -> None:
 
 
 def test_all_four_flips_are_drawn_evenly() -> None:
-    drawn = augment_params(jax.random.key(0), 2000, crop=1.0)
+    drawn = augment_params(jax.random.key(0), 2000, Changes(crop=1.0))
     kinds = np.asarray(drawn.flip_rows) * 2 + np.asarray(drawn.flip_columns)
     np.testing.assert_allclose(np.bincount(kinds) / 2000, 0.25, atol=0.04)
-    unturned = augment_params(jax.random.key(0), 50, flip=False)
+    unturned = augment_params(jax.random.key(0), 50, Changes(flip=False))
     assert not np.any(unturned.flip_rows) and not np.any(unturned.flip_columns)
 
 
+@pytest.mark.parametrize("quarters", range(4))
+def test_turns_are_numpys(quarters: int) -> None:
+    """Images and maps; the drawn number of quarters is that of numpy.rot90."""
+    draws = jnp.zeros((1, augment.DRAWS)).at[0, 5].set(quarters / 4 + 0.1)
+    drawn = augment._params(draws, Changes(flip=False, turn=True, crop=1.0))
+    images = scaled(1)
+    moved = augment.apply(drawn, images, turn=True)
+    np.testing.assert_array_equal(moved[0], np.rot90(images[0], quarters))
+    maps = jnp.asarray(pixels(1)[..., 0])
+    moved = augment.apply_masks(drawn, maps, turn=True)
+    np.testing.assert_array_equal(moved[0], np.rot90(maps[0], quarters))
+
+
+def test_flips_and_turns_reach_all_eight_places_evenly() -> None:
+    drawn = augment_params(jax.random.key(0), 4000, Changes(turn=True, crop=1.0))
+    kinds = 4 * np.asarray(drawn.transpose) + 2 * drawn.flip_rows + drawn.flip_columns
+    np.testing.assert_allclose(np.bincount(kinds) / 4000, 1 / 8, atol=0.02)
+    turned = augment_params(jax.random.key(0), 4000, Changes(flip=False, turn=True))
+    kinds = 4 * np.asarray(turned.transpose) + 2 * turned.flip_rows + turned.flip_columns
+    assert set(kinds.tolist()) == {0, 6, 3, 5}, "turned, never mirrored"
+    with pytest.raises(ValueError, match="only square ones can be turned"):
+        augment.augment_batch(jax.random.key(0), scaled(1, width=30), Changes(turn=True))
+
+
+# Directions of haematoxylin and eosin as published, red, green, blue.
+HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])
+
+
+def dyed(haematoxylin: float, eosin: float) -> np.ndarray:
+    """The colour, 0 to 255, that so much of two stains leaves of white, by Beer and Lambert."""
+    unit = [stain / np.linalg.norm(stain) for stain in (HAEMATOXYLIN, EOSIN)]
+    return 256 * np.exp(-(haematoxylin * unit[0] + eosin * unit[1])) - 1
+
+
+def test_stains_change_by_their_amounts() -> None:
+    images = jnp.asarray(np.array([dyed(0.9, 0.4)] * 4).reshape(1, 2, 2, 3), jnp.float32)
+    plain = params(1.0, 0.0, 0.0, False, False)
+    changed = plain._replace(scale=jnp.array([[1.2, 0.5, 1.0]]), shift=jnp.array([[0.0, 0.1, 0.0]]))
+    found = augment.restain(changed, images)
+    np.testing.assert_allclose(found[0, 0, 0], dyed(0.9 * 1.2, 0.4 * 0.5 + 0.1), rtol=1e-4)
+    every = jnp.asarray(pixels(1).astype(np.float32))
+    np.testing.assert_allclose(augment.restain(plain, every), every, atol=0.01)
+
+
+def test_stains_are_drawn_within_their_range_and_apart() -> None:
+    drawn = augment_params(jax.random.key(0), 3000, Changes(stain=0.3))
+    scale, shift = np.asarray(drawn.scale), np.asarray(drawn.shift)
+    for found, middle, reach in ((scale, 1.0, 0.3), (shift, 0.0, 0.03)):
+        assert np.abs(found - middle).max() <= reach + 1e-6
+        quartiles = np.quantile(found, [0.25, 0.5, 0.75], axis=0)
+        wanted = middle + reach * np.array([-0.5, 0.0, 0.5])
+        np.testing.assert_allclose(quartiles, np.tile(wanted[:, None], 3), atol=0.05 * reach * 2)
+    together = np.corrcoef(np.column_stack([scale, shift, drawn.share, drawn.top]).T)
+    assert np.abs(together - np.eye(8)).max() < 0.08
+    # Colours are drawn apart: what moves an image is not changed by them.
+    moved = augment_params(jax.random.key(0), 3000)
+    np.testing.assert_array_equal(moved.share, drawn.share)
+
+
+def test_stained_batches_stay_in_range_and_differ() -> None:
+    images = jnp.asarray(np.tile(pixels(1), (5, 1, 1, 1)).astype(np.float32))
+    how = Changes(flip=False, crop=1.0, stain=0.5)
+    found = augment_batch(jax.random.key(0), images, how)
+    assert found.dtype == jnp.float32 and float(found.min()) >= 0 and float(found.max()) <= 255
+    assert len(np.unique(np.asarray(found).reshape(5, -1), axis=0)) == 5
+    copies = augment.augmented_copies(image_set(2), 2, 0, how)
+    assert not np.array_equal(copies.images[0], copies.images[2])
+    assert copies.masks is not None
+    np.testing.assert_array_equal(copies.masks[0], copies.masks[2])  # colours move nothing
+
+
+@pytest.mark.parametrize("stain", [-0.1, 1.0, float("nan")])
+def test_a_stain_out_of_range_is_refused(stain: float) -> None:
+    with pytest.raises(UserError, match="stain is"):
+        Changes(stain=stain)
+
+
 def test_crops_are_uniform_in_side_and_position() -> None:
-    drawn = augment_params(jax.random.key(3), 4000, crop=0.6)
+    drawn = augment_params(jax.random.key(3), 4000, Changes(crop=0.6))
     share = np.asarray(drawn.share)
     assert 0.6 <= share.min() < 0.61 and 0.99 < share.max() <= 1.0
     np.testing.assert_allclose(np.quantile(share, [0.25, 0.5, 0.75]), [0.7, 0.8, 0.9], atol=0.01)
@@ -130,7 +211,7 @@ def test_jit_equals_eager() -> None:
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
 def test_type_and_range_are_kept(dtype: jnp.dtype) -> None:
     extremes = jnp.asarray(np.where(pixels(16) > 127, 1, -1), dtype)
-    moved = augment_batch(jax.random.key(4), extremes, crop=0.3)
+    moved = augment_batch(jax.random.key(4), extremes, Changes(crop=0.3))
     assert moved.dtype == dtype and moved.shape == extremes.shape
     assert float(moved.min()) == -1.0 and float(moved.max()) == 1.0
 
@@ -164,9 +245,9 @@ def test_integers_are_refused() -> None:
 @pytest.mark.parametrize("crop", [0.0, -0.1, 1.01, float("nan")])
 def test_a_crop_out_of_range_is_refused(crop: float) -> None:
     with pytest.raises(UserError, match="crop is"):
-        augment_batch(jax.random.key(0), scaled(1), crop=crop)
+        augment_batch(jax.random.key(0), scaled(1), Changes(crop=crop))
     with pytest.raises(UserError, match="crop is"):
-        augment.augmented_copies(image_set(1), 1, 0, crop=crop)
+        augment.augmented_copies(image_set(1), 1, 0, Changes(crop=crop))
 
 
 def test_copies_follow_the_originals_and_keep_label_subject_split() -> None:
@@ -204,7 +285,7 @@ def test_a_copy_depends_on_seed_file_and_number_alone() -> None:
 def test_copies_off_line_are_the_transform_of_their_own_draws() -> None:
     """Against a plain NumPy interpolation in float64: exact, whatever the order of additions."""
     before = image_set(1)
-    after = augment.augmented_copies(before, 1, seed=9, flip=False, crop=0.5)
+    after = augment.augmented_copies(before, 1, 9, Changes(flip=False, crop=0.5))
     draws = augment._draws(9, "a/0.png", 1)
     share = 1 - np.floor(draws[0] * 0.5 * 2**14) / 2**14
     matrices = []
@@ -249,10 +330,11 @@ def test_copies_are_made_when_read_or_held() -> None:
     assert held.fingerprint() == lazy.fingerprint()
     others = (
         augment.augmented_copies(image_set(40), 2, seed=4),
-        augment.augmented_copies(image_set(40), 2, seed=3, crop=0.5),
-        augment.augmented_copies(image_set(40), 2, seed=3, flip=False),
+        augment.augmented_copies(image_set(40), 2, 3, Changes(stain=0.1)),
+        augment.augmented_copies(image_set(40), 2, 3, Changes(crop=0.5)),
+        augment.augmented_copies(image_set(40), 2, 3, Changes(flip=False)),
     )
-    assert len({lazy.fingerprint(), *(other.fingerprint() for other in others)}) == 4
+    assert len({lazy.fingerprint(), *(other.fingerprint() for other in others)}) == 5
 
 
 def test_a_set_without_masks_stays_without() -> None:

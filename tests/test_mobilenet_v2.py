@@ -166,7 +166,7 @@ def test_reads_layers_in_the_order_of_the_network(images: np.ndarray) -> None:
     assert_close(again, features)
     head = variables["params"]["predictions"]
     assert head["kernel"].shape == (features.shape[1], 3)
-    assert_close(logits, features @ head["kernel"] + head["bias"])
+    assert_close(logits, np.asarray(features) @ head["kernel"] + head["bias"])
 
 
 def test_cuts_before_what_is_read(images: np.ndarray) -> None:

@@ -1,7 +1,8 @@
-"""The paper's augmentation: flip, crop, enlarge; on line inside a jitted step, or off line.
+"""Augmentation: flip, turn, crop, enlarge, stain; on line inside a jitted step, or off line.
 
 One random transform serves both ways. It is drawn per image as `AugmentParams`, so that a
-segmentation map can be moved with its image, and applied as two matrix products.
+segmentation map can be moved with its image, and applied as two matrix products; the stain of an
+image is changed by one more, of the three colours of each pixel.
 """
 
 from __future__ import annotations
@@ -21,13 +22,57 @@ from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.rows import Rows
 
-DRAWS = 5  # random numbers per image: side, top, left, flip top-bottom, flip left-right
+# Random numbers per image: side, top, left, flip top-bottom, flip left-right ...
+_PLACE = 5
+# ... and, drawn apart from these, the quarter turn and a factor and a shift for each stain.
+_LOOK = 7
+DRAWS = _PLACE + _LOOK
 _BATCH = 32  # off line: one shape, so one compilation, for any number of images
 # Crops lie on these grids, and pixels are mixed in steps of 1/256. Every product of such a weight
-# with an 8-bit value is exact in float32, so uint8 results are the same on every machine.
+# with an 8-bit value is exact in float32, so uint8 results are the same on every machine, but for
+# stains: logarithms may differ in the last bit.
 _SHARE_STEPS = 2.0**14
 _PIXEL_STEPS = 2.0**10
 _WEIGHT_STEPS = 2.0**8
+
+# Optical densities in red, green and blue of haematoxylin, eosin and DAB, each of length 1
+# (Ruifrok and Johnston 2001, Anal Quant Cytol Histol 23:291).
+_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+_STAINS = _STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True)
+# A stain's amount is shifted by up to this share of `Changes.stain`, in natural units of optical
+# density: what a slide's background or a scanner's white adds.
+_SHIFT_SHARE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What augmentation may do to an image.
+
+    Attributes:
+      flip: turn it over, along each axis with probability 1/2.
+      turn: turn it by a multiple of 90 degrees, all four alike; images must be square.
+      crop: the smallest share of the side that a crop may have, in (0, 1]; 1 crops nothing.
+      stain: how far the amount of each of three stains may change: its optical density is
+        multiplied by 1 +- `stain`, in [0, 1), and shifted by up to a tenth of that (HED jitter;
+        Tellez et al. 2018, IEEE TMI 37:2126). 0 changes no colour.
+    """
+
+    flip: bool = True
+    turn: bool = False
+    crop: float = 0.8
+    stain: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.crop <= 1.0:
+            raise UserError(
+                f"crop is {self.crop}, expected the smallest side share, above 0 and up to 1"
+            )
+        if not 0.0 <= self.stain < 1.0:
+            raise UserError(f"stain is {self.stain}, expected 0 to less than 1")
+
+
+PAPER = Changes()
+"""Flipping, cropping and enlarging, as Akay et al. 2021 say; the sizes are ours."""
 
 
 class AugmentParams(NamedTuple):
@@ -39,6 +84,9 @@ class AugmentParams(NamedTuple):
       left: [B] float32, the same from the left.
       flip_rows: [B] bool, top and bottom change places.
       flip_columns: [B] bool, left and right change places.
+      transpose: [B] bool, rows and columns change places, before all else.
+      scale: [B,3] float32, factor of the optical density of each stain.
+      shift: [B,3] float32, added to it.
     """
 
     share: jax.Array
@@ -46,54 +94,63 @@ class AugmentParams(NamedTuple):
     left: jax.Array
     flip_rows: jax.Array
     flip_columns: jax.Array
+    transpose: jax.Array
+    scale: jax.Array
+    shift: jax.Array
 
 
-def augment_batch(
-    key: jax.Array, images: jax.Array, *, flip: bool = True, crop: float = 0.8
-) -> jax.Array:
-    """Flips, crops and enlarges each image at random; may be called inside `jax.jit`.
+def augment_batch(key: jax.Array, images: jax.Array, how: Changes = PAPER) -> jax.Array:
+    """Changes each image at random; may be called inside `jax.jit`, with `how` static.
 
     Each image is cut to a square share of itself (side uniform in [`crop`, 1], any position),
-    enlarged back by bilinear interpolation (pixel centres as in Pillow's `resize(box=...)`), and
-    turned over along each axis with probability 1/2. XLA on CPU is slow at gathers and general
-    convolutions, so all of it is two batched matrix products, one with a [B,H,H] and one with a
-    [B,W,W] matrix; a flip is the same matrix with its rows reversed. Rows hold two weights that
-    are multiples of 1/256 and sum to exactly 1, so a result never leaves the range of its image
-    (for range limits of up to 16 significant bits such as -1, 0, 1, 255; else by one rounding).
+    enlarged back by bilinear interpolation (pixel centres as in Pillow's `resize(box=...)`),
+    turned and turned over. XLA on CPU is slow at gathers and general convolutions, so all of it is
+    two batched matrix products, one with a [B,H,H] and one with a [B,W,W] matrix; a flip is the
+    same matrix with its rows reversed. Rows hold two weights that are multiples of 1/256 and sum
+    to exactly 1, so a result never leaves the range of its image (for range limits of up to 16
+    significant bits such as -1, 0, 1, 255; else by one rounding).
 
     Args:
       key: a JAX random key. Image i depends on `fold_in(key, i)` alone, not on its neighbours.
-      images: [B,H,W,C] floating point, any scale.
-      flip: whether to flip at all.
-      crop: the smallest share of the side that a crop may have, in (0, 1]; 1 crops nothing.
+      images: [B,H,W,C] floating point; any scale, but 0 to 255 and three colours for stains.
+      how: what may be done.
 
     Returns:
-      [B,H,W,C] of the same dtype; with flip=False and crop=1 the input exactly.
+      [B,H,W,C] of the same dtype; where nothing may be done the input exactly.
 
     Raises:
-      UserError: `crop` is outside (0, 1].
       TypeError: `images` are not floating point.
-
-    Source: Akay et al. 2021 (flipping, cropping, enlarging; it gives no sizes).
+      ValueError: images that are not square shall be turned.
     """
-    return apply(augment_params(key, images.shape[0], flip=flip, crop=crop), images)
+    params = augment_params(key, images.shape[0], how)
+    moved = apply(params, images, turn=how.turn)
+    return restain(params, moved) if how.stain else moved
 
 
-def augment_params(
-    key: jax.Array, batch: int, *, flip: bool = True, crop: float = 0.8
-) -> AugmentParams:
+def augment_params(key: jax.Array, batch: int, how: Changes = PAPER) -> AugmentParams:
     """Draws the transforms of `batch` images; see `augment_batch` for the arguments."""
 
     def draw(index: jax.Array) -> jax.Array:
-        return jax.random.uniform(jax.random.fold_in(key, index), (DRAWS,), jnp.float32)
+        own = jax.random.fold_in(key, index)
+        place = jax.random.uniform(own, (_PLACE,), jnp.float32)
+        look = jax.random.uniform(jax.random.fold_in(own, 1), (_LOOK,), jnp.float32)
+        return jnp.concatenate([place, look])
 
-    return _params(jax.vmap(draw)(jnp.arange(batch)), flip=flip, crop=crop)
+    return _params(jax.vmap(draw)(jnp.arange(batch)), how)
 
 
-def apply(params: AugmentParams, images: jax.Array) -> jax.Array:
-    """The transformed images by bilinear interpolation: [B,H,W,C] floating point, same dtype."""
+def apply(params: AugmentParams, images: jax.Array, *, turn: bool = False) -> jax.Array:
+    """The moved images by bilinear interpolation: [B,H,W,C] floating point, same dtype.
+
+    Args:
+      params: of each image.
+      images: [B,H,W,C] floating point.
+      turn: whether any may be transposed; they are square then.
+    """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(f"images are {images.dtype}, augmentation works on floating point")
+    if turn:
+        images = _transposed(params, images)
     batch, height, width, channels = images.shape
     lines_to = _bilinear(_positions(params.share, params.top, params.flip_rows, height))
     columns = _bilinear(_positions(params.share, params.left, params.flip_columns, width))
@@ -104,8 +161,33 @@ def apply(params: AugmentParams, images: jax.Array) -> jax.Array:
     return mixed.astype(images.dtype)
 
 
-def apply_masks(params: AugmentParams, masks: jax.Array) -> jax.Array:
+def restain(params: AugmentParams, images: jax.Array) -> jax.Array:
+    """The images [B,H,W,3], 0 to 255, with other amounts of their stains; same dtype and range."""
+    stains = jnp.asarray(_STAINS, jnp.float32)
+    unmix = jnp.asarray(np.linalg.inv(_STAINS), jnp.float32)
+    # From density to amounts, changed, and back: one matrix and one shift for each image.
+    matrix = _matmul(unmix[None] * params.scale[:, None, :], stains)
+    shift = _matmul(params.shift, stains)
+    batch, height, width, _ = images.shape
+    pixels = images.astype(jnp.float32).reshape(batch, height * width, 3)
+    density = -jnp.log((pixels + 1.0) / 256.0)
+    changed = _matmul(density, matrix) + shift[:, None]
+    found = jnp.clip(256.0 * jnp.exp(-changed) - 1.0, 0.0, 255.0)
+    return found.reshape(images.shape).astype(images.dtype)
+
+
+def _transposed(params: AugmentParams, images: jax.Array) -> jax.Array:
+    """Rows and columns exchanged where asked for, of images or maps [B,S,S,...]."""
+    if images.shape[1] != images.shape[2]:
+        raise ValueError(f"images are {images.shape[1:3]}: only square ones can be turned")
+    chosen = params.transpose.reshape(-1, *(1 for _ in images.shape[1:]))
+    return jnp.where(chosen, images.swapaxes(1, 2), images)
+
+
+def apply_masks(params: AugmentParams, masks: jax.Array, *, turn: bool = False) -> jax.Array:
     """The maps [B,H,W] of integers below 2**24, moved like their images, by nearest neighbour."""
+    if turn:
+        masks = _transposed(params, masks)
     _, height, width = masks.shape
     lines = _nearest(_positions(params.share, params.top, params.flip_rows, height))
     columns = _nearest(_positions(params.share, params.left, params.flip_columns, width))
@@ -113,13 +195,23 @@ def apply_masks(params: AugmentParams, masks: jax.Array) -> jax.Array:
     return moved.astype(masks.dtype)
 
 
-def _params(draws: jax.Array, *, flip: bool, crop: float) -> AugmentParams:
+def _params(draws: jax.Array, how: Changes) -> AugmentParams:
     """Turns [B,DRAWS] uniform numbers in [0, 1) into transforms."""
-    if not 0.0 < crop <= 1.0:
-        raise UserError(f"crop is {crop}, expected the smallest side share, above 0 and up to 1")
-    cut = jnp.floor(draws[:, 0] * jnp.float32((1.0 - crop) * _SHARE_STEPS)) / _SHARE_STEPS
-    turned = (draws[:, 3:] < 0.5) & flip
-    return AugmentParams(1.0 - cut, draws[:, 1], draws[:, 2], turned[:, 0], turned[:, 1])
+    cut = jnp.floor(draws[:, 0] * jnp.float32((1.0 - how.crop) * _SHARE_STEPS)) / _SHARE_STEPS
+    rows, columns = ((draws[:, index] < 0.5) & how.flip for index in (3, 4))
+    # As numpy.rot90: a quarter turn is a transposition, and then a flip of the rows.
+    quarters = jnp.floor(draws[:, 5] * 4).astype(jnp.int32) * int(how.turn)
+    amounts = 2.0 * draws[:, 6:] - 1.0
+    return AugmentParams(
+        share=1.0 - cut,
+        top=draws[:, 1],
+        left=draws[:, 2],
+        flip_rows=rows ^ ((quarters == 1) | (quarters == 2)),
+        flip_columns=columns ^ ((quarters == 2) | (quarters == 3)),
+        transpose=quarters % 2 == 1,
+        scale=1.0 + how.stain * amounts[:, :3],
+        shift=how.stain * _SHIFT_SHARE * amounts[:, 3:],
+    )
 
 
 def _positions(share: jax.Array, start: jax.Array, flipped: jax.Array, size: int) -> jax.Array:
@@ -152,17 +244,14 @@ def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def augmented_copies(
-    image_set: ImageSet, copies: int, seed: int, *, flip: bool = True, crop: float = 0.8
-) -> ImageSet:
+def augmented_copies(image_set: ImageSet, copies: int, seed: int, how: Changes = PAPER) -> ImageSet:
     """The set followed by `copies` augmented copies of every image.
 
     Args:
       image_set: N images with unique names in `files`.
       copies: how many, 0 or more.
       seed: copy k of an image depends on (seed, file, k) alone, whatever else is in the set.
-      flip: see `augment_batch`.
-      crop: see `augment_batch`.
+      how: what may be done to a copy.
 
     Returns:
       N * (1 + copies) images: the originals, then all first copies, then all second copies ...;
@@ -171,23 +260,21 @@ def augmented_copies(
       is moved with its image.
 
     Raises:
-      UserError: `copies` is negative, or `crop` outside (0, 1].
+      UserError: `copies` is negative.
     """
     if copies < 0:
         raise UserError(f"{copies} augmented copies asked for, expected 0 or more")
     count = len(image_set)
     indices = np.tile(np.arange(count), copies)
     numbers = np.repeat(np.arange(1, copies + 1), count)
-    return _with_copies(image_set, indices, numbers, seed, flip=flip, crop=crop)
+    return _with_copies(image_set, indices, numbers, seed, how)
 
 
 def augment_to_counts(
     image_set: ImageSet,
     counts: Mapping[str, int],
     seed: int,
-    *,
-    flip: bool = True,
-    crop: float = 0.8,
+    how: Changes = PAPER,
 ) -> ImageSet:
     """The set followed by as many augmented copies as bring each class to its count.
 
@@ -198,15 +285,14 @@ def augment_to_counts(
       image_set: images with unique names in `files`.
       counts: for every class of the set, how many images it shall have.
       seed: see `augmented_copies`.
-      flip: see `augment_batch`.
-      crop: see `augment_batch`.
+      how: what may be done to a copy.
 
     Returns:
       The originals, then the copies in the order of their number.
 
     Raises:
       UserError: `counts` names other classes than the set has, or fewer images than there are, or
-        asks for copies of a class that has no image; or `crop` is outside (0, 1].
+        asks for copies of a class that has no image.
     """
     if set(counts) != set(image_set.classes):
         raise UserError(
@@ -228,7 +314,7 @@ def augment_to_counts(
         numbers.append(1 + np.arange(missing) // max(1, len(members)))
     chosen, copy = np.concatenate(indices), np.concatenate(numbers)
     order = np.lexsort((chosen, copy))
-    return _with_copies(image_set, chosen[order], copy[order], seed, flip=flip, crop=crop)
+    return _with_copies(image_set, chosen[order], copy[order], seed, how)
 
 
 def _digest(seed: int, file: str, copy: int) -> bytes:
@@ -236,9 +322,11 @@ def _digest(seed: int, file: str, copy: int) -> bytes:
 
 
 def _draws(seed: int, file: str, copy: int) -> np.ndarray:
-    """[DRAWS] float32 in [0, 1), from a hash: no generator whose stream may change is involved."""
-    words = np.frombuffer(_digest(seed, file, copy), "<u4", count=DRAWS)
-    return (words >> 8).astype(np.float32) * np.float32(2.0**-24)
+    """[DRAWS] float32 in [0, 1), from hashes: no generator whose stream may change is involved."""
+    place = _digest(seed, file, copy)
+    look = hashlib.sha256(place).digest()
+    words = [np.frombuffer(some, "<u4", n) for some, n in ((place, _PLACE), (look, _LOOK))]
+    return (np.concatenate(words) >> 8).astype(np.float32) * np.float32(2.0**-24)
 
 
 def _with_copies(
@@ -246,12 +334,9 @@ def _with_copies(
     indices: np.ndarray,
     numbers: np.ndarray,
     seed: int,
-    *,
-    flip: bool,
-    crop: float,
+    how: Changes,
 ) -> ImageSet:
     """Appends copy number `numbers[k]` of image `indices[k]` for each k."""
-    _params(jnp.zeros((1, DRAWS)), flip=flip, crop=crop)  # a wrong crop is refused without copies
     if not len(indices):
         return image_set
     files = [str(file) for file in image_set.files[indices]]
@@ -259,7 +344,7 @@ def _with_copies(
     draws = np.array([_draws(seed, file, copy) for file, copy in pairs], np.float32)
 
     def both(pixels: Rows) -> Rows:
-        copies = Copies(rows.View(pixels, indices), draws, flip=flip, crop=crop)
+        copies = Copies(rows.View(pixels, indices), draws, how)
         return rows.Joined([pixels, copies])
 
     again = image_set.take(np.concatenate([np.arange(len(image_set)), indices]))
@@ -274,10 +359,9 @@ def _with_copies(
 class Copies(rows.Lazy):
     """Augmented copies, made when they are read: as often as that is, or once by `hold`."""
 
-    def __init__(self, originals: Rows, draws: np.ndarray, *, flip: bool, crop: float):
+    def __init__(self, originals: Rows, draws: np.ndarray, how: Changes):
         """Copies [N,...] of as many images or maps, by their random numbers [N,DRAWS]."""
-        self._originals, self._draws = originals, draws
-        self._flip, self._crop = flip, crop
+        self._originals, self._draws, self._how = originals, draws, how
         self._made: np.ndarray | None = None
         self.shape, self.dtype = originals.shape, np.dtype(originals.dtype)
 
@@ -293,7 +377,7 @@ class Copies(rows.Lazy):
         found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         for start in range(0, len(numbers), _BATCH):
             some = numbers[start : start + _BATCH]
-            made = _move(self._draws[some], self._originals[some], flip=self._flip, crop=self._crop)
+            made = _move(self._draws[some], self._originals[some], self._how)
             found[start : start + len(some)] = made
         return found
 
@@ -301,7 +385,7 @@ class Copies(rows.Lazy):
         """Add what the copies are made of."""
         digest.update(rows.fingerprint(self._originals).encode())
         digest.update(self._draws.astype("<f4").tobytes())
-        digest.update(repr((self._flip, self._crop)).encode())
+        digest.update(repr(self._how).encode())
 
 
 def hold_copies(image_set: ImageSet, max_bytes: float) -> None:
@@ -313,20 +397,22 @@ def hold_copies(image_set: ImageSet, max_bytes: float) -> None:
             part.hold()
 
 
-def _move(draws: np.ndarray, pixels: np.ndarray, *, flip: bool, crop: float) -> np.ndarray:
+def _move(draws: np.ndarray, pixels: np.ndarray, how: Changes) -> np.ndarray:
     """Transforms up to _BATCH images or maps, padded so that the compiled shape is always one."""
     count = len(pixels)
     padded = np.zeros((_BATCH, *pixels.shape[1:]), pixels.dtype)
     padded[:count] = pixels
     numbers = np.zeros((_BATCH, DRAWS), np.float32)
     numbers[:count] = draws
-    return np.asarray(_move_batch(numbers, padded, flip=flip, crop=crop))[:count]
+    return np.asarray(_move_batch(numbers, padded, how))[:count]
 
 
-@functools.partial(jax.jit, static_argnames=("flip", "crop"))
-def _move_batch(draws: jax.Array, pixels: jax.Array, *, flip: bool, crop: float) -> jax.Array:
-    params = _params(draws, flip=flip, crop=crop)
+@functools.partial(jax.jit, static_argnames="how")
+def _move_batch(draws: jax.Array, pixels: jax.Array, how: Changes) -> jax.Array:
+    params = _params(draws, how)
     if pixels.ndim == 3:
-        return apply_masks(params, pixels)
-    moved = apply(params, pixels.astype(jnp.float32))
+        return apply_masks(params, pixels, turn=how.turn)
+    moved = apply(params, pixels.astype(jnp.float32), turn=how.turn)
+    if how.stain:
+        moved = restain(params, moved)
     return jnp.floor(moved + 0.5).astype(pixels.dtype)
