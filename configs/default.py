@@ -193,6 +193,11 @@ def get_config() -> ConfigDict:
     # the number that the run's run.json has. `batch_size` takes the whole batch.
     config.micro_batch = 0
 
+    # Views of an image whose logits are averaged at the end of a stage and for new images
+    # (test-time augmentation): 1; 2 with its mirror image; 4 quarter turns; 8 with theirs. Takes
+    # as many times longer.
+    config.views = 1
+
     config.select = ConfigDict()
     # Validation metric that picks the best epoch of a stage: 'accuracy', 'balanced_accuracy',
     # 'macro_auroc' or 'log_loss'; 'none' takes the last epoch.

@@ -33,6 +33,7 @@ class Stage:
     batch_size: int
     micro_batch: int
     metric: str
+    views: int
     feature_megabytes: float
     checkpoint_seconds: float
 

@@ -39,7 +39,10 @@ _WHOLE_EPOCH_BYTES = 65_536
 
 @dataclasses.dataclass
 class _Work:
-    """Everything that the epochs of a stage use, made once."""
+    """Everything that the epochs of a stage use, made once.
+
+    `program` begins at what is stored, `whole` at the image.
+    """
 
     stage: Stage
     images: Images
@@ -47,6 +50,7 @@ class _Work:
     labels: dict[str, str]
     frozen: optim.Params
     program: steps.Program
+    whole: steps.Program
     optimizer: optax.GradientTransformation
     stored: Rows
     stored_originals: Rows
@@ -110,13 +114,22 @@ def run_stage(
     tree = (_solve if stage.solved else _epochs)(work, tree, course, checkpoints, on_epoch)
     chosen = tree["best"] if "best" in tree else tree["last"]
     params = optim.combine(chosen["params"], work.frozen)
-    predict = steps.make_predict(work.program)
-    found = evaluate.probabilities(
-        predict, params, chosen["batch_stats"], work.stored_originals, batch_size=stage.batch_size
-    )
+    found = _predicted(work, params, chosen["batch_stats"])
     counts = optim.count_parameters(network.params, network.batch_stats, work.labels)
     table = evaluate.table(images.originals, images.splits, found)
     return Result(params, chosen["batch_stats"], course, table, counts)
+
+
+def _predicted(work: _Work, params: optim.Params, batch_stats: optim.Params) -> np.ndarray:
+    """Probabilities of all originals: from what is stored, or from every view of the images."""
+    several = work.stage.views > 1
+    return evaluate.probabilities(
+        steps.make_predict(work.whole if several else work.program),
+        params,
+        batch_stats,
+        work.images.originals.images if several else work.stored_originals,
+        batch_size=work.stage.batch_size,
+    )
 
 
 def check(stage: Stage, network: Network) -> None:
@@ -187,6 +200,7 @@ def _set_up(
         batch_statistics_from=first_trained if stage.batch_norm == "batch" else None,
         micro_batch=stage.micro_batch,
     )
+    whole = dataclasses.replace(program, views=stage.views)
     program, stored, originals = _store(stage, images, network, program, labels, store)
     optimizer = _optimizer(stage, math.ceil(len(training) / stage.batch_size))
     return _Work(
@@ -196,6 +210,7 @@ def _set_up(
         labels=labels,
         frozen=frozen,
         program=program,
+        whole=whole,
         optimizer=optimizer,
         stored=stored,
         stored_originals=originals,

@@ -116,6 +116,8 @@ class Program:
       micro_batch: images that go through the network at a time, so that their activations stay
         in the processor's cache; 0 takes the batch whole. Gradients are summed, so that the
         result is the whole batch's as long as BatchNorm uses its running averages.
+      views: of each image, whose logits are averaged where nothing is trained, see `views_of`;
+        stored features have one.
     """
 
     model: Model
@@ -124,6 +126,7 @@ class Program:
     first: int = 0
     batch_statistics_from: int | None = None
     micro_batch: int = 0
+    views: int = 1
 
     @property
     def folded(self) -> int:
@@ -162,8 +165,13 @@ class Program:
     ) -> jax.Array:
         """Output of the first `last` layers (None: logits) for `stored` [B,...], nothing random.
 
-        Goes through the network in micro-batches where the program asks for them.
+        Goes through the network in micro-batches where the program asks for them. Logits are the
+        mean over the program's views; layers before them see the image as it is.
         """
+        if last is None and self.first == 0 and self.views > 1:
+            once = dataclasses.replace(self, views=1)
+            found = once.outputs(params, batch_stats, views_of(stored, self.views))
+            return found.reshape(self.views, len(stored), -1).mean(0)
         layers = len(self.model.layer_names)
         variables = {
             "params": self.model.fold(params, batch_stats, layers),
@@ -181,6 +189,25 @@ class Program:
             return some(stored)
         found = jax.lax.map(some, stored.reshape(batch // size, size, *stored.shape[1:]))
         return found.reshape(batch, *found.shape[2:])
+
+
+VIEWS = (1, 2, 4, 8)
+
+
+def views_of(images: jax.Array, count: int) -> jax.Array:
+    """Images [B,S,S,C] as they are and moved, view after view: [count*B,S,S,C].
+
+    Args:
+      images: square ones.
+      count: 1; 2 adds the mirror image, 4 are the quarter turns, 8 these and their mirror images.
+    """
+    if count not in VIEWS:
+        raise ValueError(f"{count} views, expected one of {VIEWS}")
+    turns = range(4 if count > 2 else 1)
+    found = [jnp.rot90(images, quarters, (1, 2)) for quarters in turns]
+    if count in (2, 8):
+        found += [view[:, :, ::-1] for view in found]
+    return jnp.concatenate(found)
 
 
 def _micro_size(program: Program, batch: int) -> int:

@@ -182,6 +182,9 @@ def make_stages(config: ConfigDict) -> list[Stage]:
     for name in ("max_megabytes", "disk_megabytes"):
         if config.features[name] < 0:
             raise UserError(f"config.features.{name}={config.features[name]}: expected 0 or more")
+    if config.views not in steps.VIEWS:
+        known = ", ".join(map(str, steps.VIEWS))
+        raise UserError(f"config.views={config.views}: expected one of {known}")
     if config.select.stage not in ("best", "last"):
         raise UserError(f"config.select.stage={config.select.stage!r}: expected 'best' or 'last'")
     return [_stage(config, index) for index in range(len(config.stage_order))]
@@ -200,6 +203,7 @@ def _stage(config: ConfigDict, index: int) -> Stage:
         batch_size=config.batch_size,
         micro_batch=config.micro_batch,
         metric=config.select.metric,
+        views=config.views,
         feature_megabytes=config.features.max_megabytes,
         checkpoint_seconds=config.checkpoint.every_seconds,
         **wanted,

@@ -138,7 +138,8 @@ class Trained:
 def _make_run(program: steps.Program) -> Callable[..., tuple[jax.Array, jax.Array]]:
     """A jitted f(params, batch_stats, images [B,H,W,3]) -> probabilities [B,C], features [B,D].
 
-    Both from one pass through the network: the features are what the classifier is fed.
+    Both from one pass through the network: the features are what the classifier is fed of the
+    image as it is, the probabilities those of the mean logits of its views.
     """
     model = program.model
     layers, end = len(model.layer_names), model.features_end
@@ -146,9 +147,11 @@ def _make_run(program: steps.Program) -> Callable[..., tuple[jax.Array, jax.Arra
 
     @steps.jit
     def run(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        trunk = program.outputs(params, batch_stats, images, end)
+        views = steps.views_of(images, program.views)
+        trunk = program.outputs(params, batch_stats, views, end)
         logits = rest.outputs(params, batch_stats, trunk, layers)
-        return program.objective.probabilities(logits), evaluate.pooled(trunk)
+        logits = logits.reshape(program.views, len(images), -1).mean(0)
+        return program.objective.probabilities(logits), evaluate.pooled(trunk[: len(images)])
 
     return run
 
@@ -239,6 +242,7 @@ def _build(
         prepare.make_objective(config, outputs),
         prepare.make_inputs(config, assumed.scaling, online=False),
         micro_batch=int(kept["stages"][0]["micro_batch"]),
+        views=int(config.views),
     )
     return Trained(
         folder=folder,

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression
 from small_runs import one_stage_config, written
 
-from sscjax import linear, page, steps, summary, train, trained
+from sscjax import linear, metrics, page, prepare, steps, summary, train, trained
 from sscjax.data import splits, synthetic
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
@@ -150,6 +150,7 @@ def solved_config(model: str = "mobilenet_v2") -> ConfigDict:
     config.stages.head.epochs = 200
     config.stages.head.l2 = (1e-3, 1e-1)
     config.augment.copies = 1
+    config.views = 4
     return config
 
 
@@ -178,9 +179,20 @@ def test_a_solved_run(tmp_path: Path, model: str, caplog: pytest.LogCaptureFixtu
     for name in ("predictions.csv", "metrics.json", "curves.csv"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     opened = trained.open_run(tmp_path / "one")
-    images = synthetic.skin_biopsies(image_size=32, tiles={"normal": 2}, subjects={"normal": 1})
-    [answer] = opened.answer([images.images[:]])
-    assert answer.probabilities.shape == (2, 3)
+    image_set, _ = prepare.load_images(config)
+    table = metrics.Predictions.read_csv(tmp_path / "one/predictions.csv")
+    assert table.files.tolist() == image_set.files.tolist()
+    found = trained.Answers.join(opened.answer([image_set.images[:32], image_set.images[32:]]))
+    np.testing.assert_allclose(found.probabilities, table.probabilities, atol=1e-6)
+    # The logits of four views, one at a time and averaged by hand.
+    once = dataclasses.replace(opened.program, views=1)
+    logits = [
+        once.outputs(opened.params, opened.batch_stats, np.rot90(image_set.images[:8], k, (1, 2)))
+        for k in range(4)
+    ]
+    odds = np.exp(np.mean(logits, axis=0) / opened.rules.temperature)
+    wanted = odds / odds.sum(1, keepdims=True)
+    np.testing.assert_allclose(found.probabilities[:8], wanted, atol=1e-5)
 
 
 @pytest.mark.usefixtures("quick")
@@ -221,6 +233,11 @@ def test_one_subject_of_a_class_leaves_no_choice(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        ({"views": 3}, "views=3: expected one of 1, 2, 4, 8"),
+        ({"model.feature_layers": ("block_2_ad",)}, "'block_2_ad' is not one of .*'block_2_add'"),
+        ({"model.feature_layers": ("out_relu", "out_relu")}, "or is there twice"),
+        ({"model.pooling": ("mean", "median")}, "expected some of mean, std, max, each once"),
+        ({"model.pooling": ()}, "expected some of mean, std, max"),
         ({"stages.head.trainable": "all"}, "fits the classifier alone; set trainable='head'"),
         ({"stages.head.online_augment": True}, "needs the same images all the time"),
         ({"stages.head.l2": ()}, r"l2=\(\), expected numbers above 0"),

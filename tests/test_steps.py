@@ -420,3 +420,23 @@ def test_convolutions_are_xlas_own() -> None:
 
     text = steps.jit(convolve).lower(x, kernel).compile().as_text()  # type: ignore[attr-defined]
     assert "ynn" not in text
+
+
+@pytest.mark.parametrize("count", steps.VIEWS)
+def test_views_are_numpys(count: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), dtype=np.uint8)
+    turned = [np.rot90(images, k, (1, 2)) for k in range(4)]
+    wanted = {
+        1: [images],
+        2: [images, images[:, :, ::-1]],
+        4: turned,
+        8: [*turned, *(view[:, :, ::-1] for view in turned)],
+    }[count]
+    found = np.asarray(steps.views_of(jnp.asarray(images), count))
+    np.testing.assert_array_equal(found, np.concatenate(wanted))
+    assert len(np.unique(found.reshape(2 * count, -1), axis=0)) == 2 * count
+
+
+def test_other_numbers_of_views_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 views"):
+        steps.views_of(jnp.zeros((1, 4, 4, 3)), 3)
