@@ -1,0 +1,12 @@
+"""Normal against systemic sclerosis by the recipe that did best on patients never seen."""
+
+from ml_collections import ConfigDict
+
+from configs import best_three_class, two_class
+
+
+def get_config() -> ConfigDict:
+    """The two-class run with the best recipe."""
+    config = best_three_class.best(two_class.get_config())
+    config.name = "best_two_class"
+    return config
