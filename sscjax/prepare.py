@@ -318,7 +318,7 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
     outputs = output_count(config, classes)
     objective = dataclasses.replace(
         make_objective(config, outputs),
-        class_weights=_class_weights(config.loss.class_weights, images.training.labels, classes),
+        class_weights=class_weights(config.loss.class_weights, images.training.labels, classes),
     )
     model = build_model(config, outputs)
     size = config.data.image_size
@@ -417,7 +417,8 @@ def check_reading(model: MobileNetV2, layers: tuple[str, ...], pooling: tuple[st
         )
 
 
-def _class_weights(kind: str, labels: np.ndarray, classes: int) -> tuple[float, ...]:
+def class_weights(kind: str, labels: np.ndarray, classes: int) -> tuple[float, ...]:
+    """Factor of the loss of each class, by the labels [N] trained on; () for none."""
     if kind == "none":
         return ()
     if kind != "balanced":

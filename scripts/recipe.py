@@ -1,0 +1,259 @@
+"""What each ingredient of the best recipe brings to subjects never seen, on real images.
+
+    python scripts/recipe.py --data=FOLDER --weights=FILE --classes A B C
+
+FOLDER is an image set with subjects, FILE are ImageNet weights of MobileNetV2 1.0. Each line is the
+recipe of configs/best_three_class.py with one thing changed, cross-validated by subject in the
+folds that `sscjax.main` makes for `--config.protocol=kfold --config.cv.repeats=N`: the classifier
+is solved for on the training subjects, its penalty chosen among them, the temperature fitted on
+validation, and the test subjects have no say. Every image is tested once in each repeat. Figures
+are of all repeats together; intervals are paired, by a bootstrap of subjects that keeps a subject's
+repeats together. Features of the frozen network are kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from sklearn.linear_model import LogisticRegression
+
+from configs import best_three_class
+from sscjax import (
+    calibration,
+    evaluate,
+    features,
+    folds,
+    linear,
+    metrics,
+    paired,
+    prepare,
+    report,
+    rows,
+    steps,
+)
+from sscjax.data import augment, splits
+from sscjax.data.dataset import ImageSet
+from sscjax.metrics import Predictions
+from sscjax.pretrained import cache
+
+PROBE = {
+    "data.image_size": 128,
+    "model.feature_layers": (),
+    "model.pooling": ("mean",),
+    "augment.copies": 0,
+}
+VARIANTS: dict[str, dict[str, object]] = {
+    "best recipe": {},
+    "128 pixels": {"data.image_size": 128},
+    "the last layer alone": {"model.feature_layers": ()},
+    "means alone": {"model.pooling": ("mean",)},
+    "maxima, too": {"model.pooling": ("mean", "std", "max")},
+    "no copies": {"augment.copies": 0},
+    "copies of other places, not stains": {"augment.stain": 0.0},
+    "four views averaged": {"views": 4},
+    "classes unweighted": {"loss.class_weights": "none"},
+    "weak penalty, not chosen": {"stages.head.l2": (1e-5,)},
+    "linear probe": PROBE,
+}
+SKLEARN = "linear probe, scikit-learn, C=1"
+
+
+def main() -> int:
+    """Cross-validate every line and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights")
+    parser.add_argument("--classes", nargs="*", default=[], help="names of the classes in order")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--lines", nargs="*", default=[*VARIANTS, SKLEARN], help="all of them")
+    args = parser.parse_args()
+    base = best_three_class.get_config()
+    base.data.path, base.pretrained = str(args.data), str(args.weights)
+    base.data.classes = tuple(args.classes)
+    base.protocol, base.cv.repeats = "kfold", args.repeats
+    tables: dict[str, Predictions] = {}
+    for name in args.lines:
+        started = time.monotonic()
+        changed = base.copy_and_resolve_references()
+        changed.update_from_flattened_dict(PROBE if name == SKLEARN else VARIANTS[name])
+        tables[name] = cross_validate(changed, by_sklearn if name == SKLEARN else by_run)
+        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    print(markdown(tables, "linear probe"))
+    return 0
+
+
+# --- features -------------------------------------------------------------------------------------
+
+
+class Frozen:
+    """Features of the frozen network for the originals, their copies and their views."""
+
+    def __init__(self, config: ConfigDict) -> None:
+        self.images, synthetic = prepare.load_images(config)
+        one = config.copy_and_resolve_references()
+        one.split.folds, one.split.fold = config.cv.folds, 0
+        network = prepare.build_network(
+            one, prepare.split_images(one, self.images, synthetic), earlier_fallback=False
+        )
+        self._network = network
+        self.program = steps.Program(
+            network.model,
+            network.objective,
+            prepare.make_inputs(config, network.weights.convention.scaling, online=False),
+            micro_batch=8,
+        )
+        copied = augment.augmented_copies(
+            self.images, config.augment.copies, config.seed, prepare.changes(config)
+        )
+        self._store = features.Store(cache.cache_dir() / "recipe", 1e10)
+        # Copy k of image i is row k * N + i.
+        self.rows = self._compute(copied.images)
+        self.copied = copied
+        count = config.views
+        self.views = [self.rows[: len(self.images)]]
+        if count > 1:
+            pixels = np.asarray(self.images.images[:])
+            for view in range(1, count):
+                moved = np.asarray(steps.views_of(jnp.asarray(pixels), count)).reshape(
+                    count, *pixels.shape
+                )
+                self.views.append(self._compute(moved[view]))
+
+    def _compute(self, images: rows.Rows) -> np.ndarray:
+        network, last = self._network, self.program.model.features_end
+        key = features.key(
+            self.program,
+            last,
+            network.params,
+            network.batch_stats,
+            images=rows.fingerprint(images),
+            scaling=network.weights.convention.scaling,
+            batch_size=32,
+        )
+        found = features.compute(
+            self.program,
+            last,
+            network.params,
+            network.batch_stats,
+            images,
+            batch_size=32,
+            progress=lambda count: None,
+            keep=self._store.keep(key, held=True),
+        )
+        return np.asarray(found)
+
+
+# --- one line -------------------------------------------------------------------------------------
+
+Classifier = Callable[[np.ndarray], np.ndarray]
+Fit = Callable[[ConfigDict, np.ndarray, ImageSet], Classifier]
+
+
+def cross_validate(config: ConfigDict, fit: Fit) -> Predictions:
+    """Calibrated out-of-fold predictions of all repeats, one behind the other."""
+    frozen = Frozen(config)
+    images, found = frozen.images, []
+    for fold in folds.plan(config, images):
+        place = prepare.make_splits(fold.config, images)
+        chosen = np.flatnonzero(place == "train")
+        # The originals that are trained on, and their copies.
+        every = np.concatenate([chosen + k * len(images) for k in range(config.augment.copies + 1)])
+        ask = fit(config, frozen.rows[every], frozen.copied.take(every))
+        logits = np.mean([ask(view) for view in frozen.views], axis=0)
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        table = evaluate.table(images, place, odds / odds.sum(1, keepdims=True))
+        temperature = calibration.fit_temperature(table.where("val")).value
+        found.append(calibration.apply(table.where("test"), temperature))
+    return Predictions.join(found)
+
+
+def by_run(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Classifier:
+    """As a stage with 'lbfgs' does it."""
+    classes, stage = len(training.classes), config.stages.head
+    weights = prepare.class_weights(config.loss.class_weights, training.labels, classes)
+    objective = dataclasses.replace(prepare.make_objective(config, classes), class_weights=weights)
+    problem = linear.Problem(rows_of, training.labels, objective, classes, passes=stage.epochs)
+    parts = splits.subject_folds(training, 5, config.seed)
+    found = problem.fit(problem.choose(stage.l2, parts).l2)
+    return lambda x: x @ found.kernel + found.bias
+
+
+def by_sklearn(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Classifier:
+    """What a linear probe mostly is: scikit-learn's defaults on features as they are."""
+    del config
+    model = LogisticRegression(C=1.0, max_iter=1000).fit(rows_of, training.labels)
+    return functools.partial(_scores, model)
+
+
+def _scores(model: LogisticRegression, x: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(model.predict_proba(x), 1e-12))
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def markdown(tables: dict[str, Predictions], reference: str) -> str:
+    """A row for each line; differences are from the reference's, per tile and per subject."""
+    lines = [
+        "| recipe | balanced accuracy per image | less the probe's | kappa | macro AUROC | "
+        "log loss | calibration error | balanced accuracy per subject | less the probe's |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, table in tables.items():
+        figures = metrics.figures(table, True)
+        edges = calibration.bin_edges(table.confidence, 10, "mass")
+        by_subject = subjects_of(table)
+        cells = [
+            name,
+            report.percent(figures["balanced_accuracy"]),
+            difference(table, tables.get(reference), name == reference),
+            report.number(figures["quadratic_kappa"]),
+            report.number(figures["macro_auroc"]),
+            report.number(figures["log_loss"]),
+            report.number(calibration.expected_calibration_error(table, edges)),
+            report.percent(metrics.figures(by_subject, True)["balanced_accuracy"]),
+            difference(
+                by_subject,
+                subjects_of(tables[reference]) if reference in tables else None,
+                name == reference,
+            ),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def subjects_of(table: Predictions) -> Predictions:
+    """One row for each subject and repeat: a subject's rows of one repeat follow each other's."""
+    # Each repeat tests every image once: the n-th time an image occurs is the n-th repeat.
+    seen: dict[str, int] = {}
+    repeat = np.empty(len(table), int)
+    for row, file in enumerate(table.files.tolist()):
+        repeat[row] = seen.get(file, 0)
+        seen[file] = repeat[row] + 1
+    parts = [table.take(repeat == k).by_subject() for k in range(repeat.max() + 1)]
+    return Predictions.join(parts)
+
+
+def difference(table: Predictions, other: Predictions | None, same: bool) -> str:
+    """The difference of balanced accuracies with its interval."""
+    if other is None or same:
+        return report.UNDEFINED
+    # By name, and the repeats of an image in their order.
+    left, right = (one.take(np.argsort(one.files, kind="stable")) for one in (table, other))
+    ours, theirs = (metrics.figures(one, True)["balanced_accuracy"] for one in (left, right))
+    span = paired.difference_intervals(left, right, True)["balanced_accuracy"]
+    shown = f"{100 * (ours - theirs):+.1f}"
+    return shown if span is None else f"{shown} ({100 * span[0]:+.1f} to {100 * span[1]:+.1f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
