@@ -19,6 +19,7 @@ from test_layers import LAYERS, OWNERS, PACKAGE  # noqa: E402
 
 # What a layer is for, by one of its modules.
 NOTES = {
+    "samplesize": "planning the next study",
     "main": "the command-line programs",
     "protocol": "folds: many runs, pooled",
     "train": "the recipe: run folder, stages, resume, results",

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pooled", "train", "answers"),
     ("protocol", "predict"),
     ("main", "compare", "reproduce", "explain"),
+    ("samplesize",),
 )
 
 # Libraries that only these parts may import. An empty row: nobody.
@@ -52,7 +53,16 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "matplotlib": ("figures", "pictures"),
     "jinja2": ("page",),
     "markupsafe": ("page",),
-    "scipy": ("calibration", "data", "delong", "intervals", "linear", "paired", "saliency"),
+    "scipy": (
+        "calibration",
+        "data",
+        "delong",
+        "intervals",
+        "linear",
+        "paired",
+        "saliency",
+        "samplesize",
+    ),
     "threadpoolctl": ("data",),
     "tqdm": ("progress",),
     "h5py": ("pretrained",),
