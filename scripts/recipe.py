@@ -32,6 +32,7 @@ from sscjax import (
     evaluate,
     features,
     folds,
+    intervals,
     linear,
     metrics,
     paired,
@@ -75,11 +76,17 @@ def main() -> int:
     parser.add_argument("--classes", nargs="*", default=[], help="names of the classes in order")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--lines", nargs="*", default=[*VARIANTS, SKLEARN], help="all of them")
+    parser.add_argument(
+        "--subjects", type=int, nargs="*", default=[], help="instead: how accuracy grows with them"
+    )
     args = parser.parse_args()
     base = best_three_class.get_config()
     base.data.path, base.pretrained = str(args.data), str(args.weights)
     base.data.classes = tuple(args.classes)
     base.protocol, base.cv.repeats = "kfold", args.repeats
+    if args.subjects:
+        print(growth(base, args.subjects))
+        return 0
     tables: dict[str, Predictions] = {}
     for name in args.lines:
         started = time.monotonic()
@@ -158,13 +165,21 @@ Classifier = Callable[[np.ndarray], np.ndarray]
 Fit = Callable[[ConfigDict, np.ndarray, ImageSet], Classifier]
 
 
-def cross_validate(config: ConfigDict, fit: Fit) -> Predictions:
-    """Calibrated out-of-fold predictions of all repeats, one behind the other."""
+def cross_validate(config: ConfigDict, fit: Fit, limit: int | None = None) -> Predictions:
+    """Calibrated out-of-fold predictions of all repeats, one behind the other.
+
+    Args:
+      config: of the protocol.
+      fit: makes a classifier of what is trained on.
+      limit: subjects trained on, of each fold; None for all.
+    """
     frozen = Frozen(config)
     images, found = frozen.images, []
     for fold in folds.plan(config, images):
         place = prepare.make_splits(fold.config, images)
         chosen = np.flatnonzero(place == "train")
+        if limit is not None:
+            chosen = chosen[some_subjects(images.take(chosen), limit, fold.config.seed)]
         # The originals that are trained on, and their copies.
         every = np.concatenate([chosen + k * len(images) for k in range(config.augment.copies + 1)])
         ask = fit(config, frozen.rows[every], frozen.copied.take(every))
@@ -174,6 +189,20 @@ def cross_validate(config: ConfigDict, fit: Fit) -> Predictions:
         temperature = calibration.fit_temperature(table.where("val")).value
         found.append(calibration.apply(table.where("test"), temperature))
     return Predictions.join(found)
+
+
+def some_subjects(training: ImageSet, limit: int, seed: int) -> np.ndarray:
+    """[N] bool, the images of `limit` subjects: of the classes in turn, at random within each."""
+    names, first = np.unique(training.subjects, return_index=True)
+    rng = np.random.default_rng(seed)
+    queues = [
+        rng.permutation(names[training.labels[first] == label]).tolist()
+        for label in np.unique(training.labels)
+    ]
+    taken: list[str] = []
+    while len(taken) < limit and any(queues):
+        taken += [queue.pop() for queue in queues if queue]
+    return np.isin(training.subjects, taken[:limit])
 
 
 def by_run(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Classifier:
@@ -196,6 +225,29 @@ def by_sklearn(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> C
 
 def _scores(model: LogisticRegression, x: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(model.predict_proba(x), 1e-12))
+
+
+def growth(base: ConfigDict, numbers: list[int]) -> str:
+    """Figures of the best recipe and of the probe by the number of subjects trained on."""
+    lines = [
+        "| subjects trained on | recipe | balanced accuracy per image | per subject | AUROC |",
+        "|---|---|---|---|---|",
+    ]
+    for limit in numbers:
+        for name in ("best recipe", "linear probe"):
+            changed = base.copy_and_resolve_references()
+            changed.update_from_flattened_dict(VARIANTS[name])
+            table = cross_validate(changed, by_run, limit)
+            cells = [str(limit), name]
+            for one in (table, subjects_of(table)):
+                value = metrics.figures(one, True)["balanced_accuracy"]
+                span = intervals.figures(one, True)["balanced_accuracy"]
+                reach = "" if span is None else f" ({100 * span[0]:.1f} to {100 * span[1]:.1f})"
+                cells.append(report.percent(value) + reach)
+            cells.append(report.number(metrics.figures(table, True)["macro_auroc"]))
+            lines.append(f"| {' | '.join(cells)} |")
+            print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
 
 
 # --- the table ------------------------------------------------------------------------------------
