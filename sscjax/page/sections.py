@@ -294,6 +294,8 @@ def provenance(folder: Folder) -> dict[str, Any]:
     manifest = folder.optional["manifest"]
     return {
         "stages": stages,
+        "solved": [stage for stage in stages if stage["l2"] is not None],
+        "views": config.get("views", 1),
         "parameters": stages[0]["frozen"] + stages[0]["trained"] if stages else None,
         "select": config["select"],
         "class_weights": config["loss"]["class_weights"],
@@ -324,6 +326,7 @@ def _stages(folder: Folder) -> list[dict[str, Any]]:
                 "epochs": course["epoch"],
                 "best": course["best_epoch"] or None,
                 "early": course["stopped_early"],
+                "l2": course.get("l2"),
                 "seconds": course["seconds"],
                 "frozen": counts["total"] - counts["trained"],
                 "trained": counts["trained"],
