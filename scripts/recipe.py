@@ -94,7 +94,9 @@ def main() -> int:
         changed.update_from_flattened_dict(PROBE if name == SKLEARN else VARIANTS[name])
         tables[name] = cross_validate(changed, by_sklearn if name == SKLEARN else by_run)
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    print(markdown(tables, "linear probe"))
+        print(row(name, tables[name], tables.get("linear probe")), file=sys.stderr, flush=True)
+    lines = [row(name, table, tables.get("linear probe")) for name, table in tables.items()]
+    print("\n".join([*HEAD, *lines]))
     return 0
 
 
@@ -253,34 +255,31 @@ def growth(base: ConfigDict, numbers: list[int]) -> str:
 # --- the table ------------------------------------------------------------------------------------
 
 
-def markdown(tables: dict[str, Predictions], reference: str) -> str:
-    """A row for each line; differences are from the reference's, per tile and per subject."""
-    lines = [
-        "| recipe | balanced accuracy per image | less the probe's | kappa | macro AUROC | "
-        "log loss | calibration error | balanced accuracy per subject | less the probe's |",
-        "|---|---|---|---|---|---|---|---|---|",
+HEAD = (
+    "| recipe | balanced accuracy per image | less the probe's | kappa | macro AUROC | "
+    "log loss | calibration error | balanced accuracy per subject | less the probe's |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def row(name: str, table: Predictions, probe: Predictions | None) -> str:
+    """A line of the table; differences are from the probe's, per image and per subject."""
+    figures = metrics.figures(table, True)
+    edges = calibration.bin_edges(table.confidence, 10, "mass")
+    by_subject = subjects_of(table)
+    other = table if probe is None else probe
+    cells = [
+        name,
+        report.percent(figures["balanced_accuracy"]),
+        difference(table, other),
+        report.number(figures["quadratic_kappa"]),
+        report.number(figures["macro_auroc"]),
+        report.number(figures["log_loss"]),
+        report.number(calibration.expected_calibration_error(table, edges)),
+        report.percent(metrics.figures(by_subject, True)["balanced_accuracy"]),
+        difference(by_subject, subjects_of(other)),
     ]
-    for name, table in tables.items():
-        figures = metrics.figures(table, True)
-        edges = calibration.bin_edges(table.confidence, 10, "mass")
-        by_subject = subjects_of(table)
-        cells = [
-            name,
-            report.percent(figures["balanced_accuracy"]),
-            difference(table, tables.get(reference), name == reference),
-            report.number(figures["quadratic_kappa"]),
-            report.number(figures["macro_auroc"]),
-            report.number(figures["log_loss"]),
-            report.number(calibration.expected_calibration_error(table, edges)),
-            report.percent(metrics.figures(by_subject, True)["balanced_accuracy"]),
-            difference(
-                by_subject,
-                subjects_of(tables[reference]) if reference in tables else None,
-                name == reference,
-            ),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return f"| {' | '.join(cells)} |"
 
 
 def subjects_of(table: Predictions) -> Predictions:
@@ -295,9 +294,9 @@ def subjects_of(table: Predictions) -> Predictions:
     return Predictions.join(parts)
 
 
-def difference(table: Predictions, other: Predictions | None, same: bool) -> str:
-    """The difference of balanced accuracies with its interval."""
-    if other is None or same:
+def difference(table: Predictions, other: Predictions) -> str:
+    """The difference of balanced accuracies with its interval; a dash from itself."""
+    if np.array_equal(table.probabilities, other.probabilities):
         return report.UNDEFINED
     # By name, and the repeats of an image in their order.
     left, right = (one.take(np.argsort(one.files, kind="stable")) for one in (table, other))

@@ -17,8 +17,9 @@ import scipy.optimize
 
 from sscjax import steps
 
-# A change of the loss below this share of it ends the search: what float32 can tell.
-_SHARE_OF_LOSS = 1e-7
+# A change of the loss below this share of it ends the search: what float32 can tell; and what the
+# losses of two penalties differ by is told by less.
+_SHARE_OF_LOSS, _ROUGHLY = 1e-7, 1e-5
 
 # Features whose deviation is below this share of the largest are taken for constant.
 _SMALLEST_DEVIATION = 1e-6
@@ -128,7 +129,11 @@ class Problem:
         return total + 0.5 * l2 * jnp.square(kernel).sum(), jnp.concatenate(parts)
 
     def solve(
-        self, l2: float, chosen: np.ndarray | None = None, start: np.ndarray | None = None
+        self,
+        l2: float,
+        chosen: np.ndarray | None = None,
+        start: np.ndarray | None = None,
+        share: float = _SHARE_OF_LOSS,
     ) -> tuple[np.ndarray, int]:
         """The parameters on the standardised scale, flat, and the passes taken.
 
@@ -136,6 +141,7 @@ class Problem:
           l2: strength of the penalty, above 0.
           chosen: [N] bool, the images to fit to; None for all.
           start: where to begin; None for zeros.
+          share: of the loss; a smaller change ends the search.
         """
         weights = self._weights if chosen is None else self._weights * chosen
         shares = jnp.asarray(weights / weights.sum(), jnp.float32)
@@ -147,7 +153,7 @@ class Problem:
 
         size = (self._features.shape[1] + 1) * self._outputs
         begin = np.zeros(size) if start is None else start
-        options = {"maxiter": self._passes, "ftol": _SHARE_OF_LOSS, "gtol": 1e-6}
+        options = {"maxiter": self._passes, "ftol": share, "gtol": 1e-6}
         found = scipy.optimize.minimize(step, begin, jac=True, method="L-BFGS-B", options=options)
         return found.x, int(found.nfev)
 
@@ -190,6 +196,6 @@ class Problem:
             flat: np.ndarray | None = None
             # The strongest first: each is a good start for the next.
             for l2 in falling:
-                flat, _ = self.solve(l2, ~held_out, flat)
+                flat, _ = self.solve(l2, ~held_out, flat, _ROUGHLY)
                 losses[l2] += share * self.loss(flat, held_out)
         return Choice(min(falling, key=losses.__getitem__), losses, len(np.unique(folds)))

@@ -198,7 +198,7 @@ def test_a_solved_run(tmp_path: Path, model: str, caplog: pytest.LogCaptureFixtu
 @pytest.mark.usefixtures("quick")
 def test_goes_on_after_it_was_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the checkpoint and the end of the stage: nothing is solved again."""
-    config = solved_config()
+    config = solved_config("cnn")
     undisturbed = tmp_path / "one"
     train.run(config, undisturbed)
 
@@ -219,7 +219,7 @@ def test_goes_on_after_it_was_solved(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_one_subject_of_a_class_leaves_no_choice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = solved_config()
+    config = solved_config("cnn")
     # Three subjects of each class: one for each split.
     for name in ("normal", "early", "late"):
         config.data.synthetic[f"{name}_subjects"] = 3
