@@ -1,0 +1,230 @@
+"""How a slide is cut into tiles, and the tiles, one after the other.
+
+What training tiles were cut by is kept beside them (`Settings`), so that a new slide is cut alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sscjax.data.slides import tissue
+from sscjax.data.slides.reading import Slide
+from sscjax.errors import UserError
+
+# Longer side of the thumbnail that tissue is looked for in, in pixels.
+THUMBNAIL = 2048
+
+# Gaps in the tissue up to this share of a field belong to it.
+_GAP = 1 / 16
+
+NO_TISSUE, PEN, BLUR, BEYOND = "little tissue", "pen", "blur", "beyond the cap"
+REASONS = (NO_TISSUE, PEN, BLUR, BEYOND)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What tiles are cut by.
+
+    Attributes:
+      field_um: side of a tile's field of view in micrometres; 0: `field_px` counts.
+      field_px: the same in pixels of level 0. The paper's is 512.
+      tile_size: side of the tile that is written, in pixels.
+      min_tissue: least share of a field that is tissue, 0 to 1.
+      overlap: share of a field's side that its neighbour repeats, 0 to below 1.
+      max_tiles: of one slide; 0: all. More are drawn at random from all over its tissue.
+      reject: whether tiles with pen or blur are left out.
+      mpp: micrometres per pixel of level 0 for slides that do not say; 0: they stay unknown.
+      seed: of the tiles that are drawn.
+    """
+
+    field_um: float = 0.0
+    field_px: int = 512
+    tile_size: int = 128
+    min_tissue: float = 0.5
+    overlap: float = 0.0
+    max_tiles: int = 0
+    reject: bool = True
+    mpp: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, fits, wanted in (
+            ("field_um", self.field_um >= 0, "0 or more micrometres"),
+            ("field_px", self.field_px >= 8, "8 pixels or more"),
+            ("tile_size", 8 <= self.tile_size <= 4096, "8 to 4096 pixels"),
+            ("min_tissue", 0 <= self.min_tissue <= 1, "a share, 0 to 1"),
+            ("overlap", 0 <= self.overlap <= 0.9, "a share, 0 to 0.9"),
+            ("max_tiles", self.max_tiles >= 0, "0 (no cap) or more"),
+            ("mpp", self.mpp >= 0, "0 (unknown) or more micrometres per pixel"),
+        ):
+            if not fits:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag}={getattr(self, name):g}: expected {wanted}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Settings:
+        """What `as_json` gave.
+
+        Raises:
+          TypeError: it has other fields.
+        """
+        return cls(**kept)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tile:
+    """A tile of a slide.
+
+    Attributes:
+      x, y: its left and upper edge in pixels of level 0.
+      pixels: uint8 [S,S,3].
+      tissue: share of its field that is tissue, 0 to 1.
+    """
+
+    x: int
+    y: int
+    pixels: np.ndarray
+    tissue: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """A slide looked at as a whole, before any tile is read.
+
+    Attributes:
+      field: side of a field in pixels of level 0.
+      mpp: micrometres per pixel of a TILE; None where the slide's resolution is not known.
+      thumbnail: uint8 [h,w,3].
+      scale: pixels of the thumbnail per pixel of level 0.
+      level: saturation, 0 to 255, above which a pixel is tissue.
+      places: x, y and tissue share of every field of the grid, row after row.
+      tissue: share of the slide that is tissue, 0 to 1.
+    """
+
+    field: int
+    mpp: float | None
+    thumbnail: np.ndarray
+    scale: float
+    level: int
+    places: tuple[tuple[int, int, float], ...]
+    tissue: float
+
+
+def plan(slide: Slide, settings: Settings) -> Plan:
+    """Find the tissue of a slide and lay the grid of fields over it.
+
+    Raises:
+      UserError: the field is in micrometres and the resolution not known, or the slide is smaller
+        than one field. The message names no file.
+    """
+    mpp = slide.mpp or settings.mpp or None
+    field = settings.field_px
+    if settings.field_um:
+        if mpp is None:
+            raise UserError(
+                "the slide does not say its micrometres per pixel; give --mpp, or the field in "
+                "pixels by --field-px"
+            )
+        field = round(settings.field_um / mpp)
+    if field < 1 or field > min(slide.width, slide.height):
+        raise UserError(
+            f"the slide has {slide.width}x{slide.height} pixels, and a field {field}x{field}: "
+            "give a smaller field"
+        )
+    thumbnail = slide.thumbnail(THUMBNAIL)
+    level = tissue.threshold(thumbnail)
+    scale = thumbnail.shape[1] / slide.width
+    found = tissue.mask(thumbnail, level, max(1, round(field * scale * _GAP)))
+    # A summed-area table: the share of any rectangle by four look-ups.
+    sums = np.pad(found.cumsum(0, np.int32).cumsum(1, np.int32), ((1, 0), (1, 0)))
+    step = max(1, round(field * (1 - settings.overlap)))
+    places = [
+        (x, y, _share(sums, x, y, field, scale))
+        for y in _edges(slide.height, field, step)
+        for x in _edges(slide.width, field, step)
+    ]
+    reduced = None if mpp is None else mpp * field / settings.tile_size
+    return Plan(field, reduced, thumbnail, scale, level, tuple(places), float(found.mean()))
+
+
+def _edges(side: int, field: int, step: int) -> range:
+    """Where fields begin along an axis: as many as there is room for, in the middle of it."""
+    rest = (side - field) % step
+    return range(rest // 2, side - field + 1, step)
+
+
+def _share(sums: np.ndarray, x: int, y: int, field: int, scale: float) -> float:
+    """Mean of the mask over a field; of at least one pixel of the thumbnail."""
+    height, width = sums.shape[0] - 1, sums.shape[1] - 1
+    left, top = (min(round(edge * scale), side - 1) for edge, side in ((x, width), (y, height)))
+    right = min(max(left + 1, round((x + field) * scale)), width)
+    low = min(max(top + 1, round((y + field) * scale)), height)
+    total = sums[low, right] - sums[top, right] - sums[low, left] + sums[top, left]
+    return float(total / ((right - left) * (low - top)))
+
+
+def tiles(
+    slide: Slide,
+    planned: Plan,
+    settings: Settings,
+    name: str,
+    left_out: dict[tuple[int, int], str] | None = None,
+) -> Iterator[Tile]:
+    """The tiles of a slide, one at a time; the same for the same name and settings.
+
+    Args:
+      slide: open.
+      planned: of this slide.
+      settings: as for the plan.
+      name: of the slide; with the seed it decides which tiles a cap leaves.
+      left_out: is told of every field left out, by its x and y, which of `REASONS` it was.
+    """
+    left_out = {} if left_out is None else left_out
+    chosen = []
+    for place in planned.places:
+        if place[2] >= settings.min_tissue and place[2] > 0:
+            chosen.append(place)
+        else:
+            left_out[place[:2]] = NO_TISSUE
+    if settings.max_tiles:
+        rng = np.random.default_rng([settings.seed, zlib.crc32(name.encode("utf-8", "replace"))])
+        chosen = [chosen[index] for index in rng.permutation(len(chosen))]
+    level = _level(slide, planned.field, settings.tile_size)
+    taken = 0
+    for x, y, share in chosen:
+        if settings.max_tiles and taken >= settings.max_tiles:
+            left_out[x, y] = BEYOND
+            continue
+        pixels = _cut(slide, x, y, planned.field, level, settings.tile_size)
+        if settings.reject and tissue.pen_share(pixels) > tissue.PEN_SHARE:
+            left_out[x, y] = PEN
+        elif settings.reject and tissue.sharpness(pixels) < tissue.SHARPNESS:
+            left_out[x, y] = BLUR
+        else:
+            taken += 1
+            yield Tile(x, y, pixels, share)
+
+
+def _level(slide: Slide, field: int, size: int) -> int:
+    """The coarsest level that still has as many pixels in a field as the tile."""
+    fine = [k for k, factor in enumerate(slide.downsamples) if field / factor >= size - 0.5]
+    return fine[-1] if fine else 0
+
+
+def _cut(slide: Slide, x: int, y: int, field: int, level: int, size: int) -> np.ndarray:
+    side = max(1, round(field / slide.downsamples[level]))
+    pixels = slide.read(x, y, level, side, side)
+    if side == size:
+        return pixels
+    # As `decode` reduces images, so that a tile cut here and one cut by others are alike.
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS))
