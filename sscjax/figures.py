@@ -23,8 +23,10 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from sscjax.files import write_bytes, write_text
@@ -439,21 +441,78 @@ def _crc_table() -> list[int]:
 _CRC_TABLE = _crc_table()
 
 
-def write_sheet(path: Path | str, title: str, panels: Sequence[tuple[str, np.ndarray]]) -> None:
+def write_sheet(
+    path: Path | str,
+    title: str,
+    panels: Sequence[tuple[str, np.ndarray]],
+    columns: int | None = None,
+) -> None:
     """Draw pictures side by side, each under its name.
 
     Args:
       path: of the PNG.
       title: above all of them.
       panels: name and pixels, uint8 [H,W,3].
+      columns: in a row; None: all.
     """
-    figure = Figure(figsize=(2.5 * len(panels), 3.0), dpi=DPI, layout="constrained")
+    wide = columns or len(panels)
+    high = math.ceil(len(panels) / wide)
+    figure = Figure(figsize=(2.5 * wide, 2.7 * high + 0.3), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11, parse_math=False)
-    for axes, (name, pixels) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
+    places = figure.subplots(high, wide, squeeze=False).ravel()
+    for axes in places:
+        axes.set_axis_off()
+    for axes, (name, pixels) in zip(places, panels, strict=False):
         axes.imshow(pixels, interpolation="nearest")
         axes.set_title(name, fontsize=10, parse_math=False)
+    _write_png(path, figure)
+
+
+def write_heat_map(
+    path: Path | str,
+    picture: np.ndarray,
+    corners: np.ndarray,
+    side: float,
+    values: np.ndarray,
+    *,
+    title: str,
+    label: str,
+    threshold: float,
+) -> None:
+    """Lay squares in colour over a picture, beside the picture as it is.
+
+    Args:
+      path: of the PNG.
+      picture: uint8 [H,W,3].
+      corners: [N,2] left and upper edges of the squares, in pixels of the picture.
+      side: of a square, likewise.
+      values: [N], 0 to 1; the colour.
+      title: above both.
+      label: of the colours.
+      threshold: marked on their scale.
+    """
+    height, width = picture.shape[:2]
+    inches = min(7.0, 5.0 * height / width)
+    figure = Figure(figsize=(11.0, inches + 0.6), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11, parse_math=False)
+    left, right = figure.subplots(1, 2)
+    left.imshow(picture)
+    grey = picture @ np.array([0.299, 0.587, 0.114])
+    right.imshow(grey, cmap="gray", vmin=0, vmax=255)
+    squares = PatchCollection(
+        [Rectangle((x, y), side, side) for x, y in corners.tolist()],
+        cmap="viridis",
+        alpha=0.65,
+        linewidth=0,
+    )
+    squares.set_array(np.asarray(values, float))
+    squares.set_clim(0, 1)
+    right.add_collection(squares)
+    for axes in (left, right):
         axes.set_axis_off()
+    scale = figure.colorbar(squares, ax=right, fraction=0.046)
+    scale.set_label(label, parse_math=False)
+    scale.ax.axhline(threshold, color="black", linewidth=2)
     _write_png(path, figure)

@@ -1,6 +1,7 @@
 """Ask a finished run about new images: `python -m sscjax.predict RUN INPUT...`.
 
-An INPUT is an image, a folder of images, a csv manifest or a folder with one. Images are prepared,
+An INPUT is an image, a folder of images, a csv manifest or a folder with one, a slide or a folder
+of slides. Images are prepared,
 and answers judged, as the run's folder says. Where the labels are known, the answers are compared
 with them, with intervals by subject.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import logging
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +20,17 @@ from typing import Any
 import numpy as np
 
 import sscjax
-from sscjax import answers, cli, files, intervals, metrics, provenance, report, trained
+from sscjax import (
+    answers,
+    cli,
+    files,
+    intervals,
+    metrics,
+    provenance,
+    report,
+    trained,
+    whole_slides,
+)
 from sscjax.answers import Judged
 from sscjax.data import asked
 from sscjax.data.asked import Asked
@@ -41,7 +53,7 @@ def main() -> int:
         prog="python -m sscjax.predict", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("run", type=Path, help="the folder of a finished run")
-    parser.add_argument("input", type=Path, nargs="+", help="images, folders or manifests")
+    parser.add_argument("input", type=Path, nargs="+", help="images, folders, manifests or slides")
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="predictions")
     parser.add_argument("--overwrite", action="store_true", help="replace what lies at --out")
     arguments = parser.parse_args()
@@ -67,7 +79,13 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = Fals
     """
     refuse_folder(out, overwrite, ALL)
     opened = trained.open_run(run)
-    found = listed(inputs, opened)
+    slides, rest = whole_slides.part(inputs)
+    settings = whole_slides.settings_of(opened) if slides else None
+    found = listed(rest, opened) if rest else []
+    if overwrite:
+        shutil.rmtree(out / whole_slides.TILES, ignore_errors=True)
+    cut = None if settings is None else whole_slides.cut(slides, out, settings)
+    found += [] if cut is None else cut.asked
     judged, failed = ask(opened, found)
     for _, reason in failed:
         _LOG.warning("left out: %s", reason)
@@ -78,9 +96,11 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = Fals
     paths = [one.path for row, one in enumerate(found) if row not in bad]
     seen = _trained_on(opened, judged, paths)
     truth = _against_labels(opened, judged, seen)
-    _write(out, opened, judged, subjects, [reason for _, reason in failed], seen, truth)
-    print(_text(out, opened, judged, subjects, len(failed), seen, truth))
-    return FAILED if failed else 0
+    reasons = [reason for _, reason in failed] + ([] if cut is None else cut.failed)
+    drawn = [] if cut is None else whole_slides.draw(out, cut, judged, opened)
+    _write(out, opened, judged, subjects, reasons, seen, truth, drawn)
+    print(_text(out, opened, judged, subjects, reasons, seen, truth, drawn))
+    return FAILED if reasons else 0
 
 
 def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
@@ -174,6 +194,7 @@ def _write(
     failed: Sequence[str],
     seen: np.ndarray | None,
     truth: dict[str, Any] | None,
+    drawn: Sequence[dict[str, str]],
 ) -> None:
     by_image = answers.as_rows(judged, opened.columns, "image")
     by_subject = answers.as_rows(subjects, opened.columns, "subject")
@@ -202,6 +223,7 @@ def _write(
         "trained_on": None if seen is None else int(seen.sum()),
         "failed": list(failed),
         "against_labels": truth,
+        "slides": list(drawn),
         "subjects": by_subject,
         "images": by_image,
     }
@@ -244,9 +266,10 @@ def _text(
     opened: Trained,
     judged: Judged,
     subjects: Judged,
-    failed: int,
+    failed: Sequence[str],
     seen: np.ndarray | None,
     truth: dict[str, Any] | None,
+    drawn: Sequence[dict[str, str]],
 ) -> str:
     """What the terminal shows."""
     several = len(subjects) < len(judged)
@@ -267,8 +290,13 @@ def _text(
         reach += "the input names them."
         blocks.append(report.intervals_table(truth["figures"], truth["intervals"], reach))
     counts = f"{len(judged)} images of {len(subjects)} subjects"
-    counts += f", {failed} could not be read" if failed else ""
+    counts += f", {len(failed)} could not be read" if failed else ""
     blocks.append(f"{counts}: {out / IMAGES}, {SUBJECTS}, {ALL}\n{RESEARCH_ONLY}")
+    if drawn:
+        first = drawn[0]
+        names = f"{first['heat_map']} and {first['decisive']}"
+        more = f", and those of {len(drawn) - 1} more" if len(drawn) > 1 else ""
+        blocks.insert(-1, f"Heat map and the ten most decisive tiles: {out / names}{more}")
     return "\n\n".join(blocks)
 
 

@@ -34,6 +34,7 @@ from sscjax import (
 from sscjax.course import Course, Finished, Result, Stage
 from sscjax.data import splits
 from sscjax.data.dataset import ImageSet
+from sscjax.data.slides import folder as slides
 from sscjax.errors import UserError
 from sscjax.optim import Counts
 from sscjax.pretrained import cache
@@ -110,6 +111,7 @@ def run(
         folder, config, now, network.weights.name, images.originals, images.splits
     )
     splits.write_splits(folder / "splits.csv", images.originals, images.splits)
+    _keep_slide_settings(config, folder)
     files.write_json(folder / audit.FILE, inspected)
     store = features.Store(
         features_at or cache.cache_dir() / "features",
@@ -162,6 +164,14 @@ def _start(folder: Path, now: dict[str, Any]) -> None:
             f"the run's folder {folder} cannot be written ({error.strerror}): choose another "
             "--workdir"
         ) from error
+
+
+def _keep_slide_settings(config: ConfigDict, folder: Path) -> None:
+    """How the tiles were cut from slides, where they were: new slides have to be cut alike."""
+    root = provenance.root_of(config)
+    if root is not None and (root / slides.SETTINGS).is_file():
+        text = (root / slides.SETTINGS).read_text(encoding="utf-8")
+        files.write_text(folder / slides.SETTINGS, text)
 
 
 # --- the stages ---------------------------------------------------------------------------------

@@ -41,7 +41,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("record", "provenance", "explanations", "folds", "search"),
     ("summary", "trained"),
     ("pooled", "train", "answers"),
-    ("protocol", "predict"),
+    ("protocol", "whole_slides"),
+    ("predict",),
     ("main", "compare", "reproduce", "explain"),
     ("samplesize",),
 )
@@ -59,7 +60,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "absl": ("main",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
-    "PIL": ("data", "pictures"),
+    "PIL": ("data", "pictures", "whole_slides"),
     "openslide": ("data.slides.reading",),
     "matplotlib": ("figures", "pictures"),
     "jinja2": ("page",),

@@ -82,13 +82,7 @@ def cut(
     slides, out = slides.expanduser(), out.expanduser()
     sources = find(slides, table)
     folder.begin(out, settings)
-    with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
-        try:
-            futures = [pool.submit(_one, out, source, settings) for source in sources]
-            results = [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    results = cut_all(out, sources, settings, jobs)
     done = [
         (source, one.kept)
         for source, one in zip(sources, results, strict=True)
@@ -97,6 +91,19 @@ def cut(
     count = folder.write_manifest(out, done)
     print(_text(sources, results, out, count))
     return FAILED if len(done) < len(sources) else 0
+
+
+def cut_all(
+    out: Path, sources: Sequence[Source], settings: Settings, jobs: int = 0
+) -> list[Result]:
+    """Cut slides, several at a time, into a folder that `folder.begin` made: a result for each."""
+    with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
+        try:
+            futures = [pool.submit(_one, out, source, settings) for source in sources]
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 # --- which slides ---------------------------------------------------------------------------------

@@ -90,6 +90,14 @@ def open_slide(path: Path) -> Iterator[Slide]:
         whole.close()
 
 
+def opens(path: Path) -> bool:
+    """Whether OpenSlide takes the file for a slide; False where it is not installed."""
+    try:
+        return _library().OpenSlide.detect_format(str(path)) is not None
+    except UserError:
+        return False
+
+
 def _library() -> Any:
     try:
         import openslide
