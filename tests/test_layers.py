@@ -32,7 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("summary", "trained"),
     ("pooled", "train", "answers"),
     ("protocol", "predict"),
-    ("main", "compare", "reproduce", "explain"),
+    ("main", "compare", "reproduce", "explain", "export"),
 )
 
 # Libraries that only these parts may import. An empty row: nobody.
@@ -44,7 +44,11 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "ml_collections": (
         *("prepare", "explanations", "folds", "record", "search", "summary", "provenance"),
         *("pooled", "train", "protocol", "main", "reproduce", "trained"),
+        "export",
     ),
+    "onnx": ("export",),
+    "onnxruntime": ("export",),
+    "flatbuffers": ("export",),
     "absl": ("main",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
@@ -61,7 +65,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
 }
 
 # Libraries that may only be imported inside a function: they may be missing.
-LAZY = ("torch", "array_record")
+LAZY = ("torch", "array_record", "onnx", "onnxruntime", "flatbuffers")
 
 # Parts that import the standard library, these, and what the layers allow them of the package.
 ONLY: dict[str, tuple[str, ...]] = {
