@@ -53,7 +53,7 @@ class Agreement:
       changed: images with another answer, by the rules of `answers.judge`.
       accuracy: shares of right classes, (the run's, the file's).
       speed: images per second, (the file's, the run's), in batches of `trained.BATCH` after a
-        first one, which compiles and allocates; None where there is but one.
+        first one, which compiles and allocates; None where there are no more.
     """
 
     images: int
@@ -116,7 +116,7 @@ def compare(opened: Trained, run: Run, some: Sample) -> Agreement:
     The last batch is mostly smaller than the others: a file has to take any number of images.
     """
     batches = list(_batches(some.images))
-    expected, own_speed = _timed(opened.answer(batches))
+    expected, own_speed = _timed(iter(opened.answer(batches)))
     found, speed = _timed(_as_answers(run(batch)) for batch in batches)
     gap = np.abs(found.distances - expected.distances) / np.maximum(expected.distances, 1.0)
     then, now = _answers(opened, expected), _answers(opened, found)
@@ -160,13 +160,16 @@ def _as_answers(outputs: Mapping[str, np.ndarray]) -> Answers:
 
 
 def _timed(parts: Iterator[Answers]) -> tuple[Answers, float | None]:
-    """Answers as one, and images per second after the first part."""
-    first = next(parts)
+    """Answers as one, and images per second in the median of whole batches after the first."""
+    found, seconds = [next(parts)], []
     started = time.perf_counter()
-    rest = list(parts)
-    seconds = time.perf_counter() - started
-    count = sum(len(one.distances) for one in rest)
-    return Answers.join([first, *rest]), count / seconds if rest else None
+    for one in parts:
+        found.append(one)
+        ended = time.perf_counter()
+        if len(one.distances) == trained.BATCH:
+            seconds.append(ended - started)
+        started = ended
+    return Answers.join(found), trained.BATCH / float(np.median(seconds)) if seconds else None
 
 
 def _answers(opened: Trained, found: Answers) -> list[str]:
