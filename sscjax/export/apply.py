@@ -32,7 +32,7 @@ def outputs(whole: Frozen, images: jax.Array) -> dict[str, jax.Array]:
     x = pixels * whole.scale.reshape(shape) + whole.shift.reshape(shape)
     found = {frozen.INPUT: x}
     for one in whole.operations:
-        x = found[one.name] = _step(one, x, found)
+        x = found[one.name] = step(one, x, found)
     trunk = found[whole.trunk]
     result = {
         metadata.PROBABILITIES: _probabilities(x, whole.temperature),
@@ -43,12 +43,19 @@ def outputs(whole: Frozen, images: jax.Array) -> dict[str, jax.Array]:
     return result
 
 
-def _step(one: Operation, x: jax.Array, found: dict[str, jax.Array]) -> jax.Array:
+def step(one: Operation, x: jax.Array, found: dict[str, jax.Array]) -> jax.Array:
+    """The output of one operation.
+
+    Args:
+      one: the operation.
+      x: output of the one before it, channels last.
+      found: outputs by name, of those that are added later.
+    """
     if one.kind == "conv":
         assert one.bias is not None
         return _conv(one, x) + one.bias.reshape(1, 1, 1, -1)
     if one.kind == "dense":
-        assert one.bias is not None
+        assert one.kernel is not None and one.bias is not None
         return x @ one.kernel + one.bias.reshape(1, -1)
     if one.kind == "relu":
         return jnp.maximum(x, 0.0)
@@ -74,7 +81,7 @@ def _conv(one: Operation, x: jax.Array) -> jax.Array:
         return _depthwise(one, jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0))))
     return lax.conv_general_dilated(
         x,
-        one.kernel,
+        jnp.asarray(one.kernel),
         (one.stride, one.stride),
         ((top, bottom), (left, right)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),

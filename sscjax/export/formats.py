@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from sscjax.export import npz, onnx_file, stablehlo
+from sscjax.export import npz, onnx_file, onnx_int8, stablehlo
 from sscjax.export.check import Outcome, Wish
 from sscjax.trained import Trained
 
@@ -30,5 +30,6 @@ class Format:
 FORMATS: dict[str, Format] = {
     "stablehlo": Format(stablehlo.write, ".zip", "for JAX, without this package"),
     "onnx": Format(onnx_file.write, ".onnx", "for onnxruntime and other runtimes"),
+    "onnx-int8": Format(onnx_int8.write, ".onnx", "a third of the size, other answers"),
     "npz": Format(npz.write, ".npz", "arrays for NumPy"),
 }

@@ -82,8 +82,11 @@ def read(path: Path) -> Frozen:
 
 
 def _operation(one: dict[str, Any], arrays: dict[str, np.ndarray]) -> Operation:
-    parts = {part: arrays.get(f"{one['name']}/{part}") for part in ("kernel", "bias")}
-    return Operation(**{**one, "padding": tuple(one["padding"])}, **parts)
+    return Operation(
+        **{**one, "padding": tuple(one["padding"])},
+        kernel=arrays.get(f"{one['name']}/kernel"),
+        bias=arrays.get(f"{one['name']}/bias"),
+    )
 
 
 def _run(whole: Frozen) -> check.Run:

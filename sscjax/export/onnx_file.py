@@ -36,7 +36,7 @@ def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
     Raises:
       UserError: a package is missing, the run's images are, or the file disagrees with the run.
     """
-    _libraries()
+    libraries()
     found = metadata.metadata(opened)
     place.write_bytes(serialise(build(frozen.freeze(opened), found), found))
     sample = check.sample(opened, wish.data)
@@ -52,7 +52,7 @@ def load(path: Path, threads: int = 0) -> check.Run:
       path: the file.
       threads: of onnxruntime; 0 takes one per core.
     """
-    _, runtime = _libraries()
+    _, runtime = libraries()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     # From memory: on Windows an open file could not be renamed.
@@ -67,7 +67,8 @@ def load(path: Path, threads: int = 0) -> check.Run:
     return run
 
 
-def _libraries() -> tuple[Any, Any]:
+def libraries() -> tuple[Any, Any]:
+    """The packages `onnx` and `onnxruntime`; a UserError where one is not installed."""
     try:
         import onnx
         import onnxruntime
@@ -78,7 +79,7 @@ def _libraries() -> tuple[Any, Any]:
 
 def serialise(model: Any, found: dict[str, Any]) -> bytes:
     """The file's bytes, with the metadata inside; the same for the same run."""
-    onnx, _ = _libraries()
+    onnx, _ = libraries()
     onnx.helper.set_model_props(model, {metadata.KEY: metadata.text(found)})
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
@@ -125,7 +126,7 @@ def build(whole: Frozen, found: dict[str, Any]) -> Any:
       whole: the network.
       found: what `metadata.metadata` gives.
     """
-    onnx, _ = _libraries()
+    onnx, _ = libraries()
     graph = _Graph(onnx)
     logits = _network(graph, whole)
     _probabilities(graph, logits, whole.temperature)
