@@ -22,7 +22,18 @@ import pytest
 from PIL import Image
 from small_runs import finished_run, one_stage_config, put, write_folder
 
-from sscjax import answers, cli, export, metrics, page, saliency, summary, train, trained
+from sscjax import (
+    answers,
+    cli,
+    explanations,
+    export,
+    metrics,
+    page,
+    saliency,
+    summary,
+    train,
+    trained,
+)
 from sscjax.data import decode
 from sscjax.data.asked import Asked
 from sscjax.errors import UserError
@@ -80,6 +91,10 @@ def noise(count: int, size: int) -> np.ndarray:
     strength = rng.integers(1, 60, (count, 1, 1, 1))
     grain = rng.standard_normal((count, size, size, 3))
     return np.clip(base + strength * grain, 0, 255).astype(np.uint8)
+
+
+def in_jax(whole: frozen.Frozen, pixels: np.ndarray) -> dict[str, jax.Array]:
+    return dict(jax.jit(lambda pixels: apply.outputs(whole, pixels))(pixels))
 
 
 def answered(opened: Trained, pixels: np.ndarray) -> Answers:
@@ -176,7 +191,7 @@ def changed(opened: Trained, kind: str) -> Trained:
         def inputs(stored: jax.Array, key: Any) -> jax.Array:
             return convention.preprocess(stored.astype(np.float32), "imagenet")
 
-        model = model.clone(padding="torch", bn_epsilon=1e-5)  # type: ignore[attr-defined]
+        model = model.clone(padding="torch")  # type: ignore[attr-defined]
         different = dataclasses.replace(opened.program, model=model, inputs=inputs)
         return dataclasses.replace(opened, program=different, scaling="imagenet", image_size=64)
     if kind == "temperature":
@@ -215,15 +230,15 @@ def test_graph_of_other_networks(runs: Runs, tmp_path: Path, model: str, kind: s
     pixels = noise(3, opened.image_size)
     outputs = onnx_file.load(path)(pixels)
     assert_as(opened, pixels, outputs)
-    in_jax = apply.outputs(whole, jax.numpy.asarray(pixels))
-    assert_as(opened, pixels, in_jax)
+    compiled = in_jax(whole, pixels)
+    assert_as(opened, pixels, compiled)
     if model == "mobilenet_v2":
         draw = saliency.make_maps(opened.model, opened.program.inputs, "", "hires_cam")
         for column in range(len(opened.columns)):
             wanted = draw(opened.params, opened.batch_stats, pixels, np.full(3, column))
             assert wanted.shape[1:] == tuple(found["maps"]["size"]) != (1, 1)
             scale = np.abs(wanted).max()
-            for maps in (outputs["maps"], in_jax["maps"]):
+            for maps in (outputs["maps"], compiled["maps"]):
                 np.testing.assert_allclose(maps[..., column], wanted, atol=2e-4 * scale)
 
 
@@ -242,8 +257,7 @@ def test_probabilities_near_zero_are_calibrated_alike(runs: Runs) -> None:
     expected = answered(opened, pixels).probabilities
     assert expected[:, 0].min() > 0.01
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-    in_jax = apply.outputs(whole, jax.numpy.asarray(pixels))["probabilities"]
-    np.testing.assert_allclose(in_jax, expected, atol=1e-5)
+    np.testing.assert_allclose(in_jax(whole, pixels)["probabilities"], expected, atol=1e-5)
 
 
 def test_detector_without_components(runs: Runs) -> None:
@@ -263,8 +277,7 @@ def test_detector_without_components(runs: Runs) -> None:
     [distance] = session.run(["distance"], {"images": pixels})
     expected = answered(opened, pixels).distances
     np.testing.assert_allclose(distance, expected, rtol=1e-4)
-    in_jax = apply.outputs(whole, jax.numpy.asarray(pixels))["distance"]
-    np.testing.assert_allclose(in_jax, expected, rtol=1e-4)
+    np.testing.assert_allclose(in_jax(whole, pixels)["distance"], expected, rtol=1e-4)
 
 
 # ---- what stands in the file --------------------------------------------------------------------
@@ -285,6 +298,9 @@ def test_same_run_same_bytes_and_a_record_beside(runs: Runs, tmp_path: Path) -> 
         assert kept["check"]["images"] == 6 and kept["check"]["split"] == "test"
         assert kept["check"]["answers_changed"] == 0
         assert kept["check"]["largest_difference"]["probabilities"] < 1e-5
+        # No place on the machine that it was made on.
+        for place in (str(REPOSITORY), str(Path.home()), str(runs("cnn").parent)):
+            assert place.encode() not in one.read_bytes()
     assert len(list(tmp_path.iterdir())) == 12
 
 
@@ -320,8 +336,6 @@ def test_metadata_says_what_the_run_says(runs: Runs) -> None:
     assert found["run"]["weights"]["sha256"] == kept["run"]["weights"]["sha256"]
     assert found["preparation"]["image_size"] == 32
     assert any("IN THE ORDER OF THEIR NAMES" in line for line in found["warnings"])
-    # No place on the machine that it was made on.
-    assert str(run.parent) not in json.dumps(found)
 
 
 def test_digest_of_the_network_knows_its_values(runs: Runs) -> None:
@@ -345,9 +359,10 @@ def test_documented_rules_are_those_of_the_run(runs: Runs) -> None:
     rules = trained.Rules(1.0, 0.5, "sick", "well", "by hand", 0.6, "by hand")
     names: dict[str, Any] = {"np": np}
     exec(snippets("What goes in and what comes out"), names)
-    about = {
+    columns = ["a", "b", "unused"]
+    about: dict[str, Any] = {
         "classes": ["a", "b"],
-        "columns": ["a", "b", "unused"],
+        "columns": columns,
         "threshold": {"value": 0.5, "positive": "sick", "negative": "well"},
         "least_confidence": {"value": 0.6},
         "distance": {"limit": 2.0},
@@ -359,14 +374,14 @@ def test_documented_rules_are_those_of_the_run(runs: Runs) -> None:
     distances = rng.integers(1, 4, len(shares)).astype(float)
     some = [Asked(Path(), str(k), str(k)) for k in range(len(shares))]
     for least in (0.6, None):
-        about["least_confidence"]["value"] = least  # type: ignore[index]
+        about["least_confidence"]["value"] = least
         own = dataclasses.replace(rules, least_confidence=least)
         judged = answers.judge(some, Answers(shares, distances), own, 2, 2.0)
         pairs = list(zip(shares, distances, strict=True))
-        assert judged.answer(about["columns"]) == [names["answer"](about, *one) for one in pairs]
+        assert judged.answer(columns) == [names["answer"](about, *one) for one in pairs]
         disease = [names["disease"](about, p) == "sick" for p in shares]
         assert judged.positive.tolist() == disease
-    assert len(set(judged.answer(about["columns"]))) == 4
+    assert len(set(judged.answer(columns))) == 4
 
 
 def test_documented_preparation_is_that_of_the_run(tmp_path: Path) -> None:
@@ -570,7 +585,8 @@ def test_the_program(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli, "set_up_jax", lambda: None)
+    for name in ("set_up_jax", "set_up_log"):
+        monkeypatch.setattr(cli, name, lambda: None)
     out = tmp_path / "deep" / "one.npz"
 
     def call(run: Path) -> int:
@@ -617,6 +633,7 @@ def test_real_tiles(shared_data: Path, tmp_path: Path) -> None:
         pytest.skip(f"no real weights: {config.pretrained} does not exist")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(summary, "_draw", lambda *args: None)
+        patch.setattr(explanations, "write", lambda *args: None)
         patch.setattr(page, "write", lambda folder: ())
         train.run(config, tmp_path / "run")
     for name, suffix in EXACT.items():
@@ -629,7 +646,7 @@ def test_real_tiles(shared_data: Path, tmp_path: Path) -> None:
     assert (tmp_path / "small.onnx").stat().st_size < 4e6
     kept = json.loads((tmp_path / "small.onnx.json").read_text("utf-8"))
     measured = kept["quantised"]["measured"]
-    assert measured["largest_difference"]["probabilities"] < 0.1
+    assert measured["largest_difference"]["probabilities"] < 0.2
     assert measured["answers_changed"] < 0.1 * measured["images"]
 
 

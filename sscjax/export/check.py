@@ -138,8 +138,8 @@ def demand(found: Agreement, name: str) -> None:
       found: by `compare`.
       name: of the file.
     """
-    # A comparison that NaN fails.
-    if not max(found.probabilities, found.distances) <= TOLERANCE:
+    # So that a difference that is no number fails, too.
+    if not (found.probabilities <= TOLERANCE and found.distances <= TOLERANCE):
         raise UserError(
             f"{name} does not answer as the run does: on {found.images} images probabilities "
             f"differ by up to {found.probabilities:.2g} and distances by {found.distances:.2g}, "

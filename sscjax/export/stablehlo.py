@@ -6,10 +6,11 @@ no config and nothing of this package to be run.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ NETWORK, ABOUT = "network.stablehlo", "metadata.json"
 
 # The same program for both: it holds nothing that is made for a kind of device.
 PLATFORMS = ("cpu", "cuda")
+
+# JAX's option: how many lines of the calling sources stand beside each operation.
+_FRAMES = "jax_traceback_in_locations_limit"
 
 
 def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
@@ -70,11 +74,25 @@ def load(path: Path | str) -> tuple[Callable[[Any], dict[str, jax.Array]], dict[
 
 
 def _serialised(whole: Frozen) -> bytearray:
+    def network(images: jax.Array) -> dict[str, jax.Array]:
+        return apply.outputs(whole, images)
+
     [batch] = export.symbolic_shape("N")
     size = whole.image_size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
-    program = jax.jit(lambda images: apply.outputs(whole, images))
-    return export.export(program, platforms=PLATFORMS)(images).serialize()
+    with _without_places():
+        return export.export(jax.jit(network), platforms=PLATFORMS)(images).serialize()
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+    """Keeps source files and lines of the machine that exports out of what it exports."""
+    before = jax.config.values[_FRAMES]
+    jax.config.update(_FRAMES, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(_FRAMES, before)
 
 
 def _numpy(call: Callable[[Any], dict[str, jax.Array]]) -> check.Run:
