@@ -401,14 +401,19 @@ def build_model(config: ConfigDict, outputs: int) -> MobileNetV2 | CNN:
 
 def check_reading(model: MobileNetV2, layers: tuple[str, ...], pooling: tuple[str, ...]) -> None:
     """Raise a UserError unless a classifier can read these layers in these ways."""
-    known = model.layer_names[: model.head_start]
+    # A convolution's own output is never seen: BatchNorm is folded into its kernel.
+    known = [
+        layer.name
+        for layer in model.layers[: model.head_start]
+        if layer.kind not in ("conv", "depthwise", "pad")
+    ]
     for name in layers:
         if name not in known or layers.count(name) > 1:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
-                f"config.model.feature_layers={layers}: {name!r} is not one of the backbone's "
-                f"layers, or is there twice{hint}"
+                f"config.model.feature_layers={layers}: {name!r} is not the output of a BatchNorm, "
+                f"an activation or an addition of the backbone, or is there twice{hint}"
             )
     kinds = get_args(Pooling)
     if not pooling or not set(pooling) <= set(kinds) or len(set(pooling)) < len(pooling):

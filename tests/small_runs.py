@@ -66,12 +66,15 @@ def write_folder(folder: Path, *, subjects: int = 6, tiles: int = 12) -> Path:
     return folder
 
 
-def finished_run(folder: Path, images: Path, model: str) -> Path:
-    """A run on a folder of images, without pictures and page."""
+def finished_run(folder: Path, images: Path, model: str, **changes: object) -> Path:
+    """A run on a folder of images, without pictures and page; `a__b=1` sets config.a.b."""
     config = one_stage_config()
     config.data.path = str(images)
     config.model.name = model
     config.model.alpha = 0.35
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in changes.items()}
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(summary, "_draw", lambda *args: None)
         patch.setattr(page, "write", lambda folder: ())

@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pooled", "train", "answers"),
     ("protocol", "whole_slides"),
     ("predict",),
-    ("main", "compare", "reproduce", "explain"),
+    ("main", "compare", "reproduce", "explain", "export"),
     ("samplesize",),
 )
 
@@ -56,7 +56,11 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "ml_collections": (
         *("prepare", "explanations", "folds", "record", "search", "summary", "provenance"),
         *("pooled", "train", "protocol", "main", "reproduce", "trained"),
+        "export",
     ),
+    "onnx": ("export",),
+    "onnxruntime": ("export",),
+    "flatbuffers": ("export",),
     "absl": ("main",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
@@ -83,7 +87,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
 }
 
 # Libraries that may only be imported inside a function: they may be missing.
-LAZY = ("torch", "array_record", "openslide")
+LAZY = ("torch", "array_record", "onnx", "onnxruntime", "flatbuffers", "openslide")
 
 # Parts that import the standard library, these, and what the layers allow them of the package.
 ONLY: dict[str, tuple[str, ...]] = {

@@ -234,7 +234,11 @@ def test_one_subject_of_a_class_leaves_no_choice(
     ("changes", "expected"),
     [
         ({"views": 3}, "views=3: expected one of 1, 2, 4, 8"),
-        ({"model.feature_layers": ("block_2_ad",)}, "'block_2_ad' is not one of .*'block_2_add'"),
+        (
+            {"model.feature_layers": ("block_2_ad",)},
+            "'block_2_ad' is not the output of .*'block_2_add'",
+        ),
+        ({"model.feature_layers": ("block_2_project",)}, "did you mean 'block_2_project_BN'"),
         ({"model.feature_layers": ("out_relu", "out_relu")}, "or is there twice"),
         ({"model.pooling": ("mean", "median")}, "expected some of mean, std, max, each once"),
         ({"model.pooling": ()}, "expected some of mean, std, max"),

@@ -140,7 +140,7 @@ class BatchNorm(nn.Module):
 Pooling = Literal["mean", "std", "max"]
 
 # Where a channel is the same everywhere, the gradient of its deviation would be infinite.
-_LEAST_VARIANCE = 1e-6
+LEAST_VARIANCE = 1e-6
 
 
 def pool(x: jax.Array, kinds: tuple[Pooling, ...]) -> jax.Array:
@@ -159,7 +159,7 @@ def pool(x: jax.Array, kinds: tuple[Pooling, ...]) -> jax.Array:
         value = x.mean(axis=(1, 2))
         if kind == "std":
             variance = jnp.square(x - value[:, None, None]).mean(axis=(1, 2))
-            value = jnp.sqrt(variance + _LEAST_VARIANCE)
+            value = jnp.sqrt(variance + LEAST_VARIANCE)
         found.append(value)
     return found[0] if len(found) == 1 else jnp.concatenate(found, axis=-1)
 

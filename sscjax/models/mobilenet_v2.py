@@ -147,7 +147,7 @@ class MobileNetV2(nn.Module):
         return self.head_start + 1
 
     @property
-    def _read(self) -> tuple[str, ...]:
+    def read_layers(self) -> tuple[str, ...]:
         """The feature layers in the order of the network."""
         last = self.layer_names[self.head_start - 1]
         wanted = self.feature_layers or (last,)
@@ -173,7 +173,7 @@ class MobileNetV2(nn.Module):
 
         From the first layer that the classifier reads to the pooling there are none.
         """
-        first = self.layer_names.index(self._read[0])
+        first = self.layer_names.index(self.read_layers[0])
         return (*(end for end in self.block_ends if end <= first + 1), self.features_end)
 
     def initializer(self, layer: str) -> ops.KernelDraw:
@@ -247,7 +247,7 @@ class MobileNetV2(nn.Module):
         """
         stack = self.layers[:last]
         pools = first < self.features_end <= len(stack)
-        reads = self._read if pools else ()
+        reads = self.read_layers if pools else ()
         if reads and first > self.layer_names.index(reads[0]) + 1:
             raise ValueError(f"first={first}: the classifier reads {reads[0]}, a layer before it")
         features = [ops.pool(x, self.pooling)] if self.layer_names[:first][-1:] == reads[:1] else []

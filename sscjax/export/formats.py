@@ -1,0 +1,35 @@
+"""The table of formats: who writes each, and how its file's name ends."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from sscjax.export import npz, onnx_file, onnx_int8, stablehlo
+from sscjax.export.check import Outcome, Wish
+from sscjax.trained import Trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One row of the table.
+
+    Attributes:
+      write: f(opened, place, wish) writes the file, or the folder, `place`, which does not exist;
+        it has to compare what it wrote with the run.
+      suffix: that the file's name must end in; '' where it is a folder.
+      about: for people.
+    """
+
+    write: Callable[[Trained, Path, Wish], Outcome]
+    suffix: str
+    about: str
+
+
+FORMATS: dict[str, Format] = {
+    "stablehlo": Format(stablehlo.write, ".zip", "for JAX, without this package"),
+    "onnx": Format(onnx_file.write, ".onnx", "for onnxruntime and other runtimes"),
+    "onnx-int8": Format(onnx_int8.write, ".onnx", "a third of the size, other answers"),
+    "npz": Format(npz.write, ".npz", "arrays for NumPy"),
+}

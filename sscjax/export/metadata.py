@@ -1,0 +1,172 @@
+"""What an exported file says of itself, as one JSON object."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+import sscjax
+from sscjax import predict, provenance, report
+from sscjax.errors import UserError
+from sscjax.export import frozen
+from sscjax.export.frozen import Frozen
+from sscjax.trained import Trained
+
+# Under this key the JSON text stands in a file's own table of properties.
+KEY = "sscjax"
+
+# Of the keys below; another number means that they mean something else.
+VERSION = 1
+
+INPUT = "images"
+PROBABILITIES, DISTANCE, MAPS = "probabilities", "distance", "maps"
+
+
+def metadata(opened: Trained) -> dict[str, Any]:
+    """What a program needs to know to ask an opened run's network, and a reader to judge it.
+
+    The rules are those of `answers.judge`: with p the row of probabilities of an image, s the sum
+    of p over the classes (without unused columns),
+
+    - 'foreign' is answered where distance > `distance.limit`;
+    - else 'unsure' where `least_confidence.value` is not null and max(p) is below it;
+    - else `columns[argmax(p)]`.
+
+    Apart from that, (s - p[0]) / s is the score of disease, called `threshold.positive` from
+    `threshold.value` on, else `threshold.negative`. For several images of a subject the rules are
+    applied to the mean of p and the median of the distances; it is foreign where more than half of
+    its images are.
+
+    Returns:
+      a dict, ready for JSON, with the keys
+
+      - format ('sscjax'), version (int), sscjax (the version that exported), notice (for people,
+        always to be shown).
+      - input: name, dtype, layout, channels, and range of the graph's input.
+      - preparation: image_size in pixels, and in words how a photo becomes such an image: crop,
+        reduce, transparency, orientation, colour. scaling: scale and shift by channel; these are
+        applied inside the graph.
+      - classes, columns (names of the probabilities: the classes, then outputs that stand for
+        none), ordered (whether the classes are a scale).
+      - outputs: names, in their order.
+      - temperature: float, applied inside the graph.
+      - threshold: value, positive, negative, rule. least_confidence: value or null, rule.
+        distance: limit, rule.
+      - maps: method, layer, size [h,w]; or null where there are none, and maps_absent says why.
+      - network: name, parameters (count), sha256 of the exported arrays.
+      - run: name, stage, trained (date and time, or null), versions, weights (kind, sha256,
+        convention, fallback, name), data (fingerprint, images, training_images, synthetic),
+        split_by.
+      - warnings: what a reader of the run's figures must know.
+    """
+    kept, rules = opened.record, opened.rules
+    whole = frozen.freeze(opened)
+    manifest = _manifest(opened)
+    rate = float(kept["config"]["calibration"]["outlier_rate"])
+    return {
+        "format": "sscjax",
+        "version": VERSION,
+        "sscjax": sscjax.__version__,
+        "notice": predict.RESEARCH_ONLY,
+        "input": {
+            "name": INPUT,
+            "dtype": "uint8",
+            "layout": "NHWC",
+            "channels": "RGB",
+            "range": [0, 255],
+        },
+        "preparation": {
+            "image_size": opened.image_size,
+            "orientation": "as EXIF says",
+            "colour": "RGB, grey repeated, colour profiles ignored; of 16 bit the high byte",
+            "transparency": "laid on white",
+            "crop": "central square of the shorter side, its corner rounded down to whole pixels",
+            "reduce": "Lanczos of 3 lobes, widened by the factor of reduction, first horizontally, "
+            "then vertically, each rounded to 8 bit: Pillow's LANCZOS",
+            "scaling": {"scale": _numbers(whole.scale), "shift": _numbers(whole.shift)},
+        },
+        "classes": list(opened.classes),
+        "columns": list(opened.columns),
+        "ordered": opened.ordered,
+        "outputs": [PROBABILITIES, DISTANCE, *([] if whole.maps is None else [MAPS])],
+        "temperature": rules.temperature,
+        "threshold": {
+            "value": rules.threshold,
+            "positive": rules.positive,
+            "negative": rules.negative,
+            "rule": rules.threshold_rule,
+        },
+        "least_confidence": {"value": rules.least_confidence, "rule": rules.abstention_rule},
+        "distance": {
+            "limit": opened.detector.threshold,
+            "rule": f"at most {report.percent(rate)} of validation images lie beyond, as far as "
+            "their number can tell",
+        },
+        **_maps(whole),
+        "network": {
+            "name": kept["config"]["model"]["name"],
+            "parameters": sum(part.size for part in arrays(whole).values()),
+            "sha256": _digest(whole),
+        },
+        "run": {
+            "name": opened.name,
+            "stage": opened.stage,
+            "trained": None if manifest is None else manifest["sessions"][-1].get("finished"),
+            "versions": dict(kept["versions"]),
+            "weights": {**kept["weights"], "name": (manifest or kept)["weights"].get("name")},
+            "data": {
+                key: kept["data"][key]
+                for key in ("fingerprint", "images", "training_images", "synthetic")
+            },
+            "split_by": kept["config"]["split"]["by"],
+        },
+        "warnings": list(opened.warnings),
+    }
+
+
+def text(found: dict[str, Any]) -> str:
+    """Metadata as one line of JSON, the same for the same content."""
+    return json.dumps(found, ensure_ascii=False, allow_nan=False)
+
+
+def arrays(whole: Frozen) -> dict[str, np.ndarray]:
+    """The network's kernels and biases, as `<operation>/kernel` and `<operation>/bias`."""
+    found = {}
+    for one in whole.operations:
+        for part in ("kernel", "bias"):
+            value = getattr(one, part)
+            if value is not None:
+                found[f"{one.name}/{part}"] = value
+    return found
+
+
+def _maps(whole: Frozen) -> dict[str, Any]:
+    if whole.maps is None:
+        reason = "the answer is not linear in the last output with a place in the image"
+        return {"maps": None, "maps_absent": reason}
+    side = frozen.sides(whole.operations, whole.image_size)[whole.trunk]
+    return {"maps": {"method": "HiResCAM", "layer": whole.trunk, "size": [side, side]}}
+
+
+def _numbers(values: np.ndarray) -> list[float]:
+    return [float(value) for value in values]
+
+
+def _manifest(opened: Trained) -> dict[str, Any] | None:
+    """The run's, or None: dates and names can be missing, all else is known without it."""
+    try:
+        return provenance.read(opened.folder)
+    except UserError:
+        return None
+
+
+def _digest(whole: Frozen) -> str:
+    """SHA-256 of names and values."""
+    digest = hashlib.sha256()
+    for name, values in arrays(whole).items():
+        digest.update(f"{name} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values, "<f4").tobytes())
+    return digest.hexdigest()

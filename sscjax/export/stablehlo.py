@@ -1,0 +1,106 @@
+"""A run as StableHLO, compiled by whoever has JAX, on a CPU or an NVIDIA GPU.
+
+The file is a zip of two: what `jax.export` serialises, and the metadata as JSON. It needs no class,
+no config and nothing of this package to be run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+from sscjax.errors import UserError
+from sscjax.export import apply, check, frozen, metadata
+from sscjax.export.check import Outcome, Wish
+from sscjax.export.frozen import Frozen
+from sscjax.trained import Trained
+
+NETWORK, ABOUT = "network.stablehlo", "metadata.json"
+
+# The same program for both: it holds nothing that is made for a kind of device.
+PLATFORMS = ("cpu", "cuda")
+
+# JAX's option: how many lines of the calling sources stand beside each operation.
+_FRAMES = "jax_traceback_in_locations_limit"
+
+
+def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
+    """Write the zip, read it again, run it and compare; arguments and errors as of `onnx_file`."""
+    _require_flatbuffers()
+    found = metadata.metadata(opened)
+    network = _serialised(frozen.freeze(opened))
+    memory = io.BytesIO()
+    with zipfile.ZipFile(memory, "w") as archive:
+        for name, content in ((ABOUT, metadata.text(found).encode()), (NETWORK, network)):
+            # Without a date, so that the same run gives the same file.
+            archive.writestr(zipfile.ZipInfo(name), content)
+    place.write_bytes(memory.getvalue())
+    call, _ = load(place)
+    agreement = check.compare(opened, _numpy(call), check.sample(opened, wish.data))
+    check.demand(agreement, place.name)
+    return Outcome(found, agreement)
+
+
+def load(path: Path | str) -> tuple[Callable[[Any], dict[str, jax.Array]], dict[str, Any]]:
+    """Read an exported zip.
+
+    Returns:
+      a compiled f(uint8 [N,S,S,3]) -> the outputs by their names, for any N, which compiles anew
+      for each new N; and the metadata.
+
+    Raises:
+      UserError: it is no such file, or flatbuffers is missing.
+    """
+    _require_flatbuffers()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            network, about = bytearray(archive.read(NETWORK)), json.loads(archive.read(ABOUT))
+        exported = export.deserialize(network)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): expected what "
+            "'python -m sscjax.export --format=stablehlo' writes"
+        ) from error
+    return jax.jit(exported.call), about
+
+
+def _serialised(whole: Frozen) -> bytearray:
+    def network(images: jax.Array) -> dict[str, jax.Array]:
+        return apply.outputs(whole, images)
+
+    [batch] = export.symbolic_shape("N")
+    size = whole.image_size
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
+    with _without_places():
+        return export.export(jax.jit(network), platforms=PLATFORMS)(images).serialize()
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+    """Keeps source files and lines of the machine that exports out of what it exports."""
+    before = jax.config.values[_FRAMES]
+    jax.config.update(_FRAMES, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(_FRAMES, before)
+
+
+def _numpy(call: Callable[[Any], dict[str, jax.Array]]) -> check.Run:
+    return lambda images: {name: np.asarray(value) for name, value in call(images).items()}
+
+
+def _require_flatbuffers() -> None:
+    try:
+        import flatbuffers  # noqa: F401
+    except ImportError as error:
+        raise check.missing(error) from error

@@ -1,0 +1,693 @@
+"""Exported files answer as the run does, in runtimes of their own; every mistake in one line.
+
+The snippets of docs/export.md are run as they stand there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from small_runs import finished_run, one_stage_config, put, write_folder
+
+from sscjax import (
+    answers,
+    cli,
+    explanations,
+    export,
+    metrics,
+    page,
+    saliency,
+    summary,
+    train,
+    trained,
+)
+from sscjax.data import decode
+from sscjax.data.asked import Asked
+from sscjax.errors import UserError
+from sscjax.export import (
+    apply,
+    check,
+    formats,
+    frozen,
+    images,
+    metadata,
+    onnx_file,
+    onnx_int8,
+    program,
+)
+from sscjax.export.check import Wish
+from sscjax.pretrained import convention
+from sscjax.trained import Answers, Trained
+
+REASON = "the extra 'export' is not installed: pip install 'sscjax[export]'"
+onnx = pytest.importorskip("onnx", reason=REASON)
+onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
+pytest.importorskip("flatbuffers", reason=REASON)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+EXACT = {"onnx": ".onnx", "stablehlo": ".zip", "npz": ".npz"}
+MODELS = ("cnn", "mobilenet_v2")
+
+# MobileNetV2 whose classifier is solved for, on several layers.
+READER = "reader"
+READING = {
+    "model__feature_layers": ("block_2_add", "block_16_project_BN", "out_relu"),
+    "model__pooling": ("std", "mean", "max"),
+    "stages__head__optimizer": "lbfgs",
+    "stages__head__l2": (1e-2,),
+    "stages__head__epochs": 50,
+}
+
+
+@pytest.fixture(scope="module")
+def skin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("images") / "skin")
+
+
+Runs = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, skin: Path) -> Runs:
+    """A finished run of a network, trained when it is first asked for."""
+    found: dict[str, Path] = {}
+
+    def get(model: str) -> Path:
+        if model not in found:
+            place = tmp_path_factory.mktemp(model) / "run"
+            if model == READER:
+                found[model] = finished_run(place, skin, "mobilenet_v2", **READING)
+            else:
+                found[model] = finished_run(place, skin, model)
+        return found[model]
+
+    return get
+
+
+def noise(count: int, size: int) -> np.ndarray:
+    """Images of one colour with noise of another strength in each: far and near ones."""
+    rng = np.random.default_rng(count)
+    base = rng.integers(60, 200, (count, 1, 1, 3))
+    strength = rng.integers(1, 60, (count, 1, 1, 1))
+    grain = rng.standard_normal((count, size, size, 3))
+    return np.clip(base + strength * grain, 0, 255).astype(np.uint8)
+
+
+def in_jax(whole: frozen.Frozen, pixels: np.ndarray) -> dict[str, jax.Array]:
+    return dict(jax.jit(lambda pixels: apply.outputs(whole, pixels))(pixels))
+
+
+def answered(opened: Trained, pixels: np.ndarray) -> Answers:
+    return next(iter(opened.answer([pixels])))
+
+
+def assert_as(opened: Trained, pixels: np.ndarray, outputs: Any, tolerance: float = 2e-5) -> None:
+    expected = answered(opened, pixels)
+    found = np.asarray(outputs["probabilities"])
+    np.testing.assert_allclose(found, expected.probabilities, atol=tolerance)
+    np.testing.assert_allclose(
+        np.asarray(outputs["distance"]), expected.distances, rtol=10 * tolerance
+    )
+
+
+def snippets(section: str) -> str:
+    """All Python of a section of docs/export.md."""
+    text = (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8")
+    part = re.split(r"^## ", text, flags=re.MULTILINE)
+    body = next(one for one in part if one.partition("\n")[0] == section)
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", body, re.MULTILINE | re.DOTALL))
+
+
+def run_snippet(section: str, folder: Path, pixels: np.ndarray) -> dict[str, Any]:
+    """What a section's Python leaves behind, run in the folder of the exported files."""
+    names: dict[str, Any] = {"images": pixels, "np": np}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        # The snippets are for readers who have not forbidden broadcasting.
+        exec(snippets(section), names)
+    return names
+
+
+# ---- the same answers ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [*MODELS, READER])
+def test_snippets_answer_as_the_run(
+    runs: Runs, tmp_path: Path, model: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of each format: what the documentation says how to read gives what `Trained` gives."""
+    opened = trained.open_run(runs(model))
+    pixels = noise(5, 32)
+    for name, suffix in EXACT.items():
+        said = program.export(runs(model), name, tmp_path / f"skin{suffix}", Wish())
+        assert "0 answers" in said and "For research only" in said
+    read = run_snippet("ONNX", tmp_path, pixels)
+    assert_as(opened, pixels, read["outputs"])
+    assert list(read["outputs"]) == read["about"]["outputs"]
+    compiled = run_snippet("StableHLO", tmp_path, pixels)
+    assert_as(opened, pixels, compiled["outputs"])
+    plain = run_snippet("Plain arrays", tmp_path, pixels)
+    assert_as(opened, pixels, plain)
+    assert compiled["about"] == read["about"]
+    assert {key: plain["about"][key] for key in read["about"]} == read["about"]
+    if model == "mobilenet_v2":
+        for maps in (compiled["outputs"]["maps"], plain["maps"]):
+            np.testing.assert_allclose(maps, read["outputs"]["maps"], atol=2e-4)
+    else:
+        assert "maps" not in read["outputs"] and read["about"]["maps"] is None
+        assert read["about"]["maps_absent"]
+    # onnxruntime complains on the process's own streams, which Python does not see.
+    assert "onnxruntime" not in capfd.readouterr().err
+
+
+def test_a_file_answers_from_one_view(runs: Runs, tmp_path: Path) -> None:
+    opened = trained.open_run(runs("cnn"))
+    several = dataclasses.replace(opened.program, views=4)
+    with pytest.raises(UserError, match="averages 4 views .* --config.views=1"):
+        frozen.freeze(dataclasses.replace(opened, program=several))
+
+
+def test_stablehlo_needs_nothing_of_this_package(runs: Runs, tmp_path: Path) -> None:
+    program.export(runs("cnn"), "stablehlo", tmp_path / "skin.zip", Wish())
+    pixels = noise(3, 32)
+    np.save(tmp_path / "images.npy", pixels)
+    code = "\n".join(
+        [
+            "import sys; sys.modules['sscjax'] = None",
+            "import numpy as np; images = np.load('images.npy')",
+            snippets("StableHLO"),
+            "np.savez('outputs.npz', **outputs)",
+        ]
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
+    with np.load(tmp_path / "outputs.npz") as outputs:
+        assert_as(trained.open_run(runs("cnn")), pixels, outputs)
+    call, about = export.load_stablehlo(tmp_path / "skin.zip")
+    for count in (1, 4):
+        assert call(noise(count, 32))["probabilities"].shape == (count, 3)
+    assert about["classes"] == ["early", "late", "normal"]
+
+
+def changed(opened: Trained, kind: str) -> Trained:
+    """A run of another sort, with this one's parameters."""
+    model, params = opened.model, opened.params
+    if kind == "size":
+        return dataclasses.replace(opened, image_size=97)
+    if kind == "torch":
+
+        def inputs(stored: jax.Array, key: Any) -> jax.Array:
+            return convention.preprocess(stored.astype(np.float32), "imagenet")
+
+        model = model.clone(padding="torch")  # type: ignore[attr-defined]
+        different = dataclasses.replace(opened.program, model=model, inputs=inputs)
+        return dataclasses.replace(opened, program=different, scaling="imagenet", image_size=64)
+    if kind == "temperature":
+        return dataclasses.replace(opened, rules=dataclasses.replace(opened.rules, temperature=2.5))
+    assert kind == "sigmoid"
+    head = {"kernel": params["predictions"]["kernel"][:, :1], "bias": np.array([0.3], np.float32)}
+    objective = dataclasses.replace(opened.program.objective, kind="sigmoid")
+    model = model.clone(outputs=1)  # type: ignore[attr-defined]
+    return dataclasses.replace(
+        opened,
+        classes=("a", "b"),
+        columns=("a", "b"),
+        image_size=64 if "Conv1" in params else 32,
+        program=dataclasses.replace(opened.program, model=model, objective=objective),
+        params={**params, "predictions": head},
+        rules=dataclasses.replace(opened.rules, temperature=0.5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("mobilenet_v2", "size"),
+        ("mobilenet_v2", "torch"),
+        ("mobilenet_v2", "sigmoid"),
+        ("cnn", "temperature"),
+        ("cnn", "sigmoid"),
+    ],
+)
+def test_graph_of_other_networks(runs: Runs, tmp_path: Path, model: str, kind: str) -> None:
+    """Sizes that divide by nothing, either padding and scaling, one sigmoid; and the maps."""
+    opened = changed(trained.open_run(runs(model)), kind)
+    whole, found = frozen.freeze(opened), metadata.metadata(opened)
+    path = tmp_path / "one.onnx"
+    path.write_bytes(onnx_file.serialise(onnx_file.build(whole, found), found))
+    pixels = noise(3, opened.image_size)
+    outputs = onnx_file.load(path)(pixels)
+    assert_as(opened, pixels, outputs)
+    compiled = in_jax(whole, pixels)
+    assert_as(opened, pixels, compiled)
+    if model == "mobilenet_v2":
+        draw = saliency.make_maps(opened.model, opened.program.inputs, "", "hires_cam")
+        for column in range(len(opened.columns)):
+            wanted = draw(opened.params, opened.batch_stats, pixels, np.full(3, column))
+            assert wanted.shape[1:] == tuple(found["maps"]["size"]) != (1, 1)
+            scale = np.abs(wanted).max()
+            for maps in (outputs["maps"], compiled["maps"]):
+                np.testing.assert_allclose(maps[..., column], wanted, atol=2e-4 * scale)
+
+
+def test_probabilities_near_zero_are_calibrated_alike(runs: Runs) -> None:
+    """Below the least number of float32 the run's logarithms stop, and so must the file's."""
+    opened = changed(trained.open_run(runs("cnn")), "temperature")
+    opened = dataclasses.replace(opened, rules=dataclasses.replace(opened.rules, temperature=20.0))
+    head = {**opened.params["predictions"], "bias": np.array([0.0, 100.0, 250.0], np.float32)}
+    opened = dataclasses.replace(opened, params={**opened.params, "predictions": head})
+    whole, found = frozen.freeze(opened), metadata.metadata(opened)
+    session = onnxruntime.InferenceSession(
+        onnx_file.build(whole, found).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    pixels = noise(2, 32)
+    [probabilities] = session.run(["probabilities"], {"images": pixels})
+    expected = answered(opened, pixels).probabilities
+    assert expected[:, 0].min() > 0.01
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    np.testing.assert_allclose(in_jax(whole, pixels)["probabilities"], expected, atol=1e-5)
+
+
+def test_detector_without_components(runs: Runs) -> None:
+    """Few training images leave none: every direction counts alike."""
+    opened = trained.open_run(runs("cnn"))
+    bare = dataclasses.replace(
+        opened.detector,
+        components=opened.detector.components[:0],
+        variances=opened.detector.variances[:0],
+    )
+    opened = dataclasses.replace(opened, detector=bare)
+    whole, found = frozen.freeze(opened), metadata.metadata(opened)
+    session = onnxruntime.InferenceSession(
+        onnx_file.build(whole, found).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    pixels = noise(4, 32)
+    [distance] = session.run(["distance"], {"images": pixels})
+    expected = answered(opened, pixels).distances
+    np.testing.assert_allclose(distance, expected, rtol=1e-4)
+    np.testing.assert_allclose(in_jax(whole, pixels)["distance"], expected, rtol=1e-4)
+
+
+# ---- what stands in the file --------------------------------------------------------------------
+
+
+def test_same_run_same_bytes_and_a_record_beside(runs: Runs, tmp_path: Path) -> None:
+    for name, suffix in EXACT.items():
+        one, other = tmp_path / f"one{suffix}", tmp_path / f"other{suffix}"
+        program.export(runs("cnn"), name, one, Wish())
+        program.export(runs("cnn"), name, other, Wish())
+        assert one.read_bytes() == other.read_bytes()
+        kept = json.loads(one.with_name(f"{one.name}.json").read_text("utf-8"))
+        assert kept["file"] == {
+            "name": one.name,
+            "bytes": one.stat().st_size,
+            "sha256": hashlib.sha256(one.read_bytes()).hexdigest(),
+        }
+        assert kept["check"]["images"] == 6 and kept["check"]["split"] == "test"
+        assert kept["check"]["answers_changed"] == 0
+        assert kept["check"]["largest_difference"]["probabilities"] < 1e-5
+        # No place on the machine that it was made on.
+        for place in (str(REPOSITORY), str(Path.home()), str(runs("cnn").parent)):
+            assert place.encode() not in one.read_bytes()
+    assert len(list(tmp_path.iterdir())) == 12
+
+
+def test_onnx_is_what_old_readers_read(runs: Runs, tmp_path: Path) -> None:
+    path = tmp_path / "one.onnx"
+    program.export(runs("mobilenet_v2"), "onnx", path, Wish())
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.ir_version == 8
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", 17)]
+    kinds = [node.op_type for node in model.graph.node]
+    # 52 convolutions and the maps; BatchNorm is gone, and so are shifted products.
+    assert kinds.count("Conv") == 53 and "BatchNormalization" not in kinds
+    assert kinds.count("Clip") == 35 and "Slice" not in kinds
+    [entry] = model.graph.input
+    assert entry.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert entry.type.tensor_type.shape.dim[0].dim_param == "N"
+
+
+def test_metadata_says_what_the_run_says(runs: Runs) -> None:
+    run = runs("mobilenet_v2")
+    found = metadata.metadata(trained.open_run(run))
+    kept = {
+        name: json.loads((run / f"{name}.json").read_text("utf-8"))
+        for name in ("run", "calibration", "manifest")
+    }
+    assert found["classes"] == found["columns"] == kept["run"]["data"]["classes"]
+    assert found["temperature"] == kept["calibration"]["temperature"]
+    assert found["threshold"]["value"] == kept["calibration"]["threshold"]["value"]
+    assert found["least_confidence"]["value"] == kept["calibration"]["abstention"]["threshold"]
+    assert found["distance"]["limit"] == pytest.approx(kept["calibration"]["outliers"]["threshold"])
+    assert found["run"]["trained"] == kept["manifest"]["sessions"][-1]["finished"]
+    assert found["run"]["weights"]["sha256"] == kept["run"]["weights"]["sha256"]
+    assert found["preparation"]["image_size"] == 32
+    assert any("IN THE ORDER OF THEIR NAMES" in line for line in found["warnings"])
+
+
+def test_digest_of_the_network_knows_its_values(runs: Runs) -> None:
+    opened = trained.open_run(runs("cnn"))
+    head = opened.params["predictions"]
+    other = {**head, "bias": np.asarray(head["bias"]) + np.float32(1e-3)}
+    different = dataclasses.replace(opened, params={**opened.params, "predictions": other})
+    one, two = (metadata.metadata(part)["network"] for part in (opened, different))
+    assert one["sha256"] != two["sha256"] and one["parameters"] == two["parameters"] > 6000
+
+
+def test_date_and_names_may_be_missing(runs: Runs, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(runs("cnn"), tmp_path / "copy"))
+    (copy / "manifest.json").unlink()
+    found = metadata.metadata(trained.open_run(copy))
+    assert found["run"]["trained"] is None and found["run"]["weights"]["name"] is None
+
+
+def test_documented_rules_are_those_of_the_run(runs: Runs) -> None:
+    """Against `answers.judge`, limits included, with a column that stands for no class."""
+    rules = trained.Rules(1.0, 0.5, "sick", "well", "by hand", 0.6, "by hand")
+    names: dict[str, Any] = {"np": np}
+    exec(snippets("What goes in and what comes out"), names)
+    columns = ["a", "b", "unused"]
+    about: dict[str, Any] = {
+        "classes": ["a", "b"],
+        "columns": columns,
+        "threshold": {"value": 0.5, "positive": "sick", "negative": "well"},
+        "least_confidence": {"value": 0.6},
+        "distance": {"limit": 2.0},
+    }
+    rng = np.random.default_rng(0)
+    shares = np.round(rng.dirichlet([1, 1, 1], 200), 1)
+    shares[:, 2] = 1 - shares[:, :2].sum(axis=1)
+    shares = shares[shares[:, :2].sum(axis=1) > 0]
+    distances = rng.integers(1, 4, len(shares)).astype(float)
+    some = [Asked(Path(), str(k), str(k)) for k in range(len(shares))]
+    for least in (0.6, None):
+        about["least_confidence"]["value"] = least
+        own = dataclasses.replace(rules, least_confidence=least)
+        judged = answers.judge(some, Answers(shares, distances), own, 2, 2.0)
+        pairs = list(zip(shares, distances, strict=True))
+        assert judged.answer(columns) == [names["answer"](about, *one) for one in pairs]
+        disease = [names["disease"](about, p) == "sick" for p in shares]
+        assert judged.positive.tolist() == disease
+    assert len(set(judged.answer(columns))) == 4
+
+
+def test_documented_preparation_is_that_of_the_run(tmp_path: Path) -> None:
+    names: dict[str, Any] = {"np": np}
+    exec(snippets("What goes in and what comes out"), names)
+    path = tmp_path / "a.png"
+    Image.fromarray(noise(1, 91)[0, :60]).save(path)
+    np.testing.assert_array_equal(names["prepared"](path, 32), decode.read_image(path, 32))
+
+
+# ---- 8 bit --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [*MODELS, READER])
+def test_eight_bit_is_measured(runs: Runs, skin: Path, tmp_path: Path, model: str) -> None:
+    opened = trained.open_run(runs(model))
+    path = tmp_path / "small.onnx"
+    said = program.export(runs(model), "onnx-int8", path, Wish())
+    program.export(runs(model), "onnx", tmp_path / "large.onnx", Wish())
+    assert path.stat().st_size < 0.6 * (tmp_path / "large.onnx").stat().st_size
+    kept = json.loads((tmp_path / "small.onnx.json").read_text("utf-8"))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    about = json.loads(session.get_modelmeta().custom_metadata_map["sscjax"])
+    assert about["quantised"] == kept["quantised"]
+    measured = about["quantised"]["measured"]
+    # The same by hand, from the run's table and this file.
+    table = metrics.Predictions.read_csv(runs(model) / "predictions.csv")
+    test = table.splits == "test"
+    pixels = np.stack([decode.read_image(skin / name, 32) for name in table.files[test]])
+    probabilities, distance = session.run(["probabilities", "distance"], {"images": pixels})
+    expected = table.probabilities[test]
+    gap = np.abs(probabilities - expected).max()
+    assert measured["largest_difference"]["probabilities"] == pytest.approx(gap, abs=1e-5)
+    assert 0 < gap < 0.5
+    share = (probabilities.argmax(axis=1) == table.labels[test]).mean()
+    assert measured["accuracy"]["file"] == pytest.approx(share)
+    share = (expected.argmax(axis=1) == table.labels[test]).mean()
+    assert measured["accuracy"]["run"] == pytest.approx(share)
+    assert measured["images"] == len(pixels)
+    assert f"accuracy {100 * share:.1f} % in float32" in said
+    assert distance.shape == (len(pixels),) and opened.rules.temperature == about["temperature"]
+
+
+def test_eight_bit_file_holds_the_rounded_weights(runs: Runs, tmp_path: Path) -> None:
+    """onnxruntime rounds again, and finds nothing to round."""
+    opened = trained.open_run(runs("mobilenet_v2"))
+    whole = frozen.freeze(opened)
+    left = onnx_int8.left_alone(whole)
+    assert {"bn_Conv1", "predictions"} < left and "Conv_1_bn" not in left
+    calibration = images.find(opened, None, ("train",), onnx_int8.CALIBRATION)
+    rounded = onnx_int8.round_weights(whole, left, calibration.images)
+    path = tmp_path / "small.onnx"
+    program.export(runs("mobilenet_v2"), "onnx-int8", path, Wish())
+    kept = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
+    checked = 0
+    for one in rounded.operations:
+        if one.kind == "conv" and one.name not in left and one.kernel is not None:
+            steps = kept[f"{one.name}/kernel_quantized"]
+            scale = kept[f"{one.name}/kernel_scale"].reshape(-1, 1, 1, 1)
+            found = (steps * scale).transpose(2, 3, 1, 0)
+            assert steps.dtype == np.int8 and np.abs(steps).max() <= 64
+            np.testing.assert_allclose(found, one.kernel, atol=1e-6 * np.abs(one.kernel).max())
+            checked += 1
+    assert checked > 20
+
+
+def test_rounding_keeps_the_mean_of_every_channel(runs: Runs) -> None:
+    """With biases that make up for it; without, some means are far off."""
+    opened = trained.open_run(runs("mobilenet_v2"))
+    whole = frozen.freeze(opened)
+    left = onnx_int8.left_alone(whole)
+    pixels = noise(8, 32)
+    rounded = onnx_int8.round_weights(whole, left, pixels)
+    bare = tuple(
+        dataclasses.replace(new, bias=old.bias)
+        for old, new in zip(whole.operations, rounded.operations, strict=True)
+    )
+    means = {}
+    for name, operations in (
+        ("exact", whole.operations),
+        ("corrected", rounded.operations),
+        ("bare", bare),
+    ):
+        x = jax.numpy.asarray(pixels * np.float32(1 / 127.5) - np.float32(1))
+        found = {frozen.INPUT: x}
+        for one in operations:
+            x = found[one.name] = apply.step(one, x, found)
+            if one.name == "Conv_1_bn":
+                means[name] = np.asarray(x.mean(axis=(0, 1, 2)))
+    off = np.abs(means["bare"] - means["exact"]).max()
+    assert np.abs(means["corrected"] - means["exact"]).max() < 1e-3 * off
+
+
+# ---- a file that is wrong, and everything a user can get wrong ----------------------------------
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_file_that_disagrees_is_not_kept(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    right = frozen.freeze
+
+    def wrong(opened: Trained) -> frozen.Frozen:
+        whole = right(opened)
+        last = whole.operations[-1]
+        assert last.bias is not None
+        bias = last.bias + np.array([0, 0, 0.01], np.float32)
+        last = dataclasses.replace(last, bias=bias)
+        return dataclasses.replace(whole, operations=(*whole.operations[:-1], last))
+
+    monkeypatch.setattr(frozen, "freeze", wrong)
+    out = tmp_path / f"one{EXACT[name]}"
+    out.write_text("an earlier one")
+    with pytest.raises(UserError, match="does not answer as the run does: on 6 images"):
+        program.export(runs("cnn"), name, out, Wish(), overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    assert out.read_text() == "an earlier one"
+
+
+def test_what_is_not_a_number_disagrees() -> None:
+    odd = check.Agreement(1, "test", float("nan"), 0.0, 0, (1.0, 1.0), (None, None))
+    with pytest.raises(UserError, match="does not answer"):
+        check.demand(odd, "one.onnx")
+    odd = dataclasses.replace(odd, probabilities=0.0, distances=float("nan"))
+    with pytest.raises(UserError, match="does not answer"):
+        check.demand(odd, "one.onnx")
+
+
+def test_results_are_never_replaced_unasked(runs: Runs, tmp_path: Path) -> None:
+    out = tmp_path / "one.npz"
+    program.export(runs("cnn"), "npz", out, Wish())
+    before = out.read_bytes()
+    with pytest.raises(UserError, match="exists: give another name, or --overwrite"):
+        program.export(runs("cnn"), "npz", out, Wish())
+    program.export(runs("cnn"), "npz", out, Wish(), overwrite=True)
+    assert out.read_bytes() == before
+
+
+def test_names_that_cannot_be_meant(runs: Runs, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a name that ends in .onnx"):
+        program.export(runs("cnn"), "onnx", tmp_path / "one.zip", Wish())
+    (tmp_path / "one.onnx").mkdir()
+    with pytest.raises(UserError, match="is a folder, expected a file"):
+        program.export(runs("cnn"), "onnx", tmp_path / "one.onnx", Wish(), overwrite=True)
+    (tmp_path / "notes").write_text("not a folder")
+    with pytest.raises(UserError, match="cannot be written .*: name another"):
+        program.export(runs("cnn"), "npz", tmp_path / "notes" / "one.npz", Wish())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "one.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        ("onnx", "onnx"),
+        ("onnxruntime", "onnx"),
+        ("onnx", "onnx-int8"),
+        ("flatbuffers", "stablehlo"),
+    ],
+)
+def test_missing_packages_are_named(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    out = tmp_path / f"one{formats.FORMATS[name].suffix}"
+    expected = rf"the package {package} is not installed.*pip install 'sscjax\[export\]'"
+    with pytest.raises(UserError, match=expected):
+        program.export(runs("cnn"), name, out, Wish())
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_were_moved(runs: Runs, skin: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(runs("cnn"), tmp_path / "copy"))
+    kept = json.loads((copy / "run.json").read_text("utf-8"))
+    kept["config"]["data"]["path"] = str(tmp_path / "gone")
+    (copy / "run.json").write_text(json.dumps(kept))
+    for name, suffix in {**EXACT, "onnx-int8": ".onnx"}.items():
+        with pytest.raises(UserError, match="gone: the run's images are not there.*--data=PATH"):
+            program.export(copy, name, tmp_path / f"one{suffix}", Wish())
+    assert not list(tmp_path.glob("*one*"))
+    program.export(copy, "npz", tmp_path / "one.npz", Wish(data=str(skin)))
+    others = tmp_path / "others"
+    for name in kept["data"]["classes"]:
+        put(others / name / "p1" / f"{name}.png")
+    with pytest.raises(UserError, match="holds no test images of .*--data=PATH"):
+        program.export(copy, "npz", tmp_path / "two.npz", Wish(data=str(others)))
+
+
+def test_zip_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "one.zip"
+    with pytest.raises(UserError, match="one.zip cannot be read"):
+        export.load_stablehlo(path)
+    path.write_bytes(b"no zip")
+    with pytest.raises(UserError, match="one.zip cannot be read.*--format=stablehlo"):
+        export.load_stablehlo(path)
+
+
+def test_the_program(
+    runs: Runs,
+    skin: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("set_up_jax", "set_up_log"):
+        monkeypatch.setattr(cli, name, lambda: None)
+    out = tmp_path / "deep" / "one.npz"
+
+    def call(run: Path) -> int:
+        monkeypatch.setattr("sys.argv", ["export", str(run), "--format=npz", f"--out={out}"])
+        return cli.call(program.main)
+
+    assert call(runs("cnn")) == 0 and out.is_file()
+    said = capsys.readouterr().out
+    assert f"{out}: 0.0" in said and "6 test images" in said
+    out.unlink()
+    protocol = tmp_path / "protocol"
+    shutil.copytree(runs("cnn"), protocol / "folds" / "fold_0")
+    copy = Path(shutil.copytree(runs("cnn"), tmp_path / "copy"))
+    kept = json.loads((copy / "run.json").read_text("utf-8"))
+    (copy / "run.json").write_text(json.dumps({**kept, "status": "started"}))
+    other = Path(shutil.copytree(runs("cnn"), tmp_path / "other"))
+    kept["versions"]["sscjax"] = "99.0"
+    del kept["config"]["model"]["name"]
+    (other / "run.json").write_text(json.dumps(kept))
+    for run, expected in (
+        (tmp_path / "nowhere", "does not exist"),
+        (skin, "holds no run"),
+        (protocol, "is a protocol of 1 runs"),
+        (copy, "is not finished"),
+        (other, "made by sscjax 99.0"),
+    ):
+        assert call(run) == cli.USER_ERROR
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ") and expected in line
+    assert not out.exists()
+
+
+# ---- real tiles ---------------------------------------------------------------------------------
+
+
+def test_real_tiles(shared_data: Path, tmp_path: Path) -> None:
+    """The whole network with real weights: sizes, and 200 tiles answered alike by every runtime."""
+    config = one_stage_config()
+    config.data.path = str(_few_tiles(shared_data, tmp_path / "tiles"))
+    config.data.image_size = 128
+    config.model.name, config.model.alpha = "mobilenet_v2", 1.0
+    config.pretrained = str(shared_data / "weights" / "mobilenet_v2_1.0_224_no_top.h5")
+    if not Path(config.pretrained).is_file():
+        pytest.skip(f"no real weights: {config.pretrained} does not exist")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "_draw", lambda *args: None)
+        patch.setattr(explanations, "write", lambda *args: None)
+        patch.setattr(page, "write", lambda folder: ())
+        train.run(config, tmp_path / "run")
+    for name, suffix in EXACT.items():
+        out = tmp_path / f"skin{suffix}"
+        program.export(tmp_path / "run", name, out, Wish())
+        kept = json.loads(out.with_name(f"{out.name}.json").read_text("utf-8"))
+        assert kept["check"]["images"] == 200 and kept["check"]["answers_changed"] == 0
+        assert out.stat().st_size < 10e6
+    program.export(tmp_path / "run", "onnx-int8", tmp_path / "small.onnx", Wish())
+    assert (tmp_path / "small.onnx").stat().st_size < 4e6
+    kept = json.loads((tmp_path / "small.onnx.json").read_text("utf-8"))
+    measured = kept["quantised"]["measured"]
+    assert measured["largest_difference"]["probabilities"] < 0.2
+    assert measured["answers_changed"] < 0.1 * measured["images"]
+
+
+def _few_tiles(shared_data: Path, folder: Path) -> Path:
+    """A manifest over real tiles: up to 40 to train on of each class, 200 and more to test."""
+    source = shared_data / "data" / "prostate_gleason"
+    if not (source / "manifest.csv").is_file():
+        pytest.skip(f"no real tiles: {source} does not exist")
+    lines = (source / "manifest.csv").read_text("utf-8").splitlines()
+    taken: dict[str, int] = {}
+    chosen = ["file,label,subject,split"]
+    for line in lines[1:]:
+        file, label, _ = line.split(",")
+        number = taken.setdefault(label, 0)
+        taken[label] += 1
+        if number < 120:
+            split = "train" if number < 40 else "val" if number < 52 else "test"
+            target = folder / f"{label}_{number}.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / file, target)
+            chosen.append(f"{target.name},{label},{label}_{number},{split}")
+    (folder / "manifest.csv").write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    return folder
