@@ -145,8 +145,11 @@ def _quantise(
     # Nodes are named like operations; those after the logits are none.
     own = {one.name for one in whole.operations} - left
     names = [one.name for one in model.graph.node if one.op_type in kinds and one.name in own]
+    # By name: given a model, older releases write it to pieces and lose them.
+    exact = path.with_name("float32.onnx")
+    onnx.save(model, exact)
     quantization.quantize_static(
-        model,
+        exact,
         path,
         _Batches(pixels),
         quant_format=quantization.QuantFormat.QDQ,
