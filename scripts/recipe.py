@@ -46,24 +46,20 @@ from sscjax.data.dataset import ImageSet
 from sscjax.metrics import Predictions
 from sscjax.pretrained import cache
 
-PROBE = {
-    "data.image_size": 128,
-    "model.feature_layers": (),
-    "model.pooling": ("mean",),
-    "augment.copies": 0,
-}
+PROBE = {"data.image_size": 128, "model.feature_layers": ()}
+COPIES = {"augment.copies": 2, "augment.turn": True}
 VARIANTS: dict[str, dict[str, object]] = {
+    "linear probe": PROBE,
     "best recipe": {},
     "128 pixels": {"data.image_size": 128},
     "the last layer alone": {"model.feature_layers": ()},
-    "means alone": {"model.pooling": ("mean",)},
-    "maxima, too": {"model.pooling": ("mean", "std", "max")},
-    "no copies": {"augment.copies": 0},
-    "copies of other places, not stains": {"augment.stain": 0.0},
+    "means and deviations": {"model.pooling": ("mean", "std")},
+    "means and maxima": {"model.pooling": ("mean", "max")},
+    "two copies, flipped, turned and cropped": COPIES,
+    "two copies, stains changed too": {**COPIES, "augment.stain": 0.3},
     "four views averaged": {"views": 4},
     "classes unweighted": {"loss.class_weights": "none"},
     "weak penalty, not chosen": {"stages.head.l2": (1e-5,)},
-    "linear probe": PROBE,
 }
 SKLEARN = "linear probe, scikit-learn, C=1"
 
