@@ -23,7 +23,7 @@ def best(config: ConfigDict) -> ConfigDict:
     config.stage_order = ("head",)
     del config.stages.finetune
     config.stages.head.optimizer = "lbfgs"
-    config.cv.search = ("data.image_size=128,192",)
+    config.cv.search = ("loss.class_weights=balanced,none",)
     return config
 
 
