@@ -46,8 +46,8 @@ from sscjax.data.dataset import ImageSet
 from sscjax.metrics import Predictions
 from sscjax.pretrained import cache
 
-PROBE = {"data.image_size": 128, "model.feature_layers": ()}
-COPIES = {"augment.copies": 2, "augment.turn": True}
+PROBE: dict[str, object] = {"data.image_size": 128, "model.feature_layers": ()}
+COPIES: dict[str, object] = {"augment.copies": 2, "augment.turn": True}
 VARIANTS: dict[str, dict[str, object]] = {
     "linear probe": PROBE,
     "best recipe": {},
