@@ -416,7 +416,7 @@ def test_documented_preparation_is_that_of_the_run(tmp_path: Path) -> None:
 # ---- 8 bit --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", [*MODELS, READER])
+@pytest.mark.parametrize("model", MODELS)
 def test_eight_bit_is_measured(runs: Runs, skin: Path, tmp_path: Path, model: str) -> None:
     opened = trained.open_run(runs(model))
     path = tmp_path / "small.onnx"
