@@ -230,7 +230,7 @@ def _text(
     run: Path, needs: Mapping[str, Sequence[Need]], within: Sequence[float], table: Predictions
 ) -> str:
     some = len(set(table.subjects.tolist()))
-    blocks = [f"{report.clean_file(str(run), 70)}: {len(table)} images of {some} subjects tested"]
+    blocks = [f"{report.clean_file(str(run), 50)}: {len(table)} images of {some} subjects tested"]
     for unit, entries in needs.items():
         rows = [[f"per {unit}", "here", "95 % interval", *(f"+-{p:g} points" for p in within)]]
         for one in entries:
