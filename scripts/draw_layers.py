@@ -15,16 +15,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from test_layers import LAYERS, OWNERS, PACKAGE  # noqa: E402
+from test_layers import LAYERS, OWNERS, PACKAGE, unit_of  # noqa: E402
 
 # What a layer is for, by one of its modules.
 NOTES = {
     "samplesize": "planning the next study",
     "main": "the command-line programs",
-    "protocol": "folds: many runs, pooled",
+    "predict": "a finished run asked",
+    "protocol": "folds: many runs, pooled; slides",
     "train": "the recipe: run folder, stages, resume, results",
     "summary": "what a run is; its end: files, pictures, text",
     "stage": "one stage: epochs, best, checkpoints",
+    "stage_inputs": "what a stage is fed; how far a run can be trusted",
     "prepare": "table of predictions; config to images and network",
     "features": "frozen prefix; intervals; images at a time",
     "steps": "jitted train and predict; what programs share",
@@ -68,7 +70,7 @@ def libraries(layer: tuple[str, ...]) -> list[str]:
     names = [
         library
         for library, owners in OWNERS.items()
-        if library not in HIDDEN and any(owner.partition(".")[0] in layer for owner in owners)
+        if library not in HIDDEN and any(unit_of(owner) in layer for owner in owners)
     ]
     return textwrap.wrap(", ".join(names), 32)
 
@@ -84,7 +86,7 @@ def band(layer: tuple[str, ...], top: int) -> tuple[list[str], int]:
     for index, row in enumerate(rows):
         y = top + 5 + LINE * index
         for name, x, width in row:
-            kind = "box package" if (PACKAGE / name).is_dir() else "box"
+            kind = "box package" if PACKAGE.joinpath(*name.split(".")).is_dir() else "box"
             found.append(
                 f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="{BOX}" rx="4"/>'
                 f'<text class="name" x="{x + width // 2}" y="{y + 22}">{name}</text>'

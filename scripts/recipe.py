@@ -209,7 +209,7 @@ def by_run(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Class
     weights = prepare.class_weights(config.loss.class_weights, training.labels, classes)
     objective = dataclasses.replace(prepare.make_objective(config, classes), class_weights=weights)
     problem = linear.Problem(rows_of, training.labels, objective, classes, passes=stage.epochs)
-    parts = splits.subject_folds(training, 5, config.seed)
+    parts = splits.subject_folds(training, linear.FOLDS, config.seed)
     found = problem.fit(problem.choose(stage.l2, parts).l2)
     return lambda x: x @ found.kernel + found.bias
 

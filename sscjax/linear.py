@@ -21,6 +21,9 @@ from sscjax import steps
 # losses of two penalties differ by is told by less.
 _SHARE_OF_LOSS, _ROUGHLY = 1e-7, 1e-5
 
+# Of the cross-validation that chooses a penalty.
+FOLDS = 5
+
 # Features whose deviation is below this share of the largest are taken for constant.
 _SMALLEST_DEVIATION = 1e-6
 

@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sscjax import evaluate, features, linear, metrics, optim, report, rows, steps
+from sscjax import evaluate, features, linear, metrics, optim, report, rows, stage_inputs, steps
 from sscjax.checkpoint import Checkpoints
 from sscjax.course import Course, Result, Stage
 from sscjax.data import splits
-from sscjax.data.dataset import ImageSet
 from sscjax.errors import DivergedError, UserError
 from sscjax.prepare import Images, Network
 from sscjax.progress import Progress
@@ -29,9 +28,6 @@ _LOG = logging.getLogger(__name__)
 
 # Checkpoints are numbered by stage and epoch: stage 1, epoch 7 is 1000007.
 _STEPS_PER_STAGE = 1_000_000
-
-# Of the cross-validation that chooses a penalty.
-_PENALTY_FOLDS = 5
 
 # Below this many bytes per image an epoch is one call: a linear classifier on stored features.
 _WHOLE_EPOCH_BYTES = 65_536
@@ -56,6 +52,8 @@ class _Work:
     stored_originals: Rows
     training_labels: np.ndarray
     validation: np.ndarray
+    checkpoints: Checkpoints
+    on_epoch: Callable[[list[dict[str, Any]]], None]
 
     @property
     def in_one_call(self) -> bool:
@@ -102,7 +100,7 @@ def run_stage(
     """
     if not stage.micro_batch:
         raise ValueError("the stage's micro_batch is still open: `micro_batch.choose` finds one")
-    work = _set_up(stage, images, network, inputs, store)
+    work = _set_up(stage, images, network, inputs, store, checkpoints, on_epoch)
     tree = _start_tree(work)
     course = Course(stage.name, rows=list(curves))
     latest = checkpoints.latest()
@@ -111,7 +109,7 @@ def run_stage(
         tree = checkpoints.restore(latest, tree)
         _LOG.info("stage %s: going on after epoch %d of %d", stage.name, course.epoch, stage.epochs)
     on_epoch(course.rows)
-    tree = (_solve if stage.solved else _epochs)(work, tree, course, checkpoints, on_epoch)
+    tree = (_solve if stage.solved else _epochs)(work, tree, course)
     chosen = tree["best"] if "best" in tree else tree["last"]
     params = optim.combine(chosen["params"], work.frozen)
     found = _predicted(work, params, chosen["batch_stats"])
@@ -182,6 +180,8 @@ def _set_up(
     network: Network,
     inputs: steps.Inputs,
     store: features.Store,
+    checkpoints: Checkpoints,
+    on_epoch: Callable[[list[dict[str, Any]]], None],
 ) -> _Work:
     model = network.model
     training = images.training_for(online=stage.online_augment)
@@ -201,7 +201,9 @@ def _set_up(
         micro_batch=stage.micro_batch,
     )
     whole = dataclasses.replace(program, views=stage.views)
-    program, stored, originals = _store(stage, images, network, program, labels, store)
+    program, training_inputs, originals = stage_inputs.prepare(
+        stage, images, network, program, labels, store
+    )
     optimizer = _optimizer(stage, math.ceil(len(training) / stage.batch_size))
     return _Work(
         stage=stage,
@@ -212,97 +214,12 @@ def _set_up(
         program=program,
         whole=whole,
         optimizer=optimizer,
-        stored=stored,
+        stored=training_inputs,
         stored_originals=originals,
         training_labels=training.labels,
         validation=np.flatnonzero(images.splits == "val"),
-    )
-
-
-def _store(
-    stage: Stage,
-    images: Images,
-    network: Network,
-    program: steps.Program,
-    labels: dict[str, str],
-    store: features.Store,
-) -> tuple[steps.Program, Rows, Rows]:
-    """Training inputs and inputs of all originals: images, or features of the frozen prefix."""
-    training = images.training_for(online=stage.online_augment)
-    raw = training.images, images.originals.images
-    last = features.prefix_length(network.model, labels)
-    if last == 0:
-        return program, *raw
-    if stage.online_augment:
-        _LOG.info("stage %s: augmented on line, so no features are computed ahead", stage.name)
-        return program, *raw
-    variables = {"params": network.params, "batch_stats": network.batch_stats}
-    # The training set's originals are among the originals: only its copies are to be computed.
-    chosen = np.flatnonzero(images.splits == "train")
-    copies = training.take(np.arange(len(chosen), len(training)))
-    parts = [part for part in (images.originals, copies) if len(part)]
-    model = network.model
-    variables = {"params": network.params, "batch_stats": network.batch_stats}
-    total = sum(map(len, parts))
-    shape = features.prefix_shape(model, variables, last, (total, *parts[0].images.shape[1:]))
-    megabytes = math.prod(shape) * np.dtype(np.float32).itemsize / 2**20
-    held = megabytes <= stage.feature_megabytes
-    if not held and not store.takes(megabytes * 2**20):
-        _LOG.info(
-            "stage %s: features of %d MB are over features.max_megabytes and disk_megabytes, so "
-            "none are computed ahead",
-            stage.name,
-            megabytes,
-        )
-        return program, *raw
-    name = model.layer_names[last - 1]
-    with Progress(f"features up to {name}", total) as progress:
-        # The originals by themselves: other folds and seeds find them.
-        found = rows.Joined(
-            [
-                _features(stage, network, program, last, part, store, held, progress.advance)
-                for part in parts
-            ]
-        )
-    count = len(images.originals)
-    # A classifier alone is too little work for a loop over parts of the batch.
-    micro_batch = 0 if last >= model.features_end else program.micro_batch
-    ready = dataclasses.replace(
-        program, inputs=lambda stored, key: stored, first=last, micro_batch=micro_batch
-    )
-    of_training = np.concatenate([chosen, np.arange(count, total)])
-    return ready, rows.View(found, of_training), rows.View(found, np.arange(count))
-
-
-def _features(
-    stage: Stage,
-    network: Network,
-    program: steps.Program,
-    last: int,
-    part: ImageSet,
-    store: features.Store,
-    held: bool,
-    progress: Callable[[int], Any],
-) -> Rows:
-    """Outputs of the first `last` layers for some images: found, or computed and kept."""
-    key = features.key(
-        program,
-        last,
-        network.params,
-        network.batch_stats,
-        images=rows.fingerprint(part.images),
-        scaling=network.weights.convention.scaling,
-        batch_size=stage.batch_size,
-    )
-    return features.compute(
-        program,
-        last,
-        network.params,
-        network.batch_stats,
-        part.images,
-        batch_size=stage.batch_size,
-        progress=progress,
-        keep=store.keep(key, held=held),
+        checkpoints=checkpoints,
+        on_epoch=on_epoch,
     )
 
 
@@ -326,13 +243,7 @@ def _snapshot(params: optim.Params, batch_stats: optim.Params) -> dict[str, opti
     return jax.tree.map(np.array, {"params": params, "batch_stats": batch_stats})
 
 
-def _epochs(
-    work: _Work,
-    tree: dict[str, Any],
-    course: Course,
-    checkpoints: Checkpoints,
-    on_epoch: Callable[[list[dict[str, Any]]], None],
-) -> dict[str, Any]:
+def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
     """Train the epochs that are left; changes `course` and returns the checkpoint's tree."""
     stage, last = work.stage, tree["last"]
     state = steps.TrainState(last["step"], last["params"], last["batch_stats"], tree["opt_state"])
@@ -352,28 +263,19 @@ def _epochs(
             if better:
                 course.best_epoch, course.best_value = epoch, value
                 best = _snapshot(state.params, state.batch_stats)
-            course.epoch = epoch
-            course.rows.append({"epoch": len(course.rows) + 1, "stage": stage.name, **row})
+            _count(work, course, epoch, row)
             course.stopped_early = 0 < stage.patience <= epoch - course.best_epoch
             course.seconds += time.monotonic() - started
             progress.note(_note(row))
-            on_epoch(course.rows)
+            work.on_epoch(course.rows)
             over = epoch == stage.epochs or course.stopped_early
             if over or time.monotonic() - saved >= stage.checkpoint_seconds:
-                tree = _tree(state, best)
-                step = stage.index * _STEPS_PER_STAGE + epoch
-                checkpoints.save(step, tree, dataclasses.asdict(course))
+                _save(work, course, _tree(state, best))
                 saved = time.monotonic()
     return _tree(state, best)
 
 
-def _solve(
-    work: _Work,
-    tree: dict[str, Any],
-    course: Course,
-    checkpoints: Checkpoints,
-    on_epoch: Callable[[list[dict[str, Any]]], None],
-) -> dict[str, Any]:
+def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
     """The same for a stage that is solved: one row, one checkpoint."""
     if course.epoch:
         return tree
@@ -398,13 +300,13 @@ def _solve(
     state = steps.TrainState(step, params, last["batch_stats"], tree["opt_state"])
     row = {"train_loss": found.loss, "train_accuracy": found.accuracy}
     course.best_value = _validate(work, steps.make_predict(work.program), state, row, epoch=1)
-    course.epoch = course.best_epoch = 1
-    course.rows.append({"epoch": len(course.rows) + 1, "stage": stage.name, **row})
+    _count(work, course, 1, row)
+    course.best_epoch = 1
     course.l2, course.seconds = choice.l2, time.monotonic() - started
-    on_epoch(course.rows)
+    work.on_epoch(course.rows)
     snapshot = None if stage.metric == "none" else _snapshot(params, state.batch_stats)
     tree = _tree(state, snapshot)
-    checkpoints.save(stage.index * _STEPS_PER_STAGE + 1, tree, dataclasses.asdict(course))
+    _save(work, course, tree)
     _LOG.info("stage %s: solved after %d passes, %s", stage.name, found.passes, _note(row))
     return tree
 
@@ -412,7 +314,7 @@ def _solve(
 def _penalty(work: _Work, problem: linear.Problem) -> linear.Choice:
     """The strength of the penalty, by cross-validation where the stage names several."""
     stage = work.stage
-    folds = splits.subject_folds(work.images.training, _PENALTY_FOLDS, stage.seed)
+    folds = splits.subject_folds(work.images.training, linear.FOLDS, stage.seed)
     if len(set(stage.l2)) > 1 and not folds.any():
         middle = sorted(stage.l2)[len(stage.l2) // 2]
         _LOG.warning(
@@ -436,6 +338,17 @@ def _tree(state: steps.TrainState, best: dict[str, Any] | None) -> dict[str, Any
     last = {"step": state.step, "params": state.params, "batch_stats": state.batch_stats}
     tree = {"last": last, "opt_state": state.opt_state}
     return tree if best is None else {**tree, "best": best}
+
+
+def _count(work: _Work, course: Course, epoch: int, row: dict[str, Any]) -> None:
+    """An epoch of the stage is over; its figures are the next row of the run's curves."""
+    course.epoch = epoch
+    course.rows.append({"epoch": len(course.rows) + 1, "stage": work.stage.name, **row})
+
+
+def _save(work: _Work, course: Course, tree: dict[str, Any]) -> None:
+    step = work.stage.index * _STEPS_PER_STAGE + course.epoch
+    work.checkpoints.save(step, tree, dataclasses.asdict(course))
 
 
 def _is_better(metric: str, value: float, best: float | None) -> bool:

@@ -18,6 +18,7 @@ from sscjax import (
     audit,
     checkpoint,
     evaluate,
+    events,
     features,
     figures,
     files,
@@ -282,7 +283,7 @@ def _run_stages(
             place = folder / "stages" / stage.name
             done = _read_finished(place)
             if done is None:
-                with figures.EventLog(folder / "tensorboard", curves) as events:
+                with events.EventLog(folder / "tensorboard", curves) as log:
                     inputs = prepare.make_inputs(
                         config, network.weights.convention.scaling, online=stage.online_augment
                     )
@@ -294,7 +295,7 @@ def _run_stages(
                         store=store,
                         checkpoints=checkpoints,
                         curves=curves,
-                        on_epoch=_Curves(folder, events, len(curves)),
+                        on_epoch=_Curves(folder, log, len(curves)),
                     )
                 done = _write_finished(place, stage, result)
                 model = {"params": result.params, "batch_stats": result.batch_stats}
@@ -345,12 +346,12 @@ def _features(
 class _Curves:
     """Keeps curves.csv and the TensorBoard events up with the training."""
 
-    def __init__(self, folder: Path, events: figures.EventLog, written: int) -> None:
-        self._folder, self._events, self._written = folder, events, written
+    def __init__(self, folder: Path, log: events.EventLog, written: int) -> None:
+        self._folder, self._log, self._written = folder, log, written
 
     def __call__(self, rows: list[dict[str, Any]]) -> None:
         for row in rows[self._written :]:
-            self._events.add(row)
+            self._log.add(row)
         self._written = len(rows)
         if rows:
             figures.write_curves_csv(self._folder / "curves.csv", rows)

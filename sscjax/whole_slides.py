@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sscjax import figures, report
 from sscjax.answers import Judged
@@ -118,7 +117,7 @@ def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
         raise UserError(f"no slide could be cut: {failed[0]}")
     folder.write_manifest(place, done)
     asked = [
-        Asked(place / row["file"], f"{source.name} {row['x']},{row['y']}", source.name)
+        Asked(place / row["file"], _tile_name(source, row), source.name)
         for source, kept in done
         for row in kept["tiles"]
     ]
@@ -135,6 +134,11 @@ def _names(slides: Sequence[Path]) -> list[str]:
         raise UserError(f"{twice} is given twice: name it once")
     short = [path.name for path in slides]
     return short if len(set(short)) == len(short) else [path.as_posix() for path in places]
+
+
+def _tile_name(source: Source, tile: dict[str, Any]) -> str:
+    """A tile's name in the results."""
+    return f"{source.name} {tile['x']},{tile['y']}"
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -155,7 +159,7 @@ def draw(out: Path, found: Cut, judged: Judged, opened: Trained) -> list[dict[st
         tiles = [
             (tile, row_of[name])
             for tile in kept["tiles"]
-            if (name := f"{source.name} {tile['x']},{tile['y']}") in row_of
+            if (name := _tile_name(source, tile)) in row_of
         ]
         if not tiles:
             continue
@@ -205,8 +209,7 @@ def _decisive(
     panels = []
     for index in order.tolist():
         tile, row = tiles[index]
-        with Image.open(out / TILES / tile["file"]) as image:
-            pixels = np.asarray(image.convert("RGB"))
+        pixels = decode.read_image(out / TILES / tile["file"], None)
         share = report.percent(float(judged.probabilities[row, answer]))
         panels.append((f"{share} at {tile['x']},{tile['y']}", pixels))
     name = report.clean_name(opened.columns[answer], 24)

@@ -111,6 +111,15 @@ def in_jax(whole: frozen.Frozen, pixels: np.ndarray) -> dict[str, jax.Array]:
     return dict(jax.jit(lambda pixels: apply.outputs(whole, pixels))(pixels))
 
 
+def in_onnxruntime(
+    whole: frozen.Frozen, found: dict[str, Any], pixels: np.ndarray
+) -> dict[str, np.ndarray]:
+    model = onnx_file.build(whole, found).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_outputs()]
+    return dict(zip(names, session.run(names, {metadata.INPUT: pixels}), strict=True))
+
+
 def answered(opened: Trained, pixels: np.ndarray) -> Answers:
     return next(iter(opened.answer([pixels])))
 
@@ -270,11 +279,8 @@ def test_probabilities_near_zero_are_calibrated_alike(runs: Runs) -> None:
     head = {**opened.params["predictions"], "bias": np.array([0.0, 100.0, 250.0], np.float32)}
     opened = dataclasses.replace(opened, params={**opened.params, "predictions": head})
     whole, found = frozen.freeze(opened), metadata.metadata(opened)
-    session = onnxruntime.InferenceSession(
-        onnx_file.build(whole, found).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
     pixels = noise(2, 32)
-    [probabilities] = session.run(["probabilities"], {"images": pixels})
+    probabilities = in_onnxruntime(whole, found, pixels)["probabilities"]
     expected = answered(opened, pixels).probabilities
     assert expected[:, 0].min() > 0.01
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
@@ -291,11 +297,8 @@ def test_detector_without_components(runs: Runs) -> None:
     )
     opened = dataclasses.replace(opened, detector=bare)
     whole, found = frozen.freeze(opened), metadata.metadata(opened)
-    session = onnxruntime.InferenceSession(
-        onnx_file.build(whole, found).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
     pixels = noise(4, 32)
-    [distance] = session.run(["distance"], {"images": pixels})
+    distance = in_onnxruntime(whole, found, pixels)["distance"]
     expected = answered(opened, pixels).distances
     np.testing.assert_allclose(distance, expected, rtol=1e-4)
     np.testing.assert_allclose(in_jax(whole, pixels)["distance"], expected, rtol=1e-4)
@@ -651,6 +654,7 @@ def test_real_tiles(shared_data: Path, tmp_path: Path) -> None:
     config.model.name, config.model.alpha = "mobilenet_v2", 1.0
     config.pretrained = str(shared_data / "weights" / "mobilenet_v2_1.0_224_no_top.h5")
     if not Path(config.pretrained).is_file():
+        # Optional: third-party weights are not part of the project.
         pytest.skip(f"no real weights: {config.pretrained} does not exist")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(summary, "_draw", lambda *args: None)
@@ -675,6 +679,7 @@ def _few_tiles(shared_data: Path, folder: Path) -> Path:
     """A manifest over real tiles: up to 40 to train on of each class, 200 and more to test."""
     source = shared_data / "data" / "prostate_gleason"
     if not (source / "manifest.csv").is_file():
+        # Optional: real images are not part of the project.
         pytest.skip(f"no real tiles: {source} does not exist")
     lines = (source / "manifest.csv").read_text("utf-8").splitlines()
     taken: dict[str, int] = {}

@@ -15,7 +15,7 @@ import pytest
 from matplotlib import _pylab_helpers
 from PIL import Image
 
-from sscjax import figures, intervals, metrics, paper, report
+from sscjax import events, figures, intervals, metrics, paper, report
 from sscjax.metrics import Predictions
 
 LONG_NAMES = (
@@ -410,7 +410,7 @@ def scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_event_log(tmp_path: Path) -> None:
     rows = curve_rows(200, 100)
-    with figures.EventLog(tmp_path) as log:
+    with events.EventLog(tmp_path) as log:
         for row in rows:
             log.add(row)
         # Already on disk, as a killed run would leave it.
@@ -429,11 +429,11 @@ def test_event_log(tmp_path: Path) -> None:
 
 def test_event_log_resumes_without_doubled_points(tmp_path: Path) -> None:
     rows = curve_rows()
-    with figures.EventLog(tmp_path / "events") as log:
+    with events.EventLog(tmp_path / "events") as log:
         for row in rows[:7]:
             log.add(row)
     # Killed after 7 epochs were logged, of which the last checkpoint knows 5.
-    with figures.EventLog(tmp_path / "events", rows[:5]) as log:
+    with events.EventLog(tmp_path / "events", rows[:5]) as log:
         for row in rows[5:]:
             log.add(row)
     (only,) = (tmp_path / "events").iterdir()
@@ -443,6 +443,6 @@ def test_event_log_resumes_without_doubled_points(tmp_path: Path) -> None:
 
 def test_event_log_leaves_out_what_is_no_number(tmp_path: Path) -> None:
     row = {"epoch": 1, "stage": "head", "val_loss": None, "is_best": True, "train_loss": 0.5}
-    with figures.EventLog(tmp_path, [row]) as log:
+    with events.EventLog(tmp_path, [row]) as log:
         pass
     assert scalars(log.path) == {"train/loss": [(1, 0.5)]}

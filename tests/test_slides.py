@@ -463,6 +463,7 @@ def test_the_real_slide(shared_data: Path, tmp_path: Path) -> None:
     """Skin, 20x: cut, while the broken slide beside it gets its line."""
     source = shared_data / "data" / "slides"
     if not source.is_dir():
+        # Optional: real slides are not part of the project.
         pytest.skip(f"no real slides: {source} does not exist")
     out = tmp_path / "tiles"
     assert program.cut(source, out, Settings(field_um=128.0)) == program.FAILED
