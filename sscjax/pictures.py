@@ -25,6 +25,11 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def colour_table() -> np.ndarray:
+    """[256,3] uint8: the colours of a map, from nothing to its highest."""
+    return np.round(matplotlib.colormaps[COLOURS](np.arange(256))[:, :3] * 255).astype(np.uint8)
+
+
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """Lay a map over an image: the higher, the more colour; where it is 0, the image in grey.
 

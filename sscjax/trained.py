@@ -121,10 +121,15 @@ class Trained:
 
         Args:
           batches: each uint8 [n,image_size,image_size,3] with n of 1 to `BATCH`.
+
+        Raises:
+          ValueError: a batch of another size.
         """
         run = _make_run(self.program)
         for images in batches:
             count = len(images)
+            if not 1 <= count <= BATCH:
+                raise ValueError(f"{count} images in a batch, expected 1 to {BATCH}")
             # Repeating the last image keeps one compiled shape; its results are dropped.
             filled = images[np.minimum(np.arange(BATCH), count - 1)]
             found, features = run(self.params, self.batch_stats, jnp.asarray(filled))

@@ -15,6 +15,7 @@ import pytest
 import weight_files
 from weight_files import ALPHA, Arrays, assert_holds, garbage, write_legacy
 
+from sscjax import fetch
 from sscjax.errors import UserError
 from sscjax.files import sha256
 from sscjax.pretrained import download
@@ -209,7 +210,7 @@ def test_too_large(
 def test_too_slow(
     release: Release, cache: Path, release_file: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "TOTAL_SECONDS", -1.0)
+    monkeypatch.setattr(fetch, "TOTAL_SECONDS", -1.0)
     release.files[NAME] = release_file
     with pytest.raises(download.WeightsUnavailableError, match="not finished after"):
         download.imagenet_weights(96, ALPHA, opener=release.open)
@@ -233,7 +234,7 @@ def test_no_network(release: Release, cache: Path) -> None:
     release.close()
 
     def opener(url: str, timeout: float) -> Any:
-        return download._open_https(f"https://127.0.0.1:{port}/", timeout)
+        return fetch.open_https(f"https://127.0.0.1:{port}/", timeout)
 
     with pytest.raises(download.WeightsUnavailableError, match="URLError.*Three ways out"):
         download.imagenet_weights(96, ALPHA, opener=opener)
@@ -244,12 +245,12 @@ def test_https_only(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     assert download.BASE_URL.startswith("https://")
     for url in (release.url, "ftp://127.0.0.1/a", "file:///etc/hosts"):
         with pytest.raises(UserError, match="over https only"):
-            download._open_https(url, 5.0)
+            fetch.open_https(url, 5.0)
     assert release.requests == []
     # A redirect from the release to plain HTTP is not followed either.
     release.redirect = f"{release.url}elsewhere"
-    opener = urllib.request.build_opener(download._HttpsRedirects())
-    with pytest.raises(UserError, match="elsewhere: weights are fetched over https only"):
+    opener = urllib.request.build_opener(fetch._HttpsRedirects())
+    with pytest.raises(UserError, match="elsewhere: files are fetched over https only"):
         opener.open(release.url, timeout=5.0)
     assert len(release.requests) == 1
 

@@ -22,7 +22,7 @@ PACKAGE = REPOSITORY / "sscjax"
 # docs/design.md shows the same table as a picture.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "files", "machine", "memory", "paper", "pictures", "progress"),
-    ("rows",),
+    ("rows", "fetch"),
     ("metrics", "models", "data"),
     ("pretrained", "optim", "checkpoint", "figures", "events", "report", "outliers"),
     ("steps", "cli", "delong"),
@@ -94,6 +94,7 @@ LAZY = ("torch", "array_record", "onnx", "onnxruntime", "flatbuffers", "openslid
 ONLY: dict[str, tuple[str, ...]] = {
     "errors": (),
     "files": (),
+    "fetch": (),
     "paper": (),
     "progress": ("tqdm",),
     "rows": ("numpy",),

@@ -36,9 +36,11 @@ class Wish:
 
     Attributes:
       data: where the run's images are now; None: where they were.
+      ort_web: where onnxruntime-web is, of a page; None: fetched.
     """
 
     data: str | None = None
+    ort_web: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

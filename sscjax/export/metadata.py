@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,8 @@ def metadata(opened: Trained) -> dict[str, Any]:
             "colour": "RGB, grey repeated, colour profiles ignored; of 16 bit the high byte",
             "transparency": "laid on white",
             "crop": "central square of the shorter side, its corner rounded down to whole pixels",
-            "reduce": "Lanczos of 3 lobes, widened by the factor of reduction, first horizontally, "
-            "then vertically, each rounded to 8 bit: Pillow's LANCZOS",
+            "reduce": "Lanczos of 3 lobes, widened by the factor of reduction, along one side and "
+            f"then the other, each rounded to 8 bit: LANCZOS of Pillow {version('pillow')}",
             "scaling": {"scale": _numbers(whole.scale), "shift": _numbers(whole.shift)},
         },
         "classes": list(opened.classes),

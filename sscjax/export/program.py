@@ -28,10 +28,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="the file or folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what lies at --out")
     parser.add_argument("--data", help="where the run's images are now, if they were moved")
+    parser.add_argument(
+        "--ort-web", type=Path, help="of web: onnxruntime-web, packed or unpacked, if not fetched"
+    )
     arguments = parser.parse_args()
     cli.set_up_log()
     cli.set_up_jax()
-    wish = Wish(data=arguments.data)
+    wish = Wish(data=arguments.data, ort_web=arguments.ort_web)
     print(export(arguments.run, arguments.format, arguments.out, wish, arguments.overwrite))
     return 0
 
@@ -55,6 +58,8 @@ def export(run: Path, name: str, out: Path, wish: Wish, overwrite: bool = False)
     """
     form = FORMATS[name]
     out = out.expanduser()
+    if wish.ort_web is not None and name != "web":
+        raise UserError(f"--ort-web goes with --format=web, not with {name}: leave it out")
     _refuse(out, form.suffix, overwrite)
     opened = trained.open_run(run)
     with _moved_in_place(out) as place:

@@ -7,22 +7,14 @@ must stay the same.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import io
 import json
 import logging
 import os
-import ssl
-import tempfile
-import time
 import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
+from sscjax import fetch
 from sscjax.errors import UserError
 from sscjax.files import sha256, write_json
 from sscjax.pretrained.cache import cache_dir
@@ -33,12 +25,6 @@ BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilen
 SIZES = (96, 128, 160, 192, 224)
 
 MAX_BYTES = 64 * 2**20  # the largest release file (alpha 1.4) has about 18 MB
-STALL_SECONDS = 30.0  # without a byte
-TOTAL_SECONDS = 900.0
-_CHUNK = 2**16
-
-Opener = Callable[[str, float], Any]
-"""Opens a URL with a timeout in seconds: an object like `http.client.HTTPResponse`."""
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +51,7 @@ def release_name(image_size: int, alpha: float) -> str:
     return f"{prefix}_{float(alpha)}_{size}_no_top.h5"
 
 
-def imagenet_weights(image_size: int, alpha: float, *, opener: Opener | None = None) -> Path:
+def imagenet_weights(image_size: int, alpha: float, *, opener: fetch.Opener | None = None) -> Path:
     """Path of the release file in the cache, downloaded if it is not there yet.
 
     Args:
@@ -83,90 +69,15 @@ def imagenet_weights(image_size: int, alpha: float, *, opener: Opener | None = N
         return path
     url = BASE_URL + path.name
     _log.info("downloading ImageNet weights from %s to %s", url, path)
-    with _temporary(path) as partial:
+    with fetch.temporary(path) as partial:
         try:
-            _fetch(url, partial, opener or _open_https)
+            fetch.fetch(url, partial, MAX_BYTES, opener=opener)
         except (OSError, http.client.HTTPException) as error:
             raise WeightsUnavailableError(_three_ways(path, url, error)) from error
         _verify(partial, alpha, f"{url} gave")
         os.replace(partial, path)
     _pin(path)
     return path
-
-
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A name in the same folder, so that the last step is one rename."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".download-", suffix=path.suffix)
-    except OSError as error:
-        raise UserError(
-            f"{path.parent}: the cache folder cannot be written ({error.strerror}); name another"
-            " by the environment variable SSCJAX_CACHE"
-        ) from error
-    os.close(handle)
-    temporary = Path(name)
-    temporary.chmod(0o644)
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
-    """urllib follows redirects to plain HTTP and FTP; weights must not come that way."""
-
-    def redirect_request(
-        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> Any:
-        _require_https(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _require_https(url: str) -> None:
-    if urlsplit(url).scheme != "https":
-        raise UserError(f"{url}: weights are fetched over https only")
-
-
-def _open_https(url: str, timeout: float) -> Any:
-    _require_https(url)
-    https = urllib.request.HTTPSHandler(context=ssl.create_default_context())
-    opener = urllib.request.build_opener(https, _HttpsRedirects())
-    return opener.open(url, timeout=timeout)
-
-
-def _fetch(url: str, path: Path, opener: Opener) -> None:
-    """Stream `url` to `path`; never more than `MAX_BYTES`, never less than announced."""
-    deadline = time.monotonic() + TOTAL_SECONDS
-    received = 0
-    # Unbuffered: a full disk is met where it can be told from a broken connection.
-    with opener(url, STALL_SECONDS) as response, path.open("wb", buffering=0) as file:
-        announced = response.headers.get("Content-Length", "")
-        while chunk := response.read(_CHUNK):
-            received += len(chunk)
-            if received > MAX_BYTES:
-                raise UserError(
-                    f"{url}: sends more than {MAX_BYTES:,} bytes, expected a weight file of about"
-                    " 10 MB; nothing was kept"
-                )
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not finished after {TOTAL_SECONDS:.0f} s")
-            _write(file, chunk, path.parent)
-    if announced.isdigit() and received != int(announced):
-        raise ConnectionError(f"broke off after {received:,} of {int(announced):,} bytes")
-
-
-def _write(file: io.FileIO, chunk: bytes, folder: Path) -> None:
-    rest = memoryview(chunk)
-    try:
-        while rest:
-            rest = rest[file.write(rest) :]
-    except OSError as error:
-        raise UserError(
-            f"{folder}: the weights cannot be written ({error.strerror}); make room, or name"
-            " another folder by the environment variable SSCJAX_CACHE"
-        ) from error
 
 
 def _verify(path: Path, alpha: float, subject: str) -> None:
