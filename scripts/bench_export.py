@@ -1,10 +1,12 @@
 """Images per second of a run and of its exported files, each in a process of its own.
 
-    python scripts/bench_export.py RUN [--data=PATH --batch=32 --threads=2 --rounds=7]
+    python scripts/bench_export.py RUN [--data=PATH --batch=32 --threads=2 --rounds=7 --ort-web=TGZ]
 
 The files are exported into a temporary folder first. Then the candidates are timed in turn, in
-rounds, so that whatever else the machine does meets all of them; the table gives the median and the
-range. Torch, where it is installed, runs the same architecture with weights of its own.
+rounds, so that whatever else the machine does meets all of them; the table gives the median and
+the range. Torch, where it is installed, runs the same architecture with weights of its own. The
+exported page, with playwright and a Chromium, is given PNG files as a reader would give them: it
+decodes them, answers, and draws their maps.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the package, installed or not; torch's network
 
 FILES = {"stablehlo": ".zip", "onnx": ".onnx", "onnx-int8": ".onnx"}
-TORCH = "torch"
+TORCH, PAGE = "torch", "page"
 
 # A measurement lasts at least so long.
 _SECONDS = 1.0
@@ -51,9 +53,15 @@ def candidate(name: str, run: Path, folder: Path, threads: int) -> Answer:
         import torch
         from torch_mobilenet_v2 import MobileNetV2
 
+        from sscjax import trained
+
         torch.set_num_threads(threads)
         # Ten times as quick as channels first.
-        network = MobileNetV2(3).eval().to(memory_format=torch.channels_last)
+        network = (
+            MobileNetV2(1.0, classes=len(trained.open_run(run).columns))
+            .eval()
+            .to(memory_format=torch.channels_last)
+        )
 
         def answer(images: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
@@ -61,6 +69,8 @@ def candidate(name: str, run: Path, folder: Path, threads: int) -> Answer:
                 return torch.softmax(network(pixels), dim=1).numpy()
 
         return answer
+    if name == PAGE:
+        return _page_answers(folder / PAGE)
     from sscjax.export import onnx_file
 
     return onnx_file.load(folder / f"{name}.onnx", threads)
@@ -79,6 +89,27 @@ def _jax_answers(opened: Any) -> Answer:
     def answer(images: np.ndarray) -> Any:
         waiting.append(images)
         return next(found)
+
+    return answer
+
+
+def _page_answers(folder: Path) -> Answer:
+    """The page in Chromium, which takes the same images each time."""
+    from browsing import chromium, open_page
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    browser = sync_playwright().start().chromium.launch(executable_path=chromium())
+    opened = open_page(browser, folder)
+    paths: list[Path] = []
+
+    def answer(images: np.ndarray) -> None:
+        for number, pixels in enumerate(images[len(paths) :], len(paths)):
+            paths.append(folder.parent / f"{number}.png")
+            Image.fromarray(pixels).save(paths[-1])
+        if opened.page.locator("#results").is_visible():
+            opened.clear()
+        opened.give(*paths)
 
     return answer
 
@@ -102,13 +133,15 @@ def work(pipe: Connection, name: str, run: Path, folder: Path, threads: int, bat
         pipe.send(count / (time.perf_counter() - started))
 
 
-def exported(run: Path, folder: Path, data: str | None) -> None:
+def exported(run: Path, folder: Path, data: str | None, ort_web: Path | None) -> None:
     """All files of the run, and what each export says of itself."""
     from sscjax.export import program
     from sscjax.export.check import Wish
 
     for name, suffix in FILES.items():
         print(program.export(run, name, folder / f"{name}{suffix}", Wish(data=data)) + "\n")
+    if ort_web is not None:
+        program.export(run, "web", folder / PAGE, Wish(data=data, ort_web=ort_web))
 
 
 def main() -> None:
@@ -119,6 +152,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="images at a time, up to 32")
     parser.add_argument("--threads", type=int, default=2, help="processors to use")
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each")
+    parser.add_argument("--ort-web", type=Path, help="as for sscjax.export: times the page, too")
     args = parser.parse_args()
     names = ["sscjax", *FILES]
     try:
@@ -127,10 +161,12 @@ def main() -> None:
         names.append(TORCH)
     except ImportError:
         print("torch is not installed: it is left out")
+    if args.ort_web is not None:
+        names.append(PAGE)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        exported(args.run, folder, args.data)
+        exported(args.run, folder, args.data, args.ort_web)
         pipes, workers = {}, []
         for name in names:
             pipes[name], theirs = context.Pipe()

@@ -8,7 +8,8 @@ folds that `sscjax.main` makes for `--config.protocol=kfold --config.cv.repeats=
 is solved for on the training subjects, its penalty chosen among them, the temperature fitted on
 validation, and the test subjects have no say. Every image is tested once in each repeat. Figures
 are of all repeats together; intervals are paired, by a bootstrap of subjects that keeps a subject's
-repeats together. Features of the frozen network are kept in the cache folder.
+repeats together. Features of the frozen network are kept in the cache folder. `--runs` adds lines
+of runs of that protocol that are there already, such as the paper's stages.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from configs import best_three_class
 from sscjax import (
     calibration,
+    cli,
     evaluate,
     features,
     folds,
@@ -43,6 +45,7 @@ from sscjax import (
 )
 from sscjax.data import augment, splits
 from sscjax.data.dataset import ImageSet
+from sscjax.errors import UserError
 from sscjax.metrics import Predictions
 from sscjax.pretrained import cache
 
@@ -73,6 +76,14 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--lines", nargs="*", default=[*VARIANTS, SKLEARN], help="all of them")
     parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="RUN/stages/NAME",
+        help="stages of runs of the same protocol, to stand beside the lines",
+    )
+    parser.add_argument(
         "--subjects", type=int, nargs="*", default=[], help="instead: how accuracy grows with them"
     )
     args = parser.parse_args()
@@ -91,6 +102,8 @@ def main() -> int:
         tables[name] = cross_validate(changed, by_sklearn if name == SKLEARN else by_run)
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         print(row(name, tables[name], tables.get("linear probe")), file=sys.stderr, flush=True)
+    for stage in args.runs:
+        tables[f"{stage.parent.parent.name}, {stage.name}"] = read_stage(stage)
     lines = [row(name, table, tables.get("linear probe")) for name, table in tables.items()]
     print("\n".join([*HEAD, *lines]))
     return 0
@@ -225,6 +238,22 @@ def _scores(model: LogisticRegression, x: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(model.predict_proba(x), 1e-12))
 
 
+def read_stage(stage: Path) -> Predictions:
+    """A protocol's predictions of one stage, calibrated as `cross_validate` does it.
+
+    Args:
+      stage: RUN/stages/NAME, where RUN is the folder of a protocol.
+    """
+    found = []
+    for fold in sorted(stage.parent.parent.glob(f"folds/*/stages/{stage.name}/predictions.csv")):
+        table = Predictions.read_csv(fold)
+        temperature = calibration.fit_temperature(table.where("val")).value
+        found.append(calibration.apply(table.where("test"), temperature))
+    if not found:
+        raise UserError(f"{stage} is no stage of a finished protocol: give RUN/stages/NAME")
+    return Predictions.join(found)
+
+
 def growth(base: ConfigDict, numbers: list[int]) -> str:
     """Figures of the best recipe and of the probe by the number of subjects trained on."""
     lines = [
@@ -303,4 +332,4 @@ def difference(table: Predictions, other: Predictions) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.call(main))

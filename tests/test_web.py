@@ -6,21 +6,18 @@ Needs Chromium, and onnxruntime-web in `SSCJAX_ORT_WEB` (the archive that `npm p
 from __future__ import annotations
 
 import csv
-import dataclasses
-import functools
-import http.server
 import io
 import json
 import os
 import shutil
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browsing import Opened, Served, chromium, open_page
 from PIL import Image
 from small_runs import finished_run, write_folder
 
@@ -35,36 +32,15 @@ pytest.importorskip("onnx", reason="the extra 'export' is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 SITE = Path(__file__).resolve().parent.parent / "sscjax" / "export" / "site"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SIZE = 32
 
 
-# ---- what serves and opens the page -------------------------------------------------------------
-
-
-class Served:
-    """A folder at a port of this machine; what was asked for is kept."""
-
-    def __init__(self, folder: Path) -> None:
-        asked_for = self.asked_for = list[str]()
-
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def log_message(self, *args: Any) -> None:
-                asked_for.append(self.path)
-
-        handler = functools.partial(Handler, directory=str(folder))
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+# ---- what is opened ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    found = chromium()
     if found is None:
         # Not among what pip installs.
         pytest.skip("no Chromium: apt-get install chromium, or its like")
@@ -106,50 +82,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(tmp_path_factory: pytest.TempPathFactory, run: Path, runtime: Path) -> Path:
     place = tmp_path_factory.mktemp("page") / "page"
     said = program.export(run, "web", place, Wish(ort_web=runtime))
-    assert "0 answers" in said and "python -m http.server" in said
+    assert "0 answers are others" in said and "python -m http.server" in said
     return place
-
-
-@dataclasses.dataclass
-class Opened:
-    """The page as a reader sees it, and what it asked for and said."""
-
-    page: Any
-    served: Served
-    said: list[str]
-    requests: list[str]
-
-    def give(self, *files: Path) -> None:
-        self.page.set_input_files("#files", [str(file) for file in files])
-        self.page.get_by_role("status").filter(has_text="answered in").wait_for()
-
-    def table(self) -> list[dict[str, str]]:
-        """What is saved as CSV."""
-        with self.page.expect_download() as download:
-            self.page.get_by_role("button", name="Save as CSV").click()
-        text = Path(download.value.path()).read_text("utf-8")
-        return list(csv.DictReader(io.StringIO(text)))
-
-
-def open_page(browser: Any, folder: Path, **settings: Any) -> Opened:
-    served = Served(folder)
-    page = browser.new_context(**settings).new_page()
-    said: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(served.url)
-    page.wait_for_selector("body[data-ready]")
-    return Opened(page, served, said, requests)
 
 
 @pytest.fixture
 def opened(browser: Any, site: Path) -> Iterator[Opened]:
     found = open_page(browser, site)
     yield found
-    found.page.context.close()
-    found.served.close()
+    found.close()
 
 
 # ---- the same answers ---------------------------------------------------------------------------
@@ -398,7 +339,7 @@ def test_a_broken_file_does_not_stop_the_rest(
     opened.give(tiles[2])
     assert len(opened.table()) == 3
     assert not page.locator("#faults").is_visible()
-    page.get_by_role("button", name="Remove all").click()
+    opened.clear()
     assert not page.locator("#results").is_visible()
 
 
@@ -444,8 +385,7 @@ def test_by_keyboard_and_on_a_phone(browser: Any, site: Path, tiles: list[Path])
     assert maps.count() == 2 and maps.first.is_visible()
     page.get_by_label("Show what spoke for").uncheck()
     assert not maps.first.is_visible()
-    page.context.close()
-    found.served.close()
+    found.close()
 
 
 def test_a_network_without_maps(
@@ -459,8 +399,7 @@ def test_a_network_without_maps(
     for place in ("#switch", "#shown", "#legend"):
         assert not found.page.locator(place).is_visible()
     assert found.said == []
-    found.page.context.close()
-    found.served.close()
+    found.close()
 
 
 def test_a_damaged_network_is_told(browser: Any, site: Path, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def _text(out: Path, size: int, outcome: Outcome) -> str:
         f"{out}: {size / 1e6:.2f} MB",
         f"asked about {found.images} {found.split} images, by its own runtime: probabilities "
         f"differ from the run's by up to {found.probabilities:.1e}, distances by "
-        f"{found.distances:.1e}, {found.changed} answers",
+        f"{found.distances:.1e}, {found.changed} answers are others",
     ]
     if None not in found.speed:
         there, here = found.speed

@@ -1,0 +1,82 @@
+"""An exported page in Chromium, for its tests and for its timing."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import http.server
+import io
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def chromium() -> str | None:
+    """Where a Chromium lies on this machine; pip installs none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+class Served:
+    """A folder at a port of this machine; what was asked for is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        asked_for = self.asked_for = list[str]()
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *args: Any) -> None:
+                asked_for.append(self.path)
+
+        handler = functools.partial(Handler, directory=str(folder))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@dataclasses.dataclass
+class Opened:
+    """The page as a reader sees it, and what it asked for and said."""
+
+    page: Any
+    served: Served
+    said: list[str]
+    requests: list[str]
+
+    def give(self, *files: Path) -> None:
+        self.page.set_input_files("#files", [str(file) for file in files])
+        self.page.get_by_role("status").filter(has_text="answered in").wait_for()
+
+    def table(self) -> list[dict[str, str]]:
+        """What is saved as CSV."""
+        with self.page.expect_download() as download:
+            self.page.get_by_role("button", name="Save as CSV").click()
+        text = Path(download.value.path()).read_text("utf-8")
+        return list(csv.DictReader(io.StringIO(text)))
+
+    def clear(self) -> None:
+        self.page.get_by_role("button", name="Remove all").click()
+
+    def close(self) -> None:
+        self.page.context.close()
+        self.served.close()
+
+
+def open_page(browser: Any, folder: Path, **settings: Any) -> Opened:
+    """Serve an exported page and open it; `settings` are those of a browser's context."""
+    served = Served(folder)
+    page = browser.new_context(**settings).new_page()
+    said: list[str] = []
+    requests: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(served.url)
+    page.wait_for_selector("body[data-ready]")
+    return Opened(page, served, said, requests)
