@@ -37,6 +37,20 @@ def stage() -> ConfigDict:
     config.weight_decay = 0.0
     # Gradients are scaled down to this global norm; 0 leaves them.
     config.clip_norm = 0.0
+    # Share of the learning rate that the network's first layer gets; the last one has all of it,
+    # those between are spaced geometrically (discriminative rates). 1: all alike.
+    config.first_layer_rate = 1.0
+    # How strongly layers of the backbone are pulled back to where the stage began (L2-SP), per
+    # unit of learning rate, as weight decay pulls to 0.
+    config.pull = 0.0
+    # What is validated and kept: 'none', the weights of an epoch's last step; 'ema', their moving
+    # average, of which each step keeps `average_decay`; 'swa', their mean over the stage's second
+    # half.
+    config.average = "none"
+    config.average_decay = 0.99
+    # Mix each image with another of its batch, and their losses alike, by shares of a Beta
+    # distribution with this parameter; 0: off. Labels are not mixed by 'lbfgs'.
+    config.mixup = 0.0
     # 'lbfgs' only: strength of the L2 penalty on standardised features. Of several, the one that
     # does best in 5-fold cross-validation over the subjects of the training images.
     config.l2 = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -145,6 +159,14 @@ def get_config() -> ConfigDict:
     # How far the amount of each stain may change (HED jitter): 0.3 multiplies its optical density
     # by 0.7 to 1.3. Networks otherwise learn the stain of a laboratory. 0: off.
     config.augment.stain = 0.0
+    # How far all values, and their distances from the image's mean, may be scaled: 0.2 multiplies
+    # by 0.8 to 1.2. 0: off.
+    config.augment.brightness = 0.0
+    config.augment.contrast = 0.0
+    # Largest blur: deviation of a Gaussian in pixels, up to 4. 0: off.
+    config.augment.blur = 0.0
+    # Least quality at which an image is compressed once more as JPEG; 100: off.
+    config.augment.jpeg = 100
     # Least side of the random crop, as a share of the image; the crop is enlarged back.
     config.augment.crop = 0.8
 
@@ -184,6 +206,9 @@ def get_config() -> ConfigDict:
     config.loss.label_smoothing = 0.0
     # 'balanced' weighs classes by the inverse of their training images; 'none'.
     config.loss.class_weights = "balanced"
+    # 'balanced' weighs each image by the inverse of its subject's training images, so that every
+    # subject has the same say, however many images it has; 'none'.
+    config.loss.subject_weights = "none"
 
     # Images per step.
     config.batch_size = 32

@@ -51,6 +51,12 @@ from sscjax.pretrained import cache
 
 PROBE: dict[str, object] = {"data.image_size": 128, "model.feature_layers": ()}
 COPIES: dict[str, object] = {"augment.copies": 2, "augment.turn": True}
+LIGHT: dict[str, object] = {
+    "augment.brightness": 0.2,
+    "augment.contrast": 0.2,
+    "augment.blur": 1.0,
+    "augment.jpeg": 40,
+}
 VARIANTS: dict[str, dict[str, object]] = {
     "linear probe": PROBE,
     "best recipe": {},
@@ -60,7 +66,10 @@ VARIANTS: dict[str, dict[str, object]] = {
     "means and maxima": {"model.pooling": ("mean", "max")},
     "two copies, flipped, turned and cropped": COPIES,
     "two copies, stains changed too": {**COPIES, "augment.stain": 0.3},
+    "two copies, light, blur and JPEG changed too": {**COPIES, **LIGHT},
     "four views averaged": {"views": 4},
+    "subjects weighted alike": {"loss.subject_weights": "balanced"},
+    "labels smoothed": {"loss.label_smoothing": 0.1},
     "classes unweighted": {"loss.class_weights": "none"},
     "weak penalty, not chosen": {"stages.head.l2": (1e-5,)},
 }
@@ -219,9 +228,12 @@ def some_subjects(training: ImageSet, limit: int, seed: int) -> np.ndarray:
 def by_run(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Classifier:
     """As a stage with 'lbfgs' does it."""
     classes, stage = len(training.classes), config.stages.head
-    weights = prepare.class_weights(config.loss.class_weights, training.labels, classes)
+    each = prepare.subject_weights(config.loss.subject_weights, training.subjects)
+    weights = prepare.class_weights(config.loss.class_weights, training.labels, classes, each)
     objective = dataclasses.replace(prepare.make_objective(config, classes), class_weights=weights)
-    problem = linear.Problem(rows_of, training.labels, objective, classes, passes=stage.epochs)
+    problem = linear.Problem(
+        rows_of, training.labels, objective, classes, weights=each, passes=stage.epochs
+    )
     parts = splits.subject_folds(training, linear.FOLDS, config.seed)
     found = problem.fit(problem.choose(stage.l2, parts).l2)
     return lambda x: x @ found.kernel + found.bias

@@ -29,7 +29,13 @@ class Stage:
     weight_decay: float
     clip_norm: float
     l2: tuple[float, ...]
+    first_layer_rate: float
+    pull: float
+    average: Literal["none", "ema", "swa"]
+    average_decay: float
+    mixup: float
     patience: int
+    subject_weights: Literal["none", "balanced"]
     batch_size: int
     micro_batch: int
     metric: str
@@ -54,6 +60,19 @@ class Stage:
             )
         if self.solved:
             self._check_solved()
+        for name, value, most in (
+            ("first_layer_rate", self.first_layer_rate, 1.0),
+            ("average_decay", self.average_decay, 0.999999),
+        ):
+            if not 0 < value <= most:
+                raise UserError(f"stage {self.name}: {name}={value}, expected above 0, to {most:g}")
+        for name, value in (("pull", self.pull), ("mixup", self.mixup)):
+            if value < 0:
+                raise UserError(f"stage {self.name}: {name}={value}, expected 0 or more")
+        if self.average not in ("none", "ema", "swa"):
+            raise UserError(
+                f"stage {self.name}: average={self.average!r}, expected 'none', 'ema' or 'swa'"
+            )
         if self.batch_norm not in ("running", "batch"):
             raise UserError(
                 f"stage {self.name}: batch_norm={self.batch_norm!r}, expected 'running' or 'batch'"

@@ -258,7 +258,16 @@ def copies_before_split(config: ConfigDict, image_set: ImageSet) -> ImageSet:
 def changes(config: ConfigDict) -> augment.Changes:
     """What augmentation may do."""
     wish = config.augment
-    return augment.Changes(bool(wish.flip), bool(wish.turn), float(wish.crop), float(wish.stain))
+    return augment.Changes(
+        flip=bool(wish.flip),
+        turn=bool(wish.turn),
+        crop=float(wish.crop),
+        stain=float(wish.stain),
+        brightness=float(wish.brightness),
+        contrast=float(wish.contrast),
+        blur=float(wish.blur),
+        jpeg=int(wish.jpeg),
+    )
 
 
 def without_outer_fold(config: ConfigDict, image_set: ImageSet) -> ImageSet:
@@ -318,7 +327,12 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
     outputs = output_count(config, classes)
     objective = dataclasses.replace(
         make_objective(config, outputs),
-        class_weights=class_weights(config.loss.class_weights, images.training.labels, classes),
+        class_weights=class_weights(
+            config.loss.class_weights,
+            images.training.labels,
+            classes,
+            subject_weights(config.loss.subject_weights, images.training.subjects),
+        ),
     )
     model = build_model(config, outputs)
     size = config.data.image_size
@@ -422,15 +436,41 @@ def check_reading(model: MobileNetV2, layers: tuple[str, ...], pooling: tuple[st
         )
 
 
-def class_weights(kind: str, labels: np.ndarray, classes: int) -> tuple[float, ...]:
-    """Factor of the loss of each class, by the labels [N] trained on; () for none."""
+def subject_weights(kind: str, subjects: np.ndarray) -> np.ndarray | None:
+    """Factor of the loss of each image trained on, [N] float32 with mean 1; None for none.
+
+    Args:
+      kind: 'balanced', all images of a subject together weigh as much as those of any other; or
+        'none'.
+      subjects: [N] names.
+    """
+    if kind == "none":
+        return None
+    if kind != "balanced":
+        raise UserError(f"config.loss.subject_weights={kind!r}: expected 'balanced' or 'none'")
+    _, place, counts = np.unique(subjects, return_inverse=True, return_counts=True)
+    return (len(subjects) / len(counts) / counts[place]).astype(np.float32)
+
+
+def class_weights(
+    kind: str, labels: np.ndarray, classes: int, weights: np.ndarray | None = None
+) -> tuple[float, ...]:
+    """Factor of the loss of each class, () for none.
+
+    Args:
+      kind: 'balanced', all images of a class together weigh as much as those of any other; or
+        'none'.
+      labels: [N] of the images trained on.
+      classes: number of classes.
+      weights: [N] what each image weighs beside that; None for 1.
+    """
     if kind == "none":
         return ()
     if kind != "balanced":
         raise UserError(f"config.loss.class_weights={kind!r}: expected 'balanced' or 'none'")
-    counts = np.bincount(labels, minlength=classes)
+    totals = np.bincount(labels, weights, minlength=classes)
     # Python floats, so that the weights are constants of the compiled step.
-    return tuple(float(len(labels) / (classes * count)) for count in counts)
+    return tuple(float(totals.sum() / (classes * total)) for total in totals)
 
 
 def _find_weights(config: ConfigDict, earlier_fallback: bool) -> tuple[Path | None, Weights]:

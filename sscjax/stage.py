@@ -15,7 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sscjax import evaluate, features, linear, metrics, optim, report, rows, stage_inputs, steps
+from sscjax import (
+    evaluate,
+    features,
+    linear,
+    metrics,
+    optim,
+    prepare,
+    report,
+    rows,
+    stage_inputs,
+    steps,
+)
 from sscjax.checkpoint import Checkpoints
 from sscjax.course import Course, Result, Stage
 from sscjax.data import splits
@@ -51,6 +62,7 @@ class _Work:
     stored: Rows
     stored_originals: Rows
     training_labels: np.ndarray
+    training_weights: np.ndarray | None
     validation: np.ndarray
     checkpoints: Checkpoints
     on_epoch: Callable[[list[dict[str, Any]]], None]
@@ -111,7 +123,10 @@ def run_stage(
     on_epoch(course.rows)
     tree = (_solve if stage.solved else _epochs)(work, tree, course)
     chosen = tree["best"] if "best" in tree else tree["last"]
-    params = optim.combine(chosen["params"], work.frozen)
+    trained = chosen["params"]
+    if "best" not in tree:
+        trained = optim.averaged(tree["opt_state"]) or trained
+    params = optim.combine(trained, work.frozen)
     found = _predicted(work, params, chosen["batch_stats"])
     counts = optim.count_parameters(network.params, network.batch_stats, work.labels)
     table = evaluate.table(images.originals, images.splits, found)
@@ -143,7 +158,7 @@ def check(stage: Stage, network: Network) -> None:
             f"stage {stage.name}: optimizer='lbfgs' fits one dense layer, and the classifier has "
             f"{len(trained)} ({', '.join(trained)}); set another optimizer or model.cnn_dense=()"
         )
-    _optimizer(stage, steps_per_epoch=1)
+    _optimizer(stage, network, steps_per_epoch=1)
 
 
 def prefix(stage: Stage, network: Network) -> int:
@@ -161,7 +176,9 @@ def _labels(stage: Stage, network: Network) -> dict[str, str]:
     )
 
 
-def _optimizer(stage: Stage, steps_per_epoch: int) -> optax.GradientTransformation:
+def _optimizer(
+    stage: Stage, network: Network, steps_per_epoch: int
+) -> optax.GradientTransformation:
     schedule = optim.make_schedule(
         stage.schedule,
         stage.learning_rate,
@@ -169,8 +186,20 @@ def _optimizer(stage: Stage, steps_per_epoch: int) -> optax.GradientTransformati
         warmup_steps=round(stage.warmup_epochs * steps_per_epoch),
         end_factor=stage.end_factor,
     )
+    model, average = network.model, None
+    if stage.average != "none" and not stage.solved:
+        half = steps_per_epoch * stage.epochs // 2
+        average = optim.average_weights(stage.average, decay=stage.average_decay, after=half)
+    rates = optim.rates_by_depth(model.layer_names, stage.first_layer_rate)
     return optim.make_optimizer(
-        stage.optimizer, schedule, weight_decay=stage.weight_decay, clip_norm=stage.clip_norm
+        stage.optimizer,
+        schedule,
+        weight_decay=stage.weight_decay,
+        clip_norm=stage.clip_norm,
+        pull=stage.pull,
+        pulled=model.layer_names[: model.head_start],
+        rates=rates if stage.first_layer_rate < 1 else None,
+        average=average,
     )
 
 
@@ -199,12 +228,13 @@ def _set_up(
         first=0,
         batch_statistics_from=first_trained if stage.batch_norm == "batch" else None,
         micro_batch=stage.micro_batch,
+        mixup=0.0 if stage.solved else stage.mixup,
     )
     whole = dataclasses.replace(program, views=stage.views)
     program, training_inputs, originals = stage_inputs.prepare(
         stage, images, network, program, labels, store
     )
-    optimizer = _optimizer(stage, math.ceil(len(training) / stage.batch_size))
+    optimizer = _optimizer(stage, network, math.ceil(len(training) / stage.batch_size))
     return _Work(
         stage=stage,
         images=images,
@@ -217,6 +247,7 @@ def _set_up(
         stored=training_inputs,
         stored_originals=originals,
         training_labels=training.labels,
+        training_weights=prepare.subject_weights(stage.subject_weights, training.subjects),
         validation=np.flatnonzero(images.splits == "val"),
         checkpoints=checkpoints,
         on_epoch=on_epoch,
@@ -262,7 +293,7 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
             better = value is not None and _is_better(stage.metric, value, course.best_value)
             if better:
                 course.best_epoch, course.best_value = epoch, value
-                best = _snapshot(state.params, state.batch_stats)
+                best = _snapshot(_kept(state), state.batch_stats)
             _count(work, course, epoch, row)
             course.stopped_early = 0 < stage.patience <= epoch - course.best_epoch
             course.seconds += time.monotonic() - started
@@ -273,6 +304,11 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
                 _save(work, course, _tree(state, best))
                 saved = time.monotonic()
     return _tree(state, best)
+
+
+def _kept(state: steps.TrainState) -> optim.Params:
+    """The parameters that a stage is judged by and ends with: their average, where it keeps one."""
+    return optim.averaged(state.opt_state) or state.params
 
 
 def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
@@ -291,6 +327,7 @@ def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
         work.training_labels,
         work.network.objective,
         last["params"][layer]["bias"].shape[0],
+        weights=work.training_weights,
         passes=stage.epochs,
     )
     choice = _penalty(work, problem)
@@ -380,11 +417,13 @@ def _epoch(
 ) -> tuple[steps.TrainState, dict[str, Any]]:
     stage, images = work.stage, len(work.training_labels)
     order, real = epoch_order(stage.seed, stage.index, epoch, images, stage.batch_size)
+    given = work.training_weights
+    weights = real if given is None else real * given[order]
     key = jax.random.fold_in(jax.random.key(stage.seed), stage.index)
     key = jax.random.fold_in(key, epoch)
     loss = correct = 0.0
     for part, stored, labels, places in _calls(work, order):
-        state, sums = run(state, work.frozen, stored, labels, places, real[part], key)
+        state, sums = run(state, work.frozen, stored, labels, places, weights[part], key)
         loss += float(sums.loss)
         correct += float(sums.correct)
         if not math.isfinite(loss):
@@ -423,7 +462,7 @@ def _validate(
 ) -> float | None:
     """Add the validation figures to the row; the value of the stage's metric, if it has one."""
     images, chosen = work.images, work.validation
-    params = optim.combine(state.params, work.frozen)
+    params = optim.combine(_kept(state), work.frozen)
     found = evaluate.probabilities(
         predict,
         params,

@@ -118,6 +118,8 @@ class Program:
         result is the whole batch's as long as BatchNorm uses its running averages.
       views: of each image, whose logits are averaged where nothing is trained, see `views_of`;
         stored features have one.
+      mixup: parameter of the Beta distribution that the shares of mixed images come from (Zhang et
+        al. 2018, ICLR); 0 mixes nothing.
     """
 
     model: Model
@@ -127,6 +129,7 @@ class Program:
     batch_statistics_from: int | None = None
     micro_batch: int = 0
     views: int = 1
+    mixup: float = 0.0
 
     @property
     def folded(self) -> int:
@@ -230,6 +233,43 @@ def _fold(
     )
 
 
+@flax.struct.dataclass
+class Targets:
+    """What B images are trained to be.
+
+    Attributes:
+      labels: [B] int32.
+      weights: [B] float32, factors of the losses; 0 for images that only fill up a batch.
+      others: [B] int32, labels of the images mixed in; None where none are.
+      share: [B] float32 in [0.5, 1], how much of each image is its own.
+    """
+
+    labels: jax.Array
+    weights: jax.Array
+    others: jax.Array | None = None
+    share: jax.Array | None = None
+
+
+def _mix(
+    program: Program, x: jax.Array, targets: Targets, key: jax.Array
+) -> tuple[jax.Array, Targets]:
+    """Each image with its neighbour in the batch, which is a random one: batches are shuffled.
+
+    The larger share is the image's own, so that it keeps its label where labels are counted; the
+    pairs are the same without that.
+    """
+    if not program.mixup:
+        return x, targets
+    # Apart from the keys of augmentation and dropout.
+    own = jax.random.fold_in(key, 1)
+    share = jax.random.beta(own, program.mixup, program.mixup, targets.labels.shape, jnp.float32)
+    share = jnp.maximum(share, 1 - share)
+    part = share.reshape(-1, *(1 for _ in x.shape[1:]))
+    mixed = part * x + (1 - part) * jnp.roll(x, 1, axis=0)
+    others = jnp.roll(targets.labels, 1)
+    return mixed, Targets(targets.labels, targets.weights, others, share)
+
+
 def _gradients(
     program: Program,
     state: TrainState,
@@ -238,30 +278,36 @@ def _gradients(
     key: jax.Array,
 ) -> tuple[optim.Params, optim.Params, Sums]:
     """Gradients over the trained part, new running averages, sums; a scan over micro-batches."""
-    stored, labels, real = batch
+    stored, labels, weights = batch
     size = _micro_size(program, len(labels))
-    total = real.sum()
+    total = (weights > 0).sum()
     augment_key, drop_key = jax.random.split(key)
     # On the whole batch: small matrix products inside the scan below would run on one thread.
-    whole = program.inputs(stored, augment_key)
+    targets = Targets(labels, weights)
+    whole, targets = _mix(program, program.inputs(stored, augment_key), targets, key)
     # Folding, and its gradient, once per step: the scan below differentiates what was folded.
     fold = functools.partial(_fold, program, frozen=frozen, batch_stats=state.batch_stats)
     trained, unfold, constant = jax.vjp(fold, state.params, has_aux=True)
 
     def loss(
-        folded: optim.Params, part: tuple[jax.Array, ...], key: jax.Array
+        folded: optim.Params, part: tuple[jax.Array, Targets], key: jax.Array
     ) -> tuple[jax.Array, Any]:
-        x, labels, real = part
+        x, targets = part
         logits, batch_stats = program.logits(
             optim.combine(folded, constant), state.batch_stats, x, key
         )
-        losses = program.objective.losses(logits, labels)
-        right = program.objective.probabilities(logits).argmax(-1) == labels
+        losses = program.objective.losses(logits, targets.labels)
+        right = program.objective.probabilities(logits).argmax(-1) == targets.labels
+        real = (targets.weights > 0).astype(losses.dtype)
         sums = Sums((losses * real).sum(), (right * real).sum(), real.sum())
-        weights = program.objective.weights(labels) * real
-        return (losses * weights).sum() / total, (batch_stats, sums)
+        weighted = losses * program.objective.weights(targets.labels)
+        if targets.others is not None and targets.share is not None:
+            other = program.objective.losses(logits, targets.others)
+            other *= program.objective.weights(targets.others)
+            weighted = targets.share * weighted + (1 - targets.share) * other
+        return (weighted * targets.weights).sum() / total, (batch_stats, sums)
 
-    def one(part: tuple[jax.Array, ...], index: jax.Array) -> Any:
+    def one(part: tuple[jax.Array, Targets], index: jax.Array) -> Any:
         part_key = jax.random.fold_in(drop_key, index)
         value, pullback, aux = jax.vjp(
             lambda folded: loss(folded, part, part_key), trained, has_aux=True
@@ -277,11 +323,11 @@ def _gradients(
         return gradients, aux
 
     if size == len(labels):
-        gradients, (batch_stats, sums) = one((whole, labels, real), jnp.int32(0))
+        gradients, (batch_stats, sums) = one((whole, targets), jnp.int32(0))
         return unfold(gradients)[0], batch_stats, sums
     parts = jax.tree.map(
         lambda leaf: leaf.reshape(len(labels) // size, size, *leaf.shape[1:]),
-        (whole, labels, real),
+        (whole, targets),
     )
 
     def add(carry: Any, item: Any) -> tuple[Any, None]:
@@ -300,8 +346,8 @@ def make_epoch(program: Program, optimizer: optax.GradientTransformation) -> Cal
 
     Returns:
       f(state, frozen, stored, labels, order, real, key) -> (state, Sums): `stored` [N,...] and
-      `labels` [N] are the training set, `order` [S,B] int32 the images of each step, `real`
-      [S,B] float32 1 for an image and 0 for padding, `key` the random key of the epoch. Every
+      `labels` [N] are the training set, `order` [S,B] int32 the images of each step, `weights`
+      [S,B] float32 factors of their losses, 0 for padding, `key` the random key of the epoch. Every
       step draws its randomness from the key and the state's step, so that an epoch taken in
       several calls equals the epoch taken in one. `state` is donated.
     """
@@ -325,16 +371,16 @@ def make_epoch(program: Program, optimizer: optax.GradientTransformation) -> Cal
         stored: jax.Array,
         labels: jax.Array,
         order: jax.Array,
-        real: jax.Array,
+        weights: jax.Array,
         key: jax.Array,
     ) -> tuple[TrainState, Sums]:
         def chosen(state: TrainState, item: tuple[jax.Array, jax.Array]) -> Any:
-            index, real = item
-            return step(state, frozen, (stored[index], labels[index], real), key)
+            index, weights = item
+            return step(state, frozen, (stored[index], labels[index], weights), key)
 
         if len(order) == 1:  # no loop around a single step
-            return chosen(state, (order[0], real[0]))
-        state, sums = jax.lax.scan(chosen, state, (order, real))
+            return chosen(state, (order[0], weights[0]))
+        state, sums = jax.lax.scan(chosen, state, (order, weights))
         return state, jax.tree.map(lambda leaf: leaf.sum(), sums)
 
     return run

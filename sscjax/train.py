@@ -213,6 +213,7 @@ def _stage(config: ConfigDict, index: int) -> Stage:
         seed=config.seed,
         batch_size=config.batch_size,
         micro_batch=config.micro_batch,
+        subject_weights=config.loss.subject_weights,
         metric=config.select.metric,
         views=config.views,
         feature_megabytes=config.features.max_megabytes,

@@ -261,3 +261,18 @@ def test_mistakes(tmp_path: Path, changes: dict[str, object], expected: str) -> 
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=expected):
         train.run(config, tmp_path)
+
+
+def test_subjects_have_the_same_say() -> None:
+    """Weighing them alike is the same as repeating their images until all have as many."""
+    subjects = np.array(["a"] * 6 + ["b"] * 2 + ["c"] * 3)
+    labels = np.array([0] * 6 + [1] * 2 + [0, 1, 1])
+    weights = prepare.subject_weights("balanced", subjects)
+    assert weights is not None and weights.mean() == pytest.approx(1)
+    for name in "abc":
+        assert weights[subjects == name].sum() == pytest.approx(11 / 3)
+    assert prepare.subject_weights("none", subjects) is None
+    repeats = np.array([1] * 6 + [3] * 2 + [2] * 3)
+    again = np.repeat(labels, repeats)
+    by_class = prepare.class_weights("balanced", labels, 2, weights)
+    assert by_class == pytest.approx(prepare.class_weights("balanced", again, 2))

@@ -212,6 +212,78 @@ def test_training_step_leaves_frozen_layers_alone() -> None:
         assert (np.asarray(new) != old).any()
 
 
+# ---- gentle fine-tuning -------------------------------------------------------------------------
+
+
+def walked(optimizer: Any, tree: Any, steps: int = 5) -> tuple[list[Any], Any]:
+    """The parameters after each step down the gradient sin(w), and the state."""
+    state, found = optimizer.init(tree), []
+    for _ in range(steps):
+        updates, state = optimizer.update(jax.tree.map(jnp.sin, tree), state, tree)
+        tree = optax.apply_updates(tree, updates)
+        found.append(tree)
+    return found, state
+
+
+def test_rates_by_depth_are_geometric() -> None:
+    rates = optim.rates_by_depth(("a", "b", "c"), 0.04)
+    assert rates == pytest.approx({"a": 0.04, "b": 0.2, "c": 1.0})
+    assert optim.rates_by_depth(("only",), 0.5) == {"only": 0.5}
+
+
+def test_each_layer_has_its_rate() -> None:
+    tree = params()
+    rates = optim.rates_by_depth(NAMES, 0.1)
+    step = optax.constant_schedule(0.1)
+    plain, _ = walked(optim.make_optimizer("sgd", step), tree, 1)
+    scaled, _ = walked(optim.make_optimizer("sgd", step, rates=rates), tree, 1)
+    for name in tree:
+        for old, whole, part in zip(
+            *map(jax.tree.leaves, (tree[name], plain[0][name], scaled[0][name])), strict=True
+        ):
+            np.testing.assert_allclose(
+                part - old, rates[name] * (whole - old), rtol=1e-4, atol=1e-6
+            )
+
+
+def test_pull_is_decay_to_the_start_by_hand() -> None:
+    """Without a gradient w - start shrinks by the factor 1 - rate * pull each step."""
+    tree = {"conv": {"kernel": jnp.array([2.0])}, "head": {"kernel": jnp.array([2.0])}}
+    optimizer = optim.make_optimizer(
+        "adam", optax.constant_schedule(0.5), pull=0.2, pulled=["conv"]
+    )
+    state = optimizer.init(tree)
+    moved = jax.tree.map(lambda leaf: leaf + 1.0, tree)
+    zero = jax.tree.map(jnp.zeros_like, tree)
+    for step in range(1, 4):
+        updates, state = optimizer.update(zero, state, moved)
+        moved = optax.apply_updates(moved, updates)
+        assert float(moved["conv"]["kernel"][0]) == pytest.approx(2 + 0.9**step)
+    assert float(moved["head"]["kernel"][0]) == 3.0
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_average_of_the_weights_by_hand(kind: Any) -> None:
+    tree = params()
+    average = optim.average_weights(kind, decay=0.3, after=2)
+    step = optax.constant_schedule(0.1)
+    found, state = walked(optim.make_optimizer("adam", step, average=average), tree)
+    plain, plain_state = walked(optim.make_optimizer("adam", step), tree)
+    assert_same(found[-1], plain[-1])  # It changes no step.
+    assert optim.averaged(plain_state) is None
+    history = [np.asarray(one["dense"]["kernel"], np.float64) for one in (tree, *found)]
+    if kind == "swa":
+        expected = np.mean(history[3:], axis=0)
+    else:
+        expected = history[0]
+        for number, value in enumerate(history[1:], 1):
+            keep = min(0.3, (1 + number) / (10 + number))
+            expected = keep * expected + (1 - keep) * value
+    kept = optim.averaged(state)
+    assert kept is not None and set(kept) == set(tree)
+    np.testing.assert_allclose(kept["dense"]["kernel"], expected, rtol=1e-5)
+
+
 # ---- schedules ----------------------------------------------------------------------------------
 
 

@@ -148,6 +148,39 @@ def test_interrupted_run_ends_identical(
     assert _outcome(tmp_path / "run") == _outcome(reference)
 
 
+def test_gentle_fine_tuning_resumes_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Averaged, pulled back, mixed, with rates by depth: their state goes through checkpoints."""
+    config = small_config()
+    for name, value in (
+        *(("average", "ema"), ("pull", 0.1), ("first_layer_rate", 0.1), ("mixup", 0.4)),
+        ("learning_rate", 0.01),
+    ):
+        config.stages.finetune[name] = value
+    config.loss.subject_weights = "balanced"
+    train.run(config, tmp_path / "whole")
+    save, done = checkpoint.Checkpoints.save, []
+
+    def save_then_stop(self: checkpoint.Checkpoints, *args: Any) -> None:
+        save(self, *args)
+        done.append(args[0])
+        if len(done) == 6:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "save", save_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(config, tmp_path / "cut")
+    train.run(config, tmp_path / "cut")
+    assert _outcome(tmp_path / "cut") == _outcome(tmp_path / "whole")
+    config.stages.finetune.average = "swa"
+    config.select.metric = "none"
+    train.run(config, tmp_path / "swa")
+    tuned = [_parameters(tmp_path / name) for name in ("whole", "swa")]
+    assert tuned[0] != tuned[1]
+
+
 def test_finished_run_says_so_and_changes_nothing(
     reference: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -399,6 +432,12 @@ def test_more_outputs_than_classes(tmp_path: Path) -> None:
         ("stage_order", ("head", "tail"), "config.stages has"),
         ("stage_order", (), "is empty"),
         ("loss.class_weights", "some", "expected 'balanced' or 'none'"),
+        ("loss.subject_weights", "some", "expected 'balanced' or 'none'"),
+        ("stages.finetune.average", "mean", "expected 'none', 'ema' or 'swa'"),
+        ("stages.finetune.average_decay", 1.0, "expected above 0"),
+        ("stages.finetune.first_layer_rate", 0.0, "expected above 0, to 1"),
+        ("stages.finetune.pull", -1.0, "expected 0 or more"),
+        ("stages.finetune.mixup", -1.0, "expected 0 or more"),
         ("stage_order", ("head", "head"), "distinct"),
         ("stages.finetune.freeze_first", 999, "expected 0 to"),
         ("stages.finetune.optimizer", "adm", "expected one of adam"),

@@ -1,8 +1,8 @@
-"""Augmentation: flip, turn, crop, enlarge, stain; on line inside a jitted step, or off line.
+"""Augmentation: place and look of an image changed; on line in a jitted step, or off line.
 
 One random transform serves both ways. It is drawn per image as `AugmentParams`, so that a
-segmentation map can be moved with its image, and applied as two matrix products; the stain of an
-image is changed by one more, of the three colours of each pixel.
+segmentation map can be moved with its image (flip, turn, crop, enlarge), and applied as two matrix
+products. What does not move anything (stain, light, blur, compression) stands in `looks`.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from sscjax import rows
+from sscjax.data import looks
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.rows import Rows
 
 # Random numbers per image: side, top, left, flip top-bottom, flip left-right ...
 _PLACE = 5
-# ... and, drawn apart from these, the quarter turn and a factor and a shift for each stain.
-_LOOK = 7
-DRAWS = _PLACE + _LOOK
+# ... drawn apart from these, the quarter turn and a factor and a shift for each stain ...
+_STAIN = 7
+# ... and apart from all, brightness, contrast, blur and quality.
+_LIGHT = 4
+DRAWS = _PLACE + _STAIN + _LIGHT
 _BATCH = 32  # off line: one shape, so one compilation, for any number of images
 # Crops lie on these grids, and pixels are mixed in steps of 1/256. Every product of such a weight
-# with an 8-bit value is exact in float32, so uint8 results are the same on every machine, but for
-# stains: logarithms may differ in the last bit.
+# with an 8-bit value is exact in float32, so uint8 results are the same on every machine; of looks
+# logarithms and long sums may differ in the last bit.
 _SHARE_STEPS = 2.0**14
 _PIXEL_STEPS = 2.0**10
 _WEIGHT_STEPS = 2.0**8
 
-# Optical densities in red, green and blue of haematoxylin, eosin and DAB, each of length 1
-# (Ruifrok and Johnston 2001, Anal Quant Cytol Histol 23:291).
-_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-_STAINS = _STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True)
 # A stain's amount is shifted by up to this share of `Changes.stain`, in natural units of optical
 # density: what a slide's background or a scanner's white adds.
 _SHIFT_SHARE = 0.1
+# Wider ones take time, and leave nothing to see of a nucleus.
+_MOST_BLUR = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +56,34 @@ class Changes:
       stain: how far the amount of each of three stains may change: its optical density is
         multiplied by 1 +- `stain`, in [0, 1), and shifted by up to a tenth of that (HED jitter;
         Tellez et al. 2018, IEEE TMI 37:2126). 0 changes no colour.
+      brightness: every value is multiplied by 1 +- `brightness`, in [0, 1).
+      contrast: distances from the image's mean are multiplied by 1 +- `contrast`, in [0, 1).
+      blur: largest deviation in pixels of a Gaussian that smooths the image, 0 to 4.
+      jpeg: least quality, 1 to 100, at which the image is compressed once more; 100 does not.
     """
 
     flip: bool = True
     turn: bool = False
     crop: float = 0.8
     stain: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    blur: float = 0.0
+    jpeg: int = 100
 
     def __post_init__(self) -> None:
         if not 0.0 < self.crop <= 1.0:
             raise UserError(
                 f"crop is {self.crop}, expected the smallest side share, above 0 and up to 1"
             )
-        if not 0.0 <= self.stain < 1.0:
-            raise UserError(f"stain is {self.stain}, expected 0 to less than 1")
+        for name in ("stain", "brightness", "contrast"):
+            value = getattr(self, name)
+            if not 0.0 <= value < 1.0:
+                raise UserError(f"{name} is {value}, expected 0 to less than 1")
+        if not 0.0 <= self.blur <= _MOST_BLUR:
+            raise UserError(f"blur is {self.blur} pixels, expected 0 to {_MOST_BLUR:g}")
+        if not 1 <= self.jpeg <= 100:
+            raise UserError(f"jpeg is {self.jpeg}, expected a quality of 1 to 100")
 
 
 PAPER = Changes()
@@ -87,6 +102,10 @@ class AugmentParams(NamedTuple):
       transpose: [B] bool, rows and columns change places, before all else.
       scale: [B,3] float32, factor of the optical density of each stain.
       shift: [B,3] float32, added to it.
+      brightness: [B] float32, factor of all values.
+      contrast: [B] float32, factor of their distances from the mean.
+      sigma: [B] float32, deviation of the blur in pixels.
+      quality: [B] float32, of JPEG.
     """
 
     share: jax.Array
@@ -97,6 +116,10 @@ class AugmentParams(NamedTuple):
     transpose: jax.Array
     scale: jax.Array
     shift: jax.Array
+    brightness: jax.Array
+    contrast: jax.Array
+    sigma: jax.Array
+    quality: jax.Array
 
 
 def augment_batch(key: jax.Array, images: jax.Array, how: Changes = PAPER) -> jax.Array:
@@ -112,7 +135,8 @@ def augment_batch(key: jax.Array, images: jax.Array, how: Changes = PAPER) -> ja
 
     Args:
       key: a JAX random key. Image i depends on `fold_in(key, i)` alone, not on its neighbours.
-      images: [B,H,W,C] floating point; any scale, but 0 to 255 and three colours for stains.
+      images: [B,H,W,C] floating point; any scale, but 0 to 255 and three colours where their look
+        may change.
       how: what may be done.
 
     Returns:
@@ -123,8 +147,7 @@ def augment_batch(key: jax.Array, images: jax.Array, how: Changes = PAPER) -> ja
       ValueError: images that are not square shall be turned.
     """
     params = augment_params(key, images.shape[0], how)
-    moved = apply(params, images, turn=how.turn)
-    return restain(params, moved) if how.stain else moved
+    return look(params, apply(params, images, turn=how.turn), how)
 
 
 def augment_params(key: jax.Array, batch: int, how: Changes = PAPER) -> AugmentParams:
@@ -133,8 +156,9 @@ def augment_params(key: jax.Array, batch: int, how: Changes = PAPER) -> AugmentP
     def draw(index: jax.Array) -> jax.Array:
         own = jax.random.fold_in(key, index)
         place = jax.random.uniform(own, (_PLACE,), jnp.float32)
-        look = jax.random.uniform(jax.random.fold_in(own, 1), (_LOOK,), jnp.float32)
-        return jnp.concatenate([place, look])
+        stain = jax.random.uniform(jax.random.fold_in(own, 1), (_STAIN,), jnp.float32)
+        light = jax.random.uniform(jax.random.fold_in(own, 2), (_LIGHT,), jnp.float32)
+        return jnp.concatenate([place, stain, light])
 
     return _params(jax.vmap(draw)(jnp.arange(batch)), how)
 
@@ -161,19 +185,24 @@ def apply(params: AugmentParams, images: jax.Array, *, turn: bool = False) -> ja
     return mixed.astype(images.dtype)
 
 
-def restain(params: AugmentParams, images: jax.Array) -> jax.Array:
-    """The images [B,H,W,3], 0 to 255, with other amounts of their stains; same dtype and range."""
-    stains = jnp.asarray(_STAINS, jnp.float32)
-    unmix = jnp.asarray(np.linalg.inv(_STAINS), jnp.float32)
-    # From density to amounts, changed, and back: one matrix and one shift for each image.
-    matrix = _matmul(unmix[None] * params.scale[:, None, :], stains)
-    shift = _matmul(params.shift, stains)
-    batch, height, width, _ = images.shape
-    pixels = images.astype(jnp.float32).reshape(batch, height * width, 3)
-    density = -jnp.log((pixels + 1.0) / 256.0)
-    changed = _matmul(density, matrix) + shift[:, None]
-    found = jnp.clip(256.0 * jnp.exp(-changed) - 1.0, 0.0, 255.0)
-    return found.reshape(images.shape).astype(images.dtype)
+def look(params: AugmentParams, images: jax.Array, how: Changes) -> jax.Array:
+    """The images [B,H,W,3], 0 to 255, as another laboratory would have them; same dtype and range.
+
+    In the order in which it happens: stain, light, blur, compression. What `how` leaves out is not
+    computed.
+    """
+    if how == dataclasses.replace(how, stain=0.0, brightness=0.0, contrast=0.0, blur=0.0, jpeg=100):
+        return images
+    found = images.astype(jnp.float32).transpose(0, 3, 1, 2)
+    if how.stain:
+        found = looks.stained(found, params.scale, params.shift)
+    if how.brightness or how.contrast:
+        found = looks.lit(found, params.brightness, params.contrast)
+    if how.blur:
+        found = looks.blurred(found, params.sigma, how.blur)
+    if how.jpeg < 100:
+        found = looks.compressed(found, params.quality)
+    return found.transpose(0, 2, 3, 1).astype(images.dtype)
 
 
 def _transposed(params: AugmentParams, images: jax.Array) -> jax.Array:
@@ -201,7 +230,8 @@ def _params(draws: jax.Array, how: Changes) -> AugmentParams:
     rows, columns = ((draws[:, index] < 0.5) & how.flip for index in (3, 4))
     # As numpy.rot90: a quarter turn is a transposition, and then a flip of the rows.
     quarters = jnp.floor(draws[:, 5] * 4).astype(jnp.int32) * int(how.turn)
-    amounts = 2.0 * draws[:, 6:] - 1.0
+    amounts = 2.0 * draws[:, 6 : _PLACE + _STAIN] - 1.0
+    light = draws[:, _PLACE + _STAIN :]
     return AugmentParams(
         share=1.0 - cut,
         top=draws[:, 1],
@@ -211,6 +241,10 @@ def _params(draws: jax.Array, how: Changes) -> AugmentParams:
         transpose=quarters % 2 == 1,
         scale=1.0 + how.stain * amounts[:, :3],
         shift=how.stain * _SHIFT_SHARE * amounts[:, 3:],
+        brightness=1.0 + how.brightness * (2.0 * light[:, 0] - 1.0),
+        contrast=1.0 + how.contrast * (2.0 * light[:, 1] - 1.0),
+        sigma=how.blur * light[:, 2],
+        quality=jnp.floor(how.jpeg + (101 - how.jpeg) * light[:, 3]),
     )
 
 
@@ -324,8 +358,10 @@ def _digest(seed: int, file: str, copy: int) -> bytes:
 def _draws(seed: int, file: str, copy: int) -> np.ndarray:
     """[DRAWS] float32 in [0, 1), from hashes: no generator whose stream may change is involved."""
     place = _digest(seed, file, copy)
-    look = hashlib.sha256(place).digest()
-    words = [np.frombuffer(some, "<u4", n) for some, n in ((place, _PLACE), (look, _LOOK))]
+    stain = hashlib.sha256(place).digest()
+    light = hashlib.sha256(stain).digest()
+    parts = ((place, _PLACE), (stain, _STAIN), (light, _LIGHT))
+    words = [np.frombuffer(some, "<u4", n) for some, n in parts]
     return (np.concatenate(words) >> 8).astype(np.float32) * np.float32(2.0**-24)
 
 
@@ -412,7 +448,5 @@ def _move_batch(draws: jax.Array, pixels: jax.Array, how: Changes) -> jax.Array:
     params = _params(draws, how)
     if pixels.ndim == 3:
         return apply_masks(params, pixels, turn=how.turn)
-    moved = apply(params, pixels.astype(jnp.float32), turn=how.turn)
-    if how.stain:
-        moved = restain(params, moved)
+    moved = look(params, apply(params, pixels.astype(jnp.float32), turn=how.turn), how)
     return jnp.floor(moved + 0.5).astype(pixels.dtype)
