@@ -56,9 +56,10 @@ def candidate(name: str, run: Path, folder: Path, threads: int) -> Answer:
         from sscjax import trained
 
         torch.set_num_threads(threads)
+        opened = trained.open_run(run)
         # Ten times as quick as channels first.
         network = (
-            MobileNetV2(1.0, classes=len(trained.open_run(run).columns))
+            MobileNetV2(getattr(opened.program.model, "alpha", 1.0), classes=len(opened.columns))
             .eval()
             .to(memory_format=torch.channels_last)
         )

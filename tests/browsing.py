@@ -27,8 +27,13 @@ class Served:
         asked_for = self.asked_for = list[str]()
 
         class Handler(http.server.SimpleHTTPRequestHandler):
+            def end_headers(self) -> None:
+                # Whether others may ask is their page's own rule, not this server's.
+                self.send_header("Access-Control-Allow-Origin", "*")
+                super().end_headers()
+
             def log_message(self, *args: Any) -> None:
-                asked_for.append(self.path)
+                asked_for.append(f"{self.command} {self.path}")
 
         handler = functools.partial(Handler, directory=str(folder))
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -57,7 +62,7 @@ class Opened:
         """What is saved as CSV."""
         with self.page.expect_download() as download:
             self.page.get_by_role("button", name="Save as CSV").click()
-        text = Path(download.value.path()).read_text("utf-8")
+        text = Path(download.value.path()).read_text("utf-8-sig")
         return list(csv.DictReader(io.StringIO(text)))
 
     def clear(self) -> None:

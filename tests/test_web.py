@@ -6,9 +6,11 @@ Needs Chromium, and onnxruntime-web in `SSCJAX_ORT_WEB` (the archive that `npm p
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -18,13 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 from browsing import Opened, Served, chromium, open_page
-from PIL import Image
+from PIL import Image, ImageCms
 from small_runs import finished_run, write_folder
 
 from sscjax import answers, pictures, trained
 from sscjax.data import asked, decode
 from sscjax.errors import UserError
-from sscjax.export import ort_web, program
+from sscjax.export import load_stablehlo, onnx_file, ort_web, program, web
 from sscjax.export.check import Wish
 from sscjax.trained import Answers, Rules
 
@@ -228,6 +230,48 @@ def test_names_in_the_table_are_text(modules: Any) -> None:
     assert rows[0]["answer"] == "late" and rows[0]["p_late"] == "0.6"
 
 
+def test_real_tiles_have_the_run_s_answers(
+    browser: Any, runtime: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    """Of ImageNet's weights, at the size that people use: page, ONNX, StableHLO and Python."""
+    tiles = sorted((shared_data / "data" / "prostate_gleason").glob("*/*.jpg"))
+    for tile in tiles[::13]:
+        place = tmp_path / "skin" / tile.parent.name / tile.name.split("_")[0] / tile.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tile, place)
+    run = finished_run(
+        tmp_path / "run",
+        tmp_path / "skin",
+        "mobilenet_v2",
+        data__image_size=128,
+        model__alpha=1.0,
+        pretrained=str(shared_data / "weights" / "mobilenet_v2_1.0_224_no_top.h5"),
+        stages__head__optimizer="lbfgs",
+    )
+    network = trained.open_run(run)
+    some = tiles[5 :: len(tiles) // 200][:200]
+    pixels = np.stack([decode.read_image(tile, 128) for tile in some])
+    batches = [pixels[start : start + 32] for start in range(0, 200, 32)]
+    expected = Answers.join(list(network.answer(batches)))
+    program.export(run, "web", tmp_path / "page", Wish(ort_web=runtime))
+    program.export(run, "stablehlo", tmp_path / "skin.zip", Wish())
+    call, _ = load_stablehlo(tmp_path / "skin.zip")
+    ask = onnx_file.load(next((tmp_path / "page").glob("*/model.onnx")))
+    answers_of = {"onnx": ask(pixels), "stablehlo": call(pixels)}
+    opened = open_page(browser, tmp_path / "page")
+    opened.give(*some)
+    rows = opened.table()
+    assert [row["file"] for row in rows] == [tile.name for tile in some]
+    page = [[float(row[f"p_{name}"]) for name in network.columns] for row in rows]
+    found = {name: np.asarray(each["probabilities"]) for name, each in answers_of.items()}
+    for name, probabilities in {**found, "page": np.array(page)}.items():
+        difference = np.abs(probabilities - expected.probabilities).max()
+        assert difference < (2e-5 if name == "page" else 1e-5), name
+    assert len({row["answer"] for row in rows}) >= 3
+    assert opened.said == []
+    opened.close()
+
+
 # ---- images as Pillow reads them ----------------------------------------------------------------
 
 SQUARE = """async ([pixels, width, height, size]) => {
@@ -276,6 +320,8 @@ def photos(folder: Path) -> dict[str, Path]:
     turned[0x0112] = 6
     clear = smooth.convert("RGBA")
     clear.putalpha(Image.fromarray(np.tile(np.array([0, 255], np.uint8), (270, 195))))
+    half = smooth.convert("RGBA")
+    half.putalpha(100)
     kinds: dict[str, tuple[Image.Image, dict[str, Any]]] = {
         "photo.jpg": (smooth, {"quality": 90}),
         "turned.jpg": (smooth, {"exif": turned}),
@@ -285,11 +331,29 @@ def photos(folder: Path) -> dict[str, Path]:
         "clear.png": (clear, {}),
         "deep.png": (Image.fromarray(np.asarray(smooth)[..., 0].astype(np.uint16) << 8), {}),
         "plain.bmp": (smooth, {}),
+        "profile.jpg": (smooth, {"quality": 90, "icc_profile": far_profile()}),
+        "half.png": (half, {}),
+        "ink.jpg": (smooth.convert("CMYK"), {"quality": 95}),
         "large.jpg": (smooth.resize((2600, 1800), Image.Resampling.BICUBIC), {}),
     }
     for name, (image, options) in kinds.items():
         image.save(folder / name, **options)
-    return {name: folder / name for name in kinds}
+    # As phones write them: previews and depth maps before the image itself.
+    content = (folder / "photo.jpg").read_bytes()
+    segment = b"\xff\xe1" + (65_535).to_bytes(2, "big") + bytes(65_533)
+    (folder / "previews.jpg").write_bytes(content[:2] + 24 * segment + content[2:])
+    return {name: folder / name for name in [*kinds, "previews.jpg"]}
+
+
+def far_profile() -> bytes:
+    """A colour profile that changes every colour, where it is used: red and blue exchanged."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    # Each tag: signature, offset, size (ICC.1, 7.3).
+    count = int.from_bytes(profile[128:132], "big")
+    tags = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * count, 12)}
+    one, other = tags[b"rXYZ"], tags[b"bXYZ"]
+    profile[one : one + 4], profile[other : other + 4] = b"bXYZ", b"rXYZ"
+    return bytes(profile)
 
 
 READ = """async ([bytes, size]) => {
@@ -343,25 +407,167 @@ def test_a_broken_file_does_not_stop_the_rest(
     assert not page.locator("#results").is_visible()
 
 
-def test_nothing_leaves_the_page(opened: Opened, tiles: list[Path]) -> None:
+def test_nothing_leaves_the_page(opened: Opened, tiles: list[Path], tmp_path: Path) -> None:
     opened.give(*tiles[:2])
     assert opened.requests and all(one.startswith(opened.served.url) for one in opened.requests)
-    methods = {line.split()[0].strip('"') for line in opened.served.asked_for if " " in line}
-    assert methods <= {"GET"}
-    for url in ("https://example.com/", f"{opened.served.url[:-1].replace('127.0.0.1', '[::1]')}/"):
-        with pytest.raises(sync_api.Error, match="Failed to fetch"):
-            opened.page.evaluate("url => fetch(url, { method: 'POST', body: 'x' })", url)
+    methods = {line.split()[0] for line in opened.served.asked_for}
+    assert methods == {"GET"}
+    other = Served(tmp_path)
+    with pytest.raises(sync_api.Error, match="Failed to fetch"):
+        opened.page.evaluate("url => fetch(url)", other.url)
+    assert opened.page.evaluate(IMAGE, other.url) == "error"
+    assert other.asked_for == []
     assert any("Content Security Policy" in line for line in opened.said)
+    # Without the page's rules the same requests arrive.
+    plain = opened.page.context.browser.new_page()
+    plain.goto(f"{opened.served.url}offline.js")
+    plain.evaluate("url => fetch(url).then(() => true)", other.url)
+    plain.evaluate(IMAGE, other.url)
+    assert set(other.asked_for) >= {"GET /", "GET /x.png"}
+    plain.close()
+    other.close()
+
+
+IMAGE = """url => new Promise((done) => {
+  const image = new Image();
+  image.onload = image.onerror = (event) => done(event.type);
+  image.src = `${url}x.png`;
+})"""
+
+
+KEPT = "kept on the device and works without a network"
 
 
 def test_works_without_a_network(opened: Opened, tiles: list[Path]) -> None:
     page = opened.page
-    page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    page.locator("#kept").filter(has_text=KEPT).wait_for()
     opened.served.close()
-    page.reload()
-    page.wait_for_selector("body[data-ready]")
+    for name in ("", "index.html"):
+        page.goto(f"{opened.served.url}{name}")
+        page.wait_for_selector("body[data-ready]")
     opened.give(tiles[0])
     assert len(opened.table()) == 1
+    assert page.locator("#other").is_hidden()
+
+
+def changed(site: Path, place: Path, threshold: float) -> Path:
+    """Another export: the same network with another threshold."""
+    shutil.copytree(site, place)
+    about = json.loads(next(site.glob("*/model.json")).read_text("utf-8"))
+    about["threshold"]["value"] = threshold
+    content = {path.name: path.read_bytes() for path in site.glob("*/*")}
+    content["model.json"] = json.dumps(about).encode()
+    shutil.rmtree(next(path for path in place.iterdir() if path.is_dir()))
+    index, worker = (web._site()[name] for name in (web.INDEX, web.OFFLINE))
+    web._place(place, content, index, worker)
+    return place
+
+
+def replaced(served: Path, by: Path) -> None:
+    shutil.rmtree(served)
+    shutil.copytree(by, served)
+
+
+def threshold_said(page: Any) -> str:
+    page.wait_for_selector("body[data-ready]")
+    return str(page.locator("#facts dt:text-is('Disease') + dd").text_content())
+
+
+def caches_of(page: Any) -> list[str]:
+    return list(page.evaluate("caches.keys()"))
+
+
+def test_another_export_takes_over_and_says_so(browser: Any, site: Path, tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    shutil.copytree(site, served)
+    found = open_page(browser, served)
+    page = found.page
+    page.locator("#kept").filter(has_text=KEPT).wait_for()
+    [first] = caches_of(page)
+    replaced(served, changed(site, tmp_path / "next", 0.125))
+    page.reload()  # what is kept answers once more, and says what it is
+    assert "12.5 %" not in threshold_said(page)
+    page.get_by_role("alert").filter(has_text="Another network is on the server").wait_for()
+    page.evaluate("navigator.serviceWorker.ready.then((worker) => worker.update())")
+    page.wait_for_timeout(500)
+    for _ in range(20):
+        page.reload()
+        if "12.5 %" in threshold_said(page):
+            break
+        page.wait_for_timeout(250)
+    assert "12.5 %" in threshold_said(page)
+    page.locator("#kept").filter(has_text=KEPT).wait_for()
+    assert page.locator("#other").is_hidden()
+    assert len(caches_of(page)) == 1 and first not in caches_of(page)
+    found.close()
+
+
+def test_a_damaged_update_leaves_the_earlier_export_in_use(
+    browser: Any, site: Path, tmp_path: Path
+) -> None:
+    served = tmp_path / "served"
+    shutil.copytree(site, served)
+    found = open_page(browser, served)
+    page = found.page
+    page.locator("#kept").filter(has_text=KEPT).wait_for()
+    before = caches_of(page)
+    replaced(served, changed(site, tmp_path / "next", 0.125))
+    model = next(served.glob("*/model.onnx"))
+    whole = model.read_bytes()
+    model.write_bytes(whole[: len(whole) // 2])
+    page.reload()
+    page.evaluate("navigator.serviceWorker.ready.then((worker) => worker.update()).catch(() => 0)")
+    page.wait_for_timeout(1000)
+    page.reload()
+    assert "12.5 %" not in threshold_said(page) and caches_of(page) == before
+    # The rest arrives, and is taken.
+    model.write_bytes(whole)
+    for _ in range(20):
+        page.reload()
+        if "12.5 %" in threshold_said(page):
+            break
+        page.wait_for_timeout(250)
+    assert "12.5 %" in threshold_said(page)
+    found.close()
+
+
+def test_two_exports_of_a_server_keep_their_own(browser: Any, site: Path, tmp_path: Path) -> None:
+    shutil.copytree(site, tmp_path / "all" / "one")
+    changed(site, tmp_path / "all" / "two", 0.125)
+    served = Served(tmp_path / "all")
+    page = browser.new_context().new_page()
+    for name in ("one", "two"):
+        page.goto(f"{served.url}{name}/")
+        page.locator("#kept").filter(has_text=KEPT).wait_for()
+    assert len(caches_of(page)) == 2
+    served.close()
+    for name, said in (("one", False), ("two", True)):
+        page.goto(f"{served.url}{name}/")
+        assert ("12.5 %" in threshold_said(page)) == said
+    page.context.close()
+
+
+def test_a_page_that_cannot_be_kept_works_and_says_so(
+    browser: Any, site: Path, tmp_path: Path
+) -> None:
+    """No service worker; and plain http from another machine, where hashes are missing, too."""
+    shutil.copytree(site, tmp_path / "page")
+    (tmp_path / "page" / "offline.js").unlink()
+    found = open_page(browser, tmp_path / "page")
+    found.page.locator("#kept").filter(has_text="works with its server alone").wait_for()
+    assert found.page.locator("#title").inner_text().startswith("Which of")
+    found.close()
+    page = browser.new_context().new_page()
+    page.route("http://clinic.test/**", lambda route: handed(route, site))
+    page.goto("http://clinic.test/")
+    page.locator("#kept").filter(has_text="works with its server alone").wait_for()
+    assert not page.evaluate("isSecureContext")
+    page.context.close()
+
+
+def handed(route: Any, site: Path) -> None:
+    path = site / (route.request.url.split("/", 3)[3] or "index.html")
+    route.fulfill(path=str(path)) if path.is_file() else route.fulfill(status=404)
 
 
 def test_by_keyboard_and_on_a_phone(browser: Any, site: Path, tiles: list[Path]) -> None:
@@ -404,7 +610,7 @@ def test_a_network_without_maps(
 
 def test_a_damaged_network_is_told(browser: Any, site: Path, tmp_path: Path) -> None:
     shutil.copytree(site, tmp_path / "page")
-    model = tmp_path / "page" / "model.onnx"
+    [model] = (tmp_path / "page").glob("*/model.onnx")
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1
     for change, expected in ((bytes(content), "damaged"), (bytes(content[:-9]), "broke off")):
@@ -419,16 +625,28 @@ def test_a_damaged_network_is_told(browser: Any, site: Path, tmp_path: Path) -> 
 
 
 def test_every_file_is_kept_offline(site: Path) -> None:
-    names = {path.name for path in site.iterdir()}
+    names = {path.relative_to(site).as_posix() for path in site.rglob("*") if path.is_file()}
     first = (site / "offline.js").read_text("utf-8").partition("\n")[0]
     listed = json.loads(first.removeprefix("const SITE = ").removesuffix(";"))
-    assert set(listed["files"]) == names - {"offline.js"} | {"./"}
-    about = json.loads((site / "model.json").read_text("utf-8"))
+    assert set(listed["files"]) == names - {"offline.js", "index.html"} | {"./"}
+    for name, expected in listed["files"].items():
+        content = (site / (name if name != "./" else "index.html")).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == expected
+    folder = site / listed["version"]
+    about = json.loads((folder / "model.json").read_text("utf-8"))
     for name, known in about["site"]["files"].items():
-        assert (site / name).stat().st_size == known["bytes"]
+        assert (folder / name).stat().st_size == known["bytes"]
     # Below 10 MB without the runtime.
-    own = sum(path.stat().st_size for path in site.iterdir() if path.name != "ort.wasm")
+    own = sum(path.stat().st_size for path in folder.iterdir() if path.name != "ort.wasm")
     assert own < 10e6
+
+
+def test_documents_name_the_runtime() -> None:
+    root = SITE.parents[2]
+    for name in ("docs/export.md", "docs/performance.md", "CONTRIBUTING.md"):
+        text = (root / name).read_text("utf-8")
+        named = set(re.findall(r"onnxruntime-web[@-](\d+\.\d+\.\d+)", text))
+        assert named == {ort_web.VERSION}, name
 
 
 # ---- where the runtime comes from ---------------------------------------------------------------

@@ -55,39 +55,49 @@ def read(place: Path | None, *, opener: fetch.Opener | None = None) -> dict[str,
     Raises:
       UserError: a file is not there, is another one, or cannot be fetched.
     """
-    found = {}
-    for name, (original, size, expected) in FILES.items():
-        if place is None:
-            content = _kept(original, size, expected, opener)
-        elif place.is_dir():
-            content = _in_folder(place.expanduser(), original)
-        else:
-            content = _in_archive(place.expanduser(), original, size)
-        if hashlib.sha256(content).hexdigest() != expected:
+    if place is None:
+        return {name: _kept(*file, opener) for name, file in FILES.items()}
+    place = place.expanduser()
+    try:
+        found = _in_folder(place) if place.is_dir() else _in_archive(place)
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise UserError(f"--ort-web={place} cannot be read ({error}); {MEND}") from error
+    for name, (original, _, expected) in FILES.items():
+        if hashlib.sha256(found[name]).hexdigest() != expected:
             raise UserError(
                 f"{place}: its {original} is not that of onnxruntime-web {VERSION}; {MEND}"
             )
-        found[name] = content
     return found
 
 
-def _in_folder(folder: Path, name: str) -> bytes:
+def _in_folder(folder: Path) -> dict[str, bytes]:
     """As `dist` itself, or with it inside, as in an unpacked package and in node_modules."""
-    for parent in (folder, folder / "dist", folder / "package" / "dist"):
-        if (parent / name).is_file():
-            return (parent / name).read_bytes()
-    raise UserError(f"--ort-web={folder} holds no {name} of onnxruntime-web; {MEND}")
+    found = {}
+    for name, (original, *_) in FILES.items():
+        places = [
+            parent / original for parent in (folder, folder / "dist", folder / "package/dist")
+        ]
+        path = next((path for path in places if path.is_file()), None)
+        if path is None:
+            raise UserError(f"--ort-web={folder} holds no {original} of onnxruntime-web; {MEND}")
+        found[name] = path.read_bytes()
+    return found
 
 
-def _in_archive(path: Path, name: str, size: int) -> bytes:
-    try:
-        with tarfile.open(path) as archive:
-            member = archive.extractfile(f"package/dist/{name}")
-            content = b"" if member is None else member.read(size + 1)
-    except (OSError, EOFError, tarfile.TarError, KeyError) as error:
-        what = f"no package/dist/{name} in it" if isinstance(error, KeyError) else error
-        raise UserError(f"--ort-web={path} cannot be read ({what}); {MEND}") from error
-    return content
+def _in_archive(path: Path) -> dict[str, bytes]:
+    found = {}
+    # One after the other as they come: going back would unpack it all once more.
+    by_member = {f"package/dist/{file[0]}": (name, file[1]) for name, file in FILES.items()}
+    with tarfile.open(path, "r|*") as archive:
+        for member in archive:
+            if member.name in by_member and member.isfile():
+                name, size = by_member[member.name]
+                content = archive.extractfile(member)
+                found[name] = b"" if content is None else content.read(size + 1)
+    missing = [place for place, (name, _) in by_member.items() if name not in found]
+    if missing:
+        raise UserError(f"--ort-web={path} cannot be read (no {missing[0]} in it); {MEND}")
+    return found
 
 
 def _kept(name: str, size: int, expected: str, opener: fetch.Opener | None) -> bytes:

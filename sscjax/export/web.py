@@ -1,6 +1,7 @@
 """A run as a static page: the ONNX file, a runtime for browsers, and `site/`, which asks them.
 
-The folder is served by any web server. Images are read and answered in the page.
+The folder is served by any web server. Images are read and answered in the page. All but two files
+stand in a folder named by what is in them, so that no cache mixes those of two exports.
 """
 
 from __future__ import annotations
@@ -16,19 +17,22 @@ from sscjax.export import onnx_file, ort_web
 from sscjax.export.check import Outcome, Wish
 from sscjax.trained import Trained
 
-MODEL, ABOUT, OFFLINE = "model.onnx", "model.json", "offline.js"
+MODEL, ABOUT = "model.onnx", "model.json"
+# The page itself and its service worker, which acts for the files below it.
+INDEX, OFFLINE = "index.html", "offline.js"
 
+_VERSION = b"VERSION"
 _SERVED = (
-    "serve the folder by any web server, here by `python -m http.server` in it; after the first "
-    "visit the page works without a network"
+    "serve the folder by any web server, here by `python -m http.server` in it; served by https or "
+    "from this machine, the page works without a network after the first visit"
 )
 
 
 def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
     """Write the folder; the ONNX file in it is checked as `onnx_file` does.
 
-    `model.json` in it is the metadata with two keys more: check, how far the ONNX file's answers
-    are from the run's, and site:
+    `model.json` in it, beside the ONNX file, is the metadata with two keys more: check, how far the
+    ONNX file's answers are from the run's (by onnxruntime on this machine), and site:
 
       - onnxruntime: version of onnxruntime-web.
       - files: bytes and sha256 by name.
@@ -47,22 +51,33 @@ def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
     place.mkdir()
     outcome = onnx_file.write(opened, place / MODEL, wish)
     content = {**_site(), **runtime, MODEL: (place / MODEL).read_bytes()}
-    worker = content.pop(OFFLINE)
-    known = {name: _known(part) for name, part in sorted(content.items())}
+    (place / MODEL).unlink()
+    index, worker = content.pop(INDEX), content.pop(OFFLINE)
     about = {
         **outcome.metadata,
         "check": outcome.agreement.as_json(),
         "site": {
             "onnxruntime": ort_web.VERSION,
-            "files": known,
+            "files": {name: _known(part) for name, part in sorted(content.items())},
             "overlay": {"colours": pictures.colour_table().tolist(), "cover": pictures.COVER},
         },
     }
     content[ABOUT] = json.dumps(about, ensure_ascii=False, allow_nan=False).encode()
-    content[OFFLINE] = _listed(content) + worker
-    for name, part in content.items():
-        (place / name).write_bytes(part)
+    _place(place, content, index, worker)
     return Outcome(outcome.metadata, outcome.agreement, (_SERVED,))
+
+
+def _place(place: Path, content: dict[str, bytes], index: bytes, worker: bytes) -> None:
+    """Write the files, those of the version into its folder."""
+    version = _version({**content, INDEX: index, OFFLINE: worker})
+    (place / version).mkdir()
+    for name, part in content.items():
+        (place / version / name).write_bytes(part)
+    index = index.replace(_VERSION, version.encode())
+    (place / INDEX).write_bytes(index)
+    kept = {"./": index, **{f"{version}/{name}": part for name, part in content.items()}}
+    site = {"version": version, "files": {name: _sha256(part) for name, part in kept.items()}}
+    (place / OFFLINE).write_bytes(f"const SITE = {json.dumps(site)};\n".encode() + worker)
 
 
 def _site() -> dict[str, bytes]:
@@ -72,14 +87,15 @@ def _site() -> dict[str, bytes]:
 
 
 def _known(content: bytes) -> dict[str, Any]:
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {"bytes": len(content), "sha256": _sha256(content)}
 
 
-def _listed(content: dict[str, bytes]) -> bytes:
-    """The line that tells the service worker what to keep; other content has another version."""
-    digest = hashlib.sha256()
-    for name in sorted(content):
-        digest.update(name.encode() + hashlib.sha256(content[name]).digest())
-    # A folder's page is asked for by either name.
-    site = {"version": digest.hexdigest()[:16], "files": ["./", *sorted(content)]}
-    return f"const SITE = {json.dumps(site)};\n".encode()
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _version(content: dict[str, bytes]) -> str:
+    """Of all content; any other content has another one."""
+    return _sha256(
+        "".join(sorted(name + _sha256(part) for name, part in content.items())).encode()
+    )[:16]

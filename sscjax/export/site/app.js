@@ -13,6 +13,9 @@ const REASONS = {
   [FOREIGN]: "unlike the images that the network was trained on",
 };
 
+// Milliseconds between two words on how far it is.
+const SAID_EVERY = 3000;
+
 let about;
 let ask;
 let answered = [];
@@ -21,6 +24,11 @@ let waiting = [];
 let working = false;
 let list = 0;
 
+// From the first moment on: a browser would leave the page for a file that is dropped too early.
+for (const kind of ["dragover", "drop"]) {
+  document.addEventListener(kind, (event) => event.preventDefault());
+}
+
 start().catch((error) => {
   at("title").textContent = "The network could not be loaded";
   at("lead").textContent = `${error.message}. Load the page again; if this stays, export it again.`;
@@ -28,21 +36,47 @@ start().catch((error) => {
 });
 
 async function start() {
-  at("lead").textContent = "About 25 MB are loaded once.";
-  at("progress").hidden = false;
-  const response = await fetch("model.json");
+  const response = await fetch(new URL("model.json", import.meta.url));
   if (!response.ok) throw new Error(`model.json: the server says ${response.status}`);
   about = await response.json();
+  const bytes = Object.values(about.site.files).reduce((sum, file) => sum + file.bytes, 0);
+  at("lead").textContent = `${Math.ceil(bytes / 1e6)} MB are loaded once.`;
+  at("bar").setAttribute("aria-label", "Network loaded");
+  at("progress").hidden = false;
   ask = await open(about, (share) => {
     at("bar").value = share;
   });
   at("progress").hidden = true;
+  at("bar").setAttribute("aria-label", "Images answered");
   describe();
   listen();
   at("ask").hidden = at("about").hidden = false;
   document.body.dataset.ready = "yes";
-  // Absent where the page is served without https; it works then, but not offline.
-  if (navigator.serviceWorker) await navigator.serviceWorker.register("offline.js");
+  await Promise.all([keep(), compare()]);
+  document.addEventListener("visibilitychange", () => document.hidden || compare());
+}
+
+/** Keep the page for use without a network, where the browser does that, and say which it is. */
+async function keep() {
+  try {
+    // Absent without https.
+    await navigator.serviceWorker.register("offline.js");
+    await navigator.serviceWorker.ready;
+    at("kept").textContent = "This page is kept on the device and works without a network.";
+  } catch {
+    at("kept").textContent = "This page works with its server alone: browsers keep pages by https only.";
+  }
+}
+
+/** Tell where the server has another export by now: what is open, or kept, is the old one. */
+async function compare() {
+  try {
+    const worker = await (await fetch("offline.js", { cache: "no-cache" })).text();
+    const [, version] = /"version": "([0-9a-f]+)"/.exec(worker);
+    at("other").hidden = new URL("./", import.meta.url).pathname.endsWith(`${version}/`);
+  } catch {
+    // No network: nothing is known of another one.
+  }
 }
 
 // --- what does not change -------------------------------------------------------------------------
@@ -109,18 +143,18 @@ function listen() {
   });
   for (const kind of ["dragover", "drop", "dragleave"]) {
     document.addEventListener(kind, (event) => {
-      event.preventDefault();
       document.body.classList.toggle("over", kind === "dragover");
       if (kind === "drop") add(event.dataTransfer.files);
     });
   }
-  at("maps").addEventListener("change", redraw);
+  at("maps").addEventListener("change", toggle);
   at("shown").addEventListener("change", redraw);
   at("save").addEventListener("click", save);
   at("clear").addEventListener("click", clear);
 }
 
 function add(files) {
+  if (!files.length) return;
   if (!waiting.length && !working) lines(at("faults"), []);
   waiting.push(...files);
   if (!working) work();
@@ -133,13 +167,20 @@ async function work() {
   let done = 0;
   at("progress").hidden = false;
   const began = performance.now();
+  let told = began;
   while (waiting.length && mine === list) {
     const file = waiting.shift();
     at("bar").value = done / (done + waiting.length + 1);
-    at("status").textContent = `${done} of ${done + waiting.length + 1} images`;
+    // Not for each one: screen readers read all of it out.
+    if (performance.now() - told > SAID_EVERY) {
+      at("status").textContent = `${done} of ${done + waiting.length + 1} images`;
+      told = performance.now();
+    }
     try {
       await answer(file, mine);
     } catch (error) {
+      // An error of a list that was cleared is nobody's any more.
+      if (mine !== list) break;
       faults.push(`${file.name}: ${error.message}${error instanceof Unreadable ? "" : " (not expected)"}`);
       lines(at("faults"), faults);
     }
@@ -188,7 +229,8 @@ function pictures(one) {
   place.append(plain);
   if (one.maps) {
     one.canvas = picture("");
-    place.append(one.canvas);
+    one.caption = element("p", "soft");
+    place.append(one.canvas, one.caption);
     overlay(one);
   }
   return place;
@@ -207,13 +249,18 @@ function overlay(one) {
   const map = { values: values[wanted], rows, columns };
   draw.overlay(one.canvas, one.pixels, about.preparation.image_size, map, about.site.overlay);
   one.canvas.setAttribute("aria-label", `where ${one.name} speaks for ${about.columns[wanted]}`);
-  one.canvas.hidden = !at("maps").checked;
+  one.caption.textContent = `What speaks for ${about.columns[wanted]}`;
+  one.canvas.hidden = one.caption.hidden = !at("maps").checked;
 }
 
 function redraw() {
   for (const one of answered) if (one.maps) overlay(one);
-  at("shown").disabled = !at("maps").checked;
-  at("legend").hidden = !at("maps").checked;
+}
+
+function toggle() {
+  const hidden = !at("maps").checked;
+  for (const one of answered) if (one.maps) one.canvas.hidden = one.caption.hidden = hidden;
+  at("shown").disabled = at("legend").hidden = hidden;
 }
 
 /** The answer, a bar for each probability, and what stands behind it. */
@@ -234,10 +281,11 @@ function verdict(one) {
     row.append(head, bar, element("td", "n", percent(one.probabilities[k])));
   });
   const { positive, negative } = about.threshold;
-  const disease =
-    `${one.positive ? positive : negative} (disease ${percent(one.score)}, threshold ` +
-    `${percent(about.threshold.value)}); distance ${one.distance.toFixed(2)}, limit ${about.distance.limit.toFixed(2)}`;
-  return [answer, table, element("p", "soft", disease)];
+  const score = `disease ${percent(one.score)}, threshold ${percent(about.threshold.value)}`;
+  const distance = `distance ${one.distance.toFixed(2)}, limit ${about.distance.limit.toFixed(2)}`;
+  // Where there is no answer, none is smuggled in.
+  const kind = reason ? score : `${one.positive ? positive : negative} (${score})`;
+  return [answer, table, element("p", "soft", `${kind}; ${distance}`)];
 }
 
 function summarise() {
@@ -270,8 +318,11 @@ function clear() {
 
 function save() {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([csv(about, answered)], { type: "text/csv" }));
-  link.download = "answers.csv";
+  // The mark in front tells spreadsheets that it is UTF-8.
+  const text = `\ufeff${csv(about, answered)}`;
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.download = `answers_${about.run.name}_${about.network.sha256.slice(0, 8)}.csv`;
   link.click();
-  URL.revokeObjectURL(link.href);
+  // Some browsers read it only after the click is over.
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }

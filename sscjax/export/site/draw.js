@@ -4,7 +4,9 @@ import { enlarge } from "./resample.js";
 
 /** Draw [size, size, 3] RGB. */
 export function image(canvas, pixels, size) {
-  paint(canvas, size, (k) => [pixels[3 * k], pixels[3 * k + 1], pixels[3 * k + 2]]);
+  paint(canvas, size, (data, k) => {
+    for (let c = 0; c < 3; c++) data[4 * k + c] = pixels[3 * k + c];
+  });
 }
 
 /**
@@ -23,11 +25,11 @@ export function overlay(canvas, pixels, size, map, style) {
   const highest = Math.max(...positive, Number.MIN_VALUE);
   const shares = enlarge(positive.map((value) => value / highest), map.rows, map.columns, size);
   const last = style.colours.length - 1;
-  paint(canvas, size, (k) => {
+  paint(canvas, size, (data, k) => {
     const share = Math.min(Math.max(shares[k], 0), 1);
     const colour = style.colours[Math.min(Math.floor(share * (last + 1)), last)];
     const grey = luma(pixels[3 * k], pixels[3 * k + 1], pixels[3 * k + 2]);
-    return mixed(colour, share, grey, style.cover);
+    for (let c = 0; c < 3; c++) data[4 * k + c] = mixed(colour[c], share, grey, style.cover);
   });
 }
 
@@ -39,23 +41,25 @@ export function scale(canvas, style) {
   const row = context.createImageData(canvas.width, 1);
   style.colours.forEach((colour, k) => {
     const share = k / (style.colours.length - 1);
-    row.data.set([...mixed(colour, share, 160, style.cover), 255], 4 * k);
+    row.data.set([...colour.map((value) => mixed(value, share, 160, style.cover)), 255], 4 * k);
   });
   context.putImageData(row, 0, 0);
 }
 
-const mixed = (colour, share, grey, cover) =>
-  colour.map((value) => Math.round((1 - cover * share) * grey + cover * share * value));
+const mixed = (value, share, grey, cover) =>
+  Math.round((1 - cover * share) * grey + cover * share * value);
 
 // ITU-R 601-2, as Pillow.
 const luma = (red, green, blue) => Math.round((299 * red + 587 * green + 114 * blue) / 1000);
 
-function paint(canvas, size, colour) {
+/** `one(data, k)` writes pixel k of RGBA data. */
+function paint(canvas, size, one) {
   canvas.width = canvas.height = size;
   const context = canvas.getContext("2d");
   const whole = context.createImageData(size, size);
   for (let k = 0; k < size * size; k++) {
-    whole.data.set([...colour(k), 255], 4 * k);
+    one(whole.data, k);
+    whole.data[4 * k + 3] = 255;
   }
   context.putImageData(whole, 0, 0);
 }

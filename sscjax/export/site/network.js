@@ -21,6 +21,9 @@ export async function open(about, progress) {
   ]);
   env.wasm.numThreads = 1;
   env.wasm.wasmBinary = wasm;
+  if (about.format !== "sscjax" || about.version !== 1) {
+    throw new Error(`model.json is of format ${about.format} ${about.version}, expected sscjax 1`);
+  }
   const session = await InferenceSession.create(model, { executionProviders: ["wasm"] });
   const size = about.preparation.image_size;
   return async (pixels) => {
@@ -43,7 +46,7 @@ function byClass({ data, dims: [, rows, columns, classes] }) {
 }
 
 async function download(name, { bytes, sha256 }, progress) {
-  const response = await fetch(name);
+  const response = await fetch(new URL(name, import.meta.url));
   if (!response.ok) throw new Error(`${name}: the server says ${response.status}`);
   const content = new Uint8Array(bytes);
   let received = 0;

@@ -6,8 +6,8 @@ import { square } from "./resample.js";
 const MIN_SIDE = 8;
 const MAX_PIXELS = 178956970;
 
-// Enough of a file for the header of any photo, its embedded preview included.
-const HEAD_BYTES = 2 ** 20;
+// Enough for the size of a png or bmp, and for a segment's head of a jpg.
+const HEAD_BYTES = 32;
 
 /** A file that cannot be used; the message says why. */
 export class Unreadable extends Error {}
@@ -50,8 +50,7 @@ function pixels(bitmap, top, rows, left, columns) {
 /** Look at the header before a decoder does: it could claim more pixels than memory holds. */
 async function check(file) {
   if (!file.size) throw new Unreadable("the file is empty");
-  const head = new DataView(await file.slice(0, HEAD_BYTES).arrayBuffer());
-  const [width, height] = dimensions(head);
+  const [width, height] = await dimensions(file);
   if (Math.min(width, height) < MIN_SIDE) {
     throw new Unreadable(`${width}x${height} pixels, expected at least ${MIN_SIDE}x${MIN_SIDE}`);
   }
@@ -60,23 +59,30 @@ async function check(file) {
   }
 }
 
-function dimensions(head) {
+const part = async (file, at) => new DataView(await file.slice(at, at + HEAD_BYTES).arrayBuffer());
+
+async function dimensions(file) {
+  const head = await part(file, 0);
   const start = head.byteLength >= 26 ? head.getUint32(0) : 0;
   if (start === 0x89504e47) return [head.getUint32(16), head.getUint32(20)];
   if (start >>> 16 === 0x424d) return [head.getInt32(18, true), Math.abs(head.getInt32(22, true))];
-  if (start >>> 8 === 0xffd8ff) return ofJpeg(head);
+  if (start >>> 8 === 0xffd8ff) return ofJpeg(file);
   throw new Unreadable("not a jpg, png or bmp by its content: convert it");
 }
 
-/** Width and height stand in the first 'start of frame' (ITU-T T.81, B.2.2). */
-function ofJpeg(head) {
-  for (let at = 2; at + 9 < head.byteLength; ) {
-    const marker = head.getUint16(at);
+/**
+ * Width and height stand in the first 'start of frame' (ITU-T T.81, B.2.2), which may come late:
+ * previews and depth maps of phones stand before it.
+ */
+async function ofJpeg(file) {
+  for (let at = 2; at + 9 < file.size; ) {
+    const head = await part(file, at);
+    const marker = head.getUint16(0);
     const frame = marker >= 0xffc0 && marker <= 0xffcf && ![0xffc4, 0xffc8, 0xffcc].includes(marker);
-    if (frame) return [head.getUint16(at + 7), head.getUint16(at + 5)];
+    if (frame) return [head.getUint16(7), head.getUint16(5)];
     if (marker >>> 8 !== 0xff) break;
     // Fill bytes may stand before a marker.
-    at += marker === 0xffff ? 1 : 2 + head.getUint16(at + 2);
+    at += marker === 0xffff ? 1 : 2 + head.getUint16(2);
   }
   throw new Unreadable("the image's header is truncated or damaged");
 }

@@ -13,6 +13,7 @@ export const FOREIGN = "foreign";
  */
 export function judge(about, probabilities, distance, foreign = distance > about.distance.limit) {
   const best = probabilities.indexOf(Math.max(...probabilities));
+  if (best < 0 || Number.isNaN(distance)) throw new Error("the network gave no number");
   const used = probabilities.slice(0, about.classes.length);
   const score = total(used.slice(1)) / total(used);
   const least = about.least_confidence.value;
@@ -29,7 +30,7 @@ export function together(about, images) {
   return judge(about, probabilities, median(images.map((one) => one.distance)), foreign);
 }
 
-/** A table of answers, with the columns that `sscjax.predict` writes. */
+/** A table of answers, with the columns of images.csv of `sscjax.predict`, but for the subject. */
 export function csv(about, images) {
   const head = ["file", "answer", "most_probable", "confidence", "disease_score", "positive"];
   const rows = images.map((one) => [
