@@ -517,11 +517,12 @@ def _calibration_batches(images: Rows, config: ConfigDict, weights: Weights) -> 
 
 def make_inputs(config: ConfigDict, scaling: convention.Scaling, *, online: bool) -> steps.Inputs:
     """How stored uint8 images become the network's input, with `online` augmented in training."""
-    how = changes(config)
+    # Without augmentation nothing is read of it: runs of earlier configs know less of it.
+    how = changes(config) if online else None
 
     def inputs(stored: jax.Array, key: jax.Array | None) -> jax.Array:
         pixels = stored.astype(jnp.float32)
-        if online and key is not None:
+        if how is not None and key is not None:
             pixels = augment.augment_batch(key, pixels, how)
         return convention.preprocess(pixels, scaling)
 

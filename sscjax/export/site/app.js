@@ -218,7 +218,9 @@ const plural = (count, name) => `${count} ${name}${count === 1 ? "" : "s"}`;
 
 function card(one) {
   const item = element("li", "card");
-  item.append(element("h3", "", one.name), pictures(one), ...verdict(one));
+  item.append(element("h3", "", one.name), pictures(one));
+  if (one.caption) item.append(one.caption);
+  item.append(...verdict(one));
   return item;
 }
 
@@ -230,7 +232,7 @@ function pictures(one) {
   if (one.maps) {
     one.canvas = picture("");
     one.caption = element("p", "soft");
-    place.append(one.canvas, one.caption);
+    place.append(one.canvas);
     overlay(one);
   }
   return place;
