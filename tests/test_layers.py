@@ -67,6 +67,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "array_record": ("data",),
     "PIL": ("data", "pictures"),
     "openslide": ("data.slides.reading",),
+    "torchstain": ("data.slides.stain",),
     "matplotlib": ("figures", "pictures"),
     "jinja2": ("page",),
     "markupsafe": ("page",),
@@ -88,7 +89,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
 }
 
 # Libraries that may only be imported inside a function: they may be missing.
-LAZY = ("torch", "array_record", "onnx", "onnxruntime", "flatbuffers", "openslide")
+LAZY = ("torch", "array_record", "onnx", "onnxruntime", "flatbuffers", "openslide", "torchstain")
 
 # Parts that import the standard library, these, and what the layers allow them of the package.
 ONLY: dict[str, tuple[str, ...]] = {

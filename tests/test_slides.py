@@ -13,10 +13,11 @@ import pytest
 import tifffile
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
+from torchstain.numpy.normalizers import NumpyMacenkoNormalizer
 
 from sscjax import cli, report
 from sscjax.data import decode, listing
-from sscjax.data.slides import folder, program, reading, tiling, tissue
+from sscjax.data.slides import folder, program, reading, stain, tiling, tissue
 from sscjax.data.slides.tiling import Settings
 from sscjax.errors import UserError
 
@@ -250,8 +251,81 @@ def test_absurd_settings(name: str, value: float) -> None:
         settings(**{name: value})
 
 
+def test_an_unknown_normalisation() -> None:
+    with pytest.raises(UserError, match="--stain=pink: expected one of none, macenko"):
+        settings(stain="pink")
+
+
+# Haematoxylin and eosin of another laboratory, by columns, each of length 1.
+OTHER = np.array([[0.60, 0.75, 0.28], [0.15, 0.95, 0.27]]).T
+OTHER = OTHER / np.linalg.norm(OTHER, axis=0)
+
+
+def dyed(densities: np.ndarray, strengths: tuple[float, float], side: int = 256) -> np.ndarray:
+    """Tissue with both stains, some pixels with nearly one alone: uint8 [side,side,3]."""
+    rng = np.random.default_rng(4)
+    amounts = rng.beta(0.6, 0.6, (side * side, 1)) * [1.0, -1.0] + [0.02, 1.02]
+    amounts *= rng.uniform(0.5, 1.0, (side * side, 1)) * strengths
+    found = 240 * np.exp(-amounts @ densities.T) - 1
+    return np.clip(np.round(found), 0, 255).astype(np.uint8).reshape(side, side, 3)
+
+
+def test_stains_are_found_and_replaced() -> None:
+    """Of a slide whose stains are known; and as torchstain does it where a tile is all there is."""
+    wanted = stain.reference()
+    tile = dyed(OTHER, (1.2, 0.7))
+    found = stain.find(tile.reshape(-1, 3))
+    angles = np.degrees(np.arccos(np.clip((found.densities * OTHER).sum(0), -1, 1)))
+    assert angles.max() < 6
+    changed = stain.normalised(tile, found, wanted)
+    expected = dyed(wanted.densities, tuple(wanted.strengths / (found.strengths / (1.2, 0.7))))
+    assert np.abs(changed.astype(int) - expected).mean() < 6
+    assert np.abs(tile.astype(int) - expected).mean() > 20
+    theirs, _, _ = NumpyMacenkoNormalizer().normalize(tile)
+    assert np.abs(changed.astype(int) - theirs.astype(int)).max() <= 1
+
+
+def test_slides_of_two_laboratories_become_alike(tmp_path: Path) -> None:
+    means: dict[str, list[np.ndarray]] = {"none": [], "macenko": []}
+    for name, densities, strengths in (
+        ("a", stain.reference().densities, (1.9, 1.0)),
+        ("b", OTHER, (1.1, 0.6)),
+    ):
+        whole = painted(512, 256)
+        whole[:, :256] = dyed(densities, strengths)
+        path = write_slide(tmp_path / f"{name}.tif", whole, levels=1)
+        for kind, found in means.items():
+            wish = settings(stain=kind, reject=False, min_tissue=0.9)
+            with reading.open_slide(path) as slide:
+                planned = tiling.plan(slide, wish)
+                tiles = [one.pixels for one in tiling.tiles(slide, planned, wish, name)]
+            found.append(np.mean(tiles, axis=(0, 1, 2)))
+    apart = {kind: np.abs(found[0] - found[1]).max() for kind, found in means.items()}
+    assert apart["macenko"] < 0.2 * apart["none"]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.full((400, 3), 240, np.uint8), "too little stained tissue"),
+        (np.linspace([60, 20, 90], [200, 180, 210], 4000).astype(np.uint8)[:400], "too little"),
+    ],
+)
+def test_tissue_without_two_stains(pixels: np.ndarray, message: str) -> None:
+    with pytest.raises(UserError, match=f"{message}.*--stain=none"):
+        stain.find(pixels)
+
+
+def test_one_stain_alone_is_told() -> None:
+    one = (OTHER[:, :1] @ np.linspace(0.3, 1.5, 5000)[None]).T
+    with pytest.raises(UserError, match="one stain, expected haematoxylin and eosin"):
+        stain.find(np.round(240 * np.exp(-one) - 1).astype(np.uint8))
+
+
 def test_settings_come_back() -> None:
-    wish = settings(field_um=100.0, overlap=0.25)
+    wish = settings(field_um=100.0, overlap=0.25, stain="macenko")
+    earlier = {key: value for key, value in settings().as_json().items() if key != "stain"}
+    assert Settings.from_json(earlier) == settings()
     assert Settings.from_json(json.loads(json.dumps(wish.as_json()))) == wish
 
 

@@ -48,6 +48,11 @@ def main() -> int:
     )
     for name, kind, usual, text in numbers:
         parser.add_argument(f"--{name}", type=kind, default=usual, help=f"{text}; {usual}")
+    parser.add_argument(
+        "--stain",
+        default=wish.stain,
+        help="macenko: give all tiles the stains of one reference; none",
+    )
     parser.add_argument("--keep-all", action="store_true", help="keep tiles with pen or blur")
     parser.add_argument("--jobs", type=int, default=0, help="slides at a time; 0: one per core")
     given = vars(parser.parse_args())
@@ -55,6 +60,7 @@ def main() -> int:
     settings = Settings(
         **{name.replace("-", "_"): given[name.replace("-", "_")] for name, *_ in numbers},
         reject=not given["keep_all"],
+        stain=given["stain"],
     )
     return cut(given["slides"], given["out"], settings, table=given["table"], jobs=given["jobs"])
 

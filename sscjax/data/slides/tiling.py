@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sscjax.data.slides import tissue
+from sscjax.data.slides import stain, tissue
 from sscjax.data.slides.reading import Slide
 from sscjax.errors import UserError
 
@@ -25,6 +25,10 @@ _GAP = 1 / 16
 
 NO_TISSUE, PEN, BLUR, BEYOND = "little tissue", "pen", "blur", "beyond the cap"
 REASONS = (NO_TISSUE, PEN, BLUR, BEYOND)
+
+
+# What may be done about a slide's stains.
+STAINS = ("none", "macenko")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Settings:
       max_tiles: of one slide; 0: all. More are drawn at random from all over its tissue.
       reject: whether tiles with pen or blur are left out.
       mpp: micrometres per pixel of level 0 for slides that do not say; 0: they stay unknown.
+      stain: 'none', or 'macenko': tiles are given the stains of a reference, see `stain`.
       seed: of the tiles that are drawn.
     """
 
@@ -51,6 +56,7 @@ class Settings:
     max_tiles: int = 0
     reject: bool = True
     mpp: float = 0.0
+    stain: str = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,6 +72,8 @@ class Settings:
             if not fits:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag}={getattr(self, name):g}: expected {wanted}")
+        if self.stain not in STAINS:
+            raise UserError(f"--stain={self.stain}: expected one of {', '.join(STAINS)}")
 
     def as_json(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -109,6 +117,7 @@ class Plan:
       level: saturation, 0 to 255, above which a pixel is tissue.
       places: x, y and tissue share of every field of the grid, row after row.
       tissue: share of the slide that is tissue, 0 to 1.
+      stains: of that tissue; None where they stay as they are.
     """
 
     field: int
@@ -118,14 +127,15 @@ class Plan:
     level: int
     places: tuple[tuple[int, int, float], ...]
     tissue: float
+    stains: stain.Stains | None
 
 
 def plan(slide: Slide, settings: Settings) -> Plan:
     """Find the tissue of a slide and lay the grid of fields over it.
 
     Raises:
-      UserError: the field is in micrometres and the resolution not known, or the slide is smaller
-        than one field. The message names no file.
+      UserError: the field is in micrometres and the resolution not known, the slide is smaller
+        than one field, or its stains cannot be told. The message names no file.
     """
     mpp = slide.mpp or settings.mpp or None
     field = settings.field_px
@@ -154,7 +164,9 @@ def plan(slide: Slide, settings: Settings) -> Plan:
         for x in _edges(slide.width, field, step)
     ]
     reduced = None if mpp is None else mpp * field / settings.tile_size
-    return Plan(field, reduced, thumbnail, scale, level, tuple(places), float(found.mean()))
+    stains = stain.find(thumbnail[found]) if settings.stain == "macenko" else None
+    share = float(found.mean())
+    return Plan(field, reduced, thumbnail, scale, level, tuple(places), share, stains)
 
 
 def _edges(side: int, field: int, step: int) -> range:
@@ -212,6 +224,8 @@ def tiles(
             left_out[x, y] = BLUR
         else:
             taken += 1
+            if planned.stains is not None:
+                pixels = stain.normalised(pixels, planned.stains, stain.reference())
             yield Tile(x, y, pixels, share)
 
 
