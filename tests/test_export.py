@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -73,6 +74,10 @@ READING = {
 }
 
 
+# The same of means alone, of which maps can be drawn.
+MEANS = "means"
+
+
 @pytest.fixture(scope="module")
 def skin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("images") / "skin")
@@ -91,6 +96,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, skin: Path) -> Runs:
             place = tmp_path_factory.mktemp(model) / "run"
             if model == READER:
                 found[model] = finished_run(place, skin, "mobilenet_v2", **READING)
+            elif model == MEANS:
+                means = {**READING, "model__pooling": ("mean",)}
+                found[model] = finished_run(place, skin, "mobilenet_v2", **means)
             else:
                 found[model] = finished_run(place, skin, model)
         return found[model]
@@ -154,7 +162,7 @@ def run_snippet(section: str, folder: Path, pixels: np.ndarray) -> dict[str, Any
 # ---- the same answers ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", [*MODELS, READER])
+@pytest.mark.parametrize("model", [*MODELS, READER, MEANS])
 def test_snippets_answer_as_the_run(
     runs: Runs, tmp_path: Path, model: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,7 +181,7 @@ def test_snippets_answer_as_the_run(
     assert_as(opened, pixels, plain)
     assert compiled["about"] == read["about"]
     assert {key: plain["about"][key] for key in read["about"]} == read["about"]
-    if model == "mobilenet_v2":
+    if model in ("mobilenet_v2", MEANS):
         for maps in (compiled["outputs"]["maps"], plain["maps"]):
             np.testing.assert_allclose(maps, read["outputs"]["maps"], atol=2e-4)
     else:
@@ -270,6 +278,35 @@ def test_graph_of_other_networks(runs: Runs, tmp_path: Path, model: str, kind: s
             scale = np.abs(wanted).max()
             for maps in (outputs["maps"], compiled["maps"]):
                 np.testing.assert_allclose(maps[..., column], wanted, atol=2e-4 * scale)
+
+
+@pytest.mark.parametrize("size", [96, 97])
+def test_maps_of_several_layers(runs: Runs, size: int) -> None:
+    """The sum of each layer's own, enlarged; they add up to the logits, but for the bias."""
+    opened = dataclasses.replace(trained.open_run(runs(MEANS)), image_size=size)
+    whole, found = frozen.freeze(opened), metadata.metadata(opened)
+    pixels = noise(2, size)
+    outputs = in_onnxruntime(whole, found, pixels)
+    side = found["maps"]["size"][0]
+    head = opened.params["predictions"]
+    program, start, expected = opened.program, 0, 0.0
+    # Where several layers are read the network has no cut between them: as one that reads the last.
+    plain = dataclasses.replace(program, model=opened.model.clone(feature_layers=()))  # type: ignore[attr-defined]
+    for name in ("block_2_add", "block_16_project_BN", "out_relu"):
+        last = opened.model.layer_names.index(name) + 1
+        x = plain.outputs(opened.params, opened.batch_stats, jnp.asarray(pixels), last)
+        said = x @ head["kernel"][start : start + x.shape[-1]]
+        start += x.shape[-1]
+        shape = (*said.shape[:1], side, side, said.shape[-1])
+        expected += jax.image.resize(said, shape, "linear") / side**2
+    np.testing.assert_allclose(outputs["maps"], expected, atol=2e-4 * np.abs(expected).max())
+    in_place = in_jax(whole, pixels)["maps"]
+    np.testing.assert_allclose(in_place, outputs["maps"], atol=2e-4 * np.abs(expected).max())
+    if size == 96:  # every side divides the largest
+        logits = program.outputs(opened.params, opened.batch_stats, jnp.asarray(pixels))
+        np.testing.assert_allclose(
+            outputs["maps"].sum((1, 2)) + np.asarray(head["bias"]), logits, rtol=1e-3, atol=1e-3
+        )
 
 
 def test_probabilities_near_zero_are_calibrated_alike(runs: Runs) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from sscjax.export import frozen, metadata
-from sscjax.export.frozen import Frozen, Operation
+from sscjax.export.frozen import Evidence, Frozen, Operation
 from sscjax.models.layers import pool
 
 
@@ -34,13 +34,13 @@ def outputs(whole: Frozen, images: jax.Array) -> dict[str, jax.Array]:
     found = {frozen.INPUT: x}
     for one in whole.operations:
         x = found[one.name] = step(one, x, found)
-    trunk = found[whole.trunk]
     result = {
         metadata.PROBABILITIES: _probabilities(x, whole.temperature),
         metadata.DISTANCE: _distance(whole, _averaged(found[whole.features])),
     }
-    if whole.maps is not None:
-        result[metadata.MAPS] = trunk @ whole.maps
+    if whole.maps:
+        parts = [_evidence(one, found[one.name]) for one in whole.maps]
+        result[metadata.MAPS] = functools.reduce(jnp.add, parts)
     return result
 
 
@@ -71,6 +71,12 @@ def step(one: Operation, x: jax.Array, found: dict[str, jax.Array]) -> jax.Array
     assert one.kind == "max_pool"
     window = (1, 2, 2, 1)
     return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+
+
+def _evidence(one: Evidence, x: jax.Array) -> jax.Array:
+    """[N,S,S,C]."""
+    said = x @ one.kernel
+    return said if one.up is None else jnp.einsum("Hh,nhwc,Ww->nHWc", one.up, said, one.up)
 
 
 def _averaged(x: jax.Array) -> jax.Array:

@@ -55,6 +55,21 @@ class Operation:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """What one output adds to the maps: `up @ (output @ kernel) @ up.T`, for each class.
+
+    Attributes:
+      name: of the operation, whose output is [N,s,s,D].
+      kernel: [D,C] float32.
+      up: [S,s] float32, bilinear interpolation to the side of the maps; None where that is s.
+    """
+
+    name: str
+    kernel: np.ndarray
+    up: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Frozen:
     """Everything numeric that an exported file holds.
 
@@ -68,8 +83,8 @@ class Frozen:
       trunk: the last operation whose output has a place in the image.
       features: the operation whose output, averaged over space where it has one, the detector looks
         at.
-      maps: [D,C] float32, or None where the logits are not linear in the trunk's average alone.
-        Output of the trunk times this is HiResCAM of each class: see `saliency.hires_cam`.
+      maps: what adds up to HiResCAM of each class (see `saliency.hires_cam`) over the outputs that
+        the classifier reads; () where the logits are not linear in their means.
       mean, components, variances, noise: of the detector, see `outliers.Detector`.
     """
 
@@ -80,7 +95,7 @@ class Frozen:
     temperature: float
     trunk: str
     features: str
-    maps: np.ndarray | None
+    maps: tuple[Evidence, ...]
     mean: np.ndarray
     components: np.ndarray
     variances: np.ndarray
@@ -111,13 +126,7 @@ def freeze(opened: Trained) -> Frozen:
     else:
         raise TypeError(f"{type(model).__name__} cannot be exported")
     trunk = model.layer_names[model.head_start - 1]
-    logits, scores = operations[-1], None
-    before = operations[-2]
-    if before.kind == "pool" and (before.reads, before.pooling) == ((trunk,), ("mean",)):
-        # The gradient of the logits over each pixel of the trunk.
-        assert logits.kernel is not None
-        side = sides(operations, opened.image_size)[trunk]
-        scores = _both_ways(logits.kernel) / np.float32(side * side)
+    logits, maps = operations[-1], _evidence(operations, opened.image_size)
     if opened.program.objective.kind == "sigmoid":
         assert logits.kernel is not None and logits.bias is not None
         kernel, bias = (_both_ways(part) / np.float32(2) for part in (logits.kernel, logits.bias))
@@ -132,12 +141,40 @@ def freeze(opened: Trained) -> Frozen:
         temperature=opened.rules.temperature,
         trunk=trunk,
         features=model.layer_names[model.features_end - 1],
-        maps=scores,
+        maps=maps,
         mean=np.asarray(detector.mean, np.float32),
         components=np.asarray(detector.components, np.float32),
         variances=np.asarray(detector.variances, np.float32),
         noise=float(detector.noise),
     )
+
+
+def _evidence(operations: Sequence[Operation], size: int) -> tuple[Evidence, ...]:
+    """Of every output that is pooled by its mean: the gradient of the logits over its pixels.
+
+    The maps have the side of the largest. What a smaller one says of a pixel is spread over those
+    in its place, so that a map still adds up to its logit, but for the bias.
+    """
+    pool, logits = operations[-2:]
+    if pool.kind != "pool" or pool.pooling != ("mean",):
+        return ()
+    assert logits.kernel is not None
+    kernel = _both_ways(logits.kernel)
+    found, channels = sides(operations, size), _channels(operations)
+    most = max(found[name] for name in pool.reads)
+    ends = np.cumsum([channels[name] for name in pool.reads])
+    parts = np.split(kernel / np.float32(most * most), ends[:-1])
+    return tuple(
+        Evidence(name, part, None if found[name] == most else _bilinear(found[name], most))
+        for name, part in zip(pool.reads, parts, strict=True)
+    )
+
+
+def _bilinear(few: int, many: int) -> np.ndarray:
+    """[many,few] float32: interpolation between the centres of pixels, level beyond the last."""
+    places = np.clip((np.arange(many) + 0.5) * few / many - 0.5, 0, few - 1)
+    weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(few)[None]))
+    return weights.astype(np.float32)
 
 
 def _both_ways(weights: np.ndarray) -> np.ndarray:
@@ -211,6 +248,17 @@ def _cnn(model: CNN, params: dict[str, Any]) -> list[Operation]:
 
 def _dense(name: str, params: dict[str, Any]) -> Operation:
     return Operation(name, "dense", _array(params[name]["kernel"]), _array(params[name]["bias"]))
+
+
+def _channels(operations: Sequence[Operation]) -> dict[str, int]:
+    """Of each output that has a place in the image."""
+    found, last = dict[str, int](), 3
+    for one in operations:
+        if one.kind == "conv":
+            assert one.bias is not None
+            last = len(one.bias)
+        found[one.name] = last
+    return found
 
 
 def sides(operations: Sequence[Operation], size: int) -> dict[str, int]:

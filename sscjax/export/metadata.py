@@ -56,7 +56,8 @@ def metadata(opened: Trained) -> dict[str, Any]:
       - temperature: float, applied inside the graph.
       - threshold: value, positive, negative, rule. least_confidence: value or null, rule.
         distance: limit, rule.
-      - maps: method, layer, size [h,w]; or null where there are none, and maps_absent says why.
+      - maps: method, layers (whose maps are added), size [h,w]; or null where there are none, and
+        maps_absent says why.
       - network: name, parameters (count), sha256 of the exported arrays.
       - run: name, stage, trained (date and time, or null), versions, weights (kind, sha256,
         convention, fallback, name), data (fingerprint, images, training_images, synthetic),
@@ -92,7 +93,7 @@ def metadata(opened: Trained) -> dict[str, Any]:
         "classes": list(opened.classes),
         "columns": list(opened.columns),
         "ordered": opened.ordered,
-        "outputs": [PROBABILITIES, DISTANCE, *([] if whole.maps is None else [MAPS])],
+        "outputs": [PROBABILITIES, DISTANCE, *([MAPS] if whole.maps else [])],
         "temperature": rules.temperature,
         "threshold": {
             "value": rules.threshold,
@@ -145,11 +146,12 @@ def arrays(whole: Frozen) -> dict[str, np.ndarray]:
 
 
 def _maps(whole: Frozen) -> dict[str, Any]:
-    if whole.maps is None:
-        reason = "the answer is not linear in the last output with a place in the image"
+    if not whole.maps:
+        reason = "the answer is not linear in the means of outputs with a place in the image"
         return {"maps": None, "maps_absent": reason}
-    side = frozen.sides(whole.operations, whole.image_size)[whole.trunk]
-    return {"maps": {"method": "HiResCAM", "layer": whole.trunk, "size": [side, side]}}
+    layers = [one.name for one in whole.maps]
+    side = max(frozen.sides(whole.operations, whole.image_size)[name] for name in layers)
+    return {"maps": {"method": "HiResCAM", "layers": layers, "size": [side, side]}}
 
 
 def _numbers(values: np.ndarray) -> list[float]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from sscjax.export import apply, check, frozen, metadata
 from sscjax.export.check import Outcome, Wish
-from sscjax.export.frozen import Frozen, Operation
+from sscjax.export.frozen import Evidence, Frozen, Operation
 from sscjax.trained import Trained
 
 ABOUT = "metadata"
@@ -51,8 +51,10 @@ def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
     arrays |= {
         f"detector/{name}": np.asarray(getattr(whole, name), np.float32) for name in _DETECTOR
     }
-    if whole.maps is not None:
-        arrays["maps"] = whole.maps
+    for one in whole.maps:
+        arrays[f"maps/{one.name}/kernel"] = one.kernel
+        if one.up is not None:
+            arrays[f"maps/{one.name}/up"] = one.up
     arrays[ABOUT] = np.frombuffer(metadata.text(about).encode(), np.uint8)
     memory = io.BytesIO()
     np.savez(memory, allow_pickle=False, **arrays)
@@ -77,7 +79,10 @@ def read(path: Path) -> Frozen:
         temperature=about["temperature"],
         trunk=about["trunk"],
         features=about["features"],
-        maps=arrays.get("maps"),
+        maps=tuple(
+            Evidence(name, arrays[f"maps/{name}/kernel"], arrays.get(f"maps/{name}/up"))
+            for name in (about["maps"] or {"layers": []})["layers"]
+        ),
         mean=detector["mean"],
         components=detector["components"],
         variances=detector["variances"],

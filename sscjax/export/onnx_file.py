@@ -138,7 +138,7 @@ def build(whole: Frozen, found: dict[str, Any]) -> Any:
         info(metadata.PROBABILITIES, float32, [BATCH, columns]),
         info(metadata.DISTANCE, float32, [BATCH]),
     ]
-    if whole.maps is not None:
+    if whole.maps:
         _maps(graph, whole)
         outputs.append(info(metadata.MAPS, float32, [BATCH, *found["maps"]["size"], columns]))
     images = info(metadata.INPUT, onnx.TensorProto.UINT8, [BATCH, size, size, 3])
@@ -283,8 +283,19 @@ def _distance(graph: _Graph, whole: Frozen) -> None:
 
 
 def _maps(graph: _Graph, whole: Frozen) -> None:
-    """Each pixel of the trunk times the classifier: a 1x1 convolution."""
-    assert whole.maps is not None
-    kernel = graph.constant("maps/kernel", whole.maps.T[:, :, None, None])
-    planes = graph.node("Conv", [whole.trunk, kernel], "maps/planes", kernel_shape=[1, 1])
-    graph.node("Transpose", [planes], metadata.MAPS, perm=[0, 2, 3, 1])
+    """Each pixel times the classifier, a 1x1 convolution; enlarged by matrices, as elsewhere."""
+    parts = []
+    for one in whole.maps:
+        name = f"maps/{one.name}"
+        kernel = graph.constant(f"{name}/kernel", one.kernel.T[:, :, None, None])
+        planes = graph.node("Conv", [one.name, kernel], f"{name}/planes", kernel_shape=[1, 1])
+        if one.up is not None:
+            up, across = (
+                graph.constant(f"{name}/{side}", matrix)
+                for side, matrix in (("up", one.up), ("across", one.up.T))
+            )
+            planes = graph.node("MatMul", [up, planes], f"{name}/tall")
+            planes = graph.node("MatMul", [planes, across], f"{name}/large")
+        parts.append(planes)
+    total = parts[0] if len(parts) == 1 else graph.node("Sum", parts, "maps/planes")
+    graph.node("Transpose", [total], metadata.MAPS, perm=[0, 2, 3, 1])

@@ -111,7 +111,7 @@ function facts() {
     ["Unsure", least.value === null ? `never: ${least.rule}` : `below ${percent(least.value)}: ${least.rule}`],
     ["Foreign", `at a distance above ${distance.limit.toFixed(2)}: ${distance.rule}`],
     ["Several images", "mean of the probabilities; foreign where most of them are"],
-    ["Colours", about.maps ? `${about.maps.method} of layer ${about.maps.layer}` : `none: ${about.maps_absent}`],
+    ["Colours", about.maps ? `${about.maps.method} of ${about.maps.layers.join(", ")}` : `none: ${about.maps_absent}`],
     ["Images", `${preparation.crop}, reduced to ${preparation.image_size}x${preparation.image_size} pixels`],
     [
       "Trained",
