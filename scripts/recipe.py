@@ -74,6 +74,10 @@ VARIANTS: dict[str, dict[str, object]] = {
     "weak penalty, not chosen": {"stages.head.l2": (1e-5,)},
 }
 SKLEARN = "linear probe, scikit-learn, C=1"
+# The best recipe with another classifier, or another sum over a subject's images.
+ORDINAL, BAGGED = "ordered classes by CORN", "mean of ten, each of subjects drawn anew"
+MEDIAN = "subjects by the median of their images"
+_BAGS = 10
 
 
 def main() -> int:
@@ -83,7 +87,9 @@ def main() -> int:
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights")
     parser.add_argument("--classes", nargs="*", default=[], help="names of the classes in order")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--lines", nargs="*", default=[*VARIANTS, SKLEARN], help="all of them")
+    others = {SKLEARN: by_sklearn, ORDINAL: by_corn, BAGGED: by_bags}
+    every = [*VARIANTS, *others, MEDIAN]
+    parser.add_argument("--lines", nargs="*", default=every, help="all of them")
     parser.add_argument(
         "--runs",
         type=Path,
@@ -107,8 +113,8 @@ def main() -> int:
     for name in args.lines:
         started = time.monotonic()
         changed = base.copy_and_resolve_references()
-        changed.update_from_flattened_dict(PROBE if name == SKLEARN else VARIANTS[name])
-        tables[name] = cross_validate(changed, by_sklearn if name == SKLEARN else by_run)
+        changed.update_from_flattened_dict(PROBE if name == SKLEARN else VARIANTS.get(name, {}))
+        tables[name] = cross_validate(changed, others.get(name, by_run))
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         print(row(name, tables[name], tables.get("linear probe")), file=sys.stderr, flush=True)
     for stage in args.runs:
@@ -239,6 +245,51 @@ def by_run(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Class
     return lambda x: x @ found.kernel + found.bias
 
 
+def by_corn(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Classifier:
+    """Is it more than class k, of those that are at least k: a problem for each k but the last.
+
+    Conditional ordinal regression (CORN; Shi, Cao and Raschka 2023, Pattern Anal Applic 26:941).
+    """
+    stage, fitted = config.stages.head, []
+    parts = splits.subject_folds(training, linear.FOLDS, config.seed)
+    for k in range(len(training.classes) - 1):
+        chosen = training.labels >= k
+        more = (training.labels[chosen] > k).astype(np.int32)
+        weights = prepare.class_weights(config.loss.class_weights, more, 2)
+        objective = steps.Objective("sigmoid", class_weights=weights)
+        problem = linear.Problem(rows_of[chosen], more, objective, 1, passes=stage.epochs)
+        fitted.append(problem.fit(problem.choose(stage.l2, parts[chosen]).l2))
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        logits = np.concatenate([x @ one.kernel + one.bias for one in fitted], axis=1)
+        # Logarithms of P(more than k | at least k), and of its opposite.
+        yes, no = -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
+        above = np.cumsum(yes, axis=1)
+        reached = np.concatenate([np.zeros_like(above[:, :1]), above], axis=1)
+        return reached + np.concatenate([no, np.zeros_like(no[:, :1])], axis=1)
+
+    return ask
+
+
+def by_bags(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Classifier:
+    """Ten classifiers, each of as many subjects drawn with replacement; their logits averaged."""
+    classes, stage = len(training.classes), config.stages.head
+    weights = prepare.class_weights(config.loss.class_weights, training.labels, classes)
+    objective = dataclasses.replace(prepare.make_objective(config, classes), class_weights=weights)
+    whole = linear.Problem(rows_of, training.labels, objective, classes, passes=stage.epochs)
+    parts = splits.subject_folds(training, linear.FOLDS, config.seed)
+    l2 = whole.choose(stage.l2, parts).l2
+    names, place = np.unique(training.subjects, return_inverse=True)
+    rng = np.random.default_rng(config.seed)
+    found = []
+    for _ in range(_BAGS):
+        drawn = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))
+        flat, _ = whole.solve(l2, drawn[place])
+        found.append(flat)
+    one = whole.classifier(np.mean(found, axis=0))
+    return lambda x: x @ one.kernel + one.bias
+
+
 def by_sklearn(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Classifier:
     """What a linear probe mostly is: scikit-learn's defaults on features as they are."""
     del config
@@ -303,7 +354,7 @@ def row(name: str, table: Predictions, probe: Predictions | None) -> str:
     """A line of the table; differences are from the probe's, per image and per subject."""
     figures = metrics.figures(table, True)
     edges = calibration.bin_edges(table.confidence, 10, "mass")
-    by_subject = subjects_of(table)
+    by_subject = subjects_of(table, median=name == MEDIAN)
     other = table if probe is None else probe
     cells = [
         name,
@@ -319,16 +370,34 @@ def row(name: str, table: Predictions, probe: Predictions | None) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def subjects_of(table: Predictions) -> Predictions:
-    """One row for each subject and repeat: a subject's rows of one repeat follow each other's."""
+def subjects_of(table: Predictions, *, median: bool = False) -> Predictions:
+    """One row for each subject and repeat: a subject's rows of one repeat follow each other's.
+
+    Args:
+      table: rows of images.
+      median: of the images' probabilities, instead of their mean.
+    """
     # Each repeat tests every image once: the n-th time an image occurs is the n-th repeat.
     seen: dict[str, int] = {}
     repeat = np.empty(len(table), int)
     for row, file in enumerate(table.files.tolist()):
         repeat[row] = seen.get(file, 0)
         seen[file] = repeat[row] + 1
-    parts = [table.take(repeat == k).by_subject() for k in range(repeat.max() + 1)]
-    return Predictions.join(parts)
+    parts = [table.take(repeat == k) for k in range(repeat.max() + 1)]
+    return Predictions.join([_by_median(one) if median else one.by_subject() for one in parts])
+
+
+def _by_median(table: Predictions) -> Predictions:
+    """As `Predictions.by_subject`, with the median of each probability; they sum to 1 again."""
+    found = table.by_subject()
+    middle = np.array(
+        [
+            np.median(table.probabilities[table.subjects == name], axis=0)
+            for name in found.subjects.tolist()
+        ]
+    )
+    shares = middle / middle.sum(1, keepdims=True)
+    return dataclasses.replace(found, probabilities=shares.astype(found.probabilities.dtype))
 
 
 def difference(table: Predictions, other: Predictions) -> str:

@@ -142,7 +142,7 @@ class Problem:
 
         Args:
           l2: strength of the penalty, above 0.
-          chosen: [N] bool, the images to fit to; None for all.
+          chosen: [N] bool, the images to fit to, or how often each counts; None for all once.
           start: where to begin; None for zeros.
           share: of the loss; a smaller change ends the search.
         """
@@ -169,6 +169,10 @@ class Problem:
     def fit(self, l2: float) -> Linear:
         """The classifier fitted to all images, for features as they were given."""
         flat, passes = self.solve(l2)
+        return self.classifier(flat, passes)
+
+    def classifier(self, flat: np.ndarray, passes: int = 0) -> Linear:
+        """What parameters on the standardised scale are for features as they were given."""
         given = jnp.asarray(flat, jnp.float32)
         losses = np.asarray(self._losses(given, self._held), np.float64)
         found = self._objective.probabilities(self._logits(given, self._features)).argmax(-1)
