@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pooled", "train", "answers"),
     ("protocol", "whole_slides"),
     ("predict",),
-    ("main", "compare", "reproduce", "explain", "export"),
+    ("main", "compare", "reproduce", "explain", "export", "doctor"),
     ("samplesize",),
 )
 
@@ -85,10 +85,11 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "h5py": ("pretrained",),
     "safetensors": ("pretrained",),
     "platformdirs": ("pretrained.cache",),
+    "packaging": ("doctor",),
 }
 
 # Libraries that may only be imported inside a function: they may be missing.
-LAZY = ("torch", "array_record", "onnx", "onnxruntime", "flatbuffers", "openslide")
+LAZY = ("torch", "array_record", "onnx", "onnxruntime", "flatbuffers", "openslide", "packaging")
 
 # Parts that import the standard library, these, and what the layers allow them of the package.
 ONLY: dict[str, tuple[str, ...]] = {
