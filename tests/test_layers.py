@@ -21,8 +21,8 @@ PACKAGE = REPOSITORY / "sscjax"
 # may import each other. A dotted name is a part of a package that stands higher than the rest.
 # docs/design.md shows the same table as a picture.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "machine", "memory", "paper", "pictures", "progress"),
-    ("rows", "fetch"),
+    ("errors", "files", "interrupts", "machine", "memory", "paper", "pictures", "progress"),
+    ("rows", "fetch", "locks"),
     ("metrics", "models", "data"),
     ("pretrained", "optim", "checkpoint", "figures", "events", "report", "outliers"),
     ("steps", "cli", "delong"),
@@ -96,6 +96,8 @@ ONLY: dict[str, tuple[str, ...]] = {
     "errors": (),
     "files": (),
     "fetch": (),
+    "interrupts": (),
+    "locks": (),
     "paper": (),
     "progress": ("tqdm",),
     "rows": ("numpy",),
