@@ -1,13 +1,20 @@
 """Saving and restoring; the only module that knows Orbax.
 
 A checkpoint is one tree of arrays and one JSON value, written together: Orbax writes into a
-temporary folder and renames it, so that a checkpoint is there whole or not at all.
+temporary folder and renames it, so that a checkpoint is there whole or not at all. Whatever comes
+back is compared with a hash that was written with it: Orbax does not see a changed bit everywhere.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
+import hashlib
+import json
 import logging
+import os
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,9 +26,15 @@ import orbax.checkpoint as ocp
 
 from sscjax.errors import UserError
 
-# Orbax reports every save in several lines: only its warnings are for our users.
+# Orbax reports every save in several lines, and every failure with the stacks of all its threads,
+# although it raises it as well: what our users need to know of it is said here.
 for _name in ("absl", "orbax"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
+_LOG = logging.getLogger(__name__)
+
+DAMAGED = ".damaged"
+"""Suffix of the folder of a checkpoint that could not be read."""
 
 
 class Checkpoints:
@@ -56,17 +69,52 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, tree: Any, info: dict[str, Any]) -> None:
-        """Write a checkpoint before returning; nothing happens if `step` was saved already."""
+        """Write a checkpoint before returning; nothing happens if `step` was saved already.
+
+        Raises:
+          OSError: the disk is full or cannot be written.
+        """
         if step in self._manager.all_steps():
             return
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(tree), info=ocp.args.JsonSave(info)
-            ),
+        sums = {"info": _json_sha256(info), "state": _tree_sha256(tree)}
+        parts = ocp.args.Composite(
+            state=ocp.args.StandardSave(tree),
+            info=ocp.args.JsonSave({"info": info, "sha256": sums}),
         )
-        if not saved:
+        # Even below the newest: a stage that is trained again comes before later ones.
+        write = functools.partial(self._manager.save, step, args=parts, force=True)
+        if not _written(write, self.folder / str(step)):
             raise RuntimeError(f"Orbax did not save step {step} in {self.folder}")
+
+    def newest(
+        self, like: Any, wanted: Callable[[dict[str, Any]], bool]
+    ) -> tuple[dict[str, Any], Any] | None:
+        """JSON value and tree of the newest checkpoint that can be read; None where there is none.
+
+        Newer ones that are damaged are set aside under another name, and the log says so.
+
+        Args:
+          like: the tree's structure, shapes and dtypes.
+          wanted: whether a checkpoint with this JSON value is of use; older ones than the first
+            that is not are not looked at.
+        """
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                info = self.info(step)
+                return (info, self.restore(step, like)) if wanted(info) else None
+            except UserError as error:
+                place = self.folder / f"{step}{DAMAGED}"
+                try:
+                    os.rename(self.folder / str(step), place)
+                except OSError:
+                    raise error from None
+                _LOG.warning(
+                    "checkpoint %s cannot be read (%s): it is kept as %s, and the run goes on from "
+                    "what was saved before",
+                    *(self.folder / str(step), _reason(error.__cause__ or error), place.name),
+                )
+                self._manager.reload()
+        return None
 
     def info(self, step: int) -> dict[str, Any]:
         """The JSON value of a checkpoint.
@@ -74,7 +122,17 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is not there or damaged.
         """
-        return self._read(step, "info", ocp.args.JsonRestore())
+        return self._info(step)["info"]
+
+    def _info(self, step: int) -> dict[str, Any]:
+        found = self._read(step, "info", ocp.args.JsonRestore())
+        try:
+            same = found["sha256"]["info"] == _json_sha256(found["info"])
+        except (KeyError, TypeError):
+            same = False
+        if not same:
+            raise self._unreadable(step, ValueError("its info is not what was saved"))
+        return found
 
     def restore(self, step: int, like: Any) -> Any:
         """The tree of a checkpoint, in the structure, shapes and dtypes of `like`.
@@ -82,17 +140,40 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint does not hold such a tree.
         """
+        sums = self._info(step)["sha256"]
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return _unbound(self._read(step, "state", ocp.args.StandardRestore(target)))
+        found = _unbound(self._read(step, "state", ocp.args.StandardRestore(target)))
+        if sums.get("state") != _tree_sha256(found):
+            raise self._unreadable(step, ValueError("its arrays are not what was saved"))
+        return found
 
     def _read(self, step: int, item: str, how: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
-        except (ValueError, KeyError, OSError) as error:
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}): delete "
-                "that folder to go on from the one before, or start anew with --fresh"
-            ) from error
+        except Exception as error:  # Orbax may fail in any way on damaged files
+            raise self._unreadable(step, error) from error
+
+    def _unreadable(self, step: int, error: Exception) -> UserError:
+        found = UserError(
+            f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}): delete "
+            "that folder to go on from the one before, or start anew with --fresh"
+        )
+        found.__cause__ = error
+        return found
+
+
+def _json_sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _tree_sha256(tree: Any) -> str:
+    """Over every array's place, dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _unbound(tree: Any) -> Any:
@@ -103,16 +184,58 @@ def _unbound(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), tree)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What Orbax complains of, on one line, without the state of its storage library."""
     text = " ".join(str(error).split()) or type(error).__name__
     return textwrap.shorten(text.partition(" [tensorstore_spec")[0], 200, placeholder=" ...")
 
 
+_TRIES = 3
+
+# What the storage library says in words, without a number.
+_ERRNOS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
+)
+
+
+def _written(write: Callable[[], Any], place: Path) -> Any:
+    """What `write` returns; it may write to `place` several times.
+
+    Raises:
+      OSError: the disk is full or cannot be written, whichever way Orbax says so.
+    """
+    for left in reversed(range(_TRIES)):
+        try:
+            return write()
+        except TimeoutError:
+            # Orbax waits by the clock, which jumps where a computer wakes up from sleep.
+            if not left:
+                raise
+            _LOG.warning("%s: not written within the time for that: trying again", place)
+        except Exception as error:
+            text = str(error)
+            for number in () if isinstance(error, OSError) and error.errno else _ERRNOS:
+                if os.strerror(number) in text:
+                    raise OSError(number, os.strerror(number), str(place)) from error
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(place)
+            raise
+    raise AssertionError
+
+
 def save_model(folder: Path, tree: Any) -> None:
-    """Write the tree of a finished stage to `folder`, in place of what is there already."""
-    with ocp.StandardCheckpointer() as writer:
-        writer.save(folder.resolve(), tree, force=True)
+    """Write the tree of a finished stage to `folder`, in place of what is there already.
+
+    Raises:
+      OSError: the disk is full or cannot be written.
+    """
+
+    def write() -> None:
+        with ocp.StandardCheckpointer() as writer:
+            writer.save(folder.resolve(), tree, force=True)
+
+    _written(write, folder)
 
 
 def load_model(folder: Path, like: Any) -> Any:
@@ -125,7 +248,7 @@ def load_model(folder: Path, like: Any) -> Any:
     try:
         with ocp.StandardCheckpointer() as reader:
             found = reader.restore(folder.resolve(), target)
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # as above
         raise UserError(
             f"model {folder} cannot be read ({_reason(error)}): give --fresh to train anew"
         ) from error

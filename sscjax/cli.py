@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
 import os
+import re
+import shlex
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 
-from sscjax import memory
+from sscjax import interrupts, memory
 from sscjax.errors import UserError
 from sscjax.pretrained import cache
 
@@ -19,21 +23,59 @@ _LOG = logging.getLogger("sscjax")
 USER_ERROR, INTERRUPTED = 2, 130
 
 
+# What the place where files are written may lack, and what to do about it.
+_SAVED = "give the same command again: what was saved is gone on with"
+_STORAGE = {
+    errno.ENOSPC: f"free some space and {_SAVED}",
+    errno.EDQUOT: f"free some space and {_SAVED}",
+    errno.EFBIG: f"raise the limit on the size of files (ulimit -f) and {_SAVED}",
+    errno.EROFS: "make it writable, or choose another folder",
+    errno.EACCES: "make it writable, or choose another folder",
+    errno.EPERM: "make it writable, or choose another folder",
+    errno.EIO: f"look after the disk or the network drive, and {_SAVED}",
+    errno.ESTALE: f"connect the network drive again, and {_SAVED}",
+}
+
+
 def call(program: Callable[[], int | None]) -> int:
     """Run a program and return its exit code: its own, 2 for a `UserError`, 130 for Ctrl-C.
 
-    A program that returns None has nothing to say: 0.
+    SIGTERM counts as Ctrl-C; a disk that is full or cannot be written as a `UserError`. A program
+    that returns None has nothing to say: 0.
 
     Any other exception is a fault of ours and keeps its traceback.
     """
     try:
-        return program() or 0
+        with interrupts.handled():
+            return program() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            raise
+        print(f"error: {_storage(error)}", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt:
-        print("interrupted: give the same command again to go on", file=sys.stderr)
+        print(f"interrupted: to go on, give the same command again\n  {again()}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _storage(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or os.strerror(error.errno or 0)
+    return f"{where}cannot be written or read ({reason}); {_STORAGE[error.errno or 0]}"
+
+
+def again(command: Sequence[str] | None = None) -> str:
+    """The command that goes on with what this process did, for the shell; without --fresh.
+
+    Args:
+      command: the words of a command; None takes this process's.
+    """
+    words = list(sys.orig_argv if command is None else command)
+    words = [word for word in words if not re.fullmatch(r"--?fresh(=.*)?", word)]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def set_up_log() -> None:

@@ -117,6 +117,8 @@ class Course:
       stopped_early: whether the stage ended by its patience.
       seconds: time spent in this stage's epochs.
       l2: of a stage that was solved: the chosen strength of the penalty.
+      steps: taken in an epoch that was interrupted; 0 between epochs.
+      loss, correct: sums over the images of these steps.
     """
 
     stage: str
@@ -127,6 +129,9 @@ class Course:
     stopped_early: bool = False
     seconds: float = 0.0
     l2: float | None = None
+    steps: int = 0
+    loss: float = 0.0
+    correct: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

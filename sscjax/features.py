@@ -175,10 +175,14 @@ class Store:
         def kept(shape: tuple[int, ...], dtype: Any, fill: Callable[[Target], None]) -> Rows:
             found = rows.open_file(path, shape, dtype)
             if found is not None:
-                _LOG.info("features: found in %s", path)
-                with contextlib.suppress(OSError):  # a read-only cache, or just removed
-                    os.utime(path)
-                return found[:] if held else found
+                try:
+                    whole = found[:] if held else found
+                    _LOG.info("features: found in %s", path)
+                    with contextlib.suppress(OSError):  # a read-only cache, or just removed
+                        os.utime(path)
+                    return whole
+                except rows.DamagedError:
+                    _LOG.warning("%s: was damaged, so these features are computed anew", path)
             size = math.prod(shape) * np.dtype(dtype).itemsize
             if not held:
                 return self._write(path, size, lambda: rows.in_file(path)(shape, dtype, fill))

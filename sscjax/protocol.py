@@ -20,6 +20,7 @@ from sscjax import (
     cli,
     files,
     folds,
+    locks,
     metrics,
     page,
     pooled,
@@ -68,6 +69,15 @@ def run(
     if config.protocol == "holdout":
         return train.run(config, folder, fresh=fresh, command=command)
     record.refuse_foreign(folder, FILE)
+    with locks.Lock(folder) as lock:
+        lock.take()
+        return _run_all(config, folder, fresh, command, lock)
+
+
+def _run_all(
+    config: ConfigDict, folder: Path, fresh: bool, command: Sequence[str], lock: locks.Lock
+) -> str:
+    """`run` of several folds, with the lock of the folder, which is taken if that is there."""
     earlier = None if fresh else _read(folder)
     if earlier is not None:
         record.refuse(record.config_differences(earlier["config"], config.to_dict()), folder)
@@ -88,13 +98,15 @@ def run(
             _LOG.info("this protocol is finished: nothing is left to do (--fresh trains anew)")
             return (folder / "report.txt").read_text(encoding="utf-8")
     if fresh:
+        lock.before_move()
         record.delete(folder, FILE)
-    _write(folder, now)
+    _write(folder, now, earlier, lock)
     files.write_json(folder / audit.FILE, inspected)
     outcomes: list[pooled.Outcome] = []
     for fold in plan:
         _LOG.info("-- %s (%d of %d)", fold.name, len(outcomes) + 1, len(plan))
         outcomes.append(_outcome(fold, folder, loaded, whole, grid, outcomes))
+        lock.check()
         now["folds"][len(outcomes) - 1]["status"] = "finished"
         files.write_json(folder / FILE, now)
     text = pooled.write(config, folder, whole, loaded[1], outcomes, audit.leaks(inspected))
@@ -156,8 +168,18 @@ def _read(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged ({error!r}): start anew with --fresh") from error
 
 
-def _write(folder: Path, now: dict[str, Any]) -> None:
+def _write(
+    folder: Path, now: dict[str, Any], earlier: dict[str, Any] | None, lock: locks.Lock
+) -> None:
+    """Write the protocol's record, alone in its folder."""
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.take()
+        if _read(folder) != earlier:
+            raise UserError(
+                f"{folder}: another protocol was begun there just now; give the same command again "
+                "to go on with it, or choose another --workdir"
+            )
         files.write_json(folder / FILE, now)
     except OSError as error:
         raise UserError(

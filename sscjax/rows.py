@@ -158,6 +158,10 @@ class Joined(Lazy):
             _update(part, digest)
 
 
+class DamagedError(UserError):
+    """A row of a cache file is not what was written; the file is gone, and can be made anew."""
+
+
 class FileRows(Lazy):
     """Rows of a file that `create` wrote; each is checked against its sum when it is read."""
 
@@ -179,18 +183,22 @@ class FileRows(Lazy):
         """Rows [K,...] by their numbers.
 
         Raises:
-          UserError: a row is not what was written; the file is removed, for it is a cache.
+          DamagedError: a row is not what was written; the file is removed, for it is a cache.
         """
         found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         for place, number in enumerate(numbers.tolist()):
             data = self._bytes(self._offset + number * self._row_bytes, self._row_bytes)
             if len(data) != self._row_bytes or zlib.crc32(data) != self._sums[number]:
                 self._file.close()
-                self.path.unlink(missing_ok=True)
-                raise UserError(
-                    f"{self.path}: row {number} is damaged, so this cache file was removed: give "
-                    "the same command again, and it is made anew"
+                mend = (
+                    "so this cache file was removed: give the same command again, and it is made "
+                    "anew"
                 )
+                try:
+                    self.path.unlink(missing_ok=True)
+                except OSError as error:
+                    mend = f"and this cache file cannot be removed ({error.strerror}): delete it"
+                raise DamagedError(f"{self.path}: row {number} is damaged, {mend}")
             found[place] = np.frombuffer(data, self.dtype).reshape(self.shape[1:])
         return found
 
@@ -308,8 +316,10 @@ def create(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[_Filling]
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # of a full disk the system says no name
         raise
 
 

@@ -18,6 +18,7 @@ import optax
 from sscjax import (
     evaluate,
     features,
+    interrupts,
     linear,
     metrics,
     optim,
@@ -37,8 +38,10 @@ from sscjax.rows import Rows
 
 _LOG = logging.getLogger(__name__)
 
-# Checkpoints are numbered by stage and epoch: stage 1, epoch 7 is 1000007.
-_STEPS_PER_STAGE = 1_000_000
+# Checkpoints are numbered by stage, epochs done, and steps of an epoch that was interrupted:
+# stage 1 after epoch 7 is 1000007000000.
+_PER_EPOCH = 1_000_000
+_PER_STAGE = 1_000_000 * _PER_EPOCH
 
 # Below this many bytes per image an epoch is one call: a linear classifier on stored features.
 _WHOLE_EPOCH_BYTES = 65_536
@@ -115,11 +118,14 @@ def run_stage(
     work = _set_up(stage, images, network, inputs, store, checkpoints, on_epoch)
     tree = _start_tree(work)
     course = Course(stage.name, rows=list(curves))
-    latest = checkpoints.latest()
-    if latest is not None and latest // _STEPS_PER_STAGE == stage.index:
-        course = Course(**checkpoints.info(latest))
-        tree = checkpoints.restore(latest, tree)
-        _LOG.info("stage %s: going on after epoch %d of %d", stage.name, course.epoch, stage.epochs)
+    kept = checkpoints.newest(tree, lambda info: info["stage"] == stage.name)
+    if kept is not None:
+        course, tree = Course(**kept[0]), kept[1]
+        _LOG.info(
+            "stage %s: going on after epoch %d of %d%s",
+            *(stage.name, course.epoch, stage.epochs),
+            f" and {course.steps} steps" if course.steps else "",
+        )
     on_epoch(course.rows)
     tree = (_solve if stage.solved else _epochs)(work, tree, course)
     chosen = tree["best"] if "best" in tree else tree["last"]
@@ -275,7 +281,10 @@ def _snapshot(params: optim.Params, batch_stats: optim.Params) -> dict[str, opti
 
 
 def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
-    """Train the epochs that are left; changes `course` and returns the checkpoint's tree."""
+    """Train the epochs that are left; changes `course` and returns the checkpoint's tree.
+
+    A first Ctrl-C or SIGTERM lets the step at hand end, and what is done is saved.
+    """
     stage, last = work.stage, tree["last"]
     state = steps.TrainState(last["step"], last["params"], last["batch_stats"], tree["opt_state"])
     best = tree.get("best")
@@ -283,12 +292,18 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
     predict = steps.make_predict(work.program)
     saved = time.monotonic()
     count = len(work.training_labels)
-    with Progress(f"stage {stage.name}", stage.epochs * count, course.epoch * count) as progress:
+    done = course.epoch * count + course.steps * stage.batch_size
+    title = f"stage {stage.name}"
+    with interrupts.held(), Progress(title, stage.epochs * count, done) as progress:
         for epoch in range(course.epoch + 1, stage.epochs + 1):
             if course.stopped_early:
                 break
             started = time.monotonic()
-            state, row = _epoch(work, run, state, epoch, progress)
+            state, row = _epoch(work, run, state, course, epoch, progress)
+            if row is None:
+                course.seconds += time.monotonic() - started
+                _save(work, course, _tree(state, best))
+                break
             value = _validate(work, predict, state, row, epoch)
             better = value is not None and _is_better(stage.metric, value, course.best_value)
             if better:
@@ -300,9 +315,12 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
             progress.note(_note(row))
             work.on_epoch(course.rows)
             over = epoch == stage.epochs or course.stopped_early
-            if over or time.monotonic() - saved >= stage.checkpoint_seconds:
+            late = time.monotonic() - saved >= stage.checkpoint_seconds
+            if over or late or interrupts.asked():
                 _save(work, course, _tree(state, best))
                 saved = time.monotonic()
+            if interrupts.asked():
+                break
     return _tree(state, best)
 
 
@@ -379,12 +397,12 @@ def _tree(state: steps.TrainState, best: dict[str, Any] | None) -> dict[str, Any
 
 def _count(work: _Work, course: Course, epoch: int, row: dict[str, Any]) -> None:
     """An epoch of the stage is over; its figures are the next row of the run's curves."""
-    course.epoch = epoch
+    course.epoch, course.steps, course.loss, course.correct = epoch, 0, 0.0, 0.0
     course.rows.append({"epoch": len(course.rows) + 1, "stage": work.stage.name, **row})
 
 
 def _save(work: _Work, course: Course, tree: dict[str, Any]) -> None:
-    step = work.stage.index * _STEPS_PER_STAGE + course.epoch
+    step = work.stage.index * _PER_STAGE + course.epoch * _PER_EPOCH + course.steps
     work.checkpoints.save(step, tree, dataclasses.asdict(course))
 
 
@@ -413,42 +431,53 @@ def epoch_order(
 
 
 def _epoch(
-    work: _Work, run: Callable[..., Any], state: steps.TrainState, epoch: int, progress: Progress
-) -> tuple[steps.TrainState, dict[str, Any]]:
+    work: _Work,
+    run: Callable[..., Any],
+    state: steps.TrainState,
+    course: Course,
+    epoch: int,
+    progress: Progress,
+) -> tuple[steps.TrainState, dict[str, Any] | None]:
+    """The steps of an epoch that are left; no figures where a signal stopped it before its end."""
     stage, images = work.stage, len(work.training_labels)
     order, real = epoch_order(stage.seed, stage.index, epoch, images, stage.batch_size)
     given = work.training_weights
     weights = real if given is None else real * given[order]
     key = jax.random.fold_in(jax.random.key(stage.seed), stage.index)
     key = jax.random.fold_in(key, epoch)
-    loss = correct = 0.0
-    for part, stored, labels, places in _calls(work, order):
+    for part, stored, labels, places in _calls(work, order, course.steps):
         state, sums = run(state, work.frozen, stored, labels, places, weights[part], key)
-        loss += float(sums.loss)
-        correct += float(sums.correct)
-        if not math.isfinite(loss):
+        course.loss += float(sums.loss)
+        course.correct += float(sums.correct)
+        course.steps += len(places)
+        if not math.isfinite(course.loss):
             raise DivergedError(
-                f"the loss is {loss} in epoch {epoch} of stage {stage.name}: lower "
+                f"the loss is {course.loss} in epoch {epoch} of stage {stage.name}: lower "
                 f"config.stages.{stage.name}.learning_rate (now {stage.learning_rate:g}) or set "
                 f"clip_norm, and give --fresh"
             )
         progress.advance(int(real[part].sum()))
-    return state, {"train_loss": loss / images, "train_accuracy": correct / images}
+        if interrupts.asked() and course.steps < len(order):
+            return state, None
+    return state, {"train_loss": course.loss / images, "train_accuracy": course.correct / images}
 
 
 def _calls(
-    work: _Work, order: np.ndarray
+    work: _Work, order: np.ndarray, done: int
 ) -> Iterator[tuple[slice, jax.Array, jax.Array, np.ndarray]]:
     """An epoch cut into calls: its steps, and the inputs, labels and places in them that they read.
+
+    `done` steps were taken by an earlier start.
 
     With small features the whole epoch is one call, which looks up its batches itself. Otherwise
     each step is given its images alone, so that the set may be larger than memory.
     """
     if work.in_one_call:
-        yield slice(None), work.all_stored, work.all_labels, order
+        yield slice(done, None), work.all_stored, work.all_labels, order[done:]
         return
     places = np.arange(order.shape[1], dtype=np.int32)[None]
-    for step, chosen in enumerate(order):
+    for step in range(done, len(order)):
+        chosen = order[step]
         stored, labels = work.stored[chosen], work.training_labels[chosen]
         yield slice(step, step + 1), jnp.asarray(stored), jnp.asarray(labels), places
 

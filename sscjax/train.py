@@ -22,6 +22,7 @@ from sscjax import (
     features,
     figures,
     files,
+    locks,
     metrics,
     micro_batch,
     outliers,
@@ -76,8 +77,25 @@ def run(
 
     Raises:
       UserError: anything that the user can mend.
+      OSError: a disk that fills up, or can no longer be written, while the run is at work.
     """
     record.refuse_foreign(folder)
+    with locks.Lock(folder) as lock:
+        lock.take()
+        return _run(config, folder, fresh, command, loaded, fallback, features_at, lock)
+
+
+def _run(
+    config: ConfigDict,
+    folder: Path,
+    fresh: bool,
+    command: Sequence[str],
+    loaded: tuple[ImageSet, bool] | None,
+    fallback: bool,
+    features_at: Path | None,
+    lock: locks.Lock,
+) -> str:
+    """`run`, with the lock of its folder, which is taken if the folder is there."""
     earlier = None if fresh else record.read(folder)
     if earlier is not None:
         record.refuse(record.config_differences(earlier["config"], config.to_dict()), folder)
@@ -106,8 +124,9 @@ def run(
                 return (folder / "report.txt").read_text(encoding="utf-8")
             _LOG.info("config.calibration has changed: the figures are made anew, without training")
     if fresh:
+        lock.before_move()
         record.delete(folder)
-    _start(folder, now)
+    _start(folder, now, earlier, lock)
     manifest = provenance.begin(
         folder, config, now, network.weights.name, images.originals, images.splits
     )
@@ -118,11 +137,13 @@ def run(
         features_at or cache.cache_dir() / "features",
         float(config.features.disk_megabytes) * 2**20,
     )
-    finished = _run_stages(config, folder, stages, images, network, store)
+    finished = _run_stages(config, folder, stages, images, network, store, lock)
     inputs = _features(config, folder, stages, images, network, summary.choose(config, finished))
+    lock.check()
     text = summary.write(config, folder, images, network, finished, inputs, audit.leaks(inspected))
     provenance.end(folder, manifest)
     page.write(folder)
+    lock.check()
     files.write_json(folder / record.FILE, {**now, "status": "finished"})
     return text
 
@@ -156,9 +177,19 @@ def inspect(
     return known
 
 
-def _start(folder: Path, now: dict[str, Any]) -> None:
+def _start(
+    folder: Path, now: dict[str, Any], earlier: dict[str, Any] | None, lock: locks.Lock
+) -> None:
+    """Write the run's record, alone in its folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.take()
+        # A folder that was not there yet could not be locked while the images were read.
+        if record.read(folder) != earlier:
+            raise UserError(
+                f"{folder}: another run was begun there just now; give the same command again to "
+                "go on with it, or choose another --workdir"
+            )
         files.write_json(folder / record.FILE, {**now, "status": "started"})
     except OSError as error:
         raise UserError(
@@ -275,6 +306,7 @@ def _run_stages(
     images: prepare.Images,
     network: prepare.Network,
     store: features.Store,
+    lock: locks.Lock,
 ) -> dict[str, Finished]:
     curves: list[dict[str, Any]] = []
     finished: dict[str, Finished] = {}
@@ -296,8 +328,9 @@ def _run_stages(
                         store=store,
                         checkpoints=checkpoints,
                         curves=curves,
-                        on_epoch=_Curves(folder, log, len(curves)),
+                        on_epoch=_Curves(folder, log, len(curves), lock),
                     )
+                lock.check()
                 done = _write_finished(place, stage, result)
                 model = {"params": result.params, "batch_stats": result.batch_stats}
             else:
@@ -347,10 +380,11 @@ def _features(
 class _Curves:
     """Keeps curves.csv and the TensorBoard events up with the training."""
 
-    def __init__(self, folder: Path, log: events.EventLog, written: int) -> None:
-        self._folder, self._log, self._written = folder, log, written
+    def __init__(self, folder: Path, log: events.EventLog, written: int, lock: locks.Lock) -> None:
+        self._folder, self._log, self._written, self._lock = folder, log, written, lock
 
     def __call__(self, rows: list[dict[str, Any]]) -> None:
+        self._lock.check()
         for row in rows[self._written :]:
             self._log.add(row)
         self._written = len(rows)
@@ -379,13 +413,21 @@ def _read_finished(place: Path) -> Finished | None:
     path = place / "stage.json"
     if not path.is_file():
         return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return Finished(
-        course=Course(**kept["course"]),
-        counts=Counts(**kept["counts"]),
-        predictions=metrics.Predictions.read_csv(place / "predictions.csv"),
-        value=kept["value"],
-    )
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return Finished(
+            course=Course(**kept["course"]),
+            counts=Counts(**kept["counts"]),
+            predictions=metrics.Predictions.read_csv(place / "predictions.csv"),
+            value=kept["value"],
+        )
+    except UserError as error:
+        raise UserError(f"{error}; or delete {place} to train this stage again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}): delete {place} to train this "
+            "stage again"
+        ) from error
 
 
 # --- what is said -------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ PACKAGE = REPOSITORY / "sscjax"
 # may import each other. A dotted name is a part of a package that stands higher than the rest.
 # docs/design.md shows the same table as a picture.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "machine", "memory", "paper", "pictures", "progress"),
-    ("rows", "fetch"),
+    ("errors", "files", "interrupts", "machine", "memory", "paper", "pictures", "progress"),
+    ("rows", "fetch", "locks"),
     ("metrics", "models", "data"),
     ("pretrained", "optim", "checkpoint", "figures", "events", "report", "outliers"),
     ("steps", "cli", "delong"),
@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("pooled", "train", "answers"),
     ("protocol", "whole_slides"),
     ("predict",),
-    ("main", "compare", "reproduce", "explain", "export"),
+    ("main", "compare", "reproduce", "explain", "export", "doctor"),
     ("samplesize",),
 )
 
@@ -86,16 +86,22 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "h5py": ("pretrained",),
     "safetensors": ("pretrained",),
     "platformdirs": ("pretrained.cache",),
+    "packaging": ("doctor",),
 }
 
 # Libraries that may only be imported inside a function: they may be missing.
-LAZY = ("torch", "array_record", "onnx", "onnxruntime", "flatbuffers", "openslide", "torchstain")
+LAZY = (
+    *("torch", "array_record", "onnx", "onnxruntime", "flatbuffers", "openslide", "torchstain"),
+    "packaging",
+)
 
 # Parts that import the standard library, these, and what the layers allow them of the package.
 ONLY: dict[str, tuple[str, ...]] = {
     "errors": (),
     "files": (),
     "fetch": (),
+    "interrupts": (),
+    "locks": (),
     "paper": (),
     "progress": ("tqdm",),
     "rows": ("numpy",),

@@ -17,7 +17,7 @@ from absl import flags
 from small_runs import write_folder
 
 from configs import smoke
-from sscjax import cli, main, summary, train
+from sscjax import cli, fetch, main, summary, train
 from sscjax.errors import UserError
 from sscjax.models import mobilenet_v2
 from sscjax.pretrained import download
@@ -140,7 +140,7 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise urllib.error.URLError("no network")
 
     monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "_open_https", unreachable)
+    monkeypatch.setattr(fetch, "open_https", unreachable)
 
 
 @pytest.mark.usefixtures("no_network", "quick_compiler")
