@@ -200,14 +200,9 @@ class MobileNetV2(nn.Module):
         Returns:
           parameters by layer; of a folded BatchNorm the 'bias' is left.
         """
-        names, found = self.layer_names, dict(params)
-        for conv, norm in self.norm_after.items():
-            if conv in params and names.index(norm) < layers:
-                kernel, bias = ops.fold_batch_norm(
-                    params[conv]["kernel"], params[norm], batch_stats[norm], self.bn_epsilon
-                )
-                found[conv], found[norm] = {"kernel": kernel}, {"bias": bias}
-        return found
+        return ops.fold_all(
+            params, batch_stats, self.norm_after, self.layer_names[:layers], self.bn_epsilon
+        )
 
     @nn.compact
     def __call__(
