@@ -19,7 +19,16 @@ from sscjax import features, steps
 from sscjax.data import augment, prepared, recipes, sources, splits
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
-from sscjax.models import CNN, MODELS, MobileNetV2, Model, Pooling, initial_variables
+from sscjax.models import (
+    CNN,
+    MODELS,
+    FDUNet,
+    MobileNetV2,
+    Model,
+    Pooling,
+    UNetBlock,
+    initial_variables,
+)
 from sscjax.pretrained import cache, convention, download, load
 from sscjax.rows import Rows
 
@@ -338,10 +347,12 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
         model = model.clone(
             padding=assumed.padding, bn_epsilon=assumed.bn_epsilon, bn_momentum=momentum
         )
-        if weights.kind == "random":
-            batches = _calibration_batches(images.training.images, config, weights)
-            measuring = model.clone(bn_momentum=0.0)
-            batch_stats = features.calibrate_batch_norm(measuring, params, batch_stats, batches)
+    elif isinstance(model, FDUNet):
+        model = model.clone(bn_momentum=config.scratch.momentum)
+    if batch_stats and weights.kind == "random" and not isinstance(model, CNN):
+        batches = _calibration_batches(images.training.images, config, weights)
+        measuring = model.clone(bn_momentum=0.0)
+        batch_stats = features.calibrate_batch_norm(measuring, params, batch_stats, batches)
     return Network(model, params, batch_stats, objective, weights)
 
 
@@ -376,7 +387,7 @@ def _digest(params: Any) -> str:
     return digest.hexdigest()
 
 
-def build_model(config: ConfigDict, outputs: int) -> MobileNetV2 | CNN:
+def build_model(config: ConfigDict, outputs: int) -> MobileNetV2 | CNN | FDUNet:
     """The Linen module that a config names, with Keras' conventions where weights have none."""
     wish = config.model
     if not 0 <= wish.dropout < 1:
@@ -396,7 +407,37 @@ def build_model(config: ConfigDict, outputs: int) -> MobileNetV2 | CNN:
                 f"the CNN need at least {model.smallest_input()} pixels; shorten model.cnn_widths"
             )
         return model
+    if wish.name == "fd_unet":
+        return _build_unet(config, outputs)
     raise UserError(f"config.model.name={wish.name!r}: expected one of {', '.join(MODELS)}")
+
+
+def _build_unet(config: ConfigDict, outputs: int) -> FDUNet:
+    """The UNet that a config describes."""
+    wish, size = config.model, config.data.image_size
+    for field in ("unet_depth", "unet_width", "unet_growth", "unet_layers"):
+        if wish[field] < 1:
+            raise UserError(f"config.model.{field}={wish[field]}: expected 1 or more")
+    if wish.unet_block not in get_args(UNetBlock):
+        known = " or ".join(map(repr, get_args(UNetBlock)))
+        raise UserError(f"config.model.unet_block={wish.unet_block!r}: expected {known}")
+    model = FDUNet(
+        outputs,
+        depth=wish.unet_depth,
+        width=wish.unet_width,
+        growth=wish.unet_growth,
+        layers_per_block=wish.unet_layers,
+        block=wish.unet_block,
+        dropout_rate=wish.dropout,
+    )
+    if size % model.multiple:
+        below = max(size // model.multiple, 1) * model.multiple
+        raise UserError(
+            f"config.data.image_size={size}: the UNet halves images {model.depth} times, so that "
+            f"the size must be divisible by {model.multiple}, such as {below} or "
+            f"{below + model.multiple}; or lower model.unet_depth"
+        )
+    return model
 
 
 def check_reading(model: MobileNetV2, layers: tuple[str, ...], pooling: tuple[str, ...]) -> None:
