@@ -78,6 +78,10 @@ def get_config() -> ConfigDict:
     config.data.image_size = 128
     # Classes in their order; () takes the sorted names of the labels.
     config.data.classes = ()
+    # What the values of masks mean, from 0, such as ('background', 'tumour'); of the synthetic set
+    # its tissues. A mask is a PNG of the image's size whose pixels are numbers of classes, and 255
+    # where nothing is known: `name_mask.png` beside `name.jpg`, or the manifest's column `mask`.
+    config.data.mask_classes = ()
     # Labels to be renamed, so that several become one class: 'early=ssc,late=ssc'.
     config.data.merge = ""
     # Whether the classes are ordered (grades): adds the quadratic-weighted kappa, where
@@ -194,6 +198,9 @@ def get_config() -> ConfigDict:
     config.loss.label_smoothing = 0.0
     # 'balanced' weighs classes by the inverse of their training images; 'none'.
     config.loss.class_weights = "balanced"
+    # Weight of the masks' cross-entropy beside that of the classes, which has 1; 0 trains without
+    # masks. Only 'fd_unet' has a head for masks; images without one train the classifier alone.
+    config.loss.segmentation = 0.0
 
     # Images per step.
     config.batch_size = 32

@@ -13,7 +13,8 @@ import random_weights
 from trees import assert_close
 
 from sscjax.models import initial_variables
-from sscjax.models.fd_unet import MASK, Block, FDUNet
+from sscjax.models.fd_unet import Block, FDUNet
+from sscjax.models.layers import MASK
 
 # Widths for which no two places of the network have the same shape by chance.
 DENSE = FDUNet(outputs=3, depth=2, width=6, growth=2, layers_per_block=2, mask_classes=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 from small_runs import small_config, write_folder
 
 from configs import default
@@ -21,10 +23,12 @@ from sscjax import (
     page,
     predict,
     prepare,
+    steps,
     summary,
     train,
     trained,
 )
+from sscjax.data import masks, synthetic
 from sscjax.errors import UserError
 from sscjax.export import frozen
 from sscjax.models.fd_unet import FDUNet
@@ -135,7 +139,7 @@ def test_training_moves_every_layer(run: Path, images: Path) -> None:
 def test_the_classifier_alone_trains_on_features(images: Path) -> None:
     """What is frozen up to the pooling is computed once; a part of the path up to a cut."""
     config = unet_config(images)
-    model = prepare.build_model(config, 3)
+    model = prepare.build_model(config, 3, 0)
     names = model.layer_names
 
     def labels(first: str) -> dict[str, str]:
@@ -147,6 +151,72 @@ def test_the_classifier_alone_trains_on_features(images: Path) -> None:
     )
     assert names[features.prefix_length(model, labels("bottom_1")) - 1] == "down1_1_concat"
     assert features.prefix_length(model, labels("stem")) == 0
+
+
+# ---- with masks ---------------------------------------------------------------------------------
+
+
+def masked_config(images: Path) -> ConfigDict:
+    """The same, for masks beside two of three images."""
+    config = unet_config(images)
+    config.data.mask_classes = synthetic.TISSUES
+    config.loss.segmentation = 1.0
+    # Few steps: the running averages must follow them.
+    config.batch_size = 8
+    config.scratch.momentum = 0.5
+    config.select.metric = "none"
+    config.stages.train.epochs = 10
+    config.stages.train.learning_rate = 1e-2
+    return config
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_with_masks(images: Path, tmp_path: Path) -> None:
+    """Told better than by the commonest tissue; counted, reported, gone on with, and answered."""
+    folder = write_folder(tmp_path / "skin")
+    names = ("normal", "early", "late")
+    drawn = synthetic.skin_biopsies(
+        image_size=32, tiles=dict.fromkeys(names, 12), subjects=dict.fromkeys(names, 6)
+    )
+    assert drawn.masks is not None
+    for index, file in enumerate(drawn.files.tolist()):
+        if index % 3:
+            Image.fromarray(drawn.masks[index]).save(masks.beside_name(folder / file))
+    config = masked_config(folder)
+    text = train.run(config, tmp_path / "run")
+    kept = json.loads((tmp_path / "run/metrics.json").read_text("utf-8"))["segmentation"]
+    assert kept["classes"] == list(synthetic.TISSUES)
+    counts = [part["n"] for part in kept["splits"].values()]
+    assert sum(counts) == 24 and "masks, test" in text
+    # The file's counts are those of masks told anew from the run's folder.
+    opened = trained.open_run(tmp_path / "run")
+    assert opened.model.mask_classes == 4
+    told = steps.make_masks(opened.program)(opened.params, opened.batch_stats, drawn.images)
+    written = (tmp_path / "run/masks.csv").read_text("utf-8").splitlines()
+    rows = list(csv.DictReader(written))
+    assert len(rows) == 24
+    right = {
+        file: int((told[index] == drawn.masks[index]).sum())
+        for index, file in enumerate(drawn.files.tolist())
+    }
+    for row in rows:
+        both = [int(row[f"both {name}"]) for name in synthetic.TISSUES]
+        assert abs(sum(both) - right[row["file"]]) <= 2
+    # Who says the commonest tissue everywhere has Dice of it alone.
+    known = drawn.masks[[index for index in range(36) if index % 3]]
+    share = np.bincount(known.ravel()).max() / known.size
+    assert kept["splits"]["train"]["mean_dice"] > 1.2 * (2 * share / (1 + share)) / 4
+    answers = trained.Answers.join(opened.answer([drawn.images[:32], drawn.images[32:]]))
+    table = metrics.Predictions.read_csv(tmp_path / "run/predictions.csv")
+    np.testing.assert_allclose(answers.probabilities, table.probabilities, atol=1e-6)
+    # A finished run is left alone; with another weight it is another run.
+    assert train.run(config, tmp_path / "run") == text
+    config.loss.segmentation = 0.5
+    with pytest.raises(UserError, match="config.loss.segmentation: 1.0 then, 0.5 now"):
+        train.run(config, tmp_path / "run")
+
+
+# ---- mistakes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -173,7 +243,7 @@ def test_mistakes(images: Path, tmp_path: Path, changes: dict[str, object], expe
 def test_the_plain_unet_is_a_setting(images: Path) -> None:
     config = unet_config(images)
     config.model.unet_block = "plain"
-    found = prepare.build_model(config, 3)
+    found = prepare.build_model(config, 3, 0)
     assert found == FDUNet(*(3, 1, 4, 2, 1), block="plain", dropout_rate=config.model.dropout)
     assert [name for name in found.layer_names if name.startswith("bottom")] == [
         *("bottom_1", "bottom_1_bn", "bottom_1_relu"),

@@ -12,13 +12,14 @@ from sscjax.models.cnn import CNN
 from sscjax.models.fd_unet import Block as UNetBlock
 from sscjax.models.fd_unet import FDUNet
 from sscjax.models.initial import initial_variables
-from sscjax.models.layers import Pooling
+from sscjax.models.layers import MASK, Pooling
 from sscjax.models.mobilenet_v2 import MobileNetV2
 from sscjax.models.protocol import Model
 
 __all__ = [
     "CNN",
     "FDUNet",
+    "MASK",
     "MODELS",
     "MobileNetV2",
     "Model",

@@ -30,9 +30,6 @@ Kind = Literal[
 ]
 Block = Literal["dense", "plain"]
 
-MASK = "segmentation"
-"""The layer whose output, seen by `capture`, are the logits of the masks."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -159,7 +156,7 @@ class FDUNet(nn.Module):
         """Every layer, in order."""
         down = self._down()
         ends = {level: self._end_of(down, level) for level in range(1, self.depth + 1)}
-        masks = [Layer(MASK, "mask", self.mask_classes)] if self.mask_classes else []
+        masks = [Layer(ops.MASK, "mask", self.mask_classes)] if self.mask_classes else []
         head = [
             Layer("global_average_pooling2d", "pool"),
             Layer("dropout", "dropout"),
@@ -208,7 +205,7 @@ class FDUNet(nn.Module):
 
     def initializer(self, layer: str) -> ops.KernelDraw:
         """How the kernel of a layer starts."""
-        if layer in ("predictions", MASK):
+        if layer in ("predictions", ops.MASK):
             return ops.GLOROT_UNIFORM
         # Of the four entries of a transposed 2x2 kernel one alone meets each pixel.
         return _HE_TRANSPOSE if layer.endswith("_transpose") else ops.HE_NORMAL
@@ -249,8 +246,8 @@ class FDUNet(nn.Module):
           batch_statistics_from: BatchNorm layers from this index on normalise by the batch.
           first: number of layers already applied.
           last: number of layers to have been applied at the end; None runs to the logits.
-          capture: names of layers whose activations are returned too; `MASK` gives the logits of
-            the masks [B,H,W,mask_classes], which nothing behind it reads.
+          capture: names of layers whose activations are returned too; `layers.MASK` gives the
+            logits of the masks [B,H,W,mask_classes], which nothing behind it reads.
           folded: the parameters come from `fold` for this many layers.
           shift: added to the outputs of the layers it names.
 
@@ -314,7 +311,8 @@ class FDUNet(nn.Module):
             case "max_pool":
                 return fast.max_pool(x)
             case "mask":
-                return ops.PointwiseConv(layer.channels, self.initializer(MASK), name=MASK)(x)
+                draw = self.initializer(layer.name)
+                return ops.PointwiseConv(layer.channels, draw, name=layer.name)(x)
             case "pool":
                 return ops.pool(x, ("mean",))
             case "dropout" if train and self.dropout_rate > 0:

@@ -166,6 +166,9 @@ class BatchNorm(nn.Module):
         return y
 
 
+MASK = "segmentation"
+"""The layer whose output, seen by `capture`, are the logits of masks [B,H,W,classes]."""
+
 Pooling = Literal["mean", "std", "max"]
 
 # Where a channel is the same everywhere, the gradient of its deviation would be infinite.

@@ -182,6 +182,11 @@ class MobileNetV2(nn.Module):
         return ops.GLOROT_UNIFORM
 
     @property
+    def mask_classes(self) -> int:
+        """It tells no masks."""
+        return 0
+
+    @property
     def norm_after(self) -> dict[str, str]:
         """The BatchNorm layer that follows each convolution, by the convolution's name."""
         pairs = zip(self.layers, self.layers[1:], strict=False)
