@@ -92,6 +92,10 @@ def get_config() -> ConfigDict:
     config.data.image_size = 128
     # Classes in their order; () takes the sorted names of the labels.
     config.data.classes = ()
+    # What the values of masks mean, from 0, such as ('background', 'tumour'); of the synthetic set
+    # its tissues. A mask is a PNG of the image's size whose pixels are numbers of classes, and 255
+    # where nothing is known: `name_mask.png` beside `name.jpg`, or the manifest's column `mask`.
+    config.data.mask_classes = ()
     # Labels to be renamed, so that several become one class: 'early=ssc,late=ssc'.
     config.data.merge = ""
     # Whether the classes are ordered (grades): adds the quadratic-weighted kappa, where
@@ -171,7 +175,7 @@ def get_config() -> ConfigDict:
     config.augment.crop = 0.8
 
     config.model = ConfigDict()
-    # 'mobilenet_v2' or 'cnn'.
+    # 'mobilenet_v2', 'cnn' or 'fd_unet'.
     config.model.name = "mobilenet_v2"
     # Width multiplier of MobileNetV2.
     config.model.alpha = 1.0
@@ -186,6 +190,16 @@ def get_config() -> ConfigDict:
     # The CNN's channels of each block and units of each hidden dense layer.
     config.model.cnn_widths = (32, 64, 128, 256)
     config.model.cnn_dense = (128,)
+    # The UNet's blocks: 'dense' (FD-UNet; Guan et al. 2020) or 'plain' (two 3x3 convolutions each).
+    config.model.unet_block = "dense"
+    # How often images are halved: their size must be divisible by 2^depth.
+    config.model.unet_depth = 3
+    # Channels that the first block begins with, and those that each of its layers adds; both double
+    # by level, and are 32 and 8 in the original. Plain blocks have as many as dense ones end with.
+    config.model.unet_width = 16
+    config.model.unet_growth = 4
+    # Layers of a dense block.
+    config.model.unet_layers = 4
 
     # Weights of the backbone: 'imagenet' (cache, else download), a path to a .h5, .weights.h5,
     # .safetensors or .pth file, or 'none' for random ones.
@@ -209,6 +223,9 @@ def get_config() -> ConfigDict:
     # 'balanced' weighs each image by the inverse of its subject's training images, so that every
     # subject has the same say, however many images it has; 'none'.
     config.loss.subject_weights = "none"
+    # Weight of the masks' cross-entropy beside that of the classes, which has 1; 0 trains without
+    # masks. Only 'fd_unet' has a head for masks; images without one train the classifier alone.
+    config.loss.segmentation = 0.0
 
     # Images per step.
     config.batch_size = 32
@@ -284,8 +301,30 @@ def get_config() -> ConfigDict:
 
 def as_cnn(config: ConfigDict, name: str, epochs: int) -> ConfigDict:
     """The same run with the CNN from random weights, in one stage that trains everything."""
-    config.name = name
     config.model.name = "cnn"
+    return _from_scratch(config, name, epochs)
+
+
+def as_unet(config: ConfigDict, name: str, epochs: int) -> ConfigDict:
+    """The same run with the FD-UNet, likewise, at a size that a laptop trains in minutes."""
+    config.model.name = "fd_unet"
+    config.data.image_size = 64
+    # BatchNorm by the batch takes it whole: the micro-batch is of prediction alone, and measuring
+    # which is quickest would take longer than it saves.
+    config.micro_batch = 8
+    config = _from_scratch(config, name, epochs)
+    # The only stage augments on line.
+    config.augment.copies = 0
+    config.stages.train.online_augment = True
+    config.stages.train.learning_rate = 1e-3
+    config.stages.train.schedule = "cosine"
+    config.stages.train.warmup_epochs = 1.0
+    return config
+
+
+def _from_scratch(config: ConfigDict, name: str, epochs: int) -> ConfigDict:
+    """From random weights, in one stage that trains everything."""
+    config.name = name
     config.pretrained = "none"
     config.stage_order = ("train",)
     del config.stages.head, config.stages.finetune

@@ -10,6 +10,7 @@ import numpy as np
 
 from sscjax import features, optim, steps
 from sscjax.data.dataset import ImageSet
+from sscjax.data.masks import IGNORE
 from sscjax.metrics import Predictions
 from sscjax.rows import Rows
 
@@ -63,6 +64,49 @@ def penultimate(
     return features.batched(
         lambda x: function(params, batch_stats, x), stored, batch_size, progress
     )
+
+
+def mask_counts(
+    function: Callable[..., jax.Array],
+    params: optim.Params,
+    batch_stats: optim.Params,
+    image_set: ImageSet,
+    *,
+    batch_size: int,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> np.ndarray:
+    """Pixels of each class in the masks of images: [N,K,3], see `segmentation.Table`.
+
+    Args:
+      function: what `steps.make_masks` gives.
+      params: the network's parameters, by layer.
+      batch_stats: the network's running averages, by layer.
+      image_set: N images with masks of K named classes.
+      batch_size: images per call.
+      progress: called with the number of images done since the last call.
+    """
+    masks, found = image_set.masks, []
+    assert masks is not None
+    for start in range(0, len(image_set), batch_size):
+        # Repeating the last image keeps one compiled shape; its results are dropped.
+        index = np.minimum(np.arange(start, start + batch_size), len(image_set) - 1)
+        told = np.asarray(function(params, batch_stats, image_set.images[index]))
+        count = min(batch_size, len(image_set) - start)
+        true = masks[index[:count]]
+        found.append(_count(told[:count], true, len(image_set.mask_classes)))
+        progress(count)
+    return np.concatenate(found)
+
+
+def _count(predicted: np.ndarray, true: np.ndarray, classes: int) -> np.ndarray:
+    """Of each class the pixels predicted and true, predicted, and true: [N,classes,3] int64."""
+    known = true != IGNORE
+    found = np.empty((len(true), classes, 3), np.int64)
+    for index in range(classes):
+        ours, theirs = known & (predicted == index), known & (true == index)
+        for place, which in enumerate((ours & theirs, ours, theirs)):
+            found[:, index, place] = which.sum(axis=(1, 2))
+    return found
 
 
 def class_columns(classes: tuple[str, ...], columns: int) -> tuple[str, ...]:

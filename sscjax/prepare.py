@@ -15,11 +15,22 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sscjax import features, steps
+from sscjax import features, rows, steps
 from sscjax.data import augment, prepared, recipes, sources, splits
 from sscjax.data.dataset import ImageSet
+from sscjax.data.masks import IGNORE
+from sscjax.data.synthetic import TISSUES
 from sscjax.errors import UserError
-from sscjax.models import CNN, MODELS, MobileNetV2, Model, Pooling, initial_variables
+from sscjax.models import (
+    CNN,
+    MODELS,
+    FDUNet,
+    MobileNetV2,
+    Model,
+    Pooling,
+    UNetBlock,
+    initial_variables,
+)
 from sscjax.pretrained import cache, convention, download, load
 from sscjax.rows import Rows
 
@@ -184,7 +195,41 @@ def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
         image_set = sources.merge_classes(image_set, present)
         if classes:
             image_set = _reorder(image_set, classes)
-    return image_set, not (data.path or data.tfds)
+    synthetic = not (data.path or data.tfds)
+    return _with_mask_classes(config, image_set, synthetic), synthetic
+
+
+def _with_mask_classes(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> ImageSet:
+    """The set with names for the values of its masks; every value that occurs has one."""
+    weight, named = config.loss.segmentation, tuple(config.data.mask_classes)
+    if weight < 0:
+        raise UserError(f"config.loss.segmentation={weight}: expected 0 or more")
+    if image_set.masks is None:
+        if weight:
+            raise UserError(
+                f"config.loss.segmentation={weight}, and no image has a mask: put name_mask.png "
+                "beside the images, or name masks in the manifest's column mask, or set 0"
+            )
+        return image_set
+    names = named or (TISSUES if synthetic else ())
+    if not names:
+        if weight:
+            raise UserError(
+                f"config.loss.segmentation={weight}, and config.data.mask_classes=(): name what "
+                "the values of the masks mean, in their order from 0"
+            )
+        return image_set
+    for part in rows.chunks(image_set.masks):
+        maps = image_set.masks[part]
+        unknown = (maps >= len(names)) & (maps != IGNORE)
+        if unknown.any():
+            place = int(np.flatnonzero(unknown.any(axis=(1, 2)))[0])
+            raise UserError(
+                f"{image_set.files[part.start + place]}: its mask has the value "
+                f"{maps[place][unknown[place]][0]}, and config.data.mask_classes names "
+                f"{len(names)} (0 to {len(names) - 1}; {IGNORE} is ignored); correct one of them"
+            )
+    return dataclasses.replace(image_set, mask_classes=names)
 
 
 def _max_bytes(config: ConfigDict) -> float:
@@ -334,7 +379,7 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
             subject_weights(config.loss.subject_weights, images.training.subjects),
         ),
     )
-    model = build_model(config, outputs)
+    model = build_model(config, outputs, len(images.originals.mask_classes))
     size = config.data.image_size
     variables = jax.tree.map(jnp.asarray, initial_variables(model, size, config.seed))
     params, batch_stats = dict(variables["params"]), dict(variables.get("batch_stats", {}))
@@ -352,10 +397,12 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
         model = model.clone(
             padding=assumed.padding, bn_epsilon=assumed.bn_epsilon, bn_momentum=momentum
         )
-        if weights.kind == "random":
-            batches = _calibration_batches(images.training.images, config, weights)
-            measuring = model.clone(bn_momentum=0.0)
-            batch_stats = features.calibrate_batch_norm(measuring, params, batch_stats, batches)
+    elif isinstance(model, FDUNet):
+        model = model.clone(bn_momentum=config.scratch.momentum)
+    if batch_stats and weights.kind == "random" and not isinstance(model, CNN):
+        batches = _calibration_batches(images.training.images, config, weights)
+        measuring = model.clone(bn_momentum=0.0)
+        batch_stats = features.calibrate_batch_norm(measuring, params, batch_stats, batches)
     return Network(model, params, batch_stats, objective, weights)
 
 
@@ -378,6 +425,7 @@ def make_objective(config: ConfigDict, outputs: int) -> steps.Objective:
     return steps.Objective(
         kind="sigmoid" if outputs == 1 else "softmax",
         label_smoothing=config.loss.label_smoothing,
+        segmentation=config.loss.segmentation,
     )
 
 
@@ -390,9 +438,20 @@ def _digest(params: Any) -> str:
     return digest.hexdigest()
 
 
-def build_model(config: ConfigDict, outputs: int) -> MobileNetV2 | CNN:
-    """The Linen module that a config names, with Keras' conventions where weights have none."""
+def build_model(config: ConfigDict, outputs: int, mask_classes: int) -> MobileNetV2 | CNN | FDUNet:
+    """The Linen module that a config names, with Keras' conventions where weights have none.
+
+    Args:
+      config: of the run.
+      outputs: number of logits.
+      mask_classes: classes of the masks; without a weight for them in the loss there is no head.
+    """
     wish = config.model
+    if config.loss.segmentation and wish.name != "fd_unet":
+        raise UserError(
+            f"config.loss.segmentation={config.loss.segmentation}: model.name={wish.name!r} has no "
+            "head for masks; set model.name=fd_unet, or 0"
+        )
     if not 0 <= wish.dropout < 1:
         raise UserError(f"config.model.dropout={wish.dropout}: expected 0 to less than 1")
     if wish.alpha <= 0:
@@ -410,7 +469,38 @@ def build_model(config: ConfigDict, outputs: int) -> MobileNetV2 | CNN:
                 f"the CNN need at least {model.smallest_input()} pixels; shorten model.cnn_widths"
             )
         return model
+    if wish.name == "fd_unet":
+        return _build_unet(config, outputs, mask_classes if config.loss.segmentation else 0)
     raise UserError(f"config.model.name={wish.name!r}: expected one of {', '.join(MODELS)}")
+
+
+def _build_unet(config: ConfigDict, outputs: int, mask_classes: int) -> FDUNet:
+    """The UNet that a config describes."""
+    wish, size = config.model, config.data.image_size
+    for field in ("unet_depth", "unet_width", "unet_growth", "unet_layers"):
+        if wish[field] < 1:
+            raise UserError(f"config.model.{field}={wish[field]}: expected 1 or more")
+    if wish.unet_block not in get_args(UNetBlock):
+        known = " or ".join(map(repr, get_args(UNetBlock)))
+        raise UserError(f"config.model.unet_block={wish.unet_block!r}: expected {known}")
+    model = FDUNet(
+        outputs,
+        depth=wish.unet_depth,
+        width=wish.unet_width,
+        growth=wish.unet_growth,
+        layers_per_block=wish.unet_layers,
+        block=wish.unet_block,
+        mask_classes=mask_classes,
+        dropout_rate=wish.dropout,
+    )
+    if size % model.multiple:
+        below = max(size // model.multiple, 1) * model.multiple
+        raise UserError(
+            f"config.data.image_size={size}: the UNet halves images {model.depth} times, so that "
+            f"the size must be divisible by {model.multiple}, such as {below} or "
+            f"{below + model.multiple}; or lower model.unet_depth"
+        )
+    return model
 
 
 def check_reading(model: MobileNetV2, layers: tuple[str, ...], pooling: tuple[str, ...]) -> None:
@@ -516,14 +606,21 @@ def _calibration_batches(images: Rows, config: ConfigDict, weights: Weights) -> 
 
 
 def make_inputs(config: ConfigDict, scaling: convention.Scaling, *, online: bool) -> steps.Inputs:
-    """How stored uint8 images become the network's input, with `online` augmented in training."""
+    """How stored uint8 images become the network's input, with `online` augmented in training.
+
+    Masks may be a fourth channel behind the colours: they are moved with their image, and else
+    stay as they are.
+    """
     # Without augmentation nothing is read of it: runs of earlier configs know less of it.
     how = changes(config) if online else None
 
     def inputs(stored: jax.Array, key: jax.Array | None) -> jax.Array:
-        pixels = stored.astype(jnp.float32)
+        pixels, maps = stored[..., :3].astype(jnp.float32), stored[..., 3:]
         if how is not None and key is not None:
-            pixels = augment.augment_batch(key, pixels, how)
-        return convention.preprocess(pixels, scaling)
+            pixels, maps = augment.augment_with_masks(key, pixels, maps, how)
+        pixels = convention.preprocess(pixels, scaling)
+        if not maps.shape[-1]:
+            return pixels
+        return jnp.concatenate([pixels, maps.astype(jnp.float32)], axis=-1)
 
     return inputs

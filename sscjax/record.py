@@ -32,6 +32,7 @@ def make(
     config: ConfigDict, images: prepare.Images, network: prepare.Network, stages: list[Stage]
 ) -> dict[str, Any]:
     """What identifies a run, and what a later program needs to use its model."""
+    told = images.originals.mask_classes if network.model.mask_classes else ()
     return {
         "status": "started",
         "config": json.loads(json.dumps(config.to_dict())),
@@ -44,6 +45,7 @@ def make(
             "classes": list(images.originals.classes),
             "images": len(images.originals),
             "training_images": len(images.training),
+            **({"mask_classes": list(told)} if told else {}),
         },
         "weights": network.weights.identity(),
         # As they are run: without weights they differ from the config.

@@ -158,6 +158,27 @@ class Joined(Lazy):
             _update(part, digest)
 
 
+class Beside(Lazy):
+    """Images [N,H,W,C] and their maps [N,H,W], a map as the last channel: [N,H,W,C+1]."""
+
+    def __init__(self, images: Rows, maps: Rows):
+        """Both of one dtype, as many, and as large."""
+        if images.shape[:3] != maps.shape or np.dtype(images.dtype) != np.dtype(maps.dtype):
+            raise ValueError(f"images {images.shape} and maps {maps.shape} do not fit")
+        self._images, self._maps = images, maps
+        self.shape = (*images.shape[:3], images.shape[3] + 1)
+        self.dtype = np.dtype(images.dtype)
+
+    def read(self, numbers: np.ndarray) -> np.ndarray:
+        """Rows [K,H,W,C+1] by their numbers."""
+        return np.concatenate([self._images[numbers], self._maps[numbers][..., None]], axis=-1)
+
+    def update(self, digest: Any) -> None:
+        """Add both."""
+        for part in (self._images, self._maps):
+            _update(part, digest)
+
+
 class DamagedError(UserError):
     """A row of a cache file is not what was written; the file is gone, and can be made anew."""
 

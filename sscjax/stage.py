@@ -164,6 +164,11 @@ def check(stage: Stage, network: Network) -> None:
             f"stage {stage.name}: optimizer='lbfgs' fits one dense layer, and the classifier has "
             f"{len(trained)} ({', '.join(trained)}); set another optimizer or model.cnn_dense=()"
         )
+    if stage.mixup and not stage.solved and network.objective.segmentation:
+        raise UserError(
+            f"stage {stage.name}: mixup={stage.mixup:g} mixes images, and their masks cannot be "
+            "mixed; set mixup=0, or loss.segmentation=0 to train without masks"
+        )
     _optimizer(stage, network, steps_per_epoch=1)
 
 

@@ -40,10 +40,14 @@ def prepare(
 
     Returns:
       how the network is run from what is stored on; what is trained on [M,...]; the same for all
-      originals [N,...].
+      originals [N,...]. Where masks are trained nothing is computed ahead, and what is trained on
+      has them as a fourth channel.
     """
     training = images.training_for(online=stage.online_augment)
     raw = training.images, images.originals.images
+    if program.tells_masks:
+        assert training.masks is not None
+        return program, rows.Beside(training.images, training.masks), images.originals.images
     last = features.prefix_length(network.model, labels)
     if last == 0:
         return program, *raw

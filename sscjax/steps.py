@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from sscjax import optim
-from sscjax.models import Model
+from sscjax.data.masks import IGNORE
+from sscjax.models import MASK, Model
 
 # XLA hands convolutions to a library (YNNPACK) that takes three times as long as its own code for
 # some widths. Matrix products, which that library does well, stay with it.
@@ -74,11 +75,13 @@ class Objective:
       kind: 'softmax' over the logits, or 'sigmoid' of a single logit for two classes.
       label_smoothing: share of the target spread evenly over the outputs, in [0, 1).
       class_weights: factor of the loss of each class; () weighs all alike.
+      segmentation: factor of the masks' cross-entropy, a mean over pixels; 0 leaves them out.
     """
 
     kind: Literal["softmax", "sigmoid"]
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
+    segmentation: float = 0.0
 
     def losses(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """Cross-entropy of each image, without class weights: [B]."""
@@ -88,6 +91,17 @@ class Objective:
             return optax.sigmoid_binary_cross_entropy(logits, target)[:, 0]
         target = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
         return optax.softmax_cross_entropy(logits, optax.smooth_labels(target, smooth))
+
+    def mask_losses(self, logits: jax.Array, masks: jax.Array) -> jax.Array:
+        """Cross-entropy of each pixel [B,H,W], 0 where the mask says nothing of it.
+
+        Args:
+          logits: [B,H,W,M].
+          masks: [B,H,W] class indices or `IGNORE`.
+        """
+        known = masks != IGNORE
+        target = jax.nn.one_hot(jnp.where(known, masks, 0), logits.shape[-1], dtype=logits.dtype)
+        return optax.softmax_cross_entropy(logits, target) * known
 
     def probabilities(self, logits: jax.Array) -> jax.Array:
         """Class probabilities [B,max(2,outputs)]."""
@@ -137,13 +151,20 @@ class Program:
         layers = len(self.model.layer_names)
         return layers if self.batch_statistics_from is None else self.batch_statistics_from
 
+    @property
+    def tells_masks(self) -> bool:
+        """Whether masks are trained: they are then a fourth channel of what is stored."""
+        return self.objective.segmentation > 0 and self.model.mask_classes > 0
+
     def logits(
         self, folded: optim.Params, batch_stats: optim.Params, x: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, optim.Params]:
+    ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], optim.Params]:
         """Logits [B,outputs] in training and the running averages after this batch.
 
-        `folded` are the parameters after `model.fold` of the first `self.folded` layers.
+        `folded` are the parameters after `model.fold` of the first `self.folded` layers. With the
+        logits goes a dict: the masks' logits [B,H,W,M] by `MASK`, where they are trained.
         """
+        capture = (MASK,) if self.tells_masks else ()
         batch_from = self.batch_statistics_from
         result = self.model.apply(
             {"params": folded, "batch_stats": batch_stats},
@@ -152,12 +173,14 @@ class Program:
             batch_statistics_from=batch_from,
             first=self.first,
             folded=self.folded,
+            capture=capture,
             rngs={"dropout": key},
             mutable=["batch_stats"] if batch_from is not None else False,
         )
-        if batch_from is None:
-            return result, batch_stats
-        return result[0], {**batch_stats, **result[1]["batch_stats"]}
+        if batch_from is not None:
+            result, updated = result
+            batch_stats = {**batch_stats, **updated["batch_stats"]}
+        return (result if capture else (result, {})), batch_stats
 
     def outputs(
         self,
@@ -165,17 +188,19 @@ class Program:
         batch_stats: optim.Params,
         stored: jax.Array,
         last: int | None = None,
+        capture: str = "",
     ) -> jax.Array:
         """Output of the first `last` layers (None: logits) for `stored` [B,...], nothing random.
 
-        Goes through the network in micro-batches where the program asks for them. Logits are the
-        mean over the program's views; layers before them see the image as it is.
+        With `capture` the output of that layer instead, which must be among them. Goes through the
+        network in micro-batches where the program asks for them. Logits are the mean over the
+        program's views; layers before them see the image as it is.
         """
-        if last is None and self.first == 0 and self.views > 1:
+        if last is None and not capture and self.first == 0 and self.views > 1:
             once = dataclasses.replace(self, views=1)
             found = once.outputs(params, batch_stats, views_of(stored, self.views))
             return found.reshape(self.views, len(stored), -1).mean(0)
-        layers = len(self.model.layer_names)
+        layers, names = len(self.model.layer_names), (capture,) if capture else ()
         variables = {
             "params": self.model.fold(params, batch_stats, layers),
             "batch_stats": batch_stats,
@@ -183,9 +208,16 @@ class Program:
 
         def some(stored: jax.Array) -> jax.Array:
             x = self.inputs(stored, None)
-            return self.model.apply(
-                variables, x, train=False, first=self.first, last=last, folded=layers
+            found = self.model.apply(
+                variables,
+                x,
+                train=False,
+                first=self.first,
+                last=last,
+                folded=layers,
+                capture=names,
             )
+            return found[1][capture] if capture else found
 
         size, batch = self.micro_batch, len(stored)
         if size <= 0 or batch % size or batch == size:
@@ -242,12 +274,14 @@ class Targets:
       weights: [B] float32, factors of the losses; 0 for images that only fill up a batch.
       others: [B] int32, labels of the images mixed in; None where none are.
       share: [B] float32 in [0.5, 1], how much of each image is its own.
+      masks: [B,H,W] int32, `IGNORE` where nothing is known; None where none are told.
     """
 
     labels: jax.Array
     weights: jax.Array
     others: jax.Array | None = None
     share: jax.Array | None = None
+    masks: jax.Array | None = None
 
 
 def _mix(
@@ -267,7 +301,7 @@ def _mix(
     part = share.reshape(-1, *(1 for _ in x.shape[1:]))
     mixed = part * x + (1 - part) * jnp.roll(x, 1, axis=0)
     others = jnp.roll(targets.labels, 1)
-    return mixed, Targets(targets.labels, targets.weights, others, share)
+    return mixed, dataclasses.replace(targets, others=others, share=share)
 
 
 def _gradients(
@@ -283,8 +317,15 @@ def _gradients(
     total = (weights > 0).sum()
     augment_key, drop_key = jax.random.split(key)
     # On the whole batch: small matrix products inside the scan below would run on one thread.
-    targets = Targets(labels, weights)
-    whole, targets = _mix(program, program.inputs(stored, augment_key), targets, key)
+    whole, targets = program.inputs(stored, augment_key), Targets(labels, weights)
+    pixels = jnp.ones(())
+    if program.tells_masks:
+        whole, masks = whole[..., :-1], whole[..., -1].astype(jnp.int32)
+        targets = Targets(labels, weights, masks=masks)
+        # Of the whole batch, so that micro-batches with few known pixels do not weigh more.
+        known = (masks != IGNORE) * (weights > 0)[:, None, None]
+        pixels = jnp.maximum(known.sum(), 1.0)
+    whole, targets = _mix(program, whole, targets, key)
     # Folding, and its gradient, once per step: the scan below differentiates what was folded.
     fold = functools.partial(_fold, program, frozen=frozen, batch_stats=state.batch_stats)
     trained, unfold, constant = jax.vjp(fold, state.params, has_aux=True)
@@ -293,7 +334,7 @@ def _gradients(
         folded: optim.Params, part: tuple[jax.Array, Targets], key: jax.Array
     ) -> tuple[jax.Array, Any]:
         x, targets = part
-        logits, batch_stats = program.logits(
+        (logits, seen), batch_stats = program.logits(
             optim.combine(folded, constant), state.batch_stats, x, key
         )
         losses = program.objective.losses(logits, targets.labels)
@@ -305,7 +346,11 @@ def _gradients(
             other = program.objective.losses(logits, targets.others)
             other *= program.objective.weights(targets.others)
             weighted = targets.share * weighted + (1 - targets.share) * other
-        return (weighted * targets.weights).sum() / total, (batch_stats, sums)
+        value = (weighted * targets.weights).sum() / total
+        if targets.masks is not None:
+            per_image = program.objective.mask_losses(seen[MASK], targets.masks).sum(axis=(1, 2))
+            value += program.objective.segmentation * (per_image * real).sum() / pixels
+        return value, (batch_stats, sums)
 
     def one(part: tuple[jax.Array, Targets], index: jax.Array) -> Any:
         part_key = jax.random.fold_in(drop_key, index)
@@ -395,6 +440,17 @@ def make_predict(program: Program) -> Callable[..., jax.Array]:
     @jit
     def predict(params: optim.Params, batch_stats: optim.Params, stored: jax.Array) -> jax.Array:
         return program.objective.probabilities(program.outputs(params, batch_stats, stored))
+
+    return predict
+
+
+def make_masks(program: Program) -> Callable[..., jax.Array]:
+    """A jitted f(params, batch_stats, stored [B,H,W,3]) -> masks [B,H,W] uint8, nothing random."""
+
+    @jit
+    def predict(params: optim.Params, batch_stats: optim.Params, stored: jax.Array) -> jax.Array:
+        logits = program.outputs(params, batch_stats, stored, capture=MASK)
+        return logits.argmax(-1).astype(jnp.uint8)
 
     return predict
 

@@ -8,7 +8,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sscjax import assess, explanations, figures, files, intervals, metrics, prepare, report
+from sscjax import (
+    assess,
+    explanations,
+    figures,
+    files,
+    intervals,
+    metrics,
+    prepare,
+    report,
+    segmentation,
+)
 from sscjax.course import Finished
 
 
@@ -38,6 +48,7 @@ def write(
     finished: Mapping[str, Finished],
     features: assess.Features,
     leaks: Sequence[str] = (),
+    masks: segmentation.Table | None = None,
 ) -> str:
     """Write predictions, figures and pictures of the run; returns the text for the terminal.
 
@@ -67,6 +78,10 @@ def write(
         name: intervals.test_figures(one.predictions, ordered) for name, one in finished.items()
     }
     predictions.write_csv(folder / "predictions.csv")
+    told = None
+    if masks is not None:
+        masks.write_csv(folder / "masks.csv")
+        told = segmentation.by_split(masks)
     files.write_json(
         folder / "metrics.json",
         {
@@ -79,6 +94,7 @@ def write(
             "warnings": said,
             "splits": ours,
             "test_intervals": our_ranges,
+            **({} if told is None else {"segmentation": told}),
             "stages": {
                 name: {
                     "splits": by_stage[name],
@@ -108,6 +124,7 @@ def write(
         our_ranges,
         assessment.found,
         said,
+        told,
     )
     files.write_text(folder / "report.txt", text)
     return text
@@ -223,6 +240,7 @@ def _text(
     ranges: Mapping[str, Any],
     calibrated: Mapping[str, Any],
     said: Sequence[str],
+    told: Mapping[str, Any] | None,
 ) -> str:
     parts = list(said)
     if len(finished) > 1:
@@ -244,6 +262,8 @@ def _text(
     parts.append(report.intervals_table(ours["test"], ranges, reach(images, ranges)))
     test = ours["test"]["image"]
     parts.append("test images\n" + report.confusion_text(test["confusion"], test["classes"]))
+    if told is not None:
+        parts.append(segmentation.text(told))
     parts.append(report.calibration_text(calibrated))
     parts.append(
         report.paper_table(

@@ -30,12 +30,14 @@ from sscjax import (
     prepare,
     provenance,
     record,
+    segmentation,
     steps,
     summary,
 )
 from sscjax.course import Course, Finished, Result, Stage
 from sscjax.data import splits
 from sscjax.data.dataset import ImageSet
+from sscjax.data.masks import IGNORE
 from sscjax.data.slides import folder as slides
 from sscjax.errors import UserError
 from sscjax.optim import Counts
@@ -139,8 +141,11 @@ def _run(
     )
     finished = _run_stages(config, folder, stages, images, network, store, lock)
     inputs = _features(config, folder, stages, images, network, summary.choose(config, finished))
+    masks = _masks(config, folder, stages, images, network, summary.choose(config, finished))
     lock.check()
-    text = summary.write(config, folder, images, network, finished, inputs, audit.leaks(inspected))
+    text = summary.write(
+        config, folder, images, network, finished, inputs, audit.leaks(inspected), masks
+    )
     provenance.end(folder, manifest)
     page.write(folder)
     lock.check()
@@ -375,6 +380,43 @@ def _features(
             progress=progress.advance,
         )
         return assess.Features(find(originals), {kind: find(x) for kind, x in made_up.items()})
+
+
+def _masks(
+    config: ConfigDict,
+    folder: Path,
+    stages: list[Stage],
+    images: prepare.Images,
+    network: prepare.Network,
+    chosen: str,
+) -> segmentation.Table | None:
+    """Pixels of each class in the masks of the originals, by the chosen stage; None without."""
+    if not network.model.mask_classes:
+        return None
+    originals = images.originals
+    assert originals.masks is not None
+    like = {"params": network.params, "batch_stats": network.batch_stats}
+    model = checkpoint.load_model(folder / "stages" / chosen / "model", like)
+    program = steps.Program(
+        network.model,
+        network.objective,
+        prepare.make_inputs(config, network.weights.convention.scaling, online=False),
+        micro_batch=stages[0].micro_batch,
+    )
+    with_mask = np.array([(originals.masks[k] != IGNORE).any() for k in range(len(originals))])
+    some = originals.take(np.flatnonzero(with_mask))
+    with Progress("masks of the images", len(some)) as progress:
+        counts = evaluate.mask_counts(
+            steps.make_masks(program),
+            model["params"],
+            model["batch_stats"],
+            some,
+            batch_size=config.batch_size,
+            progress=progress.advance,
+        )
+    return segmentation.Table(
+        some.files, some.subjects, images.splits[with_mask], some.mask_classes, counts
+    )
 
 
 class _Curves:

@@ -234,7 +234,8 @@ def _build(
     classes = tuple(kept["data"]["classes"])
     outputs = prepare.output_count(config, len(classes))
     assumed = convention.CONVENTIONS[kept["weights"]["convention"]]
-    model: Model = prepare.build_model(config, outputs)
+    masks = len(kept["data"].get("mask_classes", ()))
+    model: Model = prepare.build_model(config, outputs, masks)
     if isinstance(model, MobileNetV2):
         model = model.clone(padding=assumed.padding, bn_epsilon=assumed.bn_epsilon)
     size = int(config.data.image_size)

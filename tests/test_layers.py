@@ -36,7 +36,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "linear",
         "data.slides",
     ),
-    ("evaluate", "prepare", "calibration", "thresholds", "paired", "comparison_text", "roc"),
+    (
+        "evaluate",
+        "prepare",
+        "calibration",
+        "thresholds",
+        "paired",
+        "comparison_text",
+        "roc",
+        "segmentation",
+    ),
     ("stage_inputs", "assess", "page"),
     ("stage",),
     ("record", "provenance", "explanations", "folds", "search"),
@@ -119,6 +128,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "comparison_text": (),
     "pictures": ("numpy", "matplotlib", "PIL"),
     "roc": ("numpy",),
+    "segmentation": ("numpy",),
     "page": ("numpy", "jinja2", "markupsafe"),
 }
 

@@ -213,7 +213,7 @@ def test_manifest_keeps_its_order_and_splits(folder):
         "ill/p1/a.png,ill,bert,train,y",
         "",
         r"ill\p2\b.tif,ill,carl,valid,z",
-        header="file,label,subject,split,mask",
+        header="file,label,subject,split,stain",
     )
     for image_set in (load(folder, SIZE), load_manifest(folder / "manifest.csv", SIZE)):
         assert image_set.files.tolist() == ["well/p1/c.bmp", "ill/p1/a.png", "ill/p2/b.tif"]

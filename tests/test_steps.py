@@ -21,6 +21,8 @@ from trees import assert_close, assert_same
 
 from sscjax import optim, steps
 from sscjax.models.cnn import CNN
+from sscjax.models.fd_unet import FDUNet
+from sscjax.models.layers import MASK
 from sscjax.models.mobilenet_v2 import MobileNetV2
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -139,6 +141,75 @@ def test_padding_changes_nothing(micro: int) -> None:
     alone = gradient_of_one_step(program(), five, np.ones(5))
     assert_close(found[0], alone)
     assert float(found[0][1].count) == 5
+
+
+# ---- masks beside the classes -------------------------------------------------------------------
+
+UNET = FDUNet(outputs=3, depth=1, width=3, growth=1, layers_per_block=1, mask_classes=4)
+JOINT = steps.Objective("softmax", class_weights=(1.0, 2.0, 0.5), segmentation=0.7)
+MAPS = np.random.default_rng(2).integers(0, 4, (24, 16, 16)).astype(np.uint8)
+# Of some images little is known, of one nothing.
+MAPS[np.random.default_rng(3).random(MAPS.shape) < np.linspace(0, 1, 24)[:, None, None]] = 255
+MAPS[EIGHT[2]] = 255
+
+
+def with_masks(stored: Any, key: jax.Array | None) -> jax.Array:
+    return jnp.concatenate([scaled(stored[..., :3], None), stored[..., 3:] * 1.0], axis=-1)
+
+
+def joint_gradient(micro: int, order: Any, real: Any, objective: steps.Objective = JOINT) -> Any:
+    """The gradient of one step, and the running averages after it."""
+    tree = random_weights.draw(UNET, 16)
+    params, batch_stats = tree["params"], tree["batch_stats"]
+    what = steps.Program(UNET, objective, with_masks, micro_batch=micro)
+    start = steps.TrainState(jnp.int32(0), params, batch_stats, KEEP_GRADIENT.init(params))
+    stored = np.concatenate([IMAGES, MAPS[..., None]], axis=-1)
+    order, real = jnp.asarray([order]), jnp.asarray([real], jnp.float32)
+    run = steps.make_epoch(what, KEEP_GRADIENT)
+    end, sums = run(start, {}, stored, LABELS, order, real, jax.random.key(0))
+    return end.opt_state.trace, sums
+
+
+@pytest.fixture(scope="module")
+def joint() -> Any:
+    return joint_gradient(0, EIGHT, np.ones(8))
+
+
+def test_gradient_of_the_joint_loss(joint: Any) -> None:
+    """Cross-entropy of the classes, and 0.7 of the mean over the pixels that are known."""
+    tree = random_weights.draw(UNET, 16)
+    x, maps, labels = scaled(IMAGES[EIGHT], None), MAPS[EIGHT], LABELS[EIGHT]
+    places = np.nonzero(maps != 255)
+    assert len(set(places[0])) == 7
+
+    def loss(params: Any) -> jax.Array:
+        variables = {**tree, "params": params}
+        logits, seen = UNET.apply(variables, x, train=False, capture=(MASK,))
+        chosen = jax.nn.log_softmax(logits)[jnp.arange(8), labels]
+        weights = jnp.asarray(JOINT.class_weights)[labels]
+        of_pixels = jax.nn.log_softmax(seen[MASK])[(*places, maps[places])]
+        return -(chosen * weights).mean() - 0.7 * of_pixels.mean()
+
+    assert_close(joint[0], jax.jit(jax.grad(loss))(tree["params"]))
+    assert np.abs(joint[0][MASK]["kernel"]).max() > 0
+
+
+def test_micro_batches_of_masks_add_up(joint: Any) -> None:
+    """Though one part knows more pixels than another."""
+    assert_close(joint_gradient(2, EIGHT, np.ones(8)), joint)
+
+
+def test_masks_of_padding_weigh_nothing() -> None:
+    real = np.array([1, 1, 1, 1, 0, 0, 0, 0])
+    alone = joint_gradient(0, EIGHT[:4], np.ones(4))
+    assert_close(joint_gradient(2, EIGHT, real), alone)
+
+
+def test_a_batch_of_which_no_mask_is_known() -> None:
+    """Trains its classes alone, and the head for masks not at all."""
+    gradient, sums = joint_gradient(0, [EIGHT[2]], [1.0])
+    assert np.isfinite(float(sums.loss)) and not np.asarray(gradient[MASK]["kernel"]).any()
+    assert np.abs(gradient["predictions"]["kernel"]).max() > 0
 
 
 # ---- losses by hand -----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sscjax.data import listing
+from sscjax.data import listing, masks
 from sscjax.data.decode import IMAGE_SUFFIXES, read_image
 from sscjax.errors import UserError
 
@@ -65,7 +65,8 @@ def find(path: Path | str, classes: Sequence[str]) -> list[Asked]:
 
 
 def _from_folder(folder: Path, classes: Sequence[str]) -> list[Asked]:
-    files = [file for file in listing.walk(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
+    visible = masks.without(listing.walk(folder))
+    files = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise UserError(
             f"{folder}: holds no image ({' '.join(IMAGE_SUFFIXES)}); give a folder with images"

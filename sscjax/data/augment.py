@@ -146,8 +146,24 @@ def augment_batch(key: jax.Array, images: jax.Array, how: Changes = PAPER) -> ja
       TypeError: `images` are not floating point.
       ValueError: images that are not square shall be turned.
     """
+    return augment_with_masks(key, images, jnp.zeros((*images.shape[:3], 0), jnp.uint8), how)[0]
+
+
+def augment_with_masks(
+    key: jax.Array, images: jax.Array, masks: jax.Array, how: Changes = PAPER
+) -> tuple[jax.Array, jax.Array]:
+    """Images as `augment_batch` changes them, and their masks moved with them.
+
+    Args:
+      key: a JAX random key.
+      images: [B,H,W,C] floating point.
+      masks: [B,H,W,M] of integers, M maps for each image, or none (M = 0).
+      how: what may be done.
+    """
     params = augment_params(key, images.shape[0], how)
-    return look(params, apply(params, images, turn=how.turn), how)
+    moved = apply(params, images, turn=how.turn)
+    maps = [apply_masks(params, masks[..., m], turn=how.turn) for m in range(masks.shape[-1])]
+    return look(params, moved, how), jnp.stack(maps, axis=-1) if maps else masks
 
 
 def augment_params(key: jax.Array, batch: int, how: Changes = PAPER) -> AugmentParams:

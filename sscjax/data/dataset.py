@@ -24,7 +24,9 @@ class ImageSet:
         that were never files.
       classes: names in label order (for ordered classes: in their order).
       splits: [N] str of 'train', 'val', 'test', or None where the set prescribes no split.
-      masks: [N,H,W] uint8 class indices of a segmentation map, or None.
+      masks: [N,H,W] uint8 class indices of a segmentation map, `data.masks.IGNORE` where nothing is
+        known, or None.
+      mask_classes: what the indices of the masks mean; () where nobody named them.
       source: one line for people, for example `synthetic (seed 0)` or `folder /data/skin`.
     """
 
@@ -35,6 +37,7 @@ class ImageSet:
     classes: tuple[str, ...]
     splits: np.ndarray | None = None
     masks: Rows | None = None
+    mask_classes: tuple[str, ...] = ()
     source: str = ""
 
     def __len__(self) -> int:

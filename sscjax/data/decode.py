@@ -48,6 +48,10 @@ _UPRIGHT = {
 }
 
 
+_SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that exchange width and height."""
+
+
 def read_image(path: Path | str, size: int | None, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes one jpg, png, tif or bmp file to RGB.
 
@@ -92,6 +96,19 @@ def read_header(path: Path | str) -> tuple[str, int, int]:
     with path.open("rb") as file:
         image = _parse_header(path, file)
         return str(image.format), image.width, image.height
+
+
+def read_upright_size(path: Path | str) -> tuple[int, int]:
+    """Width and height of an image file in pixels, turned as its EXIF orientation says.
+
+    Raises:
+      UserError: the file is no image that `read_image` would read.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        image = _parse_header(path, file)
+        turned = image.getexif().get(_ORIENTATION_TAG, 1) in _SIDEWAYS
+        return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def resize_pixels(pixels: np.ndarray, size: int) -> np.ndarray:

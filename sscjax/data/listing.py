@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from sscjax.data import masks
 from sscjax.data.decode import IMAGE_SUFFIXES
 from sscjax.errors import UserError
 
@@ -36,6 +37,7 @@ class ImageRecord:
       label: the class name.
       subject: patient or biopsy; the file itself where the source names none.
       split: 'train', 'val' or 'test', or None where the source prescribes no split.
+      mask: its segmentation map, or None where it has none.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class ImageRecord:
     label: str
     subject: str
     split: str | None = None
+    mask: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +70,12 @@ def list_images(path: Path | str, classes: Sequence[str] = ()) -> Listing:
     """Lists and checks an image set without decoding any image.
 
     A csv file or a folder with a `manifest.csv` is read as a manifest: columns `file` (relative
-    to the csv's folder), `label`, `subject` and optionally `split`. Any other folder holds one
-    folder per class, with images at any depth: in `class/subject/image.jpg` the second folder
-    names the subject (the same name under two classes is the same subject), and an image directly
-    in its class folder is its own subject, which is logged as a warning. Hidden files and files
-    without an image suffix are passed over.
+    to the csv's folder), `label`, `subject` and optionally `split` and `mask`. Any other folder
+    holds one folder per class, with images at any depth: in `class/subject/image.jpg` the second
+    folder names the subject (the same name under two classes is the same subject), and an image
+    directly in its class folder is its own subject, which is logged as a warning. Hidden files and
+    files without an image suffix are passed over. A file `name_mask.png` beside an image is its
+    mask; a manifest with a column `mask` names all masks there, and an empty cell is none.
 
     Args:
       path: the folder or csv file.
@@ -121,7 +125,7 @@ def list_folder(folder: Path, classes: Sequence[str]) -> Listing:
     skipped = 0
     for name in names:
         images = []
-        for entry in walk(folder / name):
+        for entry in masks.without(walk(folder / name)):
             if _is_image(entry):
                 images.append(_folder_record(folder, entry, name))
             else:
@@ -168,7 +172,16 @@ def _folder_record(folder: Path, path: Path, label: str) -> ImageRecord:
     file = path.relative_to(folder).as_posix()
     inner = path.relative_to(folder / label).parts
     _refuse_outside(folder, path, str(path))
-    return ImageRecord(path, file, label, inner[0] if len(inner) > 1 else file)
+    subject = inner[0] if len(inner) > 1 else file
+    return ImageRecord(path, file, label, subject, mask=_beside(folder, path))
+
+
+def _beside(folder: Path, path: Path) -> Path | None:
+    """The mask beside an image, which must not lead out of the folder."""
+    found = masks.beside(path)
+    if found is not None:
+        _refuse_outside(folder, found, str(found))
+    return found
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -316,7 +329,11 @@ def _manifest_record(
             f"{place}: unknown split {split!r}, expected train, val or test; correct the row"
         )
     path, file = named_file(folder, place, row["file"])
-    return ImageRecord(path, file, label, row["subject"], SPLIT_NAMES.get(split))
+    if "mask" in row:
+        mask = named_file(folder, place, row["mask"])[0] if row["mask"] else None
+    else:
+        mask = _beside(folder, path)
+    return ImageRecord(path, file, label, row["subject"], SPLIT_NAMES.get(split), mask)
 
 
 def named_file(folder: Path, place: str, name: str) -> tuple[Path, str]:

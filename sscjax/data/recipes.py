@@ -60,8 +60,9 @@ class Recipe:
 def from_path(path: Path | str, image_size: int, classes: Sequence[str] = ()) -> Recipe:
     """The recipe of a folder or a manifest, as `listing.list_images` reads it.
 
-    The key covers the files' names relative to the folder, sizes and modification times, labels,
-    subjects and splits, but not the folder's own place: a folder that is moved keeps its key.
+    The key covers the files' names relative to the folder, sizes and modification times, those of
+    their masks, labels, subjects and splits, but not the folder's own place: a folder that is moved
+    keeps its key.
 
     Raises:
       UserError: whatever is wrong with the folder or the manifest; or a file that has gone since.
@@ -70,13 +71,14 @@ def from_path(path: Path | str, image_size: int, classes: Sequence[str] = ()) ->
     records = []
     for record in listing.records:
         try:
-            status = record.path.stat()
+            paths = (record.path, *([record.mask] if record.mask else []))
+            stamps = [(one.stat().st_size, one.stat().st_mtime_ns) for one in paths]
         except OSError as error:
             raise UserError(
                 f"{record.path}: cannot be read ({error.strerror}); expected an image file that "
                 "stays in place while the set is read; restore it and run again"
             ) from error
-        stamp = (status.st_size, status.st_mtime_ns)
+        stamp = [number for pair in stamps for number in pair]
         records.append((record.file, record.label, record.subject, record.split, *stamp))
     manifest = Path(path).is_file() or (listing.folder / listings.MANIFEST).is_file()
     return Recipe(
@@ -85,7 +87,7 @@ def from_path(path: Path | str, image_size: int, classes: Sequence[str] = ()) ->
         classes=listing.classes,
         image_size=image_size,
         key=_key({"classes": listing.classes, "size": image_size, "records": records}),
-        with_masks=False,
+        with_masks=any(record.mask for record in listing.records),
         source=listing.source,
         make=lambda keep: sources.decode_listing(listing, image_size, keep),
     )

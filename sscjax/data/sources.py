@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sscjax import rows
+from sscjax.data import masks
 from sscjax.data.dataset import ImageSet
 from sscjax.data.decode import read_image, resize_pixels
 from sscjax.data.listing import (
@@ -144,6 +145,7 @@ def decode_listing(listing: Listing, image_size: int, keep: Keep = rows.in_memor
             more = f" (and {len(failures) - 1} more such images)" if len(failures) > 1 else ""
             raise UserError(failures[0] + more)
 
+    maps = _decode_masks(records, image_size)
     images = keep((len(records), image_size, image_size, 3), np.uint8, fill)
     splits = [record.split for record in records if record.split is not None]
     labels = [listing.classes.index(record.label) for record in records]
@@ -154,8 +156,20 @@ def decode_listing(listing: Listing, image_size: int, keep: Keep = rows.in_memor
         files=np.array([record.file for record in records], dtype=np.str_),
         classes=listing.classes,
         splits=np.array(splits, dtype=np.str_) if splits else None,
+        masks=maps,
         source=listing.source,
     )
+
+
+def _decode_masks(records: Sequence[ImageRecord], image_size: int) -> np.ndarray | None:
+    """Masks [N,image_size,image_size] uint8, those of images without one to be ignored; or None."""
+    if all(record.mask is None for record in records):
+        return None
+    found = np.full((len(records), image_size, image_size), masks.IGNORE, np.uint8)
+    for index, record in enumerate(records):
+        if record.mask is not None:
+            found[index] = masks.read_mask(record.mask, record.path, image_size)
+    return found
 
 
 # --- tensorflow-datasets ------------------------------------------------------------------------

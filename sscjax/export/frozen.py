@@ -124,7 +124,10 @@ def freeze(opened: Trained) -> Frozen:
     elif isinstance(model, CNN):
         operations = _cnn(model, params)
     else:
-        raise TypeError(f"{type(model).__name__} cannot be exported")
+        raise UserError(
+            f"{opened.folder} holds a {type(model).__name__}, for which there is no export yet: "
+            "expected a run of model.name=mobilenet_v2 or cnn"
+        )
     trunk = model.layer_names[model.head_start - 1]
     logits, maps = operations[-1], _evidence(operations, opened.image_size)
     if opened.program.objective.kind == "sigmoid":

@@ -9,11 +9,23 @@ also the keys of its parameter tree), `head_start` (where the classifier begins 
 from __future__ import annotations
 
 from sscjax.models.cnn import CNN
+from sscjax.models.fd_unet import Block as UNetBlock
+from sscjax.models.fd_unet import FDUNet
 from sscjax.models.initial import initial_variables
-from sscjax.models.layers import Pooling
+from sscjax.models.layers import MASK, Pooling
 from sscjax.models.mobilenet_v2 import MobileNetV2
 from sscjax.models.protocol import Model
 
-__all__ = ["CNN", "MODELS", "MobileNetV2", "Model", "Pooling", "initial_variables"]
+__all__ = [
+    "CNN",
+    "FDUNet",
+    "MASK",
+    "MODELS",
+    "MobileNetV2",
+    "Model",
+    "Pooling",
+    "UNetBlock",
+    "initial_variables",
+]
 
-MODELS = {"mobilenet_v2": MobileNetV2, "cnn": CNN}
+MODELS = {"mobilenet_v2": MobileNetV2, "cnn": CNN, "fd_unet": FDUNet}

@@ -79,6 +79,11 @@ class CNN(nn.Module):
         return ops.GLOROT_UNIFORM if layer == "predictions" else ops.HE_NORMAL
 
     @property
+    def mask_classes(self) -> int:
+        """It tells no masks."""
+        return 0
+
+    @property
     def norm_after(self) -> dict[str, str]:
         """The BatchNorm layer that follows each convolution: there are none."""
         return {}

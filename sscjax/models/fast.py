@@ -181,6 +181,18 @@ def _pointwise_backward(
     return x_gradient, _row_products(rows, flat).reshape(kernel.shape), bias_gradient
 
 
+def double(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Transposed 2x2 convolution of stride 2: [B,H,W,C] with kernel [2,2,C,D] to [B,2H,2W,D].
+
+    Every pixel becomes four, so that it is a 1x1 convolution to four times the channels.
+    """
+    batch, height, width, inputs = x.shape
+    outputs = kernel.shape[-1]
+    flat = kernel.transpose(2, 0, 1, 3).reshape(1, 1, inputs, 4 * outputs)
+    found = pointwise_conv(x, flat).reshape(batch, height, width, 2, 2, outputs)
+    return found.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, outputs)
+
+
 def _row_products(left: jax.Array, right: jax.Array) -> jax.Array:
     """[N,C] and [N,D] to [C,D], the sum of the products of their rows."""
     if left.shape[1] > right.shape[1] and len(left) >= _MANY_ROWS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -102,6 +102,35 @@ def fold_batch_norm(
     return folded.reshape(kernel.shape), norm["bias"] - stats["mean"] * a
 
 
+def fold_all(
+    params: Mapping[str, Any],
+    batch_stats: Mapping[str, Any],
+    norm_after: Mapping[str, str],
+    names: Sequence[str],
+    epsilon: float,
+) -> dict[str, Any]:
+    """Parameters with every BatchNorm of some layers in the kernel of the convolution before it.
+
+    Args:
+      params: of the network, by layer.
+      batch_stats: running averages, by layer.
+      norm_after: the BatchNorm that follows each convolution.
+      names: layers whose BatchNorm is folded.
+      epsilon: added to the variance.
+
+    Returns:
+      parameters by layer; of a folded BatchNorm the 'bias' is left.
+    """
+    found, chosen = dict(params), set(names)
+    for conv, norm in norm_after.items():
+        if conv in params and norm in chosen:
+            kernel, bias = fold_batch_norm(
+                params[conv]["kernel"], params[norm], batch_stats[norm], epsilon
+            )
+            found[conv], found[norm] = {"kernel": kernel}, {"bias": bias}
+    return found
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation by running averages or by the batch.
 
@@ -136,6 +165,9 @@ class BatchNorm(nn.Module):
             variances.value = keep * variances.value + (1 - keep) * variance
         return y
 
+
+MASK = "segmentation"
+"""The layer whose output, seen by `capture`, are the logits of masks [B,H,W,classes]."""
 
 Pooling = Literal["mean", "std", "max"]
 
@@ -182,6 +214,21 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     """Set a share `rate` of [B,D] to zero and scale the rest by 1/(1-rate) (inverted dropout)."""
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0.0)
+
+
+class PointwiseConv(nn.Module):
+    """A 1x1 convolution with bias: [B,H,W,C] to [B,H,W,features]."""
+
+    features: int
+    initializer: KernelDraw
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Multiply and add the bias, pixel by pixel."""
+        shape = (1, 1, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.initializer, shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return fast.pointwise_conv(x, kernel, bias)
 
 
 class Conv(nn.Module):

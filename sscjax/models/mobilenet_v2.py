@@ -182,6 +182,11 @@ class MobileNetV2(nn.Module):
         return ops.GLOROT_UNIFORM
 
     @property
+    def mask_classes(self) -> int:
+        """It tells no masks."""
+        return 0
+
+    @property
     def norm_after(self) -> dict[str, str]:
         """The BatchNorm layer that follows each convolution, by the convolution's name."""
         pairs = zip(self.layers, self.layers[1:], strict=False)
@@ -200,14 +205,9 @@ class MobileNetV2(nn.Module):
         Returns:
           parameters by layer; of a folded BatchNorm the 'bias' is left.
         """
-        names, found = self.layer_names, dict(params)
-        for conv, norm in self.norm_after.items():
-            if conv in params and names.index(norm) < layers:
-                kernel, bias = ops.fold_batch_norm(
-                    params[conv]["kernel"], params[norm], batch_stats[norm], self.bn_epsilon
-                )
-                found[conv], found[norm] = {"kernel": kernel}, {"bias": bias}
-        return found
+        return ops.fold_all(
+            params, batch_stats, self.norm_after, self.layer_names[:layers], self.bn_epsilon
+        )
 
     @nn.compact
     def __call__(

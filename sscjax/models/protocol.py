@@ -32,6 +32,10 @@ class Model(Protocol):
         """Numbers of layers after which one activation is all that the rest needs."""
 
     @property
+    def mask_classes(self) -> int:
+        """Classes of the masks that `layers.MASK` tells; 0 without that layer."""
+
+    @property
     def norm_after(self) -> dict[str, str]:
         """The BatchNorm layer that follows each convolution, by the convolution's name."""
 

@@ -1,0 +1,254 @@
+"""Runs of the UNet from a config: whole, interrupted, asked, and refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+from small_runs import small_config, write_folder
+
+from configs import default
+from sscjax import (
+    checkpoint,
+    explanations,
+    features,
+    metrics,
+    page,
+    predict,
+    prepare,
+    steps,
+    summary,
+    train,
+    trained,
+)
+from sscjax.data import masks, synthetic
+from sscjax.errors import UserError
+from sscjax.export import frozen
+from sscjax.models.fd_unet import FDUNet
+
+
+def unet_config(images: Path) -> ConfigDict:
+    """Two epochs of a network of one level, as configs/fd_unet_three_class.py trains."""
+    config = small_config()
+    config = default.as_unet(config, "unet", epochs=2)
+    config.data.path = str(images)
+    config.data.classes = ("normal", "early", "late")
+    config.data.image_size = 32
+    config.model.unet_depth = 1
+    config.model.unet_width = 4
+    config.model.unet_growth = 2
+    config.model.unet_layers = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("images") / "skin")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train.run(unet_config(images), folder)
+    return folder
+
+
+@pytest.fixture
+def no_pictures(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del run
+    monkeypatch.setattr(summary, "_draw", lambda *args: None)
+    monkeypatch.setattr(explanations, "write", lambda *args: None)
+    monkeypatch.setattr(page, "write", lambda folder: ())
+
+
+def test_a_run_writes_report_and_page(run: Path) -> None:
+    kept = json.loads((run / "run.json").read_text("utf-8"))
+    # From random weights BatchNorm trains on the batch.
+    assert kept["status"] == "finished" and kept["stages"][0]["batch_norm"] == "batch"
+    figures = json.loads((run / "metrics.json").read_text("utf-8"))
+    assert set(figures["splits"]) == set(metrics.SPLITS)
+    text = (run / "report.txt").read_text("utf-8")
+    assert "The paper has no results of fd_unet to set beside this run." in text
+    assert "UNet" in (run / "report.html").read_text("utf-8")
+    maps = json.loads((run / "explanations/explanations.json").read_text("utf-8"))
+    assert maps["layer"] == "up1_1_concat"
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_an_interrupted_run_ends_identical(
+    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after its first epoch, with running averages and Adam's moments on disk."""
+    save = checkpoint.Checkpoints.save
+
+    def save_then_stop(self: checkpoint.Checkpoints, *args: Any) -> None:
+        save(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint.Checkpoints, "save", save_then_stop)
+        train.run(unet_config(images), tmp_path / "run")
+    train.run(unet_config(images), tmp_path / "run")
+    for name in ("predictions.csv", "metrics.json", "curves.csv", "calibration.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_answers_are_those_of_the_run(run: Path, images: Path, tmp_path: Path) -> None:
+    assert predict.predict(run, [images], tmp_path / "out") == 0
+    table = metrics.Predictions.read_csv(run / "predictions.csv")
+    expected = dict(zip(table.files.tolist(), table.probabilities.tolist(), strict=True))
+    found = json.loads((tmp_path / "out" / predict.ALL).read_text("utf-8"))
+    assert len(found["images"]) == len(table) == 36
+    for row in found["images"]:
+        got = [row["probabilities"][name] for name in table.classes]
+        np.testing.assert_allclose(got, expected[row["file"]], atol=1e-6)
+
+
+def test_export_is_refused(run: Path) -> None:
+    with pytest.raises(UserError, match="holds a FDUNet, for which there is no export yet"):
+        frozen.freeze(trained.open_run(run))
+
+
+def test_training_moves_every_layer(run: Path, images: Path) -> None:
+    config = unet_config(images)
+    network = prepare.build_network(
+        config,
+        prepare.split_images(config, *prepare.load_images(config)),
+        earlier_fallback=False,
+    )
+    assert isinstance(network.model, FDUNet) and network.model.bn_momentum == 0.9
+    # Measured on the images, not 0 and 1.
+    assert all(np.abs(leaf["mean"]).max() > 0 for leaf in network.batch_stats.values())
+    opened = trained.open_run(run)
+    for name, leaves in network.params.items():
+        for leaf, before in leaves.items():
+            assert np.abs(np.asarray(opened.params[name][leaf]) - before).max() > 0, name
+    logits = jax.jit(opened.program.outputs)(
+        opened.params, opened.batch_stats, np.zeros((2, 32, 32, 3), np.uint8)
+    )
+    assert np.isfinite(logits).all() and logits.shape == (2, 3)
+
+
+def test_the_classifier_alone_trains_on_features(images: Path) -> None:
+    """What is frozen up to the pooling is computed once; a part of the path up to a cut."""
+    config = unet_config(images)
+    model = prepare.build_model(config, 3, 0)
+    names = model.layer_names
+
+    def labels(first: str) -> dict[str, str]:
+        start = names.index(first)
+        return {name: "train" if i >= start else "freeze" for i, name in enumerate(names)}
+
+    assert names[features.prefix_length(model, labels("predictions")) - 1] == (
+        "global_average_pooling2d"
+    )
+    assert names[features.prefix_length(model, labels("bottom_1")) - 1] == "down1_1_concat"
+    assert features.prefix_length(model, labels("stem")) == 0
+
+
+# ---- with masks ---------------------------------------------------------------------------------
+
+
+def masked_config(images: Path) -> ConfigDict:
+    """The same, for masks beside two of three images."""
+    config = unet_config(images)
+    config.data.mask_classes = synthetic.TISSUES
+    config.loss.segmentation = 1.0
+    # Few steps: the running averages must follow them.
+    config.batch_size = 8
+    config.scratch.momentum = 0.5
+    config.select.metric = "none"
+    config.stages.train.epochs = 10
+    config.stages.train.learning_rate = 1e-2
+    return config
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_with_masks(images: Path, tmp_path: Path) -> None:
+    """Told better than by the commonest tissue; counted, reported, gone on with, and answered."""
+    folder = write_folder(tmp_path / "skin")
+    names = ("normal", "early", "late")
+    drawn = synthetic.skin_biopsies(
+        image_size=32, tiles=dict.fromkeys(names, 12), subjects=dict.fromkeys(names, 6)
+    )
+    assert drawn.masks is not None
+    for index, file in enumerate(drawn.files.tolist()):
+        if index % 3:
+            Image.fromarray(drawn.masks[index]).save(masks.beside_name(folder / file))
+    config = masked_config(folder)
+    text = train.run(config, tmp_path / "run")
+    kept = json.loads((tmp_path / "run/metrics.json").read_text("utf-8"))["segmentation"]
+    assert kept["classes"] == list(synthetic.TISSUES)
+    counts = [part["n"] for part in kept["splits"].values()]
+    assert sum(counts) == 24 and "masks, test" in text
+    # The file's counts are those of masks told anew from the run's folder.
+    opened = trained.open_run(tmp_path / "run")
+    assert opened.model.mask_classes == 4
+    told = steps.make_masks(opened.program)(opened.params, opened.batch_stats, drawn.images)
+    written = (tmp_path / "run/masks.csv").read_text("utf-8").splitlines()
+    rows = list(csv.DictReader(written))
+    assert len(rows) == 24
+    right = {
+        file: int((told[index] == drawn.masks[index]).sum())
+        for index, file in enumerate(drawn.files.tolist())
+    }
+    for row in rows:
+        both = [int(row[f"both {name}"]) for name in synthetic.TISSUES]
+        assert abs(sum(both) - right[row["file"]]) <= 2
+    # Who says the commonest tissue everywhere has Dice of it alone.
+    known = drawn.masks[[index for index in range(36) if index % 3]]
+    share = np.bincount(known.ravel()).max() / known.size
+    assert kept["splits"]["train"]["mean_dice"] > 1.2 * (2 * share / (1 + share)) / 4
+    answers = trained.Answers.join(opened.answer([drawn.images[:32], drawn.images[32:]]))
+    table = metrics.Predictions.read_csv(tmp_path / "run/predictions.csv")
+    np.testing.assert_allclose(answers.probabilities, table.probabilities, atol=1e-6)
+    # A finished run is left alone; with another weight it is another run.
+    assert train.run(config, tmp_path / "run") == text
+    config.loss.segmentation = 0.5
+    with pytest.raises(UserError, match="config.loss.segmentation: 1.0 then, 0.5 now"):
+        train.run(config, tmp_path / "run")
+    config.stages[config.stage_order[0]].mixup = 0.4
+    with pytest.raises(UserError, match="mixup=0.4 mixes images, and their masks cannot be mixed"):
+        train.run(config, tmp_path / "mixed")
+
+
+# ---- mistakes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"data.image_size": 50, "model.unet_depth": 2},
+            "image_size=50: the UNet halves images 2 times, .* by 4, such as 48 or 52",
+        ),
+        ({"model.unet_depth": 0}, "unet_depth=0: expected 1 or more"),
+        ({"model.unet_growth": 0}, "unet_growth=0: expected 1 or more"),
+        ({"model.unet_block": "residual"}, "unet_block='residual': expected 'dense' or 'plain'"),
+        ({"pretrained": "imagenet"}, "there are no weights for model.name='fd_unet'"),
+    ],
+)
+def test_mistakes(images: Path, tmp_path: Path, changes: dict[str, object], expected: str) -> None:
+    config = unet_config(images)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=expected):
+        train.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_plain_unet_is_a_setting(images: Path) -> None:
+    config = unet_config(images)
+    config.model.unet_block = "plain"
+    found = prepare.build_model(config, 3, 0)
+    assert found == FDUNet(*(3, 1, 4, 2, 1), block="plain", dropout_rate=config.model.dropout)
+    assert [name for name in found.layer_names if name.startswith("bottom")] == [
+        *("bottom_1", "bottom_1_bn", "bottom_1_relu"),
+        *("bottom_2", "bottom_2_bn", "bottom_2_relu"),
+    ]
