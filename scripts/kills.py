@@ -38,9 +38,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         whole, torn = Path(folder) / "whole", Path(folder) / "torn"
         # Twice, so that the time is that of a start with compiled programs.
-        _start(flags, Path(folder) / "first").wait()
+        start(flags, Path(folder) / "first").wait()
         started = time.monotonic()
-        if _start(flags, whole).wait() != 0:
+        if start(flags, whole).wait() != 0:
             raise SystemExit("the undisturbed run failed")
         seconds = time.monotonic() - started
         print(f"undisturbed: {seconds:.1f} s", flush=True)
@@ -52,10 +52,11 @@ def main() -> int:
     return 1 if different else 0
 
 
-def _start(flags: list[str], folder: Path) -> subprocess.Popen[bytes]:
+def start(flags: list[str], folder: Path, log_to: Path | None = None) -> subprocess.Popen[bytes]:
+    """The program, at work in `folder`; what it says goes to `log_to`, else to `folder`.log."""
     command = [sys.executable, "-m", "sscjax.main", *flags, f"--workdir={folder}"]
     # The log of every start, one after the other, tells why a resumed run failed.
-    with folder.with_suffix(".log").open("ab") as log:
+    with (log_to or folder.with_suffix(".log")).open("ab") as log:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
 
 
@@ -65,7 +66,7 @@ def _kill_often(
     """Kill until `wanted` kills have struck a living run; a run that ends is begun anew."""
     kills = ended = 0
     while kills < wanted:
-        process = _start(flags, folder)
+        process = start(flags, folder)
         moment = rng.uniform(0.05, 1.0) * seconds
         try:
             process.wait(timeout=moment)
@@ -73,7 +74,7 @@ def _kill_often(
             process.kill()
             process.wait()
             kills += 1
-            print(f"kill {kills:2d} after {moment:5.1f} s: {_state(folder)}", flush=True)
+            print(f"kill {kills:2d} after {moment:5.1f} s: {state(folder)}", flush=True)
             continue
         if process.returncode != 0:
             log = folder.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
@@ -84,12 +85,13 @@ def _kill_often(
         folder.rename(finished)
         if different := compare(folder.with_name("whole"), finished):
             raise SystemExit(f"NOT identical: {', '.join(different)}")
-    if _start(flags, folder).wait() != 0:
+    if start(flags, folder).wait() != 0:
         raise SystemExit("the last resumed run failed")
     return kills
 
 
-def _state(folder: Path) -> str:
+def state(folder: Path) -> str:
+    """How far a run is, for people."""
     done = sorted(path.parent.name for path in folder.glob("stages/*/stage.json"))
     # What a kill left half-written has a longer name.
     names = [path.name for path in folder.glob("checkpoints/*")]

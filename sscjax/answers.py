@@ -8,15 +8,13 @@ as in training; it is foreign where most of its images are.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from sscjax import report
+from sscjax import files, report
 from sscjax.data.asked import Asked
 from sscjax.trained import Answers, Rules
 
@@ -178,11 +176,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
         cells = {key: value for key, value in row.items() if key != "probabilities"}
         flat.append({**cells, **{f"p_{key}": p for key, p in row["probabilities"].items()}})
     header = list(dict.fromkeys(key for row in flat for key in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
+    return files.csv_text([header, *([row.get(key) for key in header] for row in flat)])
 
 
 # --- as text --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import logging
@@ -49,16 +50,22 @@ def call(program: Callable[[], int | None]) -> int:
         with interrupts.handled():
             return program() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return USER_ERROR
     except OSError as error:
         if error.errno not in _STORAGE:
             raise
-        print(f"error: {_storage(error)}", file=sys.stderr)
+        _say(f"error: {_storage(error)}")
         return USER_ERROR
     except KeyboardInterrupt:
-        print(f"interrupted: to go on, give the same command again\n  {again()}", file=sys.stderr)
+        _say(f"interrupted: to go on, give the same command again\n  {again()}")
         return INTERRUPTED
+
+
+def _say(text: str) -> None:
+    """To the standard error stream, which may be a file on a full disk."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _storage(error: OSError) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,37 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal, read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# What spreadsheets take for the start of a formula, which might fetch or send something.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def csv_cell(text: str) -> str:
+    """A name as a cell of a CSV file that spreadsheets show and do not compute.
+
+    One that they would take for a formula gets an apostrophe in front. `csv_name` takes it off.
+    """
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as CSV: text by `csv_cell`, None as nothing, numbers so that they come back to the bit.
+
+    The standard library's writer leaves a lone carriage return unquoted, at which readers then end
+    the row.
+    """
+    lines = (",".join(map(_cell, row)) for row in rows)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, str):
+        return "" if value is None else str(value)
+    text = csv_cell(value)
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\r\n') else text
+
+
+def csv_name(cell: str) -> str:
+    """The name that `csv_cell` made a cell of."""
+    return cell[1:] if cell[:1] == "'" and cell.lstrip("'").startswith(_FORMULA) else cell

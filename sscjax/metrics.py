@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sscjax.errors import UserError
-from sscjax.files import write_text
+from sscjax.files import csv_name, csv_text, write_text
 
 SPLITS = ("train", "val", "test")
 
@@ -153,9 +152,7 @@ class Predictions:
 
     def write_csv(self, path: Path | str) -> None:
         """Write the table atomically; `read_csv` gives back the same numbers to the bit."""
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*CSV_COLUMNS, *(f"p_{name}" for name in self.classes)])
+        rows: list[list[Any]] = [[*CSV_COLUMNS, *(f"p_{name}" for name in self.classes)]]
         for file, subject, split, label, prediction, row in zip(
             self.files.tolist(),
             self.subjects.tolist(),
@@ -166,8 +163,8 @@ class Predictions:
             strict=True,
         ):
             names = (self.classes[label], self.classes[prediction])
-            writer.writerow([file, subject, split, *names, *(repr(value) for value in row)])
-        write_text(path, text.getvalue())
+            rows.append([file, subject, split, *names, *row])
+        write_text(path, csv_text(rows))
 
     @classmethod
     def read_csv(cls, path: Path | str) -> Predictions:
@@ -188,6 +185,7 @@ class Predictions:
         for line, row in rows:
             if len(row) != len(header):
                 raise UserError(f"{path}: line {line} has {len(row)} fields, not {len(header)}")
+            row[:num_fixed] = map(csv_name, row[:num_fixed])
             try:
                 labels.append(index[row[3]])
                 probabilities.append([float(value) for value in row[num_fixed:]])

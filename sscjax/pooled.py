@@ -8,9 +8,7 @@ of different models together; the mean of folds ranks each model's alone.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import statistics
 from collections.abc import Sequence
@@ -179,14 +177,12 @@ def joined(tables: Sequence[Predictions], order: np.ndarray | None = None) -> Pr
 
 def _write_folds(path: Path, image_set: ImageSet, outcomes: Sequence[Outcome]) -> None:
     """Which fold tested each row of predictions.csv, in its order."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    table: list[Sequence[Any]] = [COLUMNS]
     rows = sorted((one.fold.repeat, i, one.fold.name) for one in outcomes for i in one.fold.tested)
     for repeat, i, name in rows:
         label = image_set.classes[image_set.labels[i]]
-        writer.writerow([image_set.files[i], label, image_set.subjects[i], repeat, name])
-    files.write_text(path, text.getvalue())
+        table.append([str(image_set.files[i]), label, str(image_set.subjects[i]), repeat, name])
+    files.write_text(path, files.csv_text(table))
 
 
 # --- figures ------------------------------------------------------------------------------------

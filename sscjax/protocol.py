@@ -172,6 +172,7 @@ def _write(
     folder: Path, now: dict[str, Any], earlier: dict[str, Any] | None, lock: locks.Lock
 ) -> None:
     """Write the protocol's record, alone in its folder."""
+    lock.check()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.take()

@@ -186,6 +186,7 @@ def _start(
     folder: Path, now: dict[str, Any], earlier: dict[str, Any] | None, lock: locks.Lock
 ) -> None:
     """Write the run's record, alone in its folder."""
+    lock.check()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.take()

@@ -9,7 +9,6 @@ seed, so repeated runs would all be judged on the same few patients.
 from __future__ import annotations
 
 import csv
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
-from sscjax.files import write_text
+from sscjax.files import csv_name, csv_text, write_text
 
 _LOG = logging.getLogger(__name__)
 
@@ -124,13 +123,9 @@ def write_splits(path: Path | str, image_set: ImageSet, splits: np.ndarray) -> N
       image_set: the images.
       splits: [N] str as from `make_splits`.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
     labels = [image_set.classes[label] for label in image_set.labels]
     columns = (image_set.files.tolist(), labels, image_set.subjects.tolist(), splits.tolist())
-    writer.writerows(zip(*columns, strict=True))
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([COLUMNS, *zip(*columns, strict=True)]))
 
 
 def read_splits(path: Path | str, image_set: ImageSet) -> np.ndarray:
@@ -245,7 +240,8 @@ def _read_split_rows(path: Path) -> dict[str, tuple[str, str, str]]:
     if not lines or tuple(lines[0]) != COLUMNS:
         raise UserError(f"{path}: expected the columns {','.join(COLUMNS)}; split anew")
     rows: dict[str, tuple[str, str, str]] = {}
-    for number, cells in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines[1:], 2):
+        cells = [csv_name(cell) for cell in line]
         if len(cells) != len(COLUMNS) or cells[3] not in SPLITS or cells[0] in rows:
             raise UserError(
                 f"{path}, row {number}: expected a new file, its label and subject, and train, val "

@@ -1,0 +1,403 @@
+"""Do to a training run what happens on real machines, and compare its end to the bit.
+
+    python scripts/faults.py                a sample, within ten minutes
+    python scripts/faults.py --all          everything
+    python scripts/faults.py --only=kill -- FLAGS OF sscjax.main
+
+An undisturbed run comes first; it sets the time within which the faults fall. Each fault strikes a
+run at a random moment: while it starts, reads its images, computes features, trains, saves,
+evaluates or writes its report. Then no file may be half-written, and the same command goes on.
+Every run that comes to its end must be the undisturbed one to the bit. A table sums up what was
+tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import kills
+import numpy as np
+
+FLAGS = [
+    *("--config=configs/smoke.py", "--config.checkpoint.every_seconds=0"),
+    *(
+        "--config.model.name=cnn",
+        "--config.model.cnn_widths=(4,8)",
+        "--config.model.cnn_dense=(8,)",
+    ),
+    *("--config.stages.finetune.freeze_first=0", "--config.stages.finetune.online_augment=True"),
+    *("--config.stages.head.epochs=4", "--config.stages.finetune.epochs=8"),
+]
+
+PATIENCE = 300.0  # seconds after which a run that should have ended is a failure
+
+
+class Broken(Exception):
+    """A promise that was not kept."""
+
+
+@dataclasses.dataclass
+class Bench:
+    """Where the faults happen.
+
+    Attributes:
+      flags: of sscjax.main.
+      folder: temporary, of this program alone.
+      whole: the undisturbed run.
+      seconds: that it took.
+      rng: decides every moment and place.
+      ended: runs that came to their end, all of them compared.
+    """
+
+    flags: list[str]
+    folder: Path
+    whole: Path
+    seconds: float
+    rng: random.Random
+    ended: int = 0
+
+    def moment(self) -> float:
+        """Seconds after which to strike."""
+        return self.rng.uniform(0.05, 1.0) * self.seconds
+
+    def struck(self, run: Path, moment: float | None = None) -> subprocess.Popen[bytes]:
+        """A run that is at work, at a random moment; one that ends before is begun anew."""
+        while True:
+            process = kills.start(self.flags, run, log_of(run))
+            try:
+                process.wait(self.moment() if moment is None else moment)
+            except subprocess.TimeoutExpired:
+                return process
+            self.finish(run, process.returncode)
+            shutil.rmtree(run)
+
+    def resume(self, run: Path) -> None:
+        """The same command again, to the end."""
+        self.finish(run, ended(kills.start(self.flags, run, log_of(run))))
+
+    def finish(self, run: Path, code: int) -> None:
+        """A run ended by itself: as the undisturbed one."""
+        if code != 0:
+            raise Broken(f"a run that goes on failed with code {code}: {last_line(run)}")
+        check_files(run)
+        if different := kills.compare(self.whole, run):
+            raise Broken(f"the end differs: {', '.join(different)}")
+        if left := [path.name for path in run.rglob(".*.tmp")]:
+            raise Broken(f"the end leaves {', '.join(left)}")
+        self.ended += 1
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process that is about to end."""
+    try:
+        return process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise Broken(f"still at work after {PATIENCE:.0f} s") from None
+
+
+def log_of(run: Path) -> Path:
+    """Where a run's log lies: not on the small disk, which may be full."""
+    place = run.parent.parent if run.parent.name == "disk" else run.parent
+    return place / f"{run.name}.log"
+
+
+def last_line(run: Path) -> str:
+    """What a run said last."""
+    text = log_of(run).read_text(encoding="utf-8", errors="replace")
+    return ([""] + text.strip().splitlines())[-1][:300]
+
+
+def said(run: Path, words: str) -> None:
+    """The last start of a run ended with a line that has these words, and without a traceback."""
+    text = log_of(run).read_text(encoding="utf-8", errors="replace")
+    if words not in text[-2000:] or "Traceback" in text[-4000:]:
+        raise Broken(f"expected {words!r}, and no traceback: {last_line(run)}")
+
+
+def check_files(run: Path) -> None:
+    """No file under a final name is half a file."""
+    for path in run.rglob("*"):
+        parts = path.relative_to(run).parts
+        # What Orbax writes is read back by the run that goes on, and compared at its end.
+        if not path.is_file() or {"checkpoints", "model"} & {*parts} or parts[-1].endswith(".tmp"):
+            continue
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            elif path.suffix == ".npz":
+                np.load(path).close()
+            elif path.suffix in (".csv", ".txt", ".md"):
+                if not path.read_text(encoding="utf-8").endswith("\n"):
+                    raise ValueError("no end of line at its end")
+            elif path.suffix == ".html":
+                if "</html>" not in path.read_text(encoding="utf-8"):
+                    raise ValueError("no end")
+            elif path.suffix == ".png" and not path.read_bytes().endswith(b"IEND\xaeB`\x82"):
+                raise ValueError("no end")
+        except (ValueError, OSError) as error:
+            raise Broken(f"{path.relative_to(run)} is half a file: {error}") from error
+
+
+# --- the faults -----------------------------------------------------------------------------------
+
+
+def kill(bench: Bench, run: Path) -> None:
+    """SIGKILL: as by the system when memory is short, or a loss of power."""
+    process = bench.struck(run)
+    process.kill()
+    process.wait()
+    check_files(run)
+
+
+def stop(bench: Bench, run: Path) -> None:
+    """SIGTERM or Ctrl-C: exit code 130, with the command that goes on."""
+    process = bench.struck(run)
+    process.send_signal(bench.rng.choice((signal.SIGTERM, signal.SIGINT)))
+    code = ended(process)
+    check_files(run)
+    if code == 0:
+        bench.finish(run, code)
+        shutil.rmtree(run)
+    elif code in (-signal.SIGTERM, -signal.SIGINT, 1) and not run.exists():
+        pass  # before the program's first line was reached: nothing had begun
+    elif code != 130:
+        raise Broken(f"exit code {code}, expected 130: {last_line(run)}")
+    else:
+        said(run, "give the same command again")
+
+
+def damage(bench: Bench, run: Path) -> None:
+    """A file of the newest checkpoint loses its end, a bit, or itself; or the whole folder goes."""
+    kill(bench, run)
+    found = [path for path in run.glob("checkpoints/*") if path.name.isdigit()]
+    if not found:
+        return
+    newest = max(found, key=lambda path: int(path.name))
+    inside = sorted(path for path in newest.rglob("*") if path.is_file() and path.stat().st_size)
+    path = bench.rng.choice(inside)
+    match bench.rng.randrange(4):
+        case 0:
+            shutil.rmtree(newest)
+        case 1:
+            path.unlink()
+        case 2:
+            os.truncate(path, path.stat().st_size // 2)
+        case _:
+            flip(path, bench.rng)
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(bytes(data))
+
+
+def spoil_cache(bench: Bench, run: Path) -> None:
+    """A bit of every cached file of features changes between two starts."""
+    kill(bench, run)
+    for path in (Path(os.environ["SSCJAX_CACHE"]) / "features").glob("*.npy"):
+        flip(path, bench.rng)
+
+
+def second(bench: Bench, run: Path) -> None:
+    """A second start in the folder of a run that is at work: refused, and the first goes on."""
+    process = bench.struck(run)
+    deadline = time.monotonic() + PATIENCE
+    while not (run / "run.json").is_file() and process.poll() is None:
+        if time.monotonic() > deadline:
+            raise Broken("the first run does not begin")
+        time.sleep(0.05)
+    other = run.with_name("second")
+    with other.with_suffix(".log").open("wb") as log:
+        command = [sys.executable, "-m", "sscjax.main", *bench.flags, f"--workdir={run}"]
+        code = subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=log, check=False
+        ).returncode
+    alive = process.poll() is None
+    if code == 2:
+        said(other, "another run")
+    elif alive or code != 0:  # 0: the first was over by then, and nothing was left to do
+        raise Broken(f"a second run ended with {code}: {last_line(other)}")
+    bench.finish(run, ended(process))
+    shutil.rmtree(run)
+
+
+def move(bench: Bench, run: Path) -> None:
+    """The folder is moved away while a run is at work, and put back."""
+    process = bench.struck(run)
+    away = run.with_name("away")
+    moved = run.is_dir()
+    if moved:
+        run.rename(away)
+    code = ended(process)
+    if moved and code == 2:
+        said(run, "was moved, removed or replaced")
+    if moved:
+        shutil.rmtree(run, ignore_errors=True)
+        away.rename(run)
+    if code not in (0, 2):
+        raise Broken(f"exit code {code}, expected 2: {last_line(run)}")
+
+
+def fill_disk(bench: Bench, run: Path) -> None:
+    """The disk is full from a random moment on, until the run has ended."""
+    with small_disk(bench.folder / "disk") as disk:
+        inner = disk / "run"
+        process = bench.struck(inner)
+        filler = disk / "filler"
+        with filler.open("wb", buffering=0) as file:
+            for size in (2**16, 2**12, 1):
+                with contextlib.suppress(OSError):
+                    while file.write(b"x" * size):
+                        pass
+        code = ended(process)
+        filler.unlink()
+        if inner.exists():
+            check_files(inner)
+        if code not in (0, 2):
+            raise Broken(f"exit code {code}, expected 2: {last_line(inner)}")
+        if code == 2:
+            said(inner, "No space left on device")
+        bench.resume(inner)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A tmpfs of 64 MB."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+        folder.rmdir()
+
+
+def can_mount() -> bool:
+    """Whether this user may have a small disk."""
+    if shutil.which("mount") is None or not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with small_disk(Path(folder) / "disk"):
+                return True
+        except subprocess.CalledProcessError:
+            return False
+
+
+FAULTS: dict[str, tuple[Callable[[Bench, Path], None], int, int]] = {
+    "kill": (kill, 5, 50),
+    "stop": (stop, 4, 15),
+    "damage": (damage, 3, 15),
+    "spoil_cache": (spoil_cache, 2, 5),
+    "second": (second, 1, 3),
+    "move": (move, 1, 3),
+    "fill_disk": (fill_disk, 2, 6),
+}
+"""What each is, and how many of it there are in a sample and in all."""
+
+
+def main() -> int:
+    """Run, strike, compare, sum up; 0 if every promise was kept."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--all", action="store_true", help="everything, however long it takes")
+    parser.add_argument("--minutes", type=float, help="at most; of a sample 9.5")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=FAULTS, help="one kind of fault")
+    parser.add_argument("flags", nargs="*", help="of sscjax.main, after --")
+    args = parser.parse_args()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["SSCJAX_CACHE"] = str(Path(place) / "cache")
+        bench = prepare(args.flags or FLAGS, Path(place), random.Random(args.seed))
+        plan = [
+            name
+            for name, (_, some, every) in FAULTS.items()
+            if args.only in (None, name)
+            for _ in range(every if args.all else some)
+        ]
+        bench.rng.shuffle(plan)
+        if "fill_disk" in plan and not can_mount():
+            print("full disks are left out: they need root, and to be allowed to mount")
+            plan = [name for name in plan if name != "fill_disk"]
+        minutes = args.minutes or (float("inf") if args.all else 9.5)
+        tried, broken = strike_all(bench, plan, started + 60 * minutes)
+    for line in table(tried, broken, plan):
+        print(line)
+    took = (time.monotonic() - started) / 60
+    print(f"\n{bench.ended} runs came to their end and were compared; {took:.1f} minutes")
+    return 1 if any(broken.values()) else 0
+
+
+def prepare(flags: list[str], folder: Path, rng: random.Random) -> Bench:
+    """The undisturbed run, twice: its time is that of a start with compiled programs."""
+    for name in ("first", "whole"):
+        started = time.monotonic()
+        if kills.start(flags, folder / name).wait() != 0:
+            raise SystemExit(f"the undisturbed run failed: {last_line(folder / name)}")
+        seconds = time.monotonic() - started
+    print(f"undisturbed: {seconds:.1f} s", flush=True)
+    return Bench(flags, folder, folder / "whole", seconds, rng)
+
+
+def strike_all(
+    bench: Bench, plan: list[str], deadline: float
+) -> tuple[Counter[str], dict[str, list[str]]]:
+    """How many of each fault were tried, and what was broken by it."""
+    tried: Counter[str] = Counter()
+    broken: dict[str, list[str]] = {name: [] for name in FAULTS}
+    run, struck = bench.folder / "torn", []
+    for name in plan:
+        # The last run is brought to its end in any case: time is kept for that, and for a fault.
+        if time.monotonic() > deadline - 3 * bench.seconds:
+            break
+        struck.append(name)
+        tried[name] += 1
+        try:
+            FAULTS[name][0](bench, run)
+            print(f"{sum(tried.values()):3d} {name:12} {kills.state(run)}", flush=True)
+        except Broken as error:
+            # What came before it in the same run may be the cause.
+            broken[name].append(f"{error} (after {', '.join(struck[-4:])})")
+            print(f"{sum(tried.values()):3d} {name:12} BROKEN: {error}", flush=True)
+            shutil.rmtree(run, ignore_errors=True)
+    if not struck:
+        raise SystemExit("no time for a single fault: give --minutes more")
+    try:
+        bench.resume(run)
+    except Broken as error:
+        broken[struck[-1]].append(f"{error} (after {', '.join(struck[-4:])})")
+    return tried, broken
+
+
+def table(tried: Counter[str], broken: dict[str, list[str]], plan: list[str]) -> Iterator[str]:
+    """The lines of the summary, as Markdown."""
+    planned = Counter(plan)
+    yield "\n| fault | planned | tried | promises kept | broken |\n|---|---|---|---|---|"
+    for name in FAULTS:
+        bad = len(broken[name])
+        yield f"| {name} | {planned[name]} | {tried[name]} | {tried[name] - bad} | {bad} |"
+    for name, lines in broken.items():
+        for line in lines:
+            yield f"\nBROKEN by {name}: {line}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""Whatever a file holds or is called: a clear error or a sound result, and nothing else happens.
+
+Hypothesis makes the input, always the same; the `HOSTILE_EXAMPLES` environment variable multiplies
+how much of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from small_runs import finished_run, put
+
+from sscjax import files, page, predict, report
+from sscjax.data import decode, listing, splits, trial
+from sscjax.data.dataset import ImageSet
+from sscjax.errors import UserError
+from sscjax.metrics import Predictions
+from sscjax.pretrained.read import read_weights
+
+# Pillow warns of much that is odd; here only what comes out matters.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def tried(examples: int) -> settings:
+    """So many inputs, the same ones every time, however long each takes."""
+    return settings(
+        max_examples=examples * int(os.environ.get("HOSTILE_EXAMPLES", "1")),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def clear(error: UserError) -> None:
+    """One line that names something, of a bounded length."""
+    text = str(error)
+    assert text and "\n" not in text and len(text) < 2000
+
+
+@st.composite
+def changed(draw: Callable[..., Any], sound: list[bytes]) -> bytes:
+    """A sound file with some bytes changed, cut off, put in or taken out."""
+    data = bytearray(draw(st.sampled_from(sound)))
+    for _ in range(draw(st.integers(1, 6))):
+        # Headers are where most can be broken.
+        place = draw(st.integers(0, min(len(data) - 1, 200)) | st.integers(0, len(data) - 1))
+        match draw(st.sampled_from(("set", "flip", "cut", "insert", "remove"))):
+            case "set":
+                data[place] = draw(st.integers(0, 255))
+            case "flip":
+                data[place] ^= 1 << draw(st.integers(0, 7))
+            case "cut" if place:
+                del data[place:]
+            case "insert":
+                data[place:place] = draw(st.binary(max_size=8))
+            case "remove":
+                del data[place : place + draw(st.integers(1, 8))]
+        if not data:
+            break
+    return bytes(data)
+
+
+# ---- images -------------------------------------------------------------------------------------
+
+
+IMAGES = [trial.encoded(trial.picture(), suffix) for suffix in trial.FORMATS]
+MAGICS = [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"BM"]
+FOREIGN = st.binary(max_size=300) | st.tuples(st.sampled_from(MAGICS), st.binary(max_size=200)).map(
+    b"".join
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hostile")
+
+
+@tried(300)
+@given(data=changed(IMAGES) | FOREIGN)
+def test_images(place: Path, data: bytes) -> None:
+    path = place / "image.png"
+    path.write_bytes(data)
+    try:
+        pixels = decode.read_image(path, 16, max_pixels=100_000)
+    except UserError as error:
+        clear(error)
+        assert str(path) in str(error)
+    else:
+        assert pixels.shape == (16, 16, 3) and pixels.dtype == np.uint8
+
+
+# ---- manifests ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(place: Path) -> Path:
+    """Two images that may be named, and one beside the folder that may not."""
+    inner = place / "set"
+    put(inner / "a" / "one.png")
+    put(inner / "b" / "two.png")
+    put(place / "secret.png")
+    (inner / "link.png").symlink_to(place / "secret.png")
+    return inner
+
+
+ESCAPES = st.sampled_from(
+    [
+        *("../secret.png", "a/../../secret.png", "..\\secret.png", "link.png", "/etc/passwd"),
+        *("C:\\secret.png", "\\\\host\\share\\x.png", "//host/x.png", "~/x.png", "a/./one.png"),
+        *("a", ".", "..", "", "one.png\0", "n" * 255 + ".png", "a/one.png", "b/two.png", "\ud800"),
+    ]
+)
+CELLS = ESCAPES | st.text(max_size=20)
+
+
+def check_manifest(folder: Path) -> None:
+    try:
+        found = listing.list_images(folder)
+    except UserError as error:
+        clear(error)
+        return
+    for record in found.records:
+        assert record.path.resolve().is_relative_to(folder.resolve())
+        assert record.path.is_file()
+
+
+@tried(120)
+@given(rows=st.lists(st.tuples(CELLS, st.sampled_from("ab"), CELLS), max_size=4))
+@example(rows=[("a/one.png", "a", "p"), ("../secret.png", "b", "q")])
+@example(rows=[("a/one.png", "a", "p"), ("link.png", "b", "q")])
+@example(rows=[("a/one.png", "a", "p"), ("b/two.png", "b", "q")])
+def test_manifests_cannot_leave_their_folder(
+    folder: Path, rows: list[tuple[str, str, str]]
+) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([("file", "label", "subject"), *rows])
+    data = text.getvalue().encode("utf-8", "surrogatepass")
+    (folder / "manifest.csv").write_bytes(data)
+    check_manifest(folder)
+
+
+SOUND = b"file,label,subject,split\na/one.png,a,p,train\nb/two.png,b,q,test\n"
+
+
+@tried(150)
+@given(data=changed([SOUND]) | st.binary(max_size=100))
+def test_manifests_of_any_bytes(folder: Path, data: bytes) -> None:
+    (folder / "manifest.csv").write_bytes(data)
+    check_manifest(folder)
+
+
+# ---- weight files -------------------------------------------------------------------------------
+
+
+def weight_files(place: Path) -> dict[str, bytes]:
+    """A small sound file of each format."""
+    import h5py
+
+    arrays = {"params/Conv1/kernel": np.ones((3, 3), np.float32)}
+    note = '{"convention": "keras"}'
+    with h5py.File(place / "w.h5", "w") as file:
+        group = file.create_group("Conv1")
+        group["Conv1/kernel:0"] = arrays["params/Conv1/kernel"]
+        group.attrs["weight_names"] = [b"Conv1/kernel:0"]
+        file.attrs["layer_names"] = [b"Conv1"]
+    np.savez(place / "w.npz", allow_pickle=False, sscjax=np.array(note), **arrays)
+    safetensors.numpy.save_file(arrays, place / "w.safetensors", {"sscjax": note})
+    return {path.suffix: path.read_bytes() for path in place.glob("w.*")}
+
+
+@pytest.fixture(scope="module")
+def sound_weights(place: Path) -> dict[str, bytes]:
+    found = weight_files(place)
+    for suffix in found:
+        weights, _ = read_weights(place / f"w{suffix}")
+        assert len(weights) == 1
+    return found
+
+
+@pytest.mark.parametrize("suffix", (".h5", ".npz", ".safetensors"))
+def test_weight_files(place: Path, sound_weights: dict[str, bytes], suffix: str) -> None:
+    path = place / f"changed{suffix}"
+
+    @tried(150)
+    @given(data=changed([sound_weights[suffix]]) | st.binary(max_size=100))
+    def attempt(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            weights, _ = read_weights(path)
+        except UserError as error:
+            clear(error)
+            return
+        assert sum(array.size for array in weights.values()) <= 50_000_000
+
+    attempt()
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+NASTY = (
+    *('"quoted"', "it's", "two\nlines", "<script>alert(1)</script>", "\u202etxt.exe", "tab\tr\r"),
+    *("=1+1", "+cmd", "-2", "@SUM(A1)", "'=twice", "\x1b[31mred", "\u200f\u2066x", "a,b", "\\n"),
+)
+NAMES = st.sampled_from(NASTY) | st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12
+)
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+@tried(300)
+@given(name=st.text())
+@example(name="'=x")
+@example(name="''=x")
+@example(name="'x")
+def test_cells_are_no_formulas_and_come_back(name: str) -> None:
+    cell = files.csv_cell(name)
+    assert not cell.startswith(FORMULAS) and files.csv_name(cell) == name
+
+
+@tried(300)
+@given(name=st.text(), width=st.integers(3, 40))
+def test_terminal_shows_names_and_obeys_none(name: str, width: int) -> None:
+    shown = report.clean_name(name, width)
+    assert len(shown) <= width and (shown == "" or shown.isprintable())
+    assert len(report.clean_file(name, width)) <= width
+
+
+@tried(100)
+@given(names=st.lists(NAMES, min_size=2, max_size=6, unique=True))
+@example(names=list(NASTY))
+def test_tables_give_every_name_back(place: Path, names: list[str]) -> None:
+    """Predictions and splits, whose readers are this package and a spreadsheet."""
+    count = len(names)
+    array = np.array(names, dtype=object).astype(str)
+    # NumPy drops zeros at the end of a string, and so would any array of names.
+    names = array.tolist()
+    table = Predictions(
+        files=array,
+        subjects=array[::-1],
+        splits=np.full(count, "test"),
+        labels=np.arange(count, dtype=np.int32) % 2,
+        probabilities=np.full((count, 2), 0.5),
+        classes=("=a", "b\nc"),
+    )
+    table.write_csv(place / "predictions.csv")
+    again = Predictions.read_csv(place / "predictions.csv")
+    assert again.files.tolist() == names and again.subjects.tolist() == names[::-1]
+    assert again.classes == table.classes
+    images = ImageSet(
+        images=np.zeros((count, 8, 8, 3), np.uint8),
+        labels=np.arange(count, dtype=np.int32) % 2,
+        subjects=array[::-1],
+        files=array,
+        classes=("=a", "b\nc"),
+        source="made up",
+    )
+    splits.write_splits(place / "splits.csv", images, np.full(count, "train"))
+    assert splits.read_splits(place / "splits.csv", images).tolist() == ["train"] * count
+    for path in (place / "predictions.csv", place / "splits.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.reader(file, strict=True):
+                assert not [cell for cell in row if cell.startswith(FORMULAS)]
+
+
+def test_files_with_such_names_from_the_folder_to_the_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names that a file system allows: trained on, predicted, on the page, in the tables."""
+    names = [name for name in NASTY if "/" not in name]
+    names.append("n" * 251)
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        for name in names:
+            path = tmp_path / "images" / label / f"{label}{name}"[:250] / f"{name}.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    run = finished_run(tmp_path / "run", tmp_path / "images", "cnn")
+    text = (page.write(run)[0]).read_text(encoding="utf-8")
+    assert "<script>alert" not in text and "\u202e" not in text and "\x1b" not in text
+    out = tmp_path / "out"
+    capsys.readouterr()
+    assert predict.predict(run, [tmp_path / "images"], out) == 0
+    shown = capsys.readouterr().out
+    assert all(line.isprintable() for line in shown.splitlines() if line)
+    for path in (out / "images.csv", out / "subjects.csv", run / "predictions.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file, strict=True))
+        assert len({len(row) for row in rows}) == 1
+        assert not [cell for row in rows for cell in row if cell.startswith(FORMULAS)]
