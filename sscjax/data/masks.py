@@ -7,6 +7,7 @@ known; an image without a mask is such throughout.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,8 +31,9 @@ def beside_name(image: Path) -> Path:
 
 def beside(image: Path) -> Path | None:
     """The mask that lies beside an image, or None."""
-    found = image.with_name(image.stem + SUFFIX)
-    return found if found.is_file() else None
+    found = beside_name(image)
+    # Unlike `Path.is_file`, False where the name is longer than the file system allows.
+    return found if os.path.isfile(found) else None
 
 
 def without(files: Iterable[Path]) -> list[Path]:
