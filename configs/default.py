@@ -175,7 +175,7 @@ def get_config() -> ConfigDict:
     config.augment.crop = 0.8
 
     config.model = ConfigDict()
-    # 'mobilenet_v2', 'cnn' or 'fd_unet'.
+    # 'mobilenet_v2', 'cnn', 'fd_unet', or 'mobilenet_unet', MobileNetV2 with an expanding path.
     config.model.name = "mobilenet_v2"
     # Width multiplier of MobileNetV2.
     config.model.alpha = 1.0
@@ -192,7 +192,8 @@ def get_config() -> ConfigDict:
     config.model.cnn_dense = (128,)
     # The UNet's blocks: 'dense' (FD-UNet; Guan et al. 2020) or 'plain' (two 3x3 convolutions each).
     config.model.unet_block = "dense"
-    # How often images are halved: their size must be divisible by 2^depth.
+    # How often images are halved ('mobilenet_unet' always 5 times): their size must be divisible by
+    # 2^depth.
     config.model.unet_depth = 3
     # Channels that the first block begins with, and those that each of its layers adds; both double
     # by level, and are 32 and 8 in the original. Plain blocks have as many as dense ones end with.
@@ -224,7 +225,8 @@ def get_config() -> ConfigDict:
     # subject has the same say, however many images it has; 'none'.
     config.loss.subject_weights = "none"
     # Weight of the masks' cross-entropy beside that of the classes, which has 1; 0 trains without
-    # masks. Only 'fd_unet' has a head for masks; images without one train the classifier alone.
+    # masks. Only 'fd_unet' and 'mobilenet_unet' have a head for masks; images without one train
+    # the classifier alone.
     config.loss.segmentation = 0.0
 
     # Images per step.
@@ -319,6 +321,9 @@ def as_unet(config: ConfigDict, name: str, epochs: int) -> ConfigDict:
     config.stages.train.learning_rate = 1e-3
     config.stages.train.schedule = "cosine"
     config.stages.train.warmup_epochs = 1.0
+    # From random weights a network learns the stain of those few subjects it has seen.
+    config.augment.turn = True
+    config.augment.stain = 0.3
     return config
 
 

@@ -227,6 +227,7 @@ def calibrate_batch_norm(
     params: optim.Params,
     batch_stats: optim.Params,
     batches: list[jax.Array],
+    first: int = 0,
 ) -> optim.Params:
     """Running averages of a network with random weights, measured on a few batches.
 
@@ -238,6 +239,7 @@ def calibrate_batch_norm(
       params: its parameters.
       batch_stats: its present running averages (the result has their structure).
       batches: inputs [B,H,W,3] as the network takes them.
+      first: layers whose averages stay as they are.
 
     Returns:
       the mean over the batches of each batch's own statistics.
@@ -249,9 +251,12 @@ def calibrate_batch_norm(
     def statistics(x: jax.Array) -> optim.Params:
         variables = {"params": params, "batch_stats": batch_stats}
         _, updated = model.apply(
-            variables, x, train=False, batch_statistics_from=0, mutable=["batch_stats"]
+            variables, x, train=False, batch_statistics_from=first, mutable=["batch_stats"]
         )
         return updated["batch_stats"]
 
     found = [statistics(x) for x in batches]
-    return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *found)
+    # As they were, to the bit, where nothing was measured.
+    kept = {name: batch_stats[name] for name in model.layer_names[:first] if name in batch_stats}
+    mean = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *found)
+    return {**mean, **kept}

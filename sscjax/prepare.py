@@ -25,6 +25,7 @@ from sscjax.models import (
     CNN,
     MODELS,
     FDUNet,
+    MobileNetUNet,
     MobileNetV2,
     Model,
     Pooling,
@@ -383,15 +384,20 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
     size = config.data.image_size
     variables = jax.tree.map(jnp.asarray, initial_variables(model, size, config.seed))
     params, batch_stats = dict(variables["params"]), dict(variables.get("batch_stats", {}))
+    trees = params, batch_stats
     path, weights = _find_weights(config, earlier_fallback)
     if path is not None:
-        loaded = load.load_backbone(path, params, batch_stats)
+        # What the file cannot hold is left out: the new layers behind the backbone.
+        new = set(model.layer_names[model.head_start :])
+        loaded = load.load_backbone(
+            path, *({name: one[name] for name in one if name not in new} for one in trees)
+        )
         weights = Weights("file", Path(path).name, loaded.sha256, loaded.convention)
-        params, batch_stats = loaded.params, loaded.batch_stats
+        params, batch_stats = {**params, **loaded.params}, {**batch_stats, **loaded.batch_stats}
     else:
         # So that a run is not gone on with from other random weights.
         weights = dataclasses.replace(weights, sha256=_digest(params))
-    if isinstance(model, MobileNetV2):
+    if isinstance(model, (MobileNetV2, MobileNetUNet)):
         assumed = weights.convention
         momentum = assumed.bn_momentum if weights.kind == "file" else config.scratch.momentum
         model = model.clone(
@@ -399,10 +405,12 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
         )
     elif isinstance(model, FDUNet):
         model = model.clone(bn_momentum=config.scratch.momentum)
-    if batch_stats and weights.kind == "random" and not isinstance(model, CNN):
+    # What has averages and no weights from a file: all of it, or what is new behind the backbone.
+    first = model.head_start if weights.kind == "file" else 0
+    if not isinstance(model, CNN) and set(model.layer_names[first:]) & set(batch_stats):
         batches = _calibration_batches(images.training.images, config, weights)
         measuring = model.clone(bn_momentum=0.0)
-        batch_stats = features.calibrate_batch_norm(measuring, params, batch_stats, batches)
+        batch_stats = features.calibrate_batch_norm(measuring, params, batch_stats, batches, first)
     return Network(model, params, batch_stats, objective, weights)
 
 
@@ -447,10 +455,10 @@ def build_model(config: ConfigDict, outputs: int, mask_classes: int) -> MobileNe
       mask_classes: classes of the masks; without a weight for them in the loss there is no head.
     """
     wish = config.model
-    if config.loss.segmentation and wish.name != "fd_unet":
+    if config.loss.segmentation and wish.name not in ("fd_unet", "mobilenet_unet"):
         raise UserError(
             f"config.loss.segmentation={config.loss.segmentation}: model.name={wish.name!r} has no "
-            "head for masks; set model.name=fd_unet, or 0"
+            "head for masks; set model.name=fd_unet or mobilenet_unet, or 0"
         )
     if not 0 <= wish.dropout < 1:
         raise UserError(f"config.model.dropout={wish.dropout}: expected 0 to less than 1")
@@ -469,7 +477,7 @@ def build_model(config: ConfigDict, outputs: int, mask_classes: int) -> MobileNe
                 f"the CNN need at least {model.smallest_input()} pixels; shorten model.cnn_widths"
             )
         return model
-    if wish.name == "fd_unet":
+    if wish.name in ("fd_unet", "mobilenet_unet"):
         return _build_unet(config, outputs, mask_classes if config.loss.segmentation else 0)
     raise UserError(f"config.model.name={wish.name!r}: expected one of {', '.join(MODELS)}")
 
@@ -483,9 +491,18 @@ def _build_unet(config: ConfigDict, outputs: int, mask_classes: int) -> FDUNet:
     if wish.unet_block not in get_args(UNetBlock):
         known = " or ".join(map(repr, get_args(UNetBlock)))
         raise UserError(f"config.model.unet_block={wish.unet_block!r}: expected {known}")
-    model = FDUNet(
+    shape: dict[str, Any] = {"depth": wish.unet_depth}
+    kind: type[FDUNet] = FDUNet
+    if wish.name == "mobilenet_unet":
+        if not mask_classes:
+            raise UserError(
+                "model.name='mobilenet_unet' trains masks, and config.loss.segmentation=0: set it "
+                "above 0, or model.name=mobilenet_v2, which is the same network without masks"
+            )
+        kind, shape = MobileNetUNet, {"alpha": wish.alpha}
+    model = kind(
         outputs,
-        depth=wish.unet_depth,
+        **shape,
         width=wish.unet_width,
         growth=wish.unet_growth,
         layers_per_block=wish.unet_layers,
@@ -498,7 +515,8 @@ def _build_unet(config: ConfigDict, outputs: int, mask_classes: int) -> FDUNet:
         raise UserError(
             f"config.data.image_size={size}: the UNet halves images {model.depth} times, so that "
             f"the size must be divisible by {model.multiple}, such as {below} or "
-            f"{below + model.multiple}; or lower model.unet_depth"
+            f"{below + model.multiple}"
+            + ("; or lower model.unet_depth" if wish.name == "fd_unet" else "")
         )
     return model
 
@@ -568,7 +586,7 @@ def _find_weights(config: ConfigDict, earlier_fallback: bool) -> tuple[Path | No
     random = Weights("random", "config.pretrained is 'none'", "", convention.KERAS)
     if config.pretrained == "none":
         return None, random
-    if config.model.name != "mobilenet_v2":
+    if config.model.name not in ("mobilenet_v2", "mobilenet_unet"):
         raise UserError(
             f"config.pretrained={config.pretrained!r}: there are no weights for "
             f"model.name={config.model.name!r}; set pretrained=none"

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 import sscjax
 from sscjax import calibration, checkpoint, evaluate, outliers, prepare, record, steps
 from sscjax.errors import UserError
-from sscjax.models import MobileNetV2, Model
+from sscjax.models import MobileNetUNet, MobileNetV2, Model
 from sscjax.pretrained import convention
 
 # Images per call: one compiled shape for any number of them.
@@ -236,7 +236,7 @@ def _build(
     assumed = convention.CONVENTIONS[kept["weights"]["convention"]]
     masks = len(kept["data"].get("mask_classes", ()))
     model: Model = prepare.build_model(config, outputs, masks)
-    if isinstance(model, MobileNetV2):
+    if isinstance(model, (MobileNetV2, MobileNetUNet)):
         model = model.clone(padding=assumed.padding, bn_epsilon=assumed.bn_epsilon)
     size = int(config.data.image_size)
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)

@@ -25,7 +25,7 @@ def test_every_wanted_config_is_there() -> None:
         *("paper_two_class", "paper_three_class", "smoke"),
         *("paper_cnn_two_class", "paper_cnn_three_class"),
         *("best_two_class", "best_three_class"),
-        *("fd_unet_two_class", "fd_unet_three_class"),
+        *("fd_unet_two_class", "fd_unet_three_class", "mobilenet_unet_three_class"),
     }
     assert wanted <= set(NAMES)
 

@@ -13,6 +13,7 @@ from sscjax.models.fd_unet import Block as UNetBlock
 from sscjax.models.fd_unet import FDUNet
 from sscjax.models.initial import initial_variables
 from sscjax.models.layers import MASK, Pooling
+from sscjax.models.mobilenet_unet import MobileNetUNet
 from sscjax.models.mobilenet_v2 import MobileNetV2
 from sscjax.models.protocol import Model
 
@@ -21,6 +22,7 @@ __all__ = [
     "FDUNet",
     "MASK",
     "MODELS",
+    "MobileNetUNet",
     "MobileNetV2",
     "Model",
     "Pooling",
@@ -28,4 +30,9 @@ __all__ = [
     "initial_variables",
 ]
 
-MODELS = {"mobilenet_v2": MobileNetV2, "cnn": CNN, "fd_unet": FDUNet}
+MODELS = {
+    "mobilenet_v2": MobileNetV2,
+    "cnn": CNN,
+    "fd_unet": FDUNet,
+    "mobilenet_unet": MobileNetUNet,
+}

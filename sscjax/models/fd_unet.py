@@ -25,8 +25,22 @@ import jax.numpy as jnp
 from sscjax.models import fast
 from sscjax.models import layers as ops
 
+# The last four are those of an encoder that is another network's backbone.
 Kind = Literal[
-    "conv", "transpose", "bn", "relu", "concat", "max_pool", "mask", "pool", "dropout", "dense"
+    "conv",
+    "transpose",
+    "bn",
+    "relu",
+    "concat",
+    "max_pool",
+    "mask",
+    "pool",
+    "dropout",
+    "dense",
+    "depthwise",
+    "relu6",
+    "pad",
+    "add",
 ]
 Block = Literal["dense", "plain"]
 
@@ -37,8 +51,10 @@ class Layer:
 
     Attributes:
       kernel: width of a convolution.
-      joins: of 'concat', the layer whose output stands before that of the layer before.
+      joins: of 'concat', the layer whose output stands before that of the layer before; of 'add',
+        the one that is added; of 'pool', the one that is pooled, '' for the layer before.
       ends_block: whether the network's next part begins behind it.
+      stride: of a convolution in an encoder.
     """
 
     name: str
@@ -47,6 +63,7 @@ class Layer:
     kernel: int = 1
     joins: str = ""
     ends_block: bool = False
+    stride: int = 1
 
 
 def _conv(name: str, channels: int, kernel: int, kind: Kind = "conv") -> list[Layer]:
@@ -98,6 +115,7 @@ class FDUNet(nn.Module):
       dropout_rate: share of the pooled features dropped in training.
       bn_epsilon: added to the variance.
       bn_momentum: of the running averages, used only with batch statistics.
+      padding: of convolutions of stride 1, for which 'keras' and 'torch' are the same.
     """
 
     outputs: int
@@ -110,6 +128,7 @@ class FDUNet(nn.Module):
     dropout_rate: float = 0.0
     bn_epsilon: float = 1e-3
     bn_momentum: float = 0.9
+    padding: fast.Padding = "keras"
 
     @property
     def multiple(self) -> int:
@@ -140,12 +159,13 @@ class FDUNet(nn.Module):
         return found + self._block("bottom", found[-1].name, self.depth + 1)
 
     def _up(self, ends: Mapping[int, str]) -> list[Layer]:
-        """From the bottom to the top; `ends` are the last layers of the levels on the way down."""
+        """From the bottom to the top; `ends` are the layers that skip to each level, where any."""
         found: list[Layer] = []
         for level in range(self.depth, 0, -1):
             channels = self._channels_after(level)
             found += _conv(f"up{level}_transpose", channels, 2, "transpose")
-            found.append(Layer(f"up{level}_skip", "concat", 2 * channels, joins=ends[level]))
+            if level in ends:
+                found.append(Layer(f"up{level}_skip", "concat", joins=ends[level]))
             if self.block == "dense":
                 found += _ended(_conv(f"up{level}_narrow", self._width_at(level), 1))
             found += _ended(self._block(f"up{level}", found[-1].name, level))
@@ -156,13 +176,17 @@ class FDUNet(nn.Module):
         """Every layer, in order."""
         down = self._down()
         ends = {level: self._end_of(down, level) for level in range(1, self.depth + 1)}
+        return (*down, *self._up(ends), *self._head())
+
+    def _head(self, reads: str = "") -> list[Layer]:
+        """The head for masks, where there is one, and that for the classes; see `Layer.joins`."""
         masks = [Layer(ops.MASK, "mask", self.mask_classes)] if self.mask_classes else []
-        head = [
-            Layer("global_average_pooling2d", "pool"),
+        return [
+            *masks,
+            Layer("global_average_pooling2d", "pool", joins=reads),
             Layer("dropout", "dropout"),
             Layer("predictions", "dense", self.outputs),
         ]
-        return (*down, *self._up(ends), *masks, *head)
 
     @staticmethod
     def _end_of(down: list[Layer], level: int) -> str:
@@ -191,7 +215,11 @@ class FDUNet(nn.Module):
         One activation goes on from there: there is none between the first block on the way down and
         its skip connection on the way up.
         """
-        stack = self.layers[: self.head_start]
+        return self._cuts()
+
+    def _cuts(self) -> tuple[int, ...]:
+        """The ends of blocks, and 0, after which no earlier output is read."""
+        stack = self.layers
         places = {layer.name: index for index, layer in enumerate(stack)}
         joins = [(places[one.joins], places[one.name]) for one in stack if one.joins]
         ends = [index + 1 for index, layer in enumerate(stack) if layer.ends_block]
@@ -201,7 +229,7 @@ class FDUNet(nn.Module):
     @property
     def cut_points(self) -> tuple[int, ...]:
         """Layer counts n after which one activation is all that the rest needs."""
-        return (*self.block_ends, self.features_end)
+        return (*self._cuts(), self.features_end)
 
     def initializer(self, layer: str) -> ops.KernelDraw:
         """How the kernel of a layer starts."""
@@ -275,7 +303,11 @@ class FDUNet(nn.Module):
         for index in range(first, len(stack)):
             layer = stack[index]
             with jax.named_scope(layer.name):  # for profilers
-                seen = self._apply(layer, index, x, kept, folded, batch_from, train)
+                follows = stack[index + 1].name if index + 1 < min(len(stack), folded) else ""
+                if layer.kind == "bn" and index < folded:
+                    seen = x
+                else:
+                    seen = self._apply(layer, x, kept, train, index >= batch_from, follows)
             if shift and layer.name in shift:
                 seen = seen + shift[layer.name]
             if layer.name in capture:
@@ -288,24 +320,38 @@ class FDUNet(nn.Module):
     def _apply(
         self,
         layer: Layer,
-        index: int,
         x: jax.Array,
         kept: Mapping[str, jax.Array],
-        folded: int,
-        batch_from: int,
         train: bool,
+        by_batch: bool,
+        norm: str,
     ) -> jax.Array:
-        """The output of one layer."""
+        """The output of one layer.
+
+        Args:
+          layer: which.
+          x: output of the layer before it.
+          kept: outputs of earlier layers that later ones read.
+          train: whether dropout acts.
+          by_batch: whether BatchNorm normalises by the batch.
+          norm: the BatchNorm that is folded into the kernel of a convolution, or ''.
+        """
         match layer.kind:
-            case "conv" | "transpose":
-                return self._convolve(layer, x, index + 1 < folded)
-            case "bn" if index >= folded:
-                norm = ops.BatchNorm(
+            case "conv" | "transpose" | "depthwise":
+                return self._convolve(layer, x, norm)
+            case "bn":
+                norms = ops.BatchNorm(
                     layer.channels, self.bn_epsilon, self.bn_momentum, name=layer.name
                 )
-                return norm(x, batch_statistics=index >= batch_from)
+                return norms(x, batch_statistics=by_batch)
             case "relu":
                 return jnp.maximum(x, 0.0)
+            case "relu6":
+                return fast.relu6(x)
+            case "add":
+                return x + kept[layer.joins]
+            case "pad":
+                return fast.pad_image(x, layer.kernel, layer.stride, self.padding)
             case "concat":
                 return jnp.concatenate([kept[layer.joins], x], axis=-1)
             case "max_pool":
@@ -314,24 +360,24 @@ class FDUNet(nn.Module):
                 draw = self.initializer(layer.name)
                 return ops.PointwiseConv(layer.channels, draw, name=layer.name)(x)
             case "pool":
-                return ops.pool(x, ("mean",))
+                return ops.pool(kept[layer.joins] if layer.joins else x, ("mean",))
             case "dropout" if train and self.dropout_rate > 0:
                 return ops.dropout(x, self.dropout_rate, self.make_rng("dropout"))
             case "dense":
                 return ops.Dense(layer.channels, self.initializer(layer.name), name=layer.name)(x)
         return x
 
-    def _convolve(self, layer: Layer, x: jax.Array, folded: bool) -> jax.Array:
+    def _convolve(self, layer: Layer, x: jax.Array, norm: str) -> jax.Array:
         """A convolution, with what is left of the BatchNorm after it where that is folded."""
         shape = (layer.kernel, layer.kernel, x.shape[-1], layer.channels)
         kernel = ops.ConvKernel(shape, self.initializer(layer.name), name=layer.name)()
-        bias = ops.Shift(layer.channels, name=f"{layer.name}_bn")() if folded else None
+        bias = ops.Shift(layer.channels, name=norm)() if norm else None
         if layer.kind == "transpose":
             x = fast.double(x, kernel)
         elif layer.kernel == 1:
             return fast.pointwise_conv(x, kernel, bias)
         else:
-            x = fast.dense_conv(fast.pad_image(x, layer.kernel, 1, "keras"), kernel, 1)
+            x = fast.dense_conv(fast.pad_image(x, layer.kernel, 1, self.padding), kernel, 1)
         return x if bias is None else fast.add_bias(x, bias)
 
 

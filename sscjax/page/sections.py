@@ -14,7 +14,12 @@ from sscjax.metrics import Predictions
 from sscjax.page.folder import Folder
 
 SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
-MODEL_TITLES = {"mobilenet_v2": "MobileNetV2", "cnn": "CNN", "fd_unet": "UNet"}
+MODEL_TITLES = {
+    "mobilenet_v2": "MobileNetV2",
+    "cnn": "CNN",
+    "fd_unet": "UNet",
+    "mobilenet_unet": "MobileNetV2 UNet",
+}
 
 # Rows of the table of subjects: beyond them the page points to predictions.csv.
 MOST_SUBJECTS = 300
