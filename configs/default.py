@@ -224,10 +224,14 @@ def get_config() -> ConfigDict:
     # 'balanced' weighs each image by the inverse of its subject's training images, so that every
     # subject has the same say, however many images it has; 'none'.
     config.loss.subject_weights = "none"
-    # Weight of the masks' cross-entropy beside that of the classes, which has 1; 0 trains without
-    # masks. Only 'fd_unet' and 'mobilenet_unet' have a head for masks; images without one train
-    # the classifier alone.
+    # Weight of the classes' loss; 0 trains the masks alone, and the classes stay guesses.
+    config.loss.classification = 1.0
+    # Weight of the masks' cross-entropy beside it; 0 trains without masks. Only 'fd_unet' and
+    # 'mobilenet_unet' have a head for masks; images without one train the classifier alone.
     config.loss.segmentation = 0.0
+    # What a pixel weighs in it: 'root' of the inverse of its class's share of the training pixels,
+    # so that small structures are not drowned; 'none'.
+    config.loss.mask_weights = "root"
 
     # Images per step.
     config.batch_size = 32

@@ -9,6 +9,7 @@ then answers each line on standard input with a line of JSON: seconds, images, p
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -27,6 +28,8 @@ sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
 LEARNING_RATE = 1e-4
 FROZEN = 10
 CLASSES = 3
+# The FD-UNet of configs/fd_unet_three_class.py.
+UNET: dict[str, Any] = {"depth": 3, "width": 16, "growth": 4, "layers_per_block": 4}
 
 # Images of the paper's second study.
 TRAINING, VALIDATION, TEST = 1512, 183, 192
@@ -56,7 +59,8 @@ def _program(args: argparse.Namespace, model: Any) -> Any:
     return steps.Program(model, steps.Objective("softmax"), inputs, micro_batch=args.micro_batch)
 
 
-def _step(args: argparse.Namespace, model: Any, freeze: int) -> Run:
+def _step(args: argparse.Namespace, model: Any, freeze: int, *, scratch: bool = False) -> Run:
+    """A training step; `scratch` normalises by the batch, as networks from random weights do."""
     import jax
     import jax.numpy as jnp
     import random_weights
@@ -72,7 +76,10 @@ def _step(args: argparse.Namespace, model: Any, freeze: int) -> Run:
     optimizer = optim.make_optimizer(
         "adam", optim.make_schedule("constant", LEARNING_RATE, steps=1)
     )
-    epoch = steps.make_epoch(_program(args, model), optimizer)
+    program = _program(args, model)
+    if scratch:
+        program = dataclasses.replace(program, batch_statistics_from=0, micro_batch=0)
+    epoch = steps.make_epoch(program, optimizer)
     state = steps.TrainState(jnp.int32(0), trained, statistics, jax.jit(optimizer.init)(trained))
     x, y = (jnp.asarray(part) for part in images(args, args.batch))
     order, real = np.arange(args.batch, dtype=np.int32)[None], np.ones((1, args.batch), np.float32)
@@ -97,6 +104,17 @@ def sscjax_cnn(args: argparse.Namespace) -> Run:
     from sscjax.models import CNN
 
     return _step(args, CNN(CLASSES, dropout_rate=0.5), 0)
+
+
+def sscjax_fd_unet(args: argparse.Namespace) -> Run:
+    from sscjax.models import FDUNet
+
+    return _step(_half(args), FDUNet(CLASSES, **UNET), 0, scratch=True)
+
+
+def _half(args: argparse.Namespace) -> argparse.Namespace:
+    """Images of half the side, which the UNets' configs have."""
+    return argparse.Namespace(**{**vars(args), "size": args.size // 2})
 
 
 def sscjax_forward(args: argparse.Namespace) -> Run:
@@ -260,6 +278,17 @@ def torch_cnn(args: argparse.Namespace) -> Run:
         inputs, size = width, (size - 4) // 2
     head = [nn.Flatten(), nn.Dropout(0.5), nn.Linear(inputs * size * size, 128), nn.ReLU()]
     return _torch_step(args, nn.Sequential(*layers, *head, nn.Dropout(0.5), nn.Linear(128, 3)))
+
+
+def torch_fd_unet(args: argparse.Namespace) -> Run:
+    import torch_fd_unet
+
+    sizes = {"f": UNET["width"], "k": UNET["growth"], "count": UNET["layers_per_block"]}
+    whole = torch_fd_unet.Network(False, UNET["depth"], **sizes, masks=0, classes=CLASSES)
+
+    # Of what it gives, the classes' logits are the first.
+    whole.register_forward_hook(lambda module, given, found: found[0])
+    return _torch_step(_half(args), whole.train())
 
 
 def torch_forward(args: argparse.Namespace) -> Run:

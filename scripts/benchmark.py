@@ -41,6 +41,7 @@ ROWS: dict[str, tuple[str, dict[str, float]]] = {
     ),
     "forward": ("sscjax_forward", {"torch_forward": 1.3, "keras_forward": 0.0}),
     "CNN step": ("sscjax_cnn", {"torch_cnn": 1.0}),
+    "FD-UNet step": ("sscjax_fd_unet", {"torch_fd_unet": 1.0}),
 }
 CEILING = 0.45
 

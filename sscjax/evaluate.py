@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sscjax import features, optim, steps
+from sscjax import features, optim, steps, surfaces
 from sscjax.data.dataset import ImageSet
 from sscjax.data.masks import IGNORE
 from sscjax.metrics import Predictions
@@ -74,8 +74,8 @@ def mask_counts(
     *,
     batch_size: int,
     progress: Callable[[int], Any] = lambda count: None,
-) -> np.ndarray:
-    """Pixels of each class in the masks of images: [N,K,3], see `segmentation.Table`.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of each class in the masks of images, and how far their edges are apart.
 
     Args:
       function: what `steps.make_masks` gives.
@@ -84,6 +84,9 @@ def mask_counts(
       image_set: N images with masks of K named classes.
       batch_size: images per call.
       progress: called with the number of images done since the last call.
+
+    Returns:
+      [N,K,3] and [N,K], see `segmentation.Table`.
     """
     masks, found = image_set.masks, []
     assert masks is not None
@@ -95,18 +98,22 @@ def mask_counts(
         true = masks[index[:count]]
         found.append(_count(told[:count], true, len(image_set.mask_classes)))
         progress(count)
-    return np.concatenate(found)
+    counts, distances = zip(*found, strict=True)
+    return np.concatenate(counts), np.concatenate(distances)
 
 
-def _count(predicted: np.ndarray, true: np.ndarray, classes: int) -> np.ndarray:
-    """Of each class the pixels predicted and true, predicted, and true: [N,classes,3] int64."""
+def _count(predicted: np.ndarray, true: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each class the pixels predicted and true, predicted, and true; and distances of edges."""
     known = true != IGNORE
     found = np.empty((len(true), classes, 3), np.int64)
+    distances = np.empty((len(true), classes))
     for index in range(classes):
         ours, theirs = known & (predicted == index), known & (true == index)
         for place, which in enumerate((ours & theirs, ours, theirs)):
             found[:, index, place] = which.sum(axis=(1, 2))
-    return found
+        pairs = zip(ours, theirs, strict=True)
+        distances[:, index] = [surfaces.hausdorff95(one, other) for one, other in pairs]
+    return found, distances
 
 
 def class_columns(classes: tuple[str, ...], columns: int) -> tuple[str, ...]:

@@ -22,9 +22,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from sscjax.files import write_bytes, write_text
@@ -38,6 +39,9 @@ DPI = 100
 TRAIN_STYLE: dict[str, Any] = {"color": "#0072B2", "linestyle": "-"}
 VAL_STYLE: dict[str, Any] = {"color": "#D55E00", "linestyle": "--"}
 BEST_COLOUR = "#009E73"
+_MASK_COLOURS = (
+    *("#F0E442", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"),
+)
 GREY = "#555555"
 
 # Above this many classes a confusion matrix shows counts only, and above the next only colours.
@@ -61,9 +65,11 @@ def _write_png(path: Path | str, figure: Figure) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _new_figure(height: float, layout: Literal["constrained", "compressed"]) -> Figure:
-    """A white figure, 10 inches wide; 'compressed' is for panels of fixed proportions."""
-    figure = Figure(figsize=(10, height), dpi=DPI, layout=layout, facecolor="white")
+def _new_figure(
+    height: float, layout: Literal["constrained", "compressed"], width: float = 10
+) -> Figure:
+    """A white figure, in inches; 'compressed' is for panels of fixed proportions."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
     engine = figure.get_layout_engine()
     if isinstance(engine, ConstrainedLayoutEngine):
         engine.set(w_pad=0.1, h_pad=0.1)
@@ -198,6 +204,45 @@ def _scale_loss(axes: Axes, rows: Sequence[Row]) -> None:
 def _short(name: str) -> str:
     name = "".join(letter if letter.isprintable() else "?" for letter in name)
     return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
+
+
+def write_masks(
+    path: Path | str,
+    images: np.ndarray,
+    true: np.ndarray,
+    told: np.ndarray,
+    classes: Sequence[str],
+) -> None:
+    """Draw images, their masks, and what the network told of them side by side into a PNG.
+
+    Args:
+      path: the PNG.
+      images: [N,H,W,3] uint8, a few.
+      true: [N,H,W] class indices; what is no index is not known, and stays grey.
+      told: [N,H,W] class indices.
+      classes: names of the K classes.
+    """
+    colours = [_MASK_COLOURS[k % len(_MASK_COLOURS)] for k in range(len(classes))]
+    shown = ListedColormap(colours)
+    shown.set_bad("#d9d9d9")
+    rows = len(images)
+    figure = _new_figure(0.6 + 2.2 * rows, "compressed", width=6.8)
+    grid = figure.subplots(rows, 3, squeeze=False)
+    for row, axes in enumerate(grid):
+        axes[0].imshow(images[row])
+        for place, maps in ((axes[1], true[row]), (axes[2], told[row])):
+            known = np.ma.masked_where(maps >= len(classes), maps)
+            place.imshow(known, cmap=shown, vmin=0, vmax=len(classes), interpolation="nearest")
+        for place in axes:
+            place.set_axis_off()
+    for place, title in zip(grid[0], ("image", "mask", "told"), strict=True):
+        place.set_title(title, fontsize=12)
+    patches = [
+        Patch(facecolor=colour, label=_short(name).replace("$", r"\$"))
+        for colour, name in zip(colours, classes, strict=True)
+    ]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
+    _write_png(path, figure)
 
 
 def write_confusion(

@@ -380,6 +380,15 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
             subject_weights(config.loss.subject_weights, images.training.subjects),
         ),
     )
+    if objective.segmentation:
+        found = images.originals.take(np.flatnonzero(images.splits == "train"))
+        assert found.masks is not None
+        objective = dataclasses.replace(
+            objective,
+            mask_weights=mask_weights(
+                config.loss.mask_weights, found.masks, len(images.originals.mask_classes)
+            ),
+        )
     model = build_model(config, outputs, len(images.originals.mask_classes))
     size = config.data.image_size
     variables = jax.tree.map(jnp.asarray, initial_variables(model, size, config.seed))
@@ -430,9 +439,20 @@ def make_objective(config: ConfigDict, outputs: int) -> steps.Objective:
         raise UserError(
             f"config.loss.label_smoothing={config.loss.label_smoothing}: expected 0 to less than 1"
         )
+    classes, masks = config.loss.classification, config.loss.segmentation
+    if classes < 0 or (classes == 0 and masks == 0):
+        raise UserError(
+            f"config.loss.classification={classes}: expected above 0, or 0 with loss.segmentation "
+            "above 0, to train masks alone"
+        )
+    if classes == 0:
+        _LOG.warning(
+            "CLASSES ARE NOT TRAINED (config.loss.classification=0): the run's answers are guesses"
+        )
     return steps.Objective(
         kind="sigmoid" if outputs == 1 else "softmax",
         label_smoothing=config.loss.label_smoothing,
+        classification=classes,
         segmentation=config.loss.segmentation,
     )
 
@@ -558,6 +578,27 @@ def subject_weights(kind: str, subjects: np.ndarray) -> np.ndarray | None:
         raise UserError(f"config.loss.subject_weights={kind!r}: expected 'balanced' or 'none'")
     _, place, counts = np.unique(subjects, return_inverse=True, return_counts=True)
     return (len(subjects) / len(counts) / counts[place]).astype(np.float32)
+
+
+def mask_weights(kind: str, masks: Rows, classes: int) -> tuple[float, ...]:
+    """Factor of the loss of each mask class's pixels, of mean 1 over the known ones; () for none.
+
+    Args:
+      kind: 'root', of the inverse of the class's share of the pixels; or 'none'.
+      masks: [N,H,W] uint8, those trained on.
+      classes: of the masks.
+    """
+    if kind == "none":
+        return ()
+    if kind != "root":
+        raise UserError(f"config.loss.mask_weights={kind!r}: expected 'root' or 'none'")
+    counts = np.zeros(256, np.int64)
+    for part in rows.chunks(masks):
+        counts += np.bincount(masks[part].ravel(), minlength=256)
+    shares = counts[:classes] / max(1, counts[:classes].sum())
+    # A class that is nowhere is learned nowhere.
+    found = np.where(shares > 0, 1 / np.sqrt(np.maximum(shares, 1e-12)), 0.0)
+    return tuple((found / (found * shares).sum()).tolist())
 
 
 def class_weights(

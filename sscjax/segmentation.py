@@ -1,9 +1,11 @@
-"""How well masks are told: Dice's coefficient and IoU of each class, with intervals by subject.
+"""How well masks are told: Dice, IoU and distance of edges of each class, intervals by subject.
 
-Everything comes from a table of pixel counts, one row per image. The counts of all images are added
-up before a coefficient is taken: of an image that has hardly any of a class, its own coefficient
-says little. Pixels of which the mask says nothing are not counted. The intervals are the bootstrap
-of subjects in `intervals`: neighbouring pixels, and images of one patient, are not independent.
+Everything comes from a table of pixel counts and distances, one row per image. The counts of all
+images are added up before a coefficient is taken: of an image that has hardly any of a class, its
+own coefficient says little. Distances are averaged over the images that have the class, or were
+said to have it. Pixels of which the mask says nothing are not counted. The intervals are the
+bootstrap of subjects in `intervals`: neighbouring pixels, and images of one patient, are not
+independent.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ import numpy as np
 from sscjax import files, intervals, report
 
 KINDS = ("both", "predicted", "true")
+DISTANCE = "hausdorff95"
+# In a run's folder: a few images, their masks, and what was told of them.
+PICTURE = "masks.png"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +36,7 @@ class Table:
       classes: K names.
       counts: [N,K,3] int64, in the order of `KINDS`: pixels that are predicted as the class and are
         of it, that are predicted as it, and that are of it.
+      distances: [N,K] float64, `surfaces.hausdorff95` in pixels; NaN where neither has the class.
     """
 
     files: np.ndarray
@@ -38,6 +44,7 @@ class Table:
     splits: np.ndarray
     classes: tuple[str, ...]
     counts: np.ndarray
+    distances: np.ndarray
 
     def __len__(self) -> int:
         return len(self.files)
@@ -47,16 +54,22 @@ class Table:
         chosen = self.splits == split
         return Table(
             *(self.files[chosen], self.subjects[chosen], self.splits[chosen]),
-            *(self.classes, self.counts[chosen]),
+            *(self.classes, self.counts[chosen], self.distances[chosen]),
         )
 
     def write_csv(self, path: Path) -> None:
-        """One row per image, three columns per class."""
+        """One row per image, four columns per class."""
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         columns = [f"{kind} {name}" for name in self.classes for kind in KINDS]
         writer.writerow(["file", "subject", "split", *columns])
-        flat = self.counts.reshape(len(self), -1).tolist()
+        columns += [f"{DISTANCE} {name}" for name in self.classes]
+        flat = [
+            [*counts, *("" if np.isnan(one) else f"{one:.3f}" for one in distances)]
+            for counts, distances in zip(
+                self.counts.reshape(len(self), -1).tolist(), self.distances.tolist(), strict=True
+            )
+        ]
         names = zip(self.files.tolist(), self.subjects.tolist(), self.splits.tolist(), strict=True)
         writer.writerows([*some, *row] for some, row in zip(names, flat, strict=True))
         files.write_text(path, text.getvalue())
@@ -83,9 +96,10 @@ _FIGURES = {"dice": dice, "iou": iou}
 
 
 def figures(table: Table) -> dict[str, Any]:
-    """Dice and IoU of each class and their means over the classes that are there, JSON-ready."""
+    """All figures of each class and their means over the classes that are there, JSON-ready."""
     total = table.counts.sum(axis=0)
     values = {name: function(total) for name, function in _FIGURES.items()}
+    values[DISTANCE] = _ratio(*(part.sum(axis=0) for part in _summed(table.distances)))
     return {
         "n": len(table),
         "n_subjects": len(set(table.subjects.tolist())),
@@ -108,6 +122,10 @@ def interval_figures(
     names, group = np.unique(table.subjects, return_inverse=True)
     of_subject = np.zeros((len(names), *table.counts.shape[1:]), np.int64)
     np.add.at(of_subject, group, table.counts)
+    parts = []
+    for part in _summed(table.distances):
+        parts.append(np.zeros((len(names), part.shape[1])))
+        np.add.at(parts[-1], group, part)
     enough = len(names) >= intervals.FEWEST_OF_ALL
     rngs = [np.random.default_rng([seed, 0])]
     draws = intervals.subject_draws(np.zeros(len(names), int), resamples, rngs)
@@ -118,6 +136,7 @@ def interval_figures(
         return None if found is None else list(found)
 
     drawn = {name: function(totals) for name, function in _FIGURES.items()}
+    drawn[DISTANCE] = _ratio(*(np.tensordot(draws, part, axes=1) for part in parts))
     return {
         "level": intervals.LEVEL,
         "resamples": resamples,
@@ -128,6 +147,12 @@ def interval_figures(
             for index, label in enumerate(table.classes)
         ],
     }
+
+
+def _summed(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a mean of [N,K] with NaN is made of: values with 0 in their place, and their number."""
+    defined = np.isfinite(distances)
+    return np.where(defined, distances, 0.0), defined.astype(np.float64)
 
 
 def _row_means(values: np.ndarray) -> np.ndarray:
@@ -156,14 +181,24 @@ def by_split(table: Table) -> dict[str, Any]:
 
 
 def text(found: Mapping[str, Any]) -> str:
+    """What `by_split` gives, for the terminal."""
+    return report.align(rows(found)) + "\n" + note(found)
+
+
+def rows(found: Mapping[str, Any]) -> list[list[str]]:
     """What `by_split` gives, as a table: the test split, or the last that has masks."""
     split = list(found["splits"])[-1]
     values, ranges = found["splits"][split], found["test_intervals"]
-    rows = [[f"masks, {split}", "Dice", "95 % interval", "IoU", "95 % interval"]]
+    table = [
+        [
+            *(f"masks, {split}", "Dice", "95 % interval", "IoU", "95 % interval"),
+            *("edges apart, pixels", "95 % interval"),
+        ]
+    ]
 
     def row(title: str, place: int | None) -> list[str]:
         cells = [title]
-        for kind in _FIGURES:
+        for kind in (*_FIGURES, DISTANCE):
             key = kind if place is not None else f"mean_{kind}"
             one = values if place is None else values["per_class"][place]
             ends = ranges if ranges is None or place is None else ranges["per_class"][place]
@@ -173,10 +208,15 @@ def text(found: Mapping[str, Any]) -> str:
             ]
         return cells
 
-    rows += [row(report.clean_name(name), place) for place, name in enumerate(found["classes"])]
-    rows.append(row("mean", None))
-    note = (
+    table += [row(report.clean_name(name), place) for place, name in enumerate(found["classes"])]
+    return [*table, row("mean", None)]
+
+
+def note(found: Mapping[str, Any]) -> str:
+    """What is to be known of the table's figures."""
+    values = list(found["splits"].values())[-1]
+    return (
         f"Pixels of {values['n']} images added up; intervals by subject ({values['n_subjects']}), "
-        f"for {intervals.FEWEST_OF_ALL} and more."
+        f"for {intervals.FEWEST_OF_ALL} and more. Edges: 95th percentile of the Hausdorff "
+        "distance, mean over images."
     )
-    return report.align(rows) + "\n" + note

@@ -75,13 +75,17 @@ class Objective:
       kind: 'softmax' over the logits, or 'sigmoid' of a single logit for two classes.
       label_smoothing: share of the target spread evenly over the outputs, in [0, 1).
       class_weights: factor of the loss of each class; () weighs all alike.
+      classification: factor of the loss of the classes; 0 trains the masks alone.
       segmentation: factor of the masks' cross-entropy, a mean over pixels; 0 leaves them out.
+      mask_weights: factor of the loss of each mask class's pixels; () weighs all alike.
     """
 
     kind: Literal["softmax", "sigmoid"]
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
+    classification: float = 1.0
     segmentation: float = 0.0
+    mask_weights: tuple[float, ...] = ()
 
     def losses(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
         """Cross-entropy of each image, without class weights: [B]."""
@@ -93,7 +97,7 @@ class Objective:
         return optax.softmax_cross_entropy(logits, optax.smooth_labels(target, smooth))
 
     def mask_losses(self, logits: jax.Array, masks: jax.Array) -> jax.Array:
-        """Cross-entropy of each pixel [B,H,W], 0 where the mask says nothing of it.
+        """Weighted cross-entropy of each pixel [B,H,W], 0 where the mask says nothing of it.
 
         Args:
           logits: [B,H,W,M].
@@ -101,7 +105,10 @@ class Objective:
         """
         known = masks != IGNORE
         target = jax.nn.one_hot(jnp.where(known, masks, 0), logits.shape[-1], dtype=logits.dtype)
-        return optax.softmax_cross_entropy(logits, target) * known
+        losses = optax.softmax_cross_entropy(logits, target) * known
+        if self.mask_weights:
+            losses *= target @ jnp.asarray(self.mask_weights, jnp.float32)
+        return losses
 
     def probabilities(self, logits: jax.Array) -> jax.Array:
         """Class probabilities [B,max(2,outputs)]."""
@@ -347,6 +354,8 @@ def _gradients(
             other *= program.objective.weights(targets.others)
             weighted = targets.share * weighted + (1 - targets.share) * other
         value = (weighted * targets.weights).sum() / total
+        if program.objective.classification != 1.0:
+            value *= program.objective.classification
         if targets.masks is not None:
             per_image = program.objective.mask_losses(seen[MASK], targets.masks).sum(axis=(1, 2))
             value += program.objective.segmentation * (per_image * real).sum() / pixels

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,9 @@ _LOG = logging.getLogger(__name__)
 
 # Images of each kind that the flag for foreign images is tried on.
 _MADE_UP = 32
+
+# Images whose masks are drawn.
+_MASKS_DRAWN = 6
 
 
 def run(
@@ -407,7 +410,7 @@ def _masks(
     with_mask = np.array([(originals.masks[k] != IGNORE).any() for k in range(len(originals))])
     some = originals.take(np.flatnonzero(with_mask))
     with Progress("masks of the images", len(some)) as progress:
-        counts = evaluate.mask_counts(
+        found = evaluate.mask_counts(
             steps.make_masks(program),
             model["params"],
             model["batch_stats"],
@@ -415,8 +418,36 @@ def _masks(
             batch_size=config.batch_size,
             progress=progress.advance,
         )
+    _draw_masks(folder, steps.make_masks(program), model, some, images.splits[with_mask])
     return segmentation.Table(
-        some.files, some.subjects, images.splits[with_mask], some.mask_classes, counts
+        some.files, some.subjects, images.splits[with_mask], some.mask_classes, *found
+    )
+
+
+def _draw_masks(
+    folder: Path,
+    ask: Callable[..., Any],
+    model: Any,
+    some: ImageSet,
+    found: np.ndarray,
+) -> None:
+    """Pictures of a few images with their masks, of other subjects where there are: of the test."""
+    chosen = np.flatnonzero(found == "test")
+    if not len(chosen):
+        return
+    _, first = np.unique(some.subjects[chosen], return_index=True)
+    shown = chosen[np.sort(first)][:_MASKS_DRAWN]
+    # The compiled shape is the batch's; its first rows are looked at.
+    filled = np.resize(shown, _MASKS_DRAWN)
+    pixels = some.images[filled]
+    told = np.asarray(ask(model["params"], model["batch_stats"], pixels))[: len(shown)]
+    assert some.masks is not None
+    figures.write_masks(
+        folder / segmentation.PICTURE,
+        pixels[: len(shown)],
+        np.asarray(some.masks[shown]),
+        told,
+        some.mask_classes,
     )
 
 

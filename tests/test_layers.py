@@ -23,7 +23,7 @@ PACKAGE = REPOSITORY / "sscjax"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "files", "interrupts", "machine", "memory", "paper", "pictures", "progress"),
     ("rows", "fetch", "locks"),
-    ("metrics", "models", "data"),
+    ("metrics", "models", "data", "surfaces"),
     ("pretrained", "optim", "checkpoint", "figures", "events", "report", "outliers"),
     ("steps", "cli", "delong"),
     (
@@ -89,6 +89,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
         "paired",
         "saliency",
         "samplesize",
+        "surfaces",
     ),
     "threadpoolctl": ("data",),
     "tqdm": ("progress",),

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+from scipy import ndimage
+from scipy.spatial.distance import cdist
 from sklearn.metrics import f1_score, jaccard_score
 
 from configs import default
-from sscjax import evaluate, intervals, prepare, rows, segmentation
+from sscjax import evaluate, intervals, prepare, rows, segmentation, surfaces
 from sscjax.data import asked, augment, masks, prepared, recipes, sources
 from sscjax.errors import UserError
 
@@ -244,12 +246,14 @@ def table(subjects: int = 10, seed: int = 0) -> tuple[segmentation.Table, np.nda
     true[rng.random(true.shape) < 0.2] = masks.IGNORE
     wrong = rng.random(true.shape) < rng.uniform(0.1, 0.5, (count, 1, 1))
     predicted = np.where(wrong, rng.integers(0, 3, true.shape), np.where(true < 3, true, 0))
+    counts, distances = evaluate._count(predicted.astype(np.uint8), true, 3)
     found = segmentation.Table(
         files=np.array([f"{k}.png" for k in range(count)]),
         subjects=np.array([f"s{k // 3}" for k in range(count)]),
         splits=np.array(["test"] * count),
         classes=("a", "b", "c"),
-        counts=evaluate._count(predicted.astype(np.uint8), true, 3),
+        counts=counts,
+        distances=distances,
     )
     return found, predicted, true
 
@@ -289,6 +293,8 @@ def test_intervals_draw_subjects() -> None:
         total = sum(found.counts[found.subjects == name].sum(0) for name in chosen)
         drawn.append(2 * total[1, 0] / (total[1, 1] + total[1, 2]))
     low, high = kept["per_class"][1]["dice"]
+    apart = kept["per_class"][1]["hausdorff95"]
+    assert apart[0] < found.distances[:, 1].mean() < apart[1]
     expected = intervals.percentile(np.array(drawn), 10)
     assert expected is not None
     assert (low, high) == pytest.approx(expected, abs=0.1 * (high - low))
@@ -301,10 +307,60 @@ def test_text_and_file(tmp_path: Path) -> None:
     kept = segmentation.by_split(found)
     text = segmentation.text(kept)
     lines = text.splitlines()
-    assert lines[0].split() == "masks, test Dice 95 % interval IoU 95 % interval".split()
+    head = "masks, test Dice 95 % interval IoU 95 % interval edges apart, pixels 95 % interval"
+    assert lines[0].split() == head.split()
     value, (low, high) = kept["splits"]["test"]["mean_dice"], kept["test_intervals"]["mean_dice"]
     assert f"{value:.3f}  {low:.3f} to {high:.3f}" in lines[4] and lines[4].startswith("mean")
     found.write_csv(tmp_path / "masks.csv")
     written = (tmp_path / "masks.csv").read_text("utf-8").splitlines()
     assert written[0].startswith("file,subject,split,both a,predicted a,true a,both b")
-    assert written[1] == ",".join(["0.png", "s0", "test", *map(str, found.counts[0].ravel())])
+    assert written[0].endswith("hausdorff95 a,hausdorff95 b,hausdorff95 c")
+    cells = [*map(str, found.counts[0].ravel()), *(f"{one:.3f}" for one in found.distances[0])]
+    assert written[1] == ",".join(["0.png", "s0", "test", *cells])
+
+
+def test_edges_apart_equal_all_pairs() -> None:
+    """Against every distance between every two pixels of the edges."""
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        one, other = (
+            ndimage.gaussian_filter(rng.normal(size=(24, 18)), 2.5) > 0.02 for _ in range(2)
+        )
+        edges = []
+        for mask in (one, other):
+            around = np.pad(mask, 1)
+            inside = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+            edges.append(np.argwhere(mask & ~inside))
+        away = cdist(*edges)
+        expected = max(np.percentile(away.min(axis), 95) for axis in (0, 1))
+        assert surfaces.hausdorff95(one, other) == pytest.approx(expected)
+    empty = np.zeros((6, 8), bool)
+    assert np.isnan(surfaces.hausdorff95(empty, empty))
+    assert surfaces.hausdorff95(empty, ~empty) == surfaces.hausdorff95(~empty, empty) == 10.0
+    moved = np.zeros((9, 9), bool)
+    moved[2:5, 2:5] = True
+    assert surfaces.hausdorff95(moved, np.roll(moved, 3, 1)) == 3.0
+
+
+def test_images_without_a_class_have_no_distance() -> None:
+    found, _, _ = table()
+    distances = found.distances.copy()
+    distances[:, 1] = [np.nan, 2.0, 4.0] * 10
+    distances[:, 2] = np.nan
+    kept = segmentation.figures(dataclasses.replace(found, distances=distances))
+    assert kept["per_class"][1]["hausdorff95"] == pytest.approx(3.0)
+    assert kept["per_class"][2]["hausdorff95"] is None
+
+
+def test_pixels_of_a_class_weigh_by_its_share() -> None:
+    masks = np.full((3, 4, 5), 255, np.uint8)
+    masks[0, 0], masks[1, :2], masks[2, 3, 0] = 0, 1, 2
+    counts = np.array([5, 10, 1])
+    found = prepare.mask_weights("root", masks, 4)
+    ratios = np.sqrt(counts[0] / counts)
+    np.testing.assert_allclose(np.array(found[:3]) / found[0], ratios)
+    assert (np.array(found[:3]) * counts).sum() == pytest.approx(counts.sum())
+    assert found[3] == 0
+    assert prepare.mask_weights("none", masks, 4) == ()
+    with pytest.raises(UserError, match="mask_weights='even': expected 'root' or 'none'"):
+        prepare.mask_weights("even", masks, 4)

@@ -6,6 +6,7 @@ optimizer without decay keeps the last gradient as its state.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -192,6 +193,30 @@ def test_gradient_of_the_joint_loss(joint: Any) -> None:
 
     assert_close(joint[0], jax.jit(jax.grad(loss))(tree["params"]))
     assert np.abs(joint[0][MASK]["kernel"]).max() > 0
+
+
+def test_pixels_weigh_by_their_class() -> None:
+    """Of the last bias of the masks: the sum of w (p - target) over the pixels that are known."""
+    weights = (0.5, 3.0, 1.0, 2.0)
+    objective = dataclasses.replace(JOINT, mask_weights=weights)
+    found, _ = joint_gradient(4, EIGHT, np.ones(8), objective)
+    x, maps = scaled(IMAGES[EIGHT], None), MAPS[EIGHT]
+    _, seen = UNET.apply(random_weights.draw(UNET, 16), x, train=False, capture=(MASK,))
+    places = np.nonzero(maps != 255)
+    odds = np.exp(log_softmax(np.asarray(seen[MASK])[places]))
+    labels = maps[places]
+    share = np.asarray(weights)[labels][:, None] * (odds - np.eye(4)[labels])
+    expected = 0.7 * share.sum(0) / len(labels)
+    np.testing.assert_allclose(found[MASK]["bias"], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_masks_alone() -> None:
+    """Without the classes' loss their layer learns nothing; the rest is what the masks add."""
+    alone, _ = joint_gradient(0, EIGHT, np.ones(8), dataclasses.replace(JOINT, classification=0.0))
+    classes, _ = joint_gradient(0, EIGHT, np.ones(8), dataclasses.replace(JOINT, segmentation=1e-9))
+    both, _ = joint_gradient(0, EIGHT, np.ones(8))
+    assert not np.asarray(alone["predictions"]["kernel"]).any()
+    assert_close(jax.tree.map(jnp.add, alone, classes), both)
 
 
 def test_micro_batches_of_masks_add_up(joint: Any) -> None:

@@ -433,6 +433,7 @@ def test_more_outputs_than_classes(tmp_path: Path) -> None:
         ("stage_order", (), "is empty"),
         ("loss.class_weights", "some", "expected 'balanced' or 'none'"),
         ("loss.subject_weights", "some", "expected 'balanced' or 'none'"),
+        ("loss.classification", 0.0, "0 with loss.segmentation above 0"),
         ("stages.finetune.average", "mean", "expected 'none', 'ema' or 'swa'"),
         ("stages.finetune.average_decay", 1.0, "expected above 0"),
         ("stages.finetune.first_layer_rate", 0.0, "expected above 0, to 1"),

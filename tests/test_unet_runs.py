@@ -23,6 +23,7 @@ from sscjax import (
     page,
     predict,
     prepare,
+    segmentation,
     steps,
     summary,
     train,
@@ -206,6 +207,10 @@ def test_a_run_with_masks(images: Path, tmp_path: Path) -> None:
     known = drawn.masks[[index for index in range(36) if index % 3]]
     share = np.bincount(known.ravel()).max() / known.size
     assert kept["splits"]["train"]["mean_dice"] > 1.2 * (2 * share / (1 + share)) / 4
+    sheet = np.asarray(Image.open(tmp_path / "run" / segmentation.PICTURE).convert("RGB"))
+    assert sheet.shape[1] > 400 and len(np.unique(sheet.reshape(-1, 3), axis=0)) > 50
+    shown = page.write(tmp_path / "run")[0].read_text("utf-8")
+    assert 'id="masks-h"' in shown and "edges apart, pixels" in shown
     answers = trained.Answers.join(opened.answer([drawn.images[:32], drawn.images[32:]]))
     table = metrics.Predictions.read_csv(tmp_path / "run/predictions.csv")
     np.testing.assert_allclose(answers.probabilities, table.probabilities, atol=1e-6)

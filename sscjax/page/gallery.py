@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sscjax import pictures
+from sscjax import pictures, segmentation
 from sscjax.page.folder import EXPLANATIONS, Folder
 
 # Pictures of a gallery: a protocol has more of them in the folders of its folds.
@@ -13,6 +13,9 @@ MOST_PICTURES = 12
 
 # Side in pixels to which pictures inside the page are reduced.
 PICTURE_SIDE = 192
+
+# The same of the sheet with masks.
+MASKS_SIDE = 1400
 
 
 def galleries(folder: Folder) -> dict[str, Any] | None:
@@ -41,6 +44,19 @@ def galleries(folder: Folder) -> dict[str, Any] | None:
         "errors_in_all": sum(index["errors_in_all"] for _, index in found),
         "errors": [_picture(*pair) for pair in errors[:MOST_PICTURES]],
         "right": [_picture(*pair) for pair in right[:MOST_PICTURES]],
+    }
+
+
+def masks(folder: Folder) -> dict[str, Any] | None:
+    """How well masks were told, and a picture; None for a run without, and for a protocol."""
+    found = folder.metrics.get("segmentation")
+    if found is None:
+        return None
+    picture = folder.path / segmentation.PICTURE
+    return {
+        "rows": segmentation.rows(found),
+        "note": segmentation.note(found),
+        "uri": pictures.data_uri(picture, MASKS_SIDE) if picture.is_file() else "",
     }
 
 

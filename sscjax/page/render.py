@@ -22,6 +22,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], bool]], ...] = (
     ("results", "Results", lambda context: True),
     ("confusion", "Confusion matrices", lambda context: bool(context["confusions"])),
     ("curves", "ROC and precision-recall curves", lambda context: bool(context["roc"])),
+    ("masks", "Masks", lambda context: context["masks"] is not None),
     ("calibration", "Calibration", lambda context: context["calibration"] is not None),
     ("paper", "Beside the paper", lambda context: not context["paper"]["gap"]),
     ("training", "Training", lambda context: bool(context["courses"])),
@@ -66,6 +67,7 @@ def gather(folder: Folder) -> dict[str, Any]:
         "paper": sections.paper(folder),
         "confusions": sections.confusions(folder),
         "roc": [group for group in plots.roc_charts(folder) if group["charts"]],
+        "masks": gallery.masks(folder),
         "calibration": evidence.calibration(folder),
         "reliability": plots.reliability(folder),
         "coverage": plots.coverage(folder),
@@ -77,6 +79,8 @@ def gather(folder: Folder) -> dict[str, Any]:
     context["sections"] = [
         {"id": key, "title": title, "available": present(context)}
         for key, title, present in SECTIONS
+        # Few runs have masks, and the others do not miss them.
+        if key != "masks" or present(context)
     ]
     titles = {one["id"]: one for one in context["sections"]}
     context["checklists"] = [_answers(checklist, titles) for checklist in CHECKLISTS]
