@@ -61,6 +61,7 @@ class Bench:
       seconds: that it took.
       rng: decides every moment and place.
       ended: runs that came to their end, all of them compared.
+      logged: length of the log of the struck run before its last start.
     """
 
     flags: list[str]
@@ -69,6 +70,7 @@ class Bench:
     seconds: float
     rng: random.Random
     ended: int = 0
+    logged: int = 0
 
     def moment(self) -> float:
         """Seconds after which to strike."""
@@ -77,6 +79,9 @@ class Bench:
     def struck(self, run: Path, moment: float | None = None) -> subprocess.Popen[bytes]:
         """A run that is at work, at a random moment; one that ends before is begun anew."""
         while True:
+            log = log_of(run)
+            there = log.is_file()
+            self.logged = len(log.read_text("utf-8", errors="replace")) if there else 0
             process = kills.start(self.flags, run, log_of(run))
             try:
                 process.wait(self.moment() if moment is None else moment)
@@ -123,11 +128,19 @@ def last_line(run: Path) -> str:
     return ([""] + text.strip().splitlines())[-1][:300]
 
 
-def said(run: Path, words: str) -> None:
-    """The last start of a run ended with a line that has these words, and without a traceback."""
-    text = log_of(run).read_text(encoding="utf-8", errors="replace")
-    if words not in text[-2000:] or "Traceback" in text[-4000:]:
-        raise Broken(f"expected {words!r}, and no traceback: {last_line(run)}")
+def said(run: Path, words: str, since: int = 0) -> None:
+    """A start ended with a line that has these words, and without a traceback.
+
+    Args:
+      run: its folder.
+      words: expected ones.
+      since: where in the log what it said begins.
+    """
+    text = log_of(run).read_text(encoding="utf-8", errors="replace")[since:]
+    if words not in text[-2000:] or "Traceback" in text:
+        place = text.find("Traceback")
+        shown = " | ".join(text[place:].splitlines())[-600:] if place >= 0 else last_line(run)
+        raise Broken(f"expected {words!r}, and no traceback: {shown}")
 
 
 def check_files(run: Path) -> None:
@@ -168,18 +181,28 @@ def kill(bench: Bench, run: Path) -> None:
 def stop(bench: Bench, run: Path) -> None:
     """SIGTERM or Ctrl-C: exit code 130, with the command that goes on."""
     process = bench.struck(run)
-    process.send_signal(bench.rng.choice((signal.SIGTERM, signal.SIGINT)))
+    number = bench.rng.choice((signal.SIGTERM, signal.SIGINT))
+    # What this start said so far; before its first word Python is still loading the libraries, and
+    # a signal ends it as it ends any program: nothing has begun.
+    begun = "images: " in log_of(run).read_text(encoding="utf-8", errors="replace")[bench.logged :]
+    process.send_signal(number)
     code = ended(process)
     check_files(run)
     if code == 0:
         bench.finish(run, code)
         shutil.rmtree(run)
-    elif code in (-signal.SIGTERM, -signal.SIGINT, 1) and not run.exists():
-        pass  # before the program's first line was reached: nothing had begun
-    elif code != 130:
+    elif code == 130 and begun:
+        said(run, "give the same command again", bench.logged)
+    elif code == -number and is_finished(run):
+        pass  # while Python was ending: all was written
+    elif begun or code not in (-number, 130):
         raise Broken(f"exit code {code}, expected 130: {last_line(run)}")
-    else:
-        said(run, "give the same command again")
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run says of itself that nothing is left to do."""
+    record = run / "run.json"
+    return record.is_file() and json.loads(record.read_text("utf-8"))["status"] == "finished"
 
 
 def damage(bench: Bench, run: Path) -> None:
@@ -248,7 +271,7 @@ def move(bench: Bench, run: Path) -> None:
         run.rename(away)
     code = ended(process)
     if moved and code == 2:
-        said(run, "was moved, removed or replaced")
+        said(run, "was moved, removed or replaced", bench.logged)
     if moved:
         shutil.rmtree(run, ignore_errors=True)
         away.rename(run)
@@ -274,7 +297,7 @@ def fill_disk(bench: Bench, run: Path) -> None:
         if code not in (0, 2):
             raise Broken(f"exit code {code}, expected 2: {last_line(inner)}")
         if code == 2:
-            said(inner, "No space left on device")
+            said(inner, "No space left on device", bench.logged)
         bench.resume(inner)
 
 
