@@ -129,8 +129,11 @@ def _run(
                 return (folder / "report.txt").read_text(encoding="utf-8")
             _LOG.info("config.calibration has changed: the figures are made anew, without training")
     if fresh:
+        lock.check()
         lock.before_move()
         record.delete(folder)
+        # It was of the folder that is gone.
+        lock.release()
     _start(folder, now, earlier, lock)
     manifest = provenance.begin(
         folder, config, now, network.weights.name, images.originals, images.splits
