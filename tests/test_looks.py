@@ -12,6 +12,8 @@ from scipy import ndimage
 
 from sscjax.data import looks
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 def smooth(height: int = 40, width: int = 52) -> np.ndarray:
     """[1,H,W,3] uint8, with edges and gradients."""

@@ -20,6 +20,8 @@ from sscjax import evaluate, intervals, prepare, rows, segmentation, surfaces
 from sscjax.data import asked, augment, masks, prepared, recipes, sources
 from sscjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 SIZE = 32
 FILES = ["ill/p1/a.png", "ill/p2/b.tif", "well/p3/c.png", "well/p4/d.jpg"]
 

@@ -22,6 +22,8 @@ from sscjax.models.mobilenet_unet import MobileNetUNet
 from sscjax.pretrained.convention import KERAS
 from sscjax.pretrained.load import Loaded
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 MODEL = MobileNetUNet(
     outputs=3, alpha=0.35, width=4, growth=1, layers_per_block=1, mask_classes=5, padding="torch"
 )

@@ -34,6 +34,8 @@ from sscjax.errors import UserError
 from sscjax.export import frozen
 from sscjax.models.fd_unet import FDUNet
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 def unet_config(images: Path) -> ConfigDict:
     """Two epochs of a network of one level, as configs/fd_unet_three_class.py trains."""
@@ -55,7 +57,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+def run(quick_compiler: None, tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
     train.run(unet_config(images), folder)
     return folder
