@@ -223,8 +223,7 @@ def write_masks(
       classes: names of the K classes.
     """
     colours = [_MASK_COLOURS[k % len(_MASK_COLOURS)] for k in range(len(classes))]
-    shown = ListedColormap(colours)
-    shown.set_bad("#d9d9d9")
+    shown = ListedColormap(colours).with_extremes(bad="#d9d9d9")
     rows = len(images)
     figure = _new_figure(0.6 + 2.2 * rows, "compressed", width=6.8)
     grid = figure.subplots(rows, 3, squeeze=False)

@@ -10,9 +10,7 @@ independent.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,20 +57,15 @@ class Table:
 
     def write_csv(self, path: Path) -> None:
         """One row per image, four columns per class."""
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
         columns = [f"{kind} {name}" for name in self.classes for kind in KINDS]
-        writer.writerow(["file", "subject", "split", *columns])
         columns += [f"{DISTANCE} {name}" for name in self.classes]
-        flat = [
-            [*counts, *("" if np.isnan(one) else f"{one:.3f}" for one in distances)]
-            for counts, distances in zip(
-                self.counts.reshape(len(self), -1).tolist(), self.distances.tolist(), strict=True
-            )
-        ]
         names = zip(self.files.tolist(), self.subjects.tolist(), self.splits.tolist(), strict=True)
-        writer.writerows([*some, *row] for some, row in zip(names, flat, strict=True))
-        files.write_text(path, text.getvalue())
+        counts = self.counts.reshape(len(self), -1).tolist()
+        rows = [
+            [*some, *numbers, *("" if np.isnan(one) else f"{one:.3f}" for one in distances)]
+            for some, numbers, distances in zip(names, counts, self.distances.tolist(), strict=True)
+        ]
+        files.write_text(path, files.csv_text([["file", "subject", "split", *columns], *rows]))
 
 
 def dice(counts: np.ndarray) -> np.ndarray:
