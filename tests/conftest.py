@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import browsing
 import jax
 import pytest
+
+from sscjax.export import ort_web
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -48,3 +52,29 @@ def shared_data() -> Path:
         # Optional: real images and third-party weights are not part of the project.
         pytest.skip(f"no real data: {folder} does not exist; set SSCJAX_TEST_DATA to a folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, driven by playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = browsing.chromium()
+    if found is None:
+        # Not among what pip installs.
+        pytest.skip("no Chromium: apt-get install chromium, or its like")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=found, args=["--disable-background-networking"]
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def runtime() -> Path:
+    """The archive of onnxruntime-web that an exported page brings along."""
+    named = os.environ.get("SSCJAX_ORT_WEB", "")
+    if not named:
+        # From npm, not from pip.
+        pytest.skip(f"no onnxruntime-web: set SSCJAX_ORT_WEB, {ort_web.MEND}")
+    return Path(named)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from browsing import open_page
 from PIL import Image
 from small_runs import finished_run, one_stage_config, put, write_folder
 
@@ -283,9 +284,9 @@ def test_graph_of_other_networks(runs: Runs, tmp_path: Path, model: str, kind: s
                 np.testing.assert_allclose(maps[..., column], wanted, atol=2e-4 * scale)
 
 
-@pytest.mark.parametrize("size", [96, 97])
-def test_maps_of_several_layers(runs: Runs, size: int) -> None:
+def test_maps_of_several_layers(runs: Runs) -> None:
     """The sum of each layer's own, enlarged; they add up to the logits, but for the bias."""
+    size = 96
     opened = dataclasses.replace(trained.open_run(runs(MEANS)), image_size=size)
     whole, found = frozen.freeze(opened), metadata.metadata(opened)
     pixels = noise(2, size)
@@ -305,11 +306,19 @@ def test_maps_of_several_layers(runs: Runs, size: int) -> None:
     np.testing.assert_allclose(outputs["maps"], expected, atol=2e-4 * np.abs(expected).max())
     in_place = in_jax(whole, pixels)["maps"]
     np.testing.assert_allclose(in_place, outputs["maps"], atol=2e-4 * np.abs(expected).max())
-    if size == 96:  # every side divides the largest
-        logits = program.outputs(opened.params, opened.batch_stats, jnp.asarray(pixels))
-        np.testing.assert_allclose(
-            outputs["maps"].sum((1, 2)) + np.asarray(head["bias"]), logits, rtol=1e-3, atol=1e-3
-        )
+    # Every side divides the largest.
+    logits = program.outputs(opened.params, opened.batch_stats, jnp.asarray(pixels))
+    np.testing.assert_allclose(
+        outputs["maps"].sum((1, 2)) + np.asarray(head["bias"]), logits, rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(("few", "many"), [(4, 25), (7, 7), (1, 6), (12, 24)])
+def test_maps_are_enlarged_as_jax_does(few: int, many: int) -> None:
+    values = np.random.default_rng(few).normal(size=(few, few)).astype(np.float32)
+    up = frozen._bilinear(few, many)
+    expected = jax.image.resize(values, (many, many), "linear")
+    np.testing.assert_allclose(up @ values @ up.T, expected, atol=1e-5)
 
 
 def test_probabilities_near_zero_are_calibrated_alike(runs: Runs) -> None:
@@ -686,10 +695,12 @@ def test_the_program(
 # ---- real tiles ---------------------------------------------------------------------------------
 
 
-def test_real_tiles(shared_data: Path, tmp_path: Path) -> None:
-    """The whole network with real weights: sizes, and 200 tiles answered alike by every runtime."""
+@pytest.fixture(scope="module")
+def real_run(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole network with real weights, on real tiles of 128 pixels."""
+    place = tmp_path_factory.mktemp("real")
     config = one_stage_config()
-    config.data.path = str(_few_tiles(shared_data, tmp_path / "tiles"))
+    config.data.path = str(_few_tiles(shared_data, place / "tiles"))
     config.data.image_size = 128
     config.model.name, config.model.alpha = "mobilenet_v2", 1.0
     config.pretrained = str(shared_data / "weights" / "mobilenet_v2_1.0_224_no_top.h5")
@@ -700,19 +711,46 @@ def test_real_tiles(shared_data: Path, tmp_path: Path) -> None:
         patch.setattr(summary, "_draw", lambda *args: None)
         patch.setattr(explanations, "write", lambda *args: None)
         patch.setattr(page, "write", lambda folder: ())
-        train.run(config, tmp_path / "run")
+        train.run(config, place / "run")
+    return place / "run"
+
+
+def test_real_tiles(real_run: Path, tmp_path: Path) -> None:
+    """Sizes, and 200 tiles answered alike by every runtime."""
     for name, suffix in EXACT.items():
         out = tmp_path / f"skin{suffix}"
-        program.export(tmp_path / "run", name, out, Wish())
+        program.export(real_run, name, out, Wish())
         kept = json.loads(out.with_name(f"{out.name}.json").read_text("utf-8"))
         assert kept["check"]["images"] == 200 and kept["check"]["answers_changed"] == 0
         assert out.stat().st_size < 10e6
-    program.export(tmp_path / "run", "onnx-int8", tmp_path / "small.onnx", Wish())
+    program.export(real_run, "onnx-int8", tmp_path / "small.onnx", Wish())
     assert (tmp_path / "small.onnx").stat().st_size < 4e6
     kept = json.loads((tmp_path / "small.onnx.json").read_text("utf-8"))
     measured = kept["quantised"]["measured"]
     assert measured["largest_difference"]["probabilities"] < 0.2
     assert measured["answers_changed"] < 0.1 * measured["images"]
+
+
+def test_real_tiles_on_the_page(
+    browser: Any, runtime: Path, real_run: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    """The same network in Chromium: 200 tiles answered as the run answers them."""
+    found = sorted((shared_data / "data" / "prostate_gleason").glob("*/*.jpg"))
+    tiles = found[5 :: len(found) // 200][:200]
+    network = trained.open_run(real_run)
+    pixels = np.stack([decode.read_image(tile, 128) for tile in tiles])
+    batches = [pixels[start : start + 32] for start in range(0, 200, 32)]
+    expected = Answers.join(list(network.answer(batches))).probabilities
+    program.export(real_run, "web", tmp_path / "page", Wish(ort_web=runtime))
+    opened = open_page(browser, tmp_path / "page")
+    opened.give(*tiles)
+    rows = opened.table()
+    assert [row["file"] for row in rows] == [tile.name for tile in tiles]
+    page_said = [[float(row[f"p_{name}"]) for name in network.columns] for row in rows]
+    assert np.abs(np.array(page_said) - expected).max() < 2e-5
+    assert len({row["answer"] for row in rows}) >= 3
+    assert opened.said == []
+    opened.close()
 
 
 def _few_tiles(shared_data: Path, folder: Path) -> Path:

@@ -33,6 +33,7 @@ from sscjax.data import masks, synthetic
 from sscjax.errors import UserError
 from sscjax.export import frozen
 from sscjax.models.fd_unet import FDUNet
+from sscjax.page import render
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -211,7 +212,7 @@ def test_a_run_with_masks(images: Path, tmp_path: Path) -> None:
     assert kept["splits"]["train"]["mean_dice"] > 1.2 * (2 * share / (1 + share)) / 4
     sheet = np.asarray(Image.open(tmp_path / "run" / segmentation.PICTURE).convert("RGB"))
     assert sheet.shape[1] > 400 and len(np.unique(sheet.reshape(-1, 3), axis=0)) > 50
-    shown = page.write(tmp_path / "run")[0].read_text("utf-8")
+    shown = render.write(tmp_path / "run")[0].read_text("utf-8")
     assert 'id="masks-h"' in shown and "edges apart, pixels" in shown
     answers = trained.Answers.join(opened.answer([drawn.images[:32], drawn.images[32:]]))
     table = metrics.Predictions.read_csv(tmp_path / "run/predictions.csv")

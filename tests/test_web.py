@@ -10,7 +10,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import tarfile
@@ -20,14 +19,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsing import Opened, Served, chromium, open_page
+from browsing import Opened, Served, open_page
 from PIL import Image, ImageCms
 from small_runs import finished_run, write_folder
 
 from sscjax import answers, pictures, trained
 from sscjax.data import asked, decode
 from sscjax.errors import UserError
-from sscjax.export import onnx_file, ort_web, program, web
+from sscjax.export import ort_web, program, web
 from sscjax.export.check import Wish
 from sscjax.trained import Answers, Rules
 
@@ -39,29 +38,6 @@ SIZE = 32
 
 
 # ---- what is opened ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = chromium()
-    if found is None:
-        # Not among what pip installs.
-        pytest.skip("no Chromium: apt-get install chromium, or its like")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=found, args=["--disable-background-networking"]
-        )
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
-def runtime() -> Path:
-    named = os.environ.get("SSCJAX_ORT_WEB", "")
-    if not named:
-        # From npm, not from pip.
-        pytest.skip(f"no onnxruntime-web: set SSCJAX_ORT_WEB, {ort_web.MEND}")
-    return Path(named)
 
 
 @pytest.fixture(scope="module")
@@ -229,44 +205,6 @@ def test_names_in_the_table_are_text(modules: Any) -> None:
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert [row["file"] for row in rows] == ["'=1+1.png", *names[1:3], "'+49.jpg", *names[4:]]
     assert rows[0]["answer"] == "late" and rows[0]["p_late"] == "0.6"
-
-
-def test_real_tiles_have_the_run_s_answers(
-    browser: Any, runtime: Path, shared_data: Path, tmp_path: Path
-) -> None:
-    """Of ImageNet's weights, at the size that people use; test_export.py asks the other formats."""
-    tiles = sorted((shared_data / "data" / "prostate_gleason").glob("*/*.jpg"))
-    for tile in tiles[::13]:
-        place = tmp_path / "skin" / tile.parent.name / tile.name.split("_")[0] / tile.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(tile, place)
-    run = finished_run(
-        tmp_path / "run",
-        tmp_path / "skin",
-        "mobilenet_v2",
-        data__image_size=128,
-        model__alpha=1.0,
-        pretrained=str(shared_data / "weights" / "mobilenet_v2_1.0_224_no_top.h5"),
-        stages__head__optimizer="lbfgs",
-    )
-    network = trained.open_run(run)
-    some = tiles[5 :: len(tiles) // 200][:200]
-    pixels = np.stack([decode.read_image(tile, 128) for tile in some])
-    batches = [pixels[start : start + 32] for start in range(0, 200, 32)]
-    expected = Answers.join(list(network.answer(batches)))
-    program.export(run, "web", tmp_path / "page", Wish(ort_web=runtime))
-    ask = onnx_file.load(next((tmp_path / "page").glob("*/model.onnx")))
-    by_file = ask(pixels)["probabilities"]
-    opened = open_page(browser, tmp_path / "page")
-    opened.give(*some)
-    rows = opened.table()
-    assert [row["file"] for row in rows] == [tile.name for tile in some]
-    page = [[float(row[f"p_{name}"]) for name in network.columns] for row in rows]
-    for found in (by_file, np.array(page)):
-        assert np.abs(found - expected.probabilities).max() < 2e-5
-    assert len({row["answer"] for row in rows}) >= 3
-    assert opened.said == []
-    opened.close()
 
 
 # ---- images as Pillow reads them ----------------------------------------------------------------
