@@ -462,7 +462,9 @@ def test_a_damaged_update_leaves_the_earlier_export_in_use(
     page.evaluate("navigator.serviceWorker.ready.then((worker) => worker.update()).catch(() => 0)")
     page.wait_for_timeout(1000)
     page.reload()
-    assert "12.5 %" not in threshold_said(page) and caches_of(page) == before
+    assert "12.5 %" not in threshold_said(page)
+    # What was begun to be kept goes again, each time that it is tried.
+    assert any(caches_of(page) == before or page.wait_for_timeout(100) for _ in range(100))
     # The rest arrives, and is taken.
     model.write_bytes(whole)
     for _ in range(20):
