@@ -229,8 +229,11 @@ def get_config() -> ConfigDict:
     # Weight of the masks' cross-entropy beside it; 0 trains without masks. Only 'fd_unet' and
     # 'mobilenet_unet' have a head for masks; images without one train the classifier alone.
     config.loss.segmentation = 0.0
-    # What a pixel weighs in it: 'root' of the inverse of its class's share of the training pixels,
-    # so that small structures are not drowned; 'none'.
+    # Weight, within that, of the masks' soft Dice loss: it gives small structures the same say as
+    # large ones, and is what is measured in the end.
+    config.loss.dice = 0.0
+    # What a pixel weighs in the cross-entropy: 'root' of the inverse of its class's share of the
+    # training pixels, so that small structures are not drowned; 'none'.
     config.loss.mask_weights = "root"
 
     # Images per step.
@@ -248,7 +251,7 @@ def get_config() -> ConfigDict:
 
     config.select = ConfigDict()
     # Validation metric that picks the best epoch of a stage: 'accuracy', 'balanced_accuracy',
-    # 'macro_auroc' or 'log_loss'; 'none' takes the last epoch.
+    # 'macro_auroc' or 'log_loss', 'mean_dice' where masks are trained; 'none' takes the last epoch.
     config.select.metric = "balanced_accuracy"
     # The model that the run ends with: the 'best' stage by that metric, or the 'last'.
     config.select.stage = "best"

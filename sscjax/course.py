@@ -77,8 +77,9 @@ class Stage:
             raise UserError(
                 f"stage {self.name}: batch_norm={self.batch_norm!r}, expected 'running' or 'batch'"
             )
-        if self.metric != "none" and self.metric not in metrics.VALIDATION_METRICS:
-            known = ", ".join((*metrics.VALIDATION_METRICS, "none"))
+        names = (*metrics.VALIDATION_METRICS, metrics.MASK_METRIC, "none")
+        if self.metric not in names:
+            known = ", ".join(names)
             raise UserError(f"config.select.metric={self.metric!r}, expected one of {known}")
         if self.patience and self.metric == "none":
             raise UserError(

@@ -73,6 +73,7 @@ def mask_counts(
     image_set: ImageSet,
     *,
     batch_size: int,
+    distances: bool = True,
     progress: Callable[[int], Any] = lambda count: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pixels of each class in the masks of images, and how far their edges are apart.
@@ -83,6 +84,7 @@ def mask_counts(
       batch_stats: the network's running averages, by layer.
       image_set: N images with masks of K named classes.
       batch_size: images per call.
+      distances: whether those of edges are wanted, which take longest; without, they are NaN.
       progress: called with the number of images done since the last call.
 
     Returns:
@@ -96,23 +98,25 @@ def mask_counts(
         told = np.asarray(function(params, batch_stats, image_set.images[index]))
         count = min(batch_size, len(image_set) - start)
         true = masks[index[:count]]
-        found.append(_count(told[:count], true, len(image_set.mask_classes)))
+        found.append(_count(told[:count], true, len(image_set.mask_classes), distances))
         progress(count)
-    counts, distances = zip(*found, strict=True)
-    return np.concatenate(counts), np.concatenate(distances)
+    return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
 
 
-def _count(predicted: np.ndarray, true: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def _count(
+    predicted: np.ndarray, true: np.ndarray, classes: int, measure: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Of each class the pixels predicted and true, predicted, and true; and distances of edges."""
     known = true != IGNORE
     found = np.empty((len(true), classes, 3), np.int64)
-    distances = np.empty((len(true), classes))
+    distances = np.full((len(true), classes), np.nan)
     for index in range(classes):
         ours, theirs = known & (predicted == index), known & (true == index)
         for place, which in enumerate((ours & theirs, ours, theirs)):
             found[:, index, place] = which.sum(axis=(1, 2))
-        pairs = zip(ours, theirs, strict=True)
-        distances[:, index] = [surfaces.hausdorff95(one, other) for one, other in pairs]
+        if measure:
+            pairs = zip(ours, theirs, strict=True)
+            distances[:, index] = [surfaces.hausdorff95(one, other) for one, other in pairs]
     return found, distances
 
 

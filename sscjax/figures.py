@@ -42,6 +42,8 @@ BEST_COLOUR = "#009E73"
 _MASK_COLOURS = (
     *("#F0E442", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"),
 )
+# Of pixels of which a mask says nothing.
+_UNKNOWN = "#D9D9D9"
 GREY = "#555555"
 
 # Above this many classes a confusion matrix shows counts only, and above the next only colours.
@@ -206,6 +208,13 @@ def _short(name: str) -> str:
     return name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
 
 
+def mask_palette(classes: int) -> list[tuple[int, int, int]]:
+    """RGB of the values 0 to 255 of a mask of so many classes; values of none are grey."""
+    colours = [_MASK_COLOURS[k % len(_MASK_COLOURS)] for k in range(classes)]
+    shades = [*colours, *(_UNKNOWN for _ in range(256 - classes))]
+    return [(int(one[1:3], 16), int(one[3:5], 16), int(one[5:7], 16)) for one in shades]
+
+
 def write_masks(
     path: Path | str,
     images: np.ndarray,
@@ -223,7 +232,7 @@ def write_masks(
       classes: names of the K classes.
     """
     colours = [_MASK_COLOURS[k % len(_MASK_COLOURS)] for k in range(len(classes))]
-    shown = ListedColormap(colours).with_extremes(bad="#d9d9d9")
+    shown = ListedColormap(colours).with_extremes(bad=_UNKNOWN)
     rows = len(images)
     figure = _new_figure(0.6 + 2.2 * rows, "compressed", width=6.8)
     grid = figure.subplots(rows, 3, squeeze=False)

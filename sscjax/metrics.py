@@ -399,7 +399,11 @@ VALIDATION_METRICS: dict[str, Callable[[Predictions], float | None]] = {
 # Figures of a whole table, in the order in which they are shown.
 OVERALL = ("accuracy", "balanced_accuracy", "macro_auroc", "quadratic_kappa", "log_loss")
 
+# Of masks, not of predictions: `segmentation.mean_dice`.
+MASK_METRIC = "mean_dice"
+
 HIGHER_IS_BETTER: dict[str, bool] = {
+    MASK_METRIC: True,
     "accuracy": True,
     "balanced_accuracy": True,
     "macro_auroc": True,

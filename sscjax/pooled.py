@@ -18,7 +18,18 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from sscjax import figures, files, folds, intervals, metrics, prepare, record, report, summary
+from sscjax import (
+    figures,
+    files,
+    folds,
+    intervals,
+    metrics,
+    prepare,
+    record,
+    report,
+    segmentation,
+    summary,
+)
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.folds import Fold
@@ -43,6 +54,7 @@ class Outcome:
       predictions: of its test images, by the model that it ended with.
       stages: the same by the model of each stage.
       search: of 'nested': the candidates, their scores and which was chosen.
+      masks: of its test images, where masks are told.
     """
 
     fold: Fold
@@ -51,6 +63,7 @@ class Outcome:
     predictions: Predictions
     stages: dict[str, Predictions]
     search: dict[str, Any] | None
+    masks: segmentation.Table | None = None
 
 
 def read(fold: Fold, place: Path, image_set: ImageSet, search: dict[str, Any] | None) -> Outcome:
@@ -77,6 +90,11 @@ def read(fold: Fold, place: Path, image_set: ImageSet, search: dict[str, Any] | 
             for name in found["stages"]
         },
         search=search,
+        masks=(
+            segmentation.read_csv(place / segmentation.FILE).where("test")
+            if "test" in (found.get("segmentation") or {}).get("splits", ())
+            else None
+        ),
     )
 
 
@@ -139,6 +157,11 @@ def write(
         leaks=leaks,
     )
     found = {"warnings": warnings, **_metrics(config, outcomes, tables, by_stage, images)}
+    told = [one.masks for one in outcomes if one.masks is not None]
+    if told:
+        whole = segmentation.join(told)
+        whole.write_csv(folder / segmentation.FILE)
+        found["segmentation"] = segmentation.by_split(whole)
     files.write_json(folder / "metrics.json", found)
     test = found["splits"]["test"]["image"]
     figures.write_confusion(
@@ -337,6 +360,7 @@ def _text(
     parts += [
         report.results_table(found["splits"]),
         report.intervals_table(test, ranges, reach),
+        *([segmentation.text(found["segmentation"])] if "segmentation" in found else []),
         "test images\n" + report.confusion_text(shown["confusion"], shown["classes"]),
         report.paper_table(
             len(images.originals.classes),

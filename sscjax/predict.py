@@ -9,6 +9,7 @@ with them, with intervals by subject.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import logging
 import shutil
@@ -25,6 +26,7 @@ from sscjax import (
     cli,
     files,
     intervals,
+    mask_files,
     metrics,
     provenance,
     report,
@@ -35,6 +37,7 @@ from sscjax.answers import Judged
 from sscjax.data import asked
 from sscjax.data.asked import Asked
 from sscjax.errors import UserError
+from sscjax.mask_files import MaskFiles
 from sscjax.progress import Progress
 from sscjax.trained import Answers, Trained
 
@@ -84,9 +87,11 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = Fals
     found = listed(rest, opened) if rest else []
     if overwrite:
         shutil.rmtree(out / whole_slides.TILES, ignore_errors=True)
+        shutil.rmtree(out / mask_files.FOLDER, ignore_errors=True)
     cut = None if settings is None else whole_slides.cut(slides, out, settings)
     found += [] if cut is None else cut.asked
-    judged, failed = ask(opened, found)
+    kept = MaskFiles(out, found, opened.mask_classes) if opened.mask_classes else None
+    judged, failed = ask(opened, found, kept)
     for _, reason in failed:
         _LOG.warning("left out: %s", reason)
     if not len(judged):
@@ -98,8 +103,10 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = Fals
     truth = _against_labels(opened, judged, seen)
     reasons = [reason for _, reason in failed] + ([] if cut is None else cut.failed)
     drawn = [] if cut is None else whole_slides.draw(out, cut, judged, opened)
-    _write(out, opened, judged, subjects, reasons, seen, truth, drawn)
+    _write(out, opened, judged, subjects, reasons, seen, truth, drawn, kept)
     print(_text(out, opened, judged, subjects, reasons, seen, truth, drawn))
+    if kept is not None:
+        print(f"\n{kept.finish()}")
     return FAILED if reasons else 0
 
 
@@ -136,8 +143,16 @@ def listed(inputs: Sequence[Path], opened: Trained) -> list[Asked]:
     return found
 
 
-def ask(opened: Trained, found: Sequence[Asked]) -> tuple[Judged, list[tuple[int, str]]]:
-    """Judged answers for the images that could be read; row and reason of the others."""
+def ask(
+    opened: Trained, found: Sequence[Asked], kept: MaskFiles | None = None
+) -> tuple[Judged, list[tuple[int, str]]]:
+    """Judged answers for the images that could be read; row and reason of the others.
+
+    Args:
+      opened: the run.
+      found: the images.
+      kept: what masks are handed to, batch by batch.
+    """
     rows: list[int] = []
     failed: list[tuple[int, str]] = []
 
@@ -150,7 +165,11 @@ def ask(opened: Trained, found: Sequence[Asked]) -> tuple[Judged, list[tuple[int
             progress.advance(len(batch.rows) + len(batch.failed))
 
     with Progress("images", len(found)) as progress:
-        parts = list(opened.answer(batches(progress)))
+        parts = []
+        for one in opened.answer(batches(progress)):
+            if kept is not None and one.masks is not None:
+                kept.add(rows[-len(one.masks) :], one.masks)
+            parts.append(dataclasses.replace(one, masks=None))
     whole = (
         Answers.join(parts) if parts else Answers(np.zeros((0, len(opened.columns))), np.zeros(0))
     )
@@ -195,6 +214,7 @@ def _write(
     seen: np.ndarray | None,
     truth: dict[str, Any] | None,
     drawn: Sequence[dict[str, str]],
+    kept: MaskFiles | None,
 ) -> None:
     by_image = answers.as_rows(judged, opened.columns, "image")
     by_subject = answers.as_rows(subjects, opened.columns, "subject")
@@ -226,6 +246,8 @@ def _write(
         "slides": list(drawn),
         "subjects": by_subject,
         "images": by_image,
+        "mask_classes": list(opened.mask_classes),
+        "masks": [] if kept is None else kept.entries,
     }
     try:
         files.write_text(out / IMAGES, answers.csv_text(by_image))

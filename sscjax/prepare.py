@@ -445,6 +445,8 @@ def make_objective(config: ConfigDict, outputs: int) -> steps.Objective:
             f"config.loss.classification={classes}: expected above 0, or 0 with loss.segmentation "
             "above 0, to train masks alone"
         )
+    if config.loss.dice < 0:
+        raise UserError(f"config.loss.dice={config.loss.dice}: expected 0 or more")
     if classes == 0:
         _LOG.warning(
             "CLASSES ARE NOT TRAINED (config.loss.classification=0): the run's answers are guesses"
@@ -454,6 +456,7 @@ def make_objective(config: ConfigDict, outputs: int) -> steps.Objective:
         label_smoothing=config.loss.label_smoothing,
         classification=classes,
         segmentation=config.loss.segmentation,
+        dice=config.loss.dice,
     )
 
 

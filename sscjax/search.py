@@ -57,6 +57,11 @@ def candidates(config: ConfigDict) -> list[Candidate]:
             "config.protocol='nested' chooses by config.select.metric, which is 'none': set it to "
             f"one of {', '.join(metrics.VALIDATION_METRICS)}"
         )
+    if config.select.metric == metrics.MASK_METRIC:
+        raise UserError(
+            "config.protocol='nested' cannot choose by config.select.metric="
+            f"'{metrics.MASK_METRIC}': set it to one of {', '.join(metrics.VALIDATION_METRICS)}"
+        )
     axes = [_axis(config, entry) for entry in config.cv.search]
     names = [name for name, _ in axes]
     if not axes or len(set(names)) < len(names):

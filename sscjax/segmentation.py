@@ -10,19 +10,22 @@ independent.
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sscjax import files, intervals, report
+from sscjax.errors import UserError
 
 KINDS = ("both", "predicted", "true")
 DISTANCE = "hausdorff95"
-# In a run's folder: a few images, their masks, and what was told of them.
-PICTURE = "masks.png"
+# In a run's folder: a few images, their masks, and what was told of them; the table of all.
+PICTURE, FILE = "masks.png", "masks.csv"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,6 +71,38 @@ class Table:
         files.write_text(path, files.csv_text([["file", "subject", "split", *columns], *rows]))
 
 
+def read_csv(path: Path) -> Table:
+    """What `Table.write_csv` wrote.
+
+    Raises:
+      UserError: the file is missing, or another's.
+    """
+    try:
+        text = io.StringIO(path.read_text(encoding="utf-8"), newline="")
+        [head, *found] = csv.reader(text)
+        last = KINDS[-1] + " "
+        classes = tuple(name.removeprefix(last) for name in head if name.startswith(last))
+        counts = np.array([row[3 : 3 + 3 * len(classes)] for row in found], np.int64)
+        distances = [[float(cell or "nan") for cell in row[-len(classes) :]] for row in found]
+        names = [np.array([files.csv_name(row[k]) for row in found], str) for k in range(3)]
+        return Table(
+            *(names[0], names[1], names[2], classes),
+            *(counts.reshape(len(found), len(classes), 3), np.array(distances, np.float64)),
+        )
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): delete this fold's folder and give the same command "
+            "again"
+        ) from error
+
+
+def join(tables: Sequence[Table]) -> Table:
+    """The rows of several tables of the same classes as one."""
+    columns = ("files", "subjects", "splits", "counts", "distances")
+    found = {name: np.concatenate([getattr(one, name) for one in tables]) for name in columns}
+    return Table(classes=tables[0].classes, **found)
+
+
 def dice(counts: np.ndarray) -> np.ndarray:
     """2 * both / (predicted + true) of [...,3]: [...], NaN where the class is nowhere."""
     both, predicted, true = np.moveaxis(counts.astype(np.float64), -1, 0)
@@ -83,6 +118,11 @@ def iou(counts: np.ndarray) -> np.ndarray:
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     found = np.full(above.shape, np.nan)
     return np.divide(above, below, out=found, where=below > 0)
+
+
+def mean_dice(counts: np.ndarray) -> float:
+    """Mean Dice over the classes that occur, of pixels [N,K,3] added up; NaN where none does."""
+    return float(_row_means(dice(counts.sum(axis=0))[None])[0])
 
 
 _FIGURES = {"dice": dice, "iou": iou}

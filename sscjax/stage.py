@@ -25,12 +25,15 @@ from sscjax import (
     prepare,
     report,
     rows,
+    segmentation,
     stage_inputs,
     steps,
 )
 from sscjax.checkpoint import Checkpoints
 from sscjax.course import Course, Result, Stage
 from sscjax.data import splits
+from sscjax.data.dataset import ImageSet
+from sscjax.data.masks import IGNORE
 from sscjax.errors import DivergedError, UserError
 from sscjax.prepare import Images, Network
 from sscjax.progress import Progress
@@ -51,7 +54,8 @@ _WHOLE_EPOCH_BYTES = 65_536
 class _Work:
     """Everything that the epochs of a stage use, made once.
 
-    `program` begins at what is stored, `whole` at the image.
+    `program` begins at what is stored, `whole` at the image. `masked` are the validation images
+    that have a mask, where masks are trained.
     """
 
     stage: Stage
@@ -64,6 +68,7 @@ class _Work:
     optimizer: optax.GradientTransformation
     stored: Rows
     stored_originals: Rows
+    masked: ImageSet | None
     training_labels: np.ndarray
     training_weights: np.ndarray | None
     validation: np.ndarray
@@ -169,6 +174,12 @@ def check(stage: Stage, network: Network) -> None:
             f"stage {stage.name}: mixup={stage.mixup:g} mixes images, and their masks cannot be "
             "mixed; set mixup=0, or loss.segmentation=0 to train without masks"
         )
+    trains_masks = network.objective.segmentation > 0 and not stage.solved
+    if stage.metric == metrics.MASK_METRIC and not trains_masks:
+        raise UserError(
+            f"config.select.metric={metrics.MASK_METRIC}, and stage {stage.name} trains no masks: "
+            "set it to another, or loss.segmentation above 0 and another optimizer than 'lbfgs'"
+        )
     _optimizer(stage, network, steps_per_epoch=1)
 
 
@@ -246,6 +257,7 @@ def _set_up(
         stage, images, network, program, labels, store
     )
     optimizer = _optimizer(stage, network, math.ceil(len(training) / stage.batch_size))
+    validation = np.flatnonzero(images.splits == "val")
     return _Work(
         stage=stage,
         images=images,
@@ -257,12 +269,21 @@ def _set_up(
         optimizer=optimizer,
         stored=training_inputs,
         stored_originals=originals,
+        masked=_with_masks(images, validation) if program.tells_masks else None,
         training_labels=training.labels,
         training_weights=prepare.subject_weights(stage.subject_weights, training.subjects),
-        validation=np.flatnonzero(images.splits == "val"),
+        validation=validation,
         checkpoints=checkpoints,
         on_epoch=on_epoch,
     )
+
+
+def _with_masks(images: Images, chosen: np.ndarray) -> ImageSet | None:
+    """Those of the chosen originals that have a mask; None where none has."""
+    masks = images.originals.masks
+    assert masks is not None
+    has = np.array([(masks[row] != IGNORE).any() for row in chosen.tolist()], bool)
+    return images.originals.take(chosen[has]) if has.any() else None
 
 
 def _start_tree(work: _Work) -> dict[str, Any]:
@@ -295,6 +316,7 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
     best = tree.get("best")
     run = steps.make_epoch(work.program, work.optimizer)
     predict = steps.make_predict(work.program)
+    tell = steps.make_masks(work.program)
     saved = time.monotonic()
     count = len(work.training_labels)
     done = course.epoch * count + course.steps * stage.batch_size
@@ -309,7 +331,7 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
                 course.seconds += time.monotonic() - started
                 _save(work, course, _tree(state, best))
                 break
-            value = _validate(work, predict, state, row, epoch)
+            value = _validate(work, predict, tell, state, row, epoch)
             better = value is not None and _is_better(stage.metric, value, course.best_value)
             if better:
                 course.best_epoch, course.best_value = epoch, value
@@ -359,7 +381,8 @@ def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
     step = jnp.int32(found.passes)
     state = steps.TrainState(step, params, last["batch_stats"], tree["opt_state"])
     row = {"train_loss": found.loss, "train_accuracy": found.accuracy}
-    course.best_value = _validate(work, steps.make_predict(work.program), state, row, epoch=1)
+    predict, tell = steps.make_predict(work.program), steps.make_masks(work.program)
+    course.best_value = _validate(work, predict, tell, state, row, epoch=1)
     _count(work, course, 1, row)
     course.best_epoch = 1
     course.l2, course.seconds = choice.l2, time.monotonic() - started
@@ -490,6 +513,7 @@ def _calls(
 def _validate(
     work: _Work,
     predict: Callable[..., jax.Array],
+    tell: Callable[..., jax.Array],
     state: steps.TrainState,
     row: dict[str, Any],
     epoch: int,
@@ -514,13 +538,31 @@ def _validate(
     row["val_loss"] = metrics.validation_metric("log_loss", table)
     row["val_accuracy"] = metrics.validation_metric("accuracy", table)
     row["val_balanced_accuracy"] = metrics.validation_metric("balanced_accuracy", table)
+    if work.masked is not None:
+        counts, _ = evaluate.mask_counts(
+            tell,
+            params,
+            state.batch_stats,
+            work.masked,
+            batch_size=work.stage.batch_size,
+            distances=False,
+        )
+        row["val_mean_dice"] = segmentation.mean_dice(counts)
+    if work.stage.metric == metrics.MASK_METRIC:
+        if work.masked is None:
+            raise UserError(
+                f"config.select.metric={metrics.MASK_METRIC}, and no validation image has a mask: "
+                "set another metric, or enlarge the validation split"
+            )
+        return row["val_mean_dice"]
     if work.stage.metric == "none":
         return None
     return metrics.validation_metric(work.stage.metric, table)
 
 
 def _note(row: dict[str, Any]) -> str:
+    dice = f", val Dice {row['val_mean_dice']:.3f}" if "val_mean_dice" in row else ""
     return (
         f"loss {row['train_loss']:.3f}, val loss {row['val_loss']:.3f}, "
-        f"val accuracy {row['val_accuracy']:.1%}"
+        f"val accuracy {row['val_accuracy']:.1%}{dice}"
     )

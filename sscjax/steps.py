@@ -76,7 +76,9 @@ class Objective:
       label_smoothing: share of the target spread evenly over the outputs, in [0, 1).
       class_weights: factor of the loss of each class; () weighs all alike.
       classification: factor of the loss of the classes; 0 trains the masks alone.
-      segmentation: factor of the masks' cross-entropy, a mean over pixels; 0 leaves them out.
+      segmentation: factor of the masks' loss; 0 leaves them out. That is their cross-entropy, a
+        mean over pixels, and `dice` times their soft Dice loss, a mean over images.
+      dice: see `segmentation` and `dice_losses`.
       mask_weights: factor of the loss of each mask class's pixels; () weighs all alike.
     """
 
@@ -85,6 +87,7 @@ class Objective:
     class_weights: tuple[float, ...] = ()
     classification: float = 1.0
     segmentation: float = 0.0
+    dice: float = 0.0
     mask_weights: tuple[float, ...] = ()
 
     def losses(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -109,6 +112,23 @@ class Objective:
         if self.mask_weights:
             losses *= target @ jnp.asarray(self.mask_weights, jnp.float32)
         return losses
+
+    def dice_losses(self, logits: jax.Array, masks: jax.Array) -> jax.Array:
+        """Soft Dice loss of each image [B], a mean over the mask classes.
+
+        One minus the Dice coefficient with probabilities for the predicted pixels (Milletari et al.
+        2016, 3DV, arXiv:1606.04797, here without the squares). To both sides of the fraction a
+        pixel is added: a class that an image does not have costs what is told of it.
+
+        Args:
+          logits: [B,H,W,M].
+          masks: [B,H,W] class indices or `IGNORE`.
+        """
+        known = (masks != IGNORE)[..., None]
+        told = jax.nn.softmax(logits, axis=-1) * known
+        true = jax.nn.one_hot(masks, logits.shape[-1], dtype=logits.dtype) * known
+        both, either = ((part).sum(axis=(1, 2)) for part in (told * true, told + true))
+        return 1 - ((2 * both + 1) / (either + 1)).mean(axis=-1)
 
     def probabilities(self, logits: jax.Array) -> jax.Array:
         """Class probabilities [B,max(2,outputs)]."""
@@ -199,21 +219,36 @@ class Program:
     ) -> jax.Array:
         """Output of the first `last` layers (None: logits) for `stored` [B,...], nothing random.
 
-        With `capture` the output of that layer instead, which must be among them. Goes through the
-        network in micro-batches where the program asks for them. Logits are the mean over the
-        program's views; layers before them see the image as it is.
+        With `capture` the output of that layer instead, which must be among them. Logits are the
+        mean over the program's views; layers before them see the image as it is.
         """
         if last is None and not capture and self.first == 0 and self.views > 1:
             once = dataclasses.replace(self, views=1)
             found = once.outputs(params, batch_stats, views_of(stored, self.views))
             return found.reshape(self.views, len(stored), -1).mean(0)
-        layers, names = len(self.model.layer_names), (capture,) if capture else ()
+        names = (capture,) if capture else ()
+        found, seen = self.captured(params, batch_stats, stored, last, names)
+        return seen[capture] if capture else found
+
+    def captured(
+        self,
+        params: optim.Params,
+        batch_stats: optim.Params,
+        stored: jax.Array,
+        last: int | None = None,
+        names: tuple[str, ...] = (),
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Output of the first `last` layers, and of those of them that are named, of one view.
+
+        Goes through the network in micro-batches where the program asks for them.
+        """
+        layers = len(self.model.layer_names)
         variables = {
             "params": self.model.fold(params, batch_stats, layers),
             "batch_stats": batch_stats,
         }
 
-        def some(stored: jax.Array) -> jax.Array:
+        def some(stored: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             x = self.inputs(stored, None)
             found = self.model.apply(
                 variables,
@@ -224,13 +259,13 @@ class Program:
                 folded=layers,
                 capture=names,
             )
-            return found[1][capture] if capture else found
+            return found if names else (found, {})
 
         size, batch = self.micro_batch, len(stored)
         if size <= 0 or batch % size or batch == size:
             return some(stored)
         found = jax.lax.map(some, stored.reshape(batch // size, size, *stored.shape[1:]))
-        return found.reshape(batch, *found.shape[2:])
+        return jax.tree.map(lambda leaf: leaf.reshape(batch, *leaf.shape[2:]), found)
 
 
 VIEWS = (1, 2, 4, 8)
@@ -325,13 +360,14 @@ def _gradients(
     augment_key, drop_key = jax.random.split(key)
     # On the whole batch: small matrix products inside the scan below would run on one thread.
     whole, targets = program.inputs(stored, augment_key), Targets(labels, weights)
-    pixels = jnp.ones(())
+    pixels = with_mask = jnp.ones(())
     if program.tells_masks:
         whole, masks = whole[..., :-1], whole[..., -1].astype(jnp.int32)
         targets = Targets(labels, weights, masks=masks)
         # Of the whole batch, so that micro-batches with few known pixels do not weigh more.
         known = (masks != IGNORE) * (weights > 0)[:, None, None]
         pixels = jnp.maximum(known.sum(), 1.0)
+        with_mask = jnp.maximum(known.any(axis=(1, 2)).sum(), 1.0)
     whole, targets = _mix(program, whole, targets, key)
     # Folding, and its gradient, once per step: the scan below differentiates what was folded.
     fold = functools.partial(_fold, program, frozen=frozen, batch_stats=state.batch_stats)
@@ -357,8 +393,14 @@ def _gradients(
         if program.objective.classification != 1.0:
             value *= program.objective.classification
         if targets.masks is not None:
-            per_image = program.objective.mask_losses(seen[MASK], targets.masks).sum(axis=(1, 2))
-            value += program.objective.segmentation * (per_image * real).sum() / pixels
+            told, objective = seen[MASK], program.objective
+            per_image = objective.mask_losses(told, targets.masks).sum(axis=(1, 2))
+            of_masks = (per_image * real).sum() / pixels
+            if objective.dice:
+                has = real * (targets.masks != IGNORE).any(axis=(1, 2))
+                dice = objective.dice_losses(told, targets.masks)
+                of_masks += objective.dice * (dice * has).sum() / with_mask
+            value += objective.segmentation * of_masks
         return value, (batch_stats, sums)
 
     def one(part: tuple[jax.Array, Targets], index: jax.Array) -> Any:

@@ -80,7 +80,7 @@ def write(
     predictions.write_csv(folder / "predictions.csv")
     told = None
     if masks is not None:
-        masks.write_csv(folder / "masks.csv")
+        masks.write_csv(folder / segmentation.FILE)
         told = segmentation.by_split(masks)
     files.write_json(
         folder / "metrics.json",

@@ -474,8 +474,8 @@ def _write_finished(place: Path, stage: Stage, result: Result) -> Finished:
     tree = {"params": result.params, "batch_stats": result.batch_stats}
     checkpoint.save_model(place / "model", tree)
     result.predictions.write_csv(place / "predictions.csv")
-    value = None
-    if stage.metric != "none":
+    value = result.course.best_value if stage.metric == metrics.MASK_METRIC else None
+    if stage.metric in metrics.VALIDATION_METRICS:
         value = metrics.validation_metric(stage.metric, result.predictions.where("val"))
     kept = {
         "course": dataclasses.asdict(result.course),

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 import sscjax
 from sscjax import calibration, checkpoint, evaluate, outliers, prepare, record, steps
 from sscjax.errors import UserError
-from sscjax.models import MobileNetUNet, MobileNetV2, Model
+from sscjax.models import MASK, MobileNetUNet, MobileNetV2, Model
 from sscjax.pretrained import convention
 
 # Images per call: one compiled shape for any number of them.
@@ -58,18 +58,23 @@ class Answers:
     Attributes:
       probabilities: [N,C] float64, calibrated, rows sum to 1; a column for each of `columns`.
       distances: [N] float64, how unlike the training images each is; about 1 is like them.
+      masks: [N,image_size,image_size] uint8, the most probable mask class of each pixel; None of a
+        network without masks.
     """
 
     probabilities: np.ndarray
     distances: np.ndarray
+    masks: np.ndarray | None = None
 
     @classmethod
     def join(cls, parts: Iterable[Answers]) -> Answers:
         """Several as one, in their order."""
         found = list(parts)
+        masks = [one.masks for one in found if one.masks is not None]
         return cls(
             np.concatenate([one.probabilities for one in found]),
             np.concatenate([one.distances for one in found]),
+            np.concatenate(masks) if masks else None,
         )
 
 
@@ -83,6 +88,7 @@ class Trained:
       stage: whose model it is.
       classes: names in the order of the labels.
       columns: names of the probabilities: the classes, then outputs that stand for none.
+      mask_classes: names of the classes of masks; () for a network without.
       image_size: side of the images in pixels.
       scaling: of pixels to the network's input, see `convention.preprocess`.
       program: how the network is run; its inputs are uint8 [B,image_size,image_size,3].
@@ -100,6 +106,7 @@ class Trained:
     stage: str
     classes: tuple[str, ...]
     columns: tuple[str, ...]
+    mask_classes: tuple[str, ...]
     image_size: int
     scaling: convention.Scaling
     program: steps.Program
@@ -132,31 +139,42 @@ class Trained:
                 raise ValueError(f"{count} images in a batch, expected 1 to {BATCH}")
             # Repeating the last image keeps one compiled shape; its results are dropped.
             filled = images[np.minimum(np.arange(BATCH), count - 1)]
-            found, features = run(self.params, self.batch_stats, jnp.asarray(filled))
+            found, features, masks = run(self.params, self.batch_stats, jnp.asarray(filled))
             probabilities = np.asarray(found)[:count]
             yield Answers(
                 calibration.calibrate(probabilities, self.rules.temperature),
                 self.detector.distances(np.asarray(features)[:count]),
+                None if masks is None else np.asarray(masks)[:count],
             )
 
 
-def _make_run(program: steps.Program) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """A jitted f(params, batch_stats, images [B,H,W,3]) -> probabilities [B,C], features [B,D].
+def _make_run(
+    program: steps.Program,
+) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array | None]]:
+    """A jitted f(params, batch_stats, images [B,H,W,3]).
 
-    Both from one pass through the network: the features are what the classifier is fed of the
-    image as it is, the probabilities those of the mean logits of its views.
+    It gives probabilities [B,C], features [B,D] and masks [B,H,W] uint8, None without, all from one
+    pass through the network. Features are what the classifier is fed of the image as it is, masks
+    are of that image, too; probabilities are those of the mean logits of its views.
     """
     model = program.model
     layers, end = len(model.layer_names), model.features_end
     rest = dataclasses.replace(program, first=end, inputs=lambda stored, key: stored, micro_batch=0)
 
+    names = (MASK,) if program.tells_masks else ()
+
     @steps.jit
-    def run(params: Any, batch_stats: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        views = steps.views_of(images, program.views)
-        trunk = program.outputs(params, batch_stats, views, end)
+    def run(
+        params: Any, batch_stats: Any, images: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        views, masks = steps.views_of(images, program.views), None
+        trunk, seen = program.captured(params, batch_stats, views, end, names)
+        if names:
+            masks = seen[MASK][: len(images)].argmax(-1).astype(jnp.uint8)
         logits = rest.outputs(params, batch_stats, trunk, layers)
         logits = logits.reshape(program.views, len(images), -1).mean(0)
-        return program.objective.probabilities(logits), evaluate.pooled(trunk[: len(images)])
+        features = evaluate.pooled(trunk[: len(images)])
+        return program.objective.probabilities(logits), features, masks
 
     return run
 
@@ -234,8 +252,8 @@ def _build(
     classes = tuple(kept["data"]["classes"])
     outputs = prepare.output_count(config, len(classes))
     assumed = convention.CONVENTIONS[kept["weights"]["convention"]]
-    masks = len(kept["data"].get("mask_classes", ()))
-    model: Model = prepare.build_model(config, outputs, masks)
+    masks = tuple(kept["data"].get("mask_classes", ()))
+    model: Model = prepare.build_model(config, outputs, len(masks))
     if isinstance(model, (MobileNetV2, MobileNetUNet)):
         model = model.clone(padding=assumed.padding, bn_epsilon=assumed.bn_epsilon)
     size = int(config.data.image_size)
@@ -256,6 +274,7 @@ def _build(
         stage=stage,
         classes=classes,
         columns=evaluate.class_columns(classes, max(outputs, 2)),
+        mask_classes=masks if program.tells_masks else (),
         image_size=size,
         scaling=assumed.scaling,
         program=program,

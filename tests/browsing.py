@@ -9,6 +9,8 @@ import http.server
 import io
 import shutil
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +75,26 @@ class Opened:
         self.served.close()
 
 
+def new_page(browser: Any, **settings: Any) -> Any:
+    """A page with all the time that a machine with other work to do may need."""
+    context = browser.new_context(**settings)
+    context.set_default_timeout(180_000)
+    context.set_default_navigation_timeout(180_000)
+    return context.new_page()
+
+
+def until(page: Any, true: Callable[[], bool], seconds: float = 120) -> bool:
+    """Whether something comes true in this time; asked four times a second."""
+    end = time.monotonic() + seconds
+    while not (found := true()) and time.monotonic() < end:
+        page.wait_for_timeout(250)
+    return found
+
+
 def open_page(browser: Any, folder: Path, **settings: Any) -> Opened:
     """Serve an exported page and open it; `settings` are those of a browser's context."""
     served = Served(folder)
-    page = browser.new_context(**settings).new_page()
+    page = new_page(browser, **settings)
     said: list[str] = []
     requests: list[str] = []
     page.on("console", lambda message: said.append(message.text))

@@ -575,7 +575,7 @@ def test_a_file_that_disagrees_is_not_kept(
 
 
 def test_what_is_not_a_number_disagrees() -> None:
-    odd = check.Agreement(1, "test", float("nan"), 0.0, 0, (1.0, 1.0), (None, None))
+    odd = check.Agreement(1, "test", float("nan"), 0.0, 0, None, (1.0, 1.0), (None, None))
     with pytest.raises(UserError, match="does not answer"):
         check.demand(odd, "one.onnx")
     odd = dataclasses.replace(odd, probabilities=0.0, distances=float("nan"))

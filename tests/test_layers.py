@@ -50,7 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stage",),
     ("record", "provenance", "explanations", "folds", "search"),
     ("summary", "trained"),
-    ("pooled", "train", "answers"),
+    ("pooled", "train", "answers", "mask_files"),
     ("protocol", "whole_slides"),
     ("predict",),
     ("main", "compare", "reproduce", "explain", "export", "doctor"),

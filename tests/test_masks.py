@@ -226,6 +226,23 @@ def test_copies_of_what_is_unknown_are_unknown(folder: Path) -> None:
     assert (found[2::4] == masks.IGNORE).all() and set(np.unique(found[0::4])) <= {0, 1, 2}
 
 
+@pytest.mark.parametrize(("width", "height"), [(30, 20), (20, 30), (21, 21), (9, 8)])
+def test_told_masks_lie_on_their_image(width: int, height: int, tmp_path: Path) -> None:
+    """Cut and reduced as the image was they are what was told; the rest is not known."""
+    small = np.random.default_rng(0).integers(0, 4, (5, 5)).astype(np.uint8)
+    whole = masks.enlarge(small, width, height)
+    assert whole.shape == (height, width)
+    side = min(width, height)
+    assert (whole != masks.IGNORE).sum() == side * side
+    np.testing.assert_array_equal(masks.reduce(whole, 5), small)
+    (tmp_path / "a.png").write_bytes(masks.png(whole, [(1, 2, 3), (250, 0, 0), (0, 9, 0)]))
+    read = Image.open(tmp_path / "a.png")
+    assert read.mode == "P"
+    np.testing.assert_array_equal(np.asarray(read), whole)
+    row, column = np.argwhere(whole == 1)[0].tolist()
+    assert read.convert("RGB").getpixel((column, row)) == (250, 0, 0)
+
+
 def test_beside() -> None:
     images = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
     maps = np.full((2, 3, 4), 7, np.uint8)
@@ -319,6 +336,17 @@ def test_text_and_file(tmp_path: Path) -> None:
     assert written[0].endswith("hausdorff95 a,hausdorff95 b,hausdorff95 c")
     cells = [*map(str, found.counts[0].ravel()), *(f"{one:.3f}" for one in found.distances[0])]
     assert written[1] == ",".join(["0.png", "s0", "test", *cells])
+    back = segmentation.read_csv(tmp_path / "masks.csv")
+    assert back.classes == found.classes and (back.counts == found.counts).all()
+    for name in ("files", "subjects", "splits"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(found, name))
+    np.testing.assert_allclose(back.distances, found.distances, atol=5e-4)
+    twice = segmentation.join([back, back])
+    assert len(twice) == 2 * len(found) and twice.counts.sum() == 2 * found.counts.sum()
+    assert segmentation.mean_dice(found.counts) == kept["splits"]["test"]["mean_dice"]
+    (tmp_path / "masks.csv").write_text("file,subject\na,b\n", "utf-8")
+    with pytest.raises(UserError, match="masks.csv cannot be read .* delete this fold's folder"):
+        segmentation.read_csv(tmp_path / "masks.csv")
 
 
 def test_edges_apart_equal_all_pairs() -> None:

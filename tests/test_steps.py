@@ -195,6 +195,33 @@ def test_gradient_of_the_joint_loss(joint: Any) -> None:
     assert np.abs(joint[0][MASK]["kernel"]).max() > 0
 
 
+def test_gradient_of_the_dice_loss(joint: Any) -> None:
+    """Image by image and class by class, over the seven images of which anything is known."""
+    x, maps = scaled(IMAGES[EIGHT], None), MAPS[EIGHT]
+    tree = random_weights.draw(UNET, 16)
+
+    def loss(params: Any) -> jax.Array:
+        _, seen = UNET.apply({**tree, "params": params}, x, train=False, capture=(MASK,))
+        total = jnp.zeros(())
+        for image, truth in enumerate(maps):
+            rows, columns = np.nonzero(truth != 255)
+            odds = jax.nn.softmax(seen[MASK][image, rows, columns], axis=-1)
+            for label in range(4 if len(rows) else 0):
+                true = truth[rows, columns] == label
+                fraction = (2 * odds[true, label].sum() + 1) / (
+                    odds[:, label].sum() + true.sum() + 1
+                )
+                total += (1 - fraction) / 4 / 7
+        return 0.7 * 1.5 * total
+
+    expected = jax.tree.map(
+        jnp.add, joint[0], jax.jit(jax.grad(loss))(random_weights.draw(UNET, 16)["params"])
+    )
+    objective = dataclasses.replace(JOINT, dice=1.5)
+    for micro in (0, 2):
+        assert_close(joint_gradient(micro, EIGHT, np.ones(8), objective)[0], expected)
+
+
 def test_pixels_weigh_by_their_class() -> None:
     """Of the last bias of the masks: the sum of w (p - target) over the pixels that are known."""
     weights = (0.5, 3.0, 1.0, 2.0)

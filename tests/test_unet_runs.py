@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -30,8 +32,10 @@ from sscjax import (
     trained,
 )
 from sscjax.data import masks, synthetic
+from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
-from sscjax.export import frozen
+from sscjax.export import apply, check, npz, onnx_file, program
+from sscjax.export.check import Wish
 from sscjax.models.fd_unet import FDUNet
 from sscjax.page import render
 
@@ -115,11 +119,6 @@ def test_answers_are_those_of_the_run(run: Path, images: Path, tmp_path: Path) -
         np.testing.assert_allclose(got, expected[row["file"]], atol=1e-6)
 
 
-def test_export_is_refused(run: Path) -> None:
-    with pytest.raises(UserError, match="holds a FDUNet, for which there is no export yet"):
-        frozen.freeze(trained.open_run(run))
-
-
 def test_training_moves_every_layer(run: Path, images: Path) -> None:
     config = unet_config(images)
     network = prepare.build_network(
@@ -168,16 +167,29 @@ def masked_config(images: Path) -> ConfigDict:
     # Few steps: the running averages must follow them.
     config.batch_size = 8
     config.scratch.momentum = 0.5
-    config.select.metric = "none"
+    config.loss.dice = 0.5
+    config.select.metric = metrics.MASK_METRIC
     config.stages.train.epochs = 10
     config.stages.train.learning_rate = 1e-2
     return config
 
 
-@pytest.mark.usefixtures("no_pictures")
-def test_a_run_with_masks(images: Path, tmp_path: Path) -> None:
-    """Told better than by the commonest tissue; counted, reported, gone on with, and answered."""
-    folder = write_folder(tmp_path / "skin")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Masked:
+    """A finished run with masks, what it said, and the images as they were drawn."""
+
+    images: Path
+    run: Path
+    text: str
+    drawn: ImageSet
+    maps: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def masked(quick_compiler: None, tmp_path_factory: pytest.TempPathFactory) -> Masked:
+    """Masks beside two of three images."""
+    place = tmp_path_factory.mktemp("masked")
+    folder = write_folder(place / "skin")
     names = ("normal", "early", "late")
     drawn = synthetic.skin_biopsies(
         image_size=32, tiles=dict.fromkeys(names, 12), subjects=dict.fromkeys(names, 6)
@@ -186,42 +198,121 @@ def test_a_run_with_masks(images: Path, tmp_path: Path) -> None:
     for index, file in enumerate(drawn.files.tolist()):
         if index % 3:
             Image.fromarray(drawn.masks[index]).save(masks.beside_name(folder / file))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "_draw", lambda *args: None)
+        patch.setattr(explanations, "write", lambda *args: None)
+        patch.setattr(page, "write", lambda folder: ())
+        text = train.run(masked_config(folder), place / "run")
+    return Masked(folder, place / "run", text, drawn, np.asarray(drawn.masks))
+
+
+def test_answers_of_a_run_with_masks(
+    masked: Masked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mask of each image at its own size; of what the network did not see nothing is told."""
+    opened = trained.open_run(masked.run)
+    told = np.asarray(
+        steps.make_masks(opened.program)(opened.params, opened.batch_stats, masked.drawn.images)
+    )
+    wide = tmp_path / "new"
+    for index in (0, 1):
+        path = wide / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        pixels = np.full((32, 40, 3), 255, np.uint8)
+        pixels[:, 4:36] = masked.drawn.images[index]
+        Image.fromarray(pixels).save(path)
+    (wide / "2.png").write_bytes(b"no image")
+    assert predict.predict(masked.run, [wide], tmp_path / "out") == 1
+    assert "Masks: " in capsys.readouterr().out
+    with (tmp_path / "out/masks.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["0.png", "1.png"]
+    kept = json.loads((tmp_path / "out" / predict.ALL).read_text("utf-8"))
+    assert kept["mask_classes"] == list(synthetic.TISSUES)
+    for index, row in enumerate(rows):
+        mask = np.asarray(Image.open(tmp_path / "out" / row["mask"]))
+        np.testing.assert_array_equal(mask[:, 4:36], told[index])
+        assert (mask[:, :4] == masks.IGNORE).all() and (mask[:, 36:] == masks.IGNORE).all()
+        shares = np.bincount(told[index].ravel(), minlength=4) / 32**2
+        for place, name in enumerate(synthetic.TISSUES):
+            assert float(row[f"share {name}"]) == pytest.approx(shares[place], abs=1e-6)
+            assert kept["masks"][index]["shares"][name] == pytest.approx(shares[place])
+
+
+def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> None:
+    """In every runtime; other answers are found out."""
+    opened = trained.open_run(masked.run)
+    pixels = np.asarray(masked.drawn.images[:5])
+    told = steps.make_masks(opened.program)(opened.params, opened.batch_stats, pixels)
+    for name in ("onnx", "npz"):
+        said = program.export(masked.run, name, tmp_path / f"a.{name}", Wish())
+        assert "0 answers are others" in said and "of the masks 0 % of the pixels" in said
+    outputs = onnx_file.load(tmp_path / "a.onnx")(pixels)
+    assert outputs["masks"].dtype == np.uint8
+    np.testing.assert_array_equal(outputs["masks"], told)
+    again = apply.outputs(npz.read(tmp_path / "a.npz"), jnp.asarray(pixels))
+    np.testing.assert_array_equal(again["masks"], told)
+    np.testing.assert_allclose(again["maps"], outputs["maps"], atol=2e-4)
+    about = json.loads((tmp_path / "a.onnx.json").read_text("utf-8"))
+    assert about["mask_classes"] == list(synthetic.TISSUES)
+    assert about["outputs"] == ["probabilities", "distance", "maps", "masks"]
+    assert about["check"]["mask_pixels_changed"] == 0.0
+
+    def other(images: np.ndarray) -> Any:
+        found = onnx_file.load(tmp_path / "a.onnx")(images)
+        return {**found, "masks": (found["masks"] + 1) % 4}
+
+    wrong = check.compare(opened, other, check.sample(opened, None))
+    assert wrong.pixels == 1.0
+    with pytest.raises(UserError, match="100 % of the pixels of masks are others"):
+        check.demand(wrong, "a.onnx")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_with_masks(masked: Masked, tmp_path: Path) -> None:
+    """Told better than by the commonest tissue; counted, reported, gone on with, and answered."""
+    folder, drawn, text = masked.images, masked.drawn, masked.text
     config = masked_config(folder)
-    text = train.run(config, tmp_path / "run")
-    kept = json.loads((tmp_path / "run/metrics.json").read_text("utf-8"))["segmentation"]
+    kept = json.loads((masked.run / "metrics.json").read_text("utf-8"))["segmentation"]
     assert kept["classes"] == list(synthetic.TISSUES)
     counts = [part["n"] for part in kept["splits"].values()]
     assert sum(counts) == 24 and "masks, test" in text
+    # The best epoch is the one of the best Dice on validation, which the curves have.
+    with (masked.run / "curves.csv").open(encoding="utf-8", newline="") as file:
+        dice = [float(row["val_mean_dice"]) for row in csv.DictReader(file)]
+    assert max(dice) == pytest.approx(kept["splits"]["val"]["mean_dice"])
+    stage = json.loads((masked.run / "stages/train/stage.json").read_text("utf-8"))
+    assert stage["value"] == max(dice) == dice[stage["course"]["best_epoch"] - 1]
     # The file's counts are those of masks told anew from the run's folder.
-    opened = trained.open_run(tmp_path / "run")
+    opened = trained.open_run(masked.run)
     assert opened.model.mask_classes == 4
     told = steps.make_masks(opened.program)(opened.params, opened.batch_stats, drawn.images)
-    written = (tmp_path / "run/masks.csv").read_text("utf-8").splitlines()
+    written = (masked.run / "masks.csv").read_text("utf-8").splitlines()
     rows = list(csv.DictReader(written))
     assert len(rows) == 24
     right = {
-        file: int((told[index] == drawn.masks[index]).sum())
+        file: int((told[index] == masked.maps[index]).sum())
         for index, file in enumerate(drawn.files.tolist())
     }
     for row in rows:
         both = [int(row[f"both {name}"]) for name in synthetic.TISSUES]
         assert abs(sum(both) - right[row["file"]]) <= 2
     # Who says the commonest tissue everywhere has Dice of it alone.
-    known = drawn.masks[[index for index in range(36) if index % 3]]
+    known = masked.maps[[index for index in range(36) if index % 3]]
     share = np.bincount(known.ravel()).max() / known.size
     assert kept["splits"]["train"]["mean_dice"] > 1.2 * (2 * share / (1 + share)) / 4
-    sheet = np.asarray(Image.open(tmp_path / "run" / segmentation.PICTURE).convert("RGB"))
+    sheet = np.asarray(Image.open(masked.run / segmentation.PICTURE).convert("RGB"))
     assert sheet.shape[1] > 400 and len(np.unique(sheet.reshape(-1, 3), axis=0)) > 50
-    shown = render.write(tmp_path / "run")[0].read_text("utf-8")
+    shown = render.write(masked.run)[0].read_text("utf-8")
     assert 'id="masks-h"' in shown and "edges apart, pixels" in shown
     answers = trained.Answers.join(opened.answer([drawn.images[:32], drawn.images[32:]]))
-    table = metrics.Predictions.read_csv(tmp_path / "run/predictions.csv")
+    table = metrics.Predictions.read_csv(masked.run / "predictions.csv")
     np.testing.assert_allclose(answers.probabilities, table.probabilities, atol=1e-6)
     # A finished run is left alone; with another weight it is another run.
-    assert train.run(config, tmp_path / "run") == text
+    assert train.run(config, masked.run) == text
     config.loss.segmentation = 0.5
     with pytest.raises(UserError, match="config.loss.segmentation: 1.0 then, 0.5 now"):
-        train.run(config, tmp_path / "run")
+        train.run(config, masked.run)
     config.stages[config.stage_order[0]].mixup = 0.4
     with pytest.raises(UserError, match="mixup=0.4 mixes images, and their masks cannot be mixed"):
         train.run(config, tmp_path / "mixed")
@@ -240,6 +331,11 @@ def test_a_run_with_masks(images: Path, tmp_path: Path) -> None:
         ({"model.unet_depth": 0}, "unet_depth=0: expected 1 or more"),
         ({"model.unet_growth": 0}, "unet_growth=0: expected 1 or more"),
         ({"model.unet_block": "residual"}, "unet_block='residual': expected 'dense' or 'plain'"),
+        (
+            {"select.metric": "mean_dice"},
+            "select.metric=mean_dice, and stage train trains no masks: set it to another",
+        ),
+        ({"loss.dice": -1.0}, "config.loss.dice=-1.0: expected 0 or more"),
         ({"pretrained": "imagenet"}, "there are no weights for model.name='fd_unet'"),
     ],
 )

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsing import Opened, Served, open_page
+from browsing import Opened, Served, new_page, open_page, until
 from PIL import Image, ImageCms
 from small_runs import finished_run, write_folder
 
@@ -416,6 +416,11 @@ def threshold_said(page: Any) -> str:
     return str(page.locator("#facts dt:text-is('Disease') + dd").text_content())
 
 
+def reloaded(page: Any) -> str:
+    page.reload()
+    return threshold_said(page)
+
+
 def caches_of(page: Any) -> list[str]:
     return list(page.evaluate("caches.keys()"))
 
@@ -433,12 +438,7 @@ def test_another_export_takes_over_and_says_so(browser: Any, site: Path, tmp_pat
     page.get_by_role("alert").filter(has_text="Another network is on the server").wait_for()
     page.evaluate("navigator.serviceWorker.ready.then((worker) => worker.update())")
     page.wait_for_timeout(500)
-    for _ in range(20):
-        page.reload()
-        if "12.5 %" in threshold_said(page):
-            break
-        page.wait_for_timeout(250)
-    assert "12.5 %" in threshold_said(page)
+    assert until(page, lambda: "12.5 %" in reloaded(page))
     page.locator("#kept").filter(has_text=KEPT).wait_for()
     assert page.locator("#other").is_hidden()
     assert len(caches_of(page)) == 1 and first not in caches_of(page)
@@ -464,15 +464,10 @@ def test_a_damaged_update_leaves_the_earlier_export_in_use(
     page.reload()
     assert "12.5 %" not in threshold_said(page)
     # What was begun to be kept goes again, each time that it is tried.
-    assert any(caches_of(page) == before or page.wait_for_timeout(100) for _ in range(100))
+    assert until(page, lambda: caches_of(page) == before)
     # The rest arrives, and is taken.
     model.write_bytes(whole)
-    for _ in range(20):
-        page.reload()
-        if "12.5 %" in threshold_said(page):
-            break
-        page.wait_for_timeout(250)
-    assert "12.5 %" in threshold_said(page)
+    assert until(page, lambda: "12.5 %" in reloaded(page))
     found.close()
 
 
@@ -480,7 +475,7 @@ def test_two_exports_of_a_server_keep_their_own(browser: Any, site: Path, tmp_pa
     shutil.copytree(site, tmp_path / "all" / "one")
     changed(site, tmp_path / "all" / "two", 0.125)
     served = Served(tmp_path / "all")
-    page = browser.new_context().new_page()
+    page = new_page(browser)
     for name in ("one", "two"):
         page.goto(f"{served.url}{name}/")
         page.locator("#kept").filter(has_text=KEPT).wait_for()
@@ -502,7 +497,7 @@ def test_a_page_that_cannot_be_kept_works_and_says_so(
     found.page.locator("#kept").filter(has_text="works with its server alone").wait_for()
     assert found.page.locator("#title").inner_text().startswith("Which of")
     found.close()
-    page = browser.new_context().new_page()
+    page = new_page(browser)
     page.route("http://clinic.test/**", lambda route: handed(route, site))
     page.goto("http://clinic.test/")
     page.locator("#kept").filter(has_text="works with its server alone").wait_for()

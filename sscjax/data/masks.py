@@ -7,8 +7,9 @@ known; an image without a mask is such throughout.
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +104,29 @@ def reduce(values: np.ndarray, size: int) -> np.ndarray:
     left, top = (width - side) // 2, (height - side) // 2
     square = Image.fromarray(values[top : top + side, left : left + side])
     return np.array(square.resize((size, size), Image.Resampling.NEAREST))
+
+
+def enlarge(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The way back: [S,S] of an image's central square as [height,width], else `IGNORE`."""
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    found = np.full((height, width), IGNORE, np.uint8)
+    square = Image.fromarray(values).resize((side, side), Image.Resampling.NEAREST)
+    found[top : top + side, left : left + side] = np.asarray(square)
+    return found
+
+
+def png(values: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> bytes:
+    """The file of a mask [H,W] uint8, which programs read as indices and people see in colours.
+
+    Args:
+      values: class indices.
+      palette: RGB of the values from 0 on; others are black.
+    """
+    image = Image.fromarray(values)
+    # Of all values: Pillow keeps no more bits of each than the palette has colours for.
+    black = [(0, 0, 0)] * (256 - len(palette))
+    image.putpalette([value for colour in [*palette, *black] for value in colour])
+    memory = io.BytesIO()
+    image.save(memory, "PNG")
+    return memory.getvalue()

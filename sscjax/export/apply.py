@@ -25,8 +25,8 @@ def outputs(whole: Frozen, images: jax.Array) -> dict[str, jax.Array]:
       images: uint8 [N,S,S,3].
 
     Returns:
-      float32, by the names in `metadata`: probabilities [N,C], distance [N], and maps [N,h,w,C]
-      where the network has any.
+      float32, by the names in `metadata`: probabilities [N,C], distance [N], and, where the network
+      has any, maps [N,h,w,C] and, uint8, masks [N,S,S].
     """
     shape = (1, 1, 1, 3)
     pixels = images.astype(np.float32)
@@ -41,6 +41,8 @@ def outputs(whole: Frozen, images: jax.Array) -> dict[str, jax.Array]:
     if whole.maps:
         parts = [_evidence(one, found[one.name]) for one in whole.maps]
         result[metadata.MAPS] = functools.reduce(jnp.add, parts)
+    if whole.masks:
+        result[metadata.MASKS] = found[whole.masks].argmax(-1).astype(np.uint8)
     return result
 
 
@@ -64,6 +66,11 @@ def step(one: Operation, x: jax.Array, found: dict[str, jax.Array]) -> jax.Array
         return jnp.clip(x, 0.0, 6.0)
     if one.kind == "add":
         return x + found[one.other]
+    if one.kind == "concat":
+        return jnp.concatenate([found[one.other], x], axis=-1)
+    if one.kind == "transpose":
+        assert one.bias is not None
+        return _transpose(one, x) + one.bias.reshape(1, 1, 1, -1)
     if one.kind == "pool":
         return jnp.concatenate([pool(found[name], one.pooling) for name in one.reads], axis=-1)
     if one.kind == "flatten":
@@ -98,6 +105,14 @@ def _conv(one: Operation, x: jax.Array) -> jax.Array:
         ((top, bottom), (left, right)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+
+
+def _transpose(one: Operation, x: jax.Array) -> jax.Array:
+    """Each pixel becomes four."""
+    assert one.kernel is not None
+    batch, height, width, _ = x.shape
+    four = jnp.einsum("nhwc,ijcd->nhiwjd", x, one.kernel)
+    return four.reshape(batch, 2 * height, 2 * width, -1)
 
 
 def _depthwise(one: Operation, padded: jax.Array) -> jax.Array:

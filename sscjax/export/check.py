@@ -24,6 +24,9 @@ from sscjax.trained import Answers, Trained
 # another order of additions may make.
 TOLERANCE = 1e-4
 
+# The largest share of pixels whose mask class may change by it, where two are equally probable.
+OTHER_PIXELS = 1e-3
+
 MOST_IMAGES = 200
 
 Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
@@ -53,6 +56,7 @@ class Agreement:
       probabilities: the largest difference.
       distances: the largest difference, relative where the distance is above 1.
       changed: images with another answer, by the rules of `answers.judge`.
+      pixels: share of the pixels of masks that are others; None without masks.
       accuracy: shares of right classes, (the run's, the file's).
       speed: images per second, (the file's, the run's), in batches of `trained.BATCH` after a
         first one, which compiles and allocates; None where there are no more.
@@ -63,6 +67,7 @@ class Agreement:
     probabilities: float
     distances: float
     changed: int
+    pixels: float | None
     accuracy: tuple[float, float]
     speed: tuple[float | None, float | None]
 
@@ -76,6 +81,7 @@ class Agreement:
                 metadata.DISTANCE: self.distances,
             },
             "answers_changed": self.changed,
+            **({} if self.pixels is None else {"mask_pixels_changed": self.pixels}),
             "accuracy": {"run": self.accuracy[0], "file": self.accuracy[1]},
         }
 
@@ -128,6 +134,7 @@ def compare(opened: Trained, run: Run, some: Sample) -> Agreement:
         probabilities=float(np.abs(found.probabilities - expected.probabilities).max()),
         distances=float(gap.max()),
         changed=sum(one != other for one, other in zip(then, now, strict=True)),
+        pixels=_other_pixels(expected.masks, found.masks),
         accuracy=(_accuracy(expected, some), _accuracy(found, some)),
         speed=(speed, own_speed),
     )
@@ -147,6 +154,21 @@ def demand(found: Agreement, name: str) -> None:
             f"differ by up to {found.probabilities:.2g} and distances by {found.distances:.2g}, "
             f"more than {TOLERANCE:g}; it is not kept: try another version of its packages"
         )
+    if not (found.pixels is None or found.pixels <= OTHER_PIXELS):
+        raise UserError(
+            f"{name} does not answer as the run does: {100 * found.pixels:.3g} % of the pixels of "
+            f"masks are others, more than {100 * OTHER_PIXELS:g} %; it is not kept: try another "
+            "version of its packages"
+        )
+
+
+def _other_pixels(expected: np.ndarray | None, found: np.ndarray | None) -> float | None:
+    """Share of different pixels, 1 where one has no masks or others in shape, None without."""
+    if expected is None and found is None:
+        return None
+    if expected is None or found is None or expected.shape != found.shape:
+        return 1.0
+    return float((expected != found).mean())
 
 
 def _batches(pixels: np.ndarray) -> Iterator[np.ndarray]:
@@ -158,6 +180,7 @@ def _as_answers(outputs: Mapping[str, np.ndarray]) -> Answers:
     return Answers(
         outputs[metadata.PROBABILITIES].astype(np.float64),
         outputs[metadata.DISTANCE].astype(np.float64),
+        outputs.get(metadata.MASKS),
     )
 
 

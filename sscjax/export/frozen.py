@@ -13,11 +13,22 @@ from typing import Any, Literal
 import numpy as np
 
 from sscjax.errors import UserError
-from sscjax.models import CNN, MobileNetV2, Pooling, fast
+from sscjax.models import CNN, MASK, FDUNet, MobileNetV2, Pooling, fast
 from sscjax.pretrained import convention
 from sscjax.trained import Trained
 
-Kind = Literal["conv", "relu", "relu6", "add", "max_pool", "pool", "flatten", "dense"]
+Kind = Literal[
+    "conv",
+    "transpose",
+    "relu",
+    "relu6",
+    "add",
+    "concat",
+    "max_pool",
+    "pool",
+    "flatten",
+    "dense",
+]
 
 INPUT = "pixels"
 
@@ -28,16 +39,19 @@ class Operation:
 
     Attributes:
       name: the model's layer whose output this is.
-      kind: 'conv', 'relu' (max(x,0)), 'relu6' (clip to 0..6), 'add' (of an earlier output),
-        'max_pool' (2x2, stride 2, an odd last row or column left out), 'pool' (over space: of each
-        of several outputs [N,h,w,C] several numbers [N,C], one beside the other), 'flatten'
-        ([N,h,w,C] to [N,h*w*C], channels last) or 'dense'.
-      kernel: of 'conv' [K,K,C/groups,D], of 'dense' [C,D], float32.
+      kind: 'conv', 'transpose' (transposed 2x2 convolution of stride 2: [N,h,w,C] to
+        [N,2h,2w,D]), 'relu' (max(x,0)), 'relu6' (clip to 0..6), 'add' (of an earlier output),
+        'concat' (an earlier output's channels before these), 'max_pool' (2x2, stride 2, an odd last
+        row or column left out), 'pool' (over space: of each of several outputs [N,h,w,C] several
+        numbers [N,C], one beside the other), 'flatten' ([N,h,w,C] to [N,h*w*C], channels last) or
+        'dense'.
+      kernel: of 'conv' [K,K,C/groups,D], of 'transpose' [2,2,C,D] (the first two say which of the
+        four pixels), of 'dense' [C,D], float32.
       bias: [D] float32.
       stride: of 'conv', on both axes.
       padding: zeros that 'conv' adds (top, left, bottom, right), in pixels.
       groups: of 'conv': 1, or one per channel.
-      other: of 'add', the operation whose output is added.
+      other: of 'add', the operation whose output is added; of 'concat', whose channels are first.
       reads: of 'pool', the operations whose outputs are pooled, in order.
       pooling: of 'pool', what is taken of each channel, in order, see `models.layers.pool`.
     """
@@ -83,6 +97,7 @@ class Frozen:
       trunk: the last operation whose output has a place in the image.
       features: the operation whose output, averaged over space where it has one, the detector looks
         at.
+      masks: the operation whose output [N,S,S,M] are the logits of masks; '' without masks.
       maps: what adds up to HiResCAM of each class (see `saliency.hires_cam`) over the outputs that
         the classifier reads; () where the logits are not linear in their means.
       mean, components, variances, noise: of the detector, see `outliers.Detector`.
@@ -95,6 +110,7 @@ class Frozen:
     temperature: float
     trunk: str
     features: str
+    masks: str
     maps: tuple[Evidence, ...]
     mean: np.ndarray
     components: np.ndarray
@@ -124,10 +140,8 @@ def freeze(opened: Trained) -> Frozen:
     elif isinstance(model, CNN):
         operations = _cnn(model, params)
     else:
-        raise UserError(
-            f"{opened.folder} holds a {type(model).__name__}, for which there is no export yet: "
-            "expected a run of model.name=mobilenet_v2 or cnn"
-        )
+        assert isinstance(model, FDUNet)
+        operations = _unet(model, params, opened.image_size)
     trunk = model.layer_names[model.head_start - 1]
     logits, maps = operations[-1], _evidence(operations, opened.image_size)
     if opened.program.objective.kind == "sigmoid":
@@ -144,6 +158,7 @@ def freeze(opened: Trained) -> Frozen:
         temperature=opened.rules.temperature,
         trunk=trunk,
         features=model.layer_names[model.features_end - 1],
+        masks=MASK if opened.mask_classes else "",
         maps=maps,
         mean=np.asarray(detector.mean, np.float32),
         components=np.asarray(detector.components, np.float32),
@@ -249,6 +264,50 @@ def _cnn(model: CNN, params: dict[str, Any]) -> list[Operation]:
     return found
 
 
+def _unet(model: FDUNet, params: dict[str, Any], size: int) -> list[Operation]:
+    """As `_mobilenet_v2`; the masks' logits are an operation that none reads."""
+    stack, found = model.layers, list[Operation]()
+    renamed = {"": INPUT}  # layers that are part of the operation after or before them
+    last = INPUT
+    for index, layer in enumerate(stack):
+        name, kernel = layer.name, params.get(layer.name, {}).get("kernel")
+        if layer.kind in ("conv", "depthwise", "transpose", "mask"):
+            norm = name if layer.kind == "mask" else stack[index + 1].name
+            amounts = (0, 0)
+            if layer.kind in ("conv", "depthwise"):
+                amounts = fast.pad_amounts(size, layer.kernel, layer.stride, model.padding)
+                size = (size + sum(amounts) - layer.kernel) // layer.stride + 1
+            elif layer.kind == "transpose":
+                size *= 2
+            found.append(
+                Operation(
+                    norm,
+                    "transpose" if layer.kind == "transpose" else "conv",
+                    _array(kernel),
+                    _array(params[norm]["bias"]),
+                    layer.stride,
+                    (amounts[0], amounts[0], amounts[1], amounts[1]),
+                    layer.channels if layer.kind == "depthwise" else 1,
+                )
+            )
+        elif layer.kind in ("relu", "relu6"):
+            found.append(Operation(name, layer.kind))
+        elif layer.kind in ("add", "concat"):
+            found.append(Operation(name, layer.kind, other=renamed[layer.joins]))
+        elif layer.kind == "max_pool":
+            found.append(Operation(name, "max_pool"))
+            size //= 2
+        elif layer.kind == "pool":
+            reads = renamed[layer.joins] if layer.joins else last
+            found.append(Operation(name, "pool", reads=(reads,), pooling=("mean",)))
+        elif layer.kind == "dense":
+            found.append(_dense(name, params))
+        if layer.kind != "mask":
+            last = found[-1].name if found else INPUT
+        renamed[name] = last
+    return found
+
+
 def _dense(name: str, params: dict[str, Any]) -> Operation:
     return Operation(name, "dense", _array(params[name]["kernel"]), _array(params[name]["bias"]))
 
@@ -257,9 +316,11 @@ def _channels(operations: Sequence[Operation]) -> dict[str, int]:
     """Of each output that has a place in the image."""
     found, last = dict[str, int](), 3
     for one in operations:
-        if one.kind == "conv":
+        if one.kind in ("conv", "transpose"):
             assert one.bias is not None
             last = len(one.bias)
+        elif one.kind == "concat":
+            last += found[one.other]
         found[one.name] = last
     return found
 
@@ -280,5 +341,7 @@ def sides(operations: Sequence[Operation], size: int) -> dict[str, int]:
             size = (size + one.padding[0] + one.padding[2] - len(one.kernel)) // one.stride + 1
         elif one.kind == "max_pool":
             size //= 2
+        elif one.kind == "transpose":
+            size *= 2
         found[one.name] = size
     return found

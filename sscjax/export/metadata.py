@@ -23,7 +23,7 @@ KEY = "sscjax"
 VERSION = 1
 
 INPUT = "images"
-PROBABILITIES, DISTANCE, MAPS = "probabilities", "distance", "maps"
+PROBABILITIES, DISTANCE, MAPS, MASKS = "probabilities", "distance", "maps", "masks"
 
 
 def metadata(opened: Trained) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def metadata(opened: Trained) -> dict[str, Any]:
         distance: limit, rule.
       - maps: method, layers (whose maps are added), size [h,w]; or null where there are none, and
         maps_absent says why.
+      - mask_classes: names of what the values of masks mean, from 0; empty without masks.
       - network: name, parameters (count), sha256 of the exported arrays.
       - run: name, stage, trained (date and time, or null), versions, weights (kind, sha256,
         convention, fallback, name), data (fingerprint, images, training_images, synthetic),
@@ -93,7 +94,11 @@ def metadata(opened: Trained) -> dict[str, Any]:
         "classes": list(opened.classes),
         "columns": list(opened.columns),
         "ordered": opened.ordered,
-        "outputs": [PROBABILITIES, DISTANCE, *([MAPS] if whole.maps else [])],
+        "outputs": [
+            *(PROBABILITIES, DISTANCE),
+            *([MAPS] if whole.maps else []),
+            *([MASKS] if whole.masks else []),
+        ],
         "temperature": rules.temperature,
         "threshold": {
             "value": rules.threshold,
@@ -108,6 +113,7 @@ def metadata(opened: Trained) -> dict[str, Any]:
             "their number can tell",
         },
         **_maps(whole),
+        "mask_classes": list(opened.mask_classes),
         "network": {
             "name": kept["config"]["model"]["name"],
             "parameters": sum(part.size for part in arrays(whole).values()),

@@ -28,9 +28,9 @@ _DETECTOR = ("mean", "components", "variances", "noise")
 def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
     """Write the arrays, read them again, run and compare; arguments and errors as of `onnx_file`.
 
-    The metadata has three keys more than `metadata.metadata` says: trunk, features and operations,
-    each of these with name, kind, stride, padding, groups, other, reads and pooling as
-    `frozen.Operation` says.
+    The metadata has four keys more than `metadata.metadata` says: trunk, features, masks_from (the
+    operation whose output are the logits of masks, '' without) and operations, each of these with
+    name, kind, stride, padding, groups, other, reads and pooling as `frozen.Operation` says.
     """
     whole, found = frozen.freeze(opened), metadata.metadata(opened)
     steps = [
@@ -46,7 +46,8 @@ def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
         }
         for one in whole.operations
     ]
-    about = {**found, "operations": steps, "trunk": whole.trunk, "features": whole.features}
+    names = {"trunk": whole.trunk, "features": whole.features, "masks_from": whole.masks}
+    about = {**found, "operations": steps, **names}
     arrays = metadata.arrays(whole)
     arrays |= {
         f"detector/{name}": np.asarray(getattr(whole, name), np.float32) for name in _DETECTOR
@@ -79,6 +80,7 @@ def read(path: Path) -> Frozen:
         temperature=about["temperature"],
         trunk=about["trunk"],
         features=about["features"],
+        masks=about["masks_from"],
         maps=tuple(
             Evidence(name, arrays[f"maps/{name}/kernel"], arrays.get(f"maps/{name}/up"))
             for name in (about["maps"] or {"layers": []})["layers"]

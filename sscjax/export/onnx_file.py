@@ -121,7 +121,7 @@ def build(whole: Frozen, found: dict[str, Any]) -> Any:
     """The `onnx.ModelProto` of a network, without the metadata inside.
 
     Inputs and outputs are those that the metadata names: uint8 [N,S,S,3]; probabilities [N,C],
-    distance [N] and, where there are any, maps [N,h,w,C], float32.
+    distance [N] and, where there are any, maps [N,h,w,C], float32, and masks [N,S,S] uint8.
 
     Args:
       whole: the network.
@@ -141,6 +141,11 @@ def build(whole: Frozen, found: dict[str, Any]) -> Any:
     if whole.maps:
         _maps(graph, whole)
         outputs.append(info(metadata.MAPS, float32, [BATCH, *found["maps"]["size"], columns]))
+    if whole.masks:
+        # Channels first here; their axis is gone afterwards.
+        best = graph.node("ArgMax", [whole.masks], "masks/classes", axis=1, keepdims=0)
+        graph.node("Cast", [best], metadata.MASKS, to=onnx.TensorProto.UINT8)
+        outputs.append(info(metadata.MASKS, onnx.TensorProto.UINT8, [BATCH, size, size]))
     images = info(metadata.INPUT, onnx.TensorProto.UINT8, [BATCH, size, size, 3])
     return onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -177,6 +182,10 @@ def _network(graph: _Graph, whole: Frozen) -> str:
             last = graph.node("Clip", [last, *bounds], one.name)
         elif one.kind == "add":
             last = graph.node("Add", [last, one.other], one.name)
+        elif one.kind == "concat":
+            last = graph.node("Concat", [one.other, last], one.name, axis=1)
+        elif one.kind == "transpose":
+            last = _transpose(graph, one, last)
         elif one.kind == "max_pool":
             last = graph.node("MaxPool", [last], one.name, kernel_shape=[2, 2], strides=[2, 2])
         elif one.kind == "pool":
@@ -227,6 +236,18 @@ def _conv(graph: _Graph, one: Operation, last: str) -> str:
         strides=[one.stride, one.stride],
         pads=list(one.padding),
         group=one.groups,
+    )
+
+
+def _transpose(graph: _Graph, one: Operation, last: str) -> str:
+    assert one.kernel is not None and one.bias is not None
+    kernel = graph.constant(f"{one.name}/kernel", one.kernel.transpose(2, 3, 0, 1))
+    return graph.node(
+        "ConvTranspose",
+        [last, kernel, graph.constant(f"{one.name}/bias", one.bias)],
+        one.name,
+        kernel_shape=[2, 2],
+        strides=[2, 2],
     )
 
 

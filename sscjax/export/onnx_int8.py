@@ -79,10 +79,10 @@ def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
 
 
 def left_alone(whole: Frozen) -> set[str]:
-    """Names of operations that stay in float32: the first ones, and the last."""
+    """Names of operations that stay in float32: the first ones, and the last of each output."""
     kernels = {one.name: one.kernel.size for one in whole.operations if one.kernel is not None}
     most, so_far = FLOAT_SHARE * sum(kernels.values()), 0
-    found = {whole.operations[-1].name}
+    found = {whole.operations[-1].name, whole.masks}
     for one in whole.operations:
         so_far += kernels.get(one.name, 0)
         if so_far > most:
@@ -141,7 +141,7 @@ def _quantise(
     onnx, _ = onnx_file.libraries()
     model = onnx_file.build(whole, found)
     onnx.helper.set_model_props(model, _PREPARED)
-    kinds = ["Conv", "Gemm", "Clip", "Relu", "Add", "MaxPool"]
+    kinds = ["Conv", "ConvTranspose", "Gemm", "Clip", "Relu", "Add", "MaxPool"]
     # Nodes are named like operations; those after the logits are none.
     own = {one.name for one in whole.operations} - left
     names = [one.name for one in model.graph.node if one.op_type in kinds and one.name in own]

@@ -134,6 +134,8 @@ def _text(out: Path, size: int, outcome: Outcome) -> str:
         f"differ from the run's by up to {found.probabilities:.1e}, distances by "
         f"{found.distances:.1e}, {found.changed} answers are others",
     ]
+    if found.pixels is not None:
+        lines.append(f"of the masks {100 * found.pixels:.2g} % of the pixels are others")
     if None not in found.speed:
         there, here = found.speed
         lines.append(

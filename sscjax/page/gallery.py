@@ -48,7 +48,7 @@ def galleries(folder: Folder) -> dict[str, Any] | None:
 
 
 def masks(folder: Folder) -> dict[str, Any] | None:
-    """How well masks were told, and a picture; None for a run without, and for a protocol."""
+    """How well masks were told, and a picture, which a protocol has not; None without masks."""
     found = folder.metrics.get("segmentation")
     if found is None:
         return None
