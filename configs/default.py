@@ -317,6 +317,8 @@ def as_cnn(config: ConfigDict, name: str, epochs: int) -> ConfigDict:
 def as_unet(config: ConfigDict, name: str, epochs: int) -> ConfigDict:
     """The same run with the FD-UNet, likewise, at a size that a laptop trains in minutes."""
     config.model.name = "fd_unet"
+    config.model.unet_width = 8
+    config.model.unet_growth = 2
     config.data.image_size = 64
     # BatchNorm by the batch takes it whole: the micro-batch is of prediction alone, and measuring
     # which is quickest would take longer than it saves.
@@ -325,7 +327,9 @@ def as_unet(config: ConfigDict, name: str, epochs: int) -> ConfigDict:
     # The only stage augments on line.
     config.augment.copies = 0
     config.stages.train.online_augment = True
-    config.stages.train.learning_rate = 1e-3
+    # Small batches, for the sake of more steps: what it learns of small structures comes late.
+    config.batch_size = 8
+    config.stages.train.learning_rate = 2e-3
     config.stages.train.schedule = "cosine"
     config.stages.train.warmup_epochs = 1.0
     # From random weights a network learns the stain of those few subjects it has seen.

@@ -21,6 +21,8 @@ from sscjax.errors import UserError
 from sscjax.page import folder as page_folder
 from sscjax.page import sections
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 @dataclasses.dataclass(frozen=True)
 class Made:
