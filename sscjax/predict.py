@@ -24,6 +24,7 @@ import sscjax
 from sscjax import (
     answers,
     cli,
+    ensemble,
     files,
     intervals,
     mask_files,
@@ -36,6 +37,7 @@ from sscjax import (
 from sscjax.answers import Judged
 from sscjax.data import asked
 from sscjax.data.asked import Asked
+from sscjax.ensemble import Ensemble
 from sscjax.errors import UserError
 from sscjax.mask_files import MaskFiles
 from sscjax.progress import Progress
@@ -55,7 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sscjax.predict", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("run", type=Path, help="the folder of a finished run")
+    parser.add_argument("run", type=Path, help="the folder of a finished run, or protocol")
     parser.add_argument("input", type=Path, nargs="+", help="images, folders, manifests or slides")
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="predictions")
     parser.add_argument("--overwrite", action="store_true", help="replace what lies at --out")
@@ -69,7 +71,7 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = Fals
     """Predict, write `images.csv`, `subjects.csv` and `predictions.json` to `out`, print.
 
     Args:
-      run: the folder of a finished run.
+      run: the folder of a finished run, or of a protocol, whose models are asked together.
       inputs: see `asked.find`.
       out: folder of the results.
       overwrite: results that lie there may be replaced.
@@ -81,7 +83,7 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = Fals
       UserError: anything that the user can mend.
     """
     refuse_folder(out, overwrite, ALL)
-    opened = trained.open_run(run)
+    opened = ensemble.open_folder(run)
     slides, rest = whole_slides.part(inputs)
     settings = whole_slides.settings_of(opened) if slides else None
     found = listed(rest, opened) if rest else []
@@ -127,7 +129,7 @@ def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
             raise UserError(f"--out={out} holds results: name another folder, or give --overwrite")
 
 
-def listed(inputs: Sequence[Path], opened: Trained) -> list[Asked]:
+def listed(inputs: Sequence[Path], opened: Trained | Ensemble) -> list[Asked]:
     """All images of the inputs; see `asked.find`.
 
     Raises:
@@ -144,7 +146,7 @@ def listed(inputs: Sequence[Path], opened: Trained) -> list[Asked]:
 
 
 def ask(
-    opened: Trained, found: Sequence[Asked], kept: MaskFiles | None = None
+    opened: Trained | Ensemble, found: Sequence[Asked], kept: MaskFiles | None = None
 ) -> tuple[Judged, list[tuple[int, str]]]:
     """Judged answers for the images that could be read; row and reason of the others.
 
@@ -176,24 +178,26 @@ def ask(
     return judge(opened, [found[row] for row in rows], whole), failed
 
 
-def judge(opened: Trained, some: Sequence[Asked], found: Answers) -> Judged:
+def judge(opened: Trained | Ensemble, some: Sequence[Asked], found: Answers) -> Judged:
     """Apply the run's rules to answers for some images."""
-    far = opened.detector.threshold
-    return answers.judge(some, found, opened.rules, len(opened.classes), far)
+    return answers.judge(some, found, opened.rules, len(opened.classes), opened.far)
 
 
-def _trained_on(opened: Trained, judged: Judged, paths: Sequence[Path]) -> np.ndarray | None:
+def _trained_on(
+    opened: Trained | Ensemble, judged: Judged, paths: Sequence[Path]
+) -> np.ndarray | None:
     """[N] bool, the images that are files which the run was trained on or chosen by.
 
     None where the run's folder does not say.
     """
     try:
-        manifest = provenance.read(opened.folder)
+        manifests = [provenance.read(folder) for folder in opened.folders]
     except UserError as error:
         _LOG.warning("whether the run was trained on these images is not known: %s", error)
         return None
     known = {
         row["sha256"]
+        for manifest in manifests
         for row in manifest["images"]
         if row["of"] == "file" and row["split"] in ("train", "val")
     }
@@ -207,7 +211,7 @@ def _trained_on(opened: Trained, judged: Judged, paths: Sequence[Path]) -> np.nd
 
 def _write(
     out: Path,
-    opened: Trained,
+    opened: Trained | Ensemble,
     judged: Judged,
     subjects: Judged,
     failed: Sequence[str],
@@ -227,6 +231,7 @@ def _write(
             "folder": str(opened.folder.resolve()),
             "name": opened.name,
             "stage": opened.stage,
+            "models": [str(folder.resolve()) for folder in opened.folders],
             "made_by": opened.record["versions"],
             "warnings": list(opened.warnings),
         },
@@ -238,7 +243,7 @@ def _write(
             "threshold_rule": rules.threshold_rule,
             "least_confidence": rules.least_confidence,
             "abstention_rule": rules.abstention_rule,
-            "foreign_from": opened.detector.threshold,
+            "foreign_from": opened.far,
         },
         "trained_on": None if seen is None else int(seen.sum()),
         "failed": list(failed),
@@ -260,7 +265,7 @@ def _write(
 
 
 def _against_labels(
-    opened: Trained, judged: Judged, seen: np.ndarray | None
+    opened: Trained | Ensemble, judged: Judged, seen: np.ndarray | None
 ) -> dict[str, Any] | None:
     """Figures and intervals where all labels are known; of images the run has not seen, if any."""
     if not set(judged.labels.tolist()) <= set(opened.classes):
@@ -285,7 +290,7 @@ def _against_labels(
 
 def _text(
     out: Path,
-    opened: Trained,
+    opened: Trained | Ensemble,
     judged: Judged,
     subjects: Judged,
     failed: Sequence[str],
@@ -299,7 +304,7 @@ def _text(
     blocks = [
         *(f"warning: {line}" for line in opened.warnings),
         answers.table(rows, opened.columns, unit, str(out / file)),
-        answers.legend(opened.rules, opened.detector.threshold),
+        answers.legend(opened.rules, opened.far),
     ]
     if seen is not None and seen.any():
         left = "" if truth is None or seen.all() else " The figures below are without them."

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from sscjax import (
     audit,
     cli,
+    ensemble,
     files,
     folds,
     locks,
@@ -38,7 +39,7 @@ from sscjax.search import Candidate
 
 _LOG = logging.getLogger(__name__)
 
-FILE = "protocol.json"
+FILE = ensemble.RECORD
 
 Loaded = tuple[ImageSet, bool]
 

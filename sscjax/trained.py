@@ -8,6 +8,7 @@ explanation and export all begin here.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -123,6 +124,21 @@ class Trained:
         """The Linen module."""
         return self.program.model
 
+    @property
+    def far(self) -> float:
+        """Images at a distance above this are unlike those of the training."""
+        return self.detector.threshold
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Of the runs that answer: this one."""
+        return (self.folder,)
+
+    @functools.cached_property
+    def run(self) -> Callable[..., Any]:
+        """See `_make_run`; compiled once."""
+        return _make_run(self.program)
+
     def answer(self, batches: Iterable[np.ndarray]) -> Iterator[Answers]:
         """Answers for batches of images, one after the other.
 
@@ -132,20 +148,23 @@ class Trained:
         Raises:
           ValueError: a batch of another size.
         """
-        run = _make_run(self.program)
         for images in batches:
-            count = len(images)
-            if not 1 <= count <= BATCH:
-                raise ValueError(f"{count} images in a batch, expected 1 to {BATCH}")
-            # Repeating the last image keeps one compiled shape; its results are dropped.
-            filled = images[np.minimum(np.arange(BATCH), count - 1)]
-            found, features, masks = run(self.params, self.batch_stats, jnp.asarray(filled))
-            probabilities = np.asarray(found)[:count]
-            yield Answers(
-                calibration.calibrate(probabilities, self.rules.temperature),
-                self.detector.distances(np.asarray(features)[:count]),
-                None if masks is None else np.asarray(masks)[:count],
-            )
+            yield self.ask(images, self.run)
+
+    def ask(self, images: np.ndarray, run: Callable[..., Any]) -> Answers:
+        """Answers for one batch, by `run` of this or of a network of the same layers."""
+        count = len(images)
+        if not 1 <= count <= BATCH:
+            raise ValueError(f"{count} images in a batch, expected 1 to {BATCH}")
+        # Repeating the last image keeps one compiled shape; its results are dropped.
+        filled = images[np.minimum(np.arange(BATCH), count - 1)]
+        found, features, masks = run(self.params, self.batch_stats, jnp.asarray(filled))
+        probabilities = np.asarray(found)[:count]
+        return Answers(
+            calibration.calibrate(probabilities, self.rules.temperature),
+            self.detector.distances(np.asarray(features)[:count]),
+            None if masks is None else np.asarray(masks)[:count],
+        )
 
 
 def _make_run(
@@ -216,8 +235,9 @@ def _finished_record(folder: Path) -> Mapping[str, Any]:
         folds = sorted(path.parent for path in folder.glob(f"folds/*/{record.FILE}"))
         if folds:
             raise UserError(
-                f"{folder} is a protocol of {len(folds)} runs, none of which is the one to use: "
-                f"name one, such as {folds[0]}, or train a run with --config.protocol=holdout"
+                f"{folder} is a protocol of {len(folds)} runs, which only sscjax.predict asks "
+                f"together: name one, such as {folds[0].parent}, or train a run with "
+                "--config.protocol=holdout"
             )
         raise UserError(
             f"{folder} holds no run (no {record.FILE}): expected the folder that --workdir named"

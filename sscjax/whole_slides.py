@@ -19,6 +19,7 @@ from sscjax.data.asked import Asked
 from sscjax.data.slides import folder, program, reading
 from sscjax.data.slides.folder import Source
 from sscjax.data.slides.tiling import Settings
+from sscjax.ensemble import Ensemble
 from sscjax.errors import UserError
 from sscjax.trained import Trained
 
@@ -78,13 +79,13 @@ def _is_slide(path: Path) -> bool:
     return suffix not in decode.IMAGE_SUFFIXES or reading.opens(path)
 
 
-def settings_of(opened: Trained) -> Settings:
+def settings_of(opened: Trained | Ensemble) -> Settings:
     """How slides are cut for a run: as its training tiles were.
 
     Raises:
       UserError: nobody knows, for the tiles were not cut by this package.
     """
-    path = opened.folder / folder.SETTINGS
+    path = opened.folders[0] / folder.SETTINGS
     if not path.is_file():
         raise UserError(
             f"{opened.folder} was not trained on tiles that sscjax.data.slides cut, so how a slide "
@@ -144,7 +145,7 @@ def _tile_name(source: Source, tile: dict[str, Any]) -> str:
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def draw(out: Path, found: Cut, judged: Judged, opened: Trained) -> list[dict[str, str]]:
+def draw(out: Path, found: Cut, judged: Judged, opened: Trained | Ensemble) -> list[dict[str, str]]:
     """Draw each slide's heat map and its most decisive tiles, and say where they are.
 
     Args:
@@ -178,7 +179,7 @@ def _heat_map(
     kept: dict[str, Any],
     corners: np.ndarray,
     scores: np.ndarray,
-    opened: Trained,
+    opened: Trained | Ensemble,
 ) -> None:
     with reading.open_slide(source.path) as slide:
         thumbnail = slide.thumbnail(1024)
@@ -200,7 +201,7 @@ def _decisive(
     source: Source,
     tiles: Sequence[tuple[dict[str, Any], int]],
     judged: Judged,
-    opened: Trained,
+    opened: Trained | Ensemble,
 ) -> None:
     """The tiles that speak the most for the slide's most probable class."""
     rows = np.array([row for _, row in tiles])

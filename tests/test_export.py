@@ -278,7 +278,7 @@ def test_graph_of_other_networks(runs: Runs, tmp_path: Path, model: str, kind: s
             assert wanted.shape[1:] == tuple(found["maps"]["size"]) != (1, 1)
             scale = np.abs(wanted).max()
             for maps in (outputs["maps"], compiled["maps"]):
-                np.testing.assert_allclose(maps[..., column], wanted, atol=2e-4 * scale)
+                np.testing.assert_allclose(maps[..., column], wanted, atol=5e-4 * scale)
 
 
 def test_maps_of_several_layers(runs: Runs) -> None:

@@ -50,6 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stage",),
     ("record", "provenance", "explanations", "folds", "search"),
     ("summary", "trained"),
+    ("ensemble",),
     ("pooled", "train", "answers", "mask_files"),
     ("protocol", "whole_slides"),
     ("predict",),
@@ -65,7 +66,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "orbax": ("checkpoint",),
     "ml_collections": (
         *("prepare", "explanations", "folds", "record", "search", "summary", "provenance"),
-        *("pooled", "train", "protocol", "main", "reproduce", "trained"),
+        *("pooled", "train", "protocol", "main", "reproduce", "trained", "ensemble"),
         "export",
     ),
     "onnx": ("export",),

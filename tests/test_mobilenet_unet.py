@@ -17,6 +17,7 @@ from trees import assert_close
 
 from sscjax import explanations, page, prepare, summary, train, trained
 from sscjax.errors import UserError
+from sscjax.export import apply, frozen
 from sscjax.models import MASK, MobileNetV2, mobilenet_unet, mobilenet_v2
 from sscjax.models.mobilenet_unet import MobileNetUNet
 from sscjax.pretrained.convention import KERAS
@@ -216,6 +217,15 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = prepare.load_images(config)[0].images
     answers = trained.Answers.join(opened.answer([images[:32], images[32:]]))
     assert np.isfinite(answers.probabilities).all() and len(answers.distances) == 48
+    # Frozen for export it answers alike.
+    whole, some = frozen.freeze(opened), np.asarray(images[:8])
+    plain = jax.jit(lambda pixels: apply.outputs(whole, pixels))(some)
+    np.testing.assert_allclose(plain["probabilities"], answers.probabilities[:8], atol=2e-5)
+    np.testing.assert_allclose(plain["distance"], answers.distances[:8], rtol=2e-4)
+    assert answers.masks is not None
+    assert (np.asarray(plain["masks"]) != answers.masks[:8]).mean() < 1e-3
+    # The maps are those of the backbone's last layer, which the classifier reads.
+    assert [one.name for one in whole.maps] == ["out_relu"]
 
 
 def test_mistakes() -> None:

@@ -19,16 +19,20 @@ from small_runs import one_stage_config, small_config, write_folder, written
 from sscjax import (
     checkpoint,
     cli,
+    ensemble,
     explanations,
     folds,
     main,
     metrics,
     page,
+    predict,
     prepare,
     protocol,
     summary,
     train,
+    trained,
 )
+from sscjax.data import decode
 from sscjax.errors import UserError
 from sscjax.metrics import Predictions
 
@@ -417,3 +421,64 @@ def test_command_line_takes_the_protocol(tmp_path: Path, monkeypatch: pytest.Mon
         delattr(flags.FLAGS, name)
     wanted = ("kfold", 4, ("stages.head.learning_rate=1e-4,1e-3",), "three_class-kfold")
     assert asked == [wanted]
+
+
+# ---- asked about new images ---------------------------------------------------------------------
+
+
+def test_all_models_are_asked_together(
+    kfold: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Means of the folds' own answers, distances in units of each fold's limit, pooled rules."""
+    images = write_folder(tmp_path / "skin", subjects=2, tiles=4)
+    assert predict.predict(kfold, [images], tmp_path / "out") == 0
+    found = json.loads((tmp_path / "out" / predict.ALL).read_text("utf-8"))
+    paths = [images / row["file"] for row in found["images"]]
+    pixels = np.stack([decode.read_image(path, 32) for path in paths])
+    odds, distances = [], []
+    folders = [kfold / f"folds/fold_{number}" for number in range(3)]
+    for folder in folders:
+        one = trained.open_run(folder)
+        said = next(iter(one.answer([pixels])))
+        odds.append(said.probabilities)
+        distances.append(said.distances / one.detector.threshold)
+    names = found["classes"]
+    ours = [[row["probabilities"][name] for name in names] for row in found["images"]]
+    np.testing.assert_allclose(ours, np.mean(odds, axis=0), atol=1e-6)
+    np.testing.assert_allclose(
+        [row["distance"] for row in found["images"]], np.median(distances, axis=0), rtol=1e-5
+    )
+    assert found["run"]["models"] == [str(folder) for folder in folders]
+    # Youden's threshold of all test predictions, each value tried.
+    with (kfold / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    ill = np.array([row["label"] != names[0] for row in rows])
+    scores = np.array([1 - float(row[f"p_{names[0]}"]) for row in rows])
+    best = max((scores[ill] >= value).mean() + (scores[~ill] < value).mean() for value in scores)
+    chosen = found["rules"]["threshold"]
+    assert (scores[ill] >= chosen).mean() + (scores[~ill] < chosen).mean() == pytest.approx(best)
+    assert found["rules"]["foreign_from"] == 1.0
+    assert "on the folds' test images" in capsys.readouterr().out
+
+
+def test_an_unfinished_protocol_is_not_asked(kfold: Path, tmp_path: Path) -> None:
+    shutil.copytree(kfold, tmp_path / "half")
+    path = tmp_path / "half" / "protocol.json"
+    kept = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**kept, "status": "started"}), "utf-8")
+    with pytest.raises(UserError, match="protocol in .* is not finished: give its own command"):
+        ensemble.open_folder(tmp_path / "half")
+    path.write_text("{", "utf-8")
+    with pytest.raises(UserError, match="protocol.json cannot be read .* give the protocol's"):
+        ensemble.open_folder(tmp_path / "half")
+    with pytest.raises(UserError, match="of 3 runs, which only sscjax.predict asks together"):
+        trained.open_run(kfold)
+
+
+def test_most_models_tell_the_mask() -> None:
+    told = np.random.default_rng(0).integers(0, 4, (5, 2, 6, 6)).astype(np.uint8)
+    found = ensemble._most_told(told, 4)
+    for place in np.ndindex(2, 6, 6):
+        values = [int(one[place]) for one in told]
+        most = max(values.count(label) for label in range(4))
+        assert found[place] == min(label for label in range(4) if values.count(label) == most)
