@@ -22,6 +22,8 @@ from sscjax.data.dataset import ImageSet
 from sscjax.data.decode import read_image
 from sscjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 LEFT_RIGHT, HALF = Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180
 QUARTER = Image.Transpose.ROTATE_90
 NAMES = ("normal", "early", "late")

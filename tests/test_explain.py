@@ -14,6 +14,8 @@ from sscjax import cli, explain, pictures, predict, saliency, trained
 from sscjax.data import asked
 from sscjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -13,6 +13,8 @@ from small_runs import one_stage_config
 from sscjax import explanations, metrics, page, prepare, train
 from sscjax.metrics import Predictions
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 def predictions(labels: list[int], confidence: list[float], answers: list[int]) -> Predictions:
     """Two rows of subject p0, two of p1 and so on; the answer has `confidence`."""

@@ -208,10 +208,16 @@ def test_prefix_length_of_the_cnn() -> None:
 
 def test_prefix_shape() -> None:
     variables = random_weights.draw(SMALL, 17)
-    x = scaled(IMAGES, None)
-    for last in (*SMALL.cut_points[1:], len(SMALL.layer_names)):
-        activation = SMALL.apply(variables, x, train=False, last=last)
-        assert features.prefix_shape(SMALL, variables, last, IMAGES.shape) == np.shape(activation)
+    names = SMALL.layer_names
+
+    @jax.jit
+    def run(variables: dict[str, Any], x: jax.Array) -> Any:
+        return SMALL.apply(variables, x, train=False, capture=names)[1]
+
+    seen = run(variables, scaled(IMAGES, None))
+    for last in (*SMALL.cut_points[1:], len(names)):
+        shape = features.prefix_shape(SMALL, variables, last, IMAGES.shape)
+        assert shape == np.shape(seen[names[last - 1]])
 
 
 def test_prefix_shape_of_the_paper() -> None:

@@ -23,6 +23,8 @@ from sscjax.errors import UserError
 from sscjax.metrics import Predictions
 from sscjax.page import charts, checklists, plots, render
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 Element = ElementTree.Element
 HTML, SVG = "{http://www.w3.org/1999/xhtml}", "{http://www.w3.org/2000/svg}"
 

@@ -21,6 +21,8 @@ from sscjax.data.asked import Asked
 from sscjax.errors import UserError
 from sscjax.trained import Answers, Rules
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,6 +17,8 @@ import sscjax
 from sscjax import cli, features, metrics, models, prepare, provenance, reproduce, summary, train
 from sscjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def no_pictures() -> Any:

@@ -30,6 +30,8 @@ from sscjax.export import ort_web, program, web
 from sscjax.export.check import Wish
 from sscjax.trained import Answers, Rules
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 pytest.importorskip("onnx", reason="the extra 'export' is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -18,6 +18,8 @@ from sscjax.data.slides import folder, program
 from sscjax.data.slides.tiling import Settings
 from sscjax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
 CUT_BY = Settings(field_px=64, tile_size=32)
 
 
