@@ -29,7 +29,8 @@ LEARNING_RATE = 1e-4
 FROZEN = 10
 CLASSES = 3
 # The FD-UNet of configs/fd_unet_three_class.py.
-UNET: dict[str, Any] = {"depth": 3, "width": 16, "growth": 4, "layers_per_block": 4}
+UNET: dict[str, Any] = {"depth": 3, "width": 8, "growth": 2, "layers_per_block": 4}
+UNET_BATCH = 8
 
 # Images of the paper's second study.
 TRAINING, VALIDATION, TEST = 1512, 183, 192
@@ -113,8 +114,8 @@ def sscjax_fd_unet(args: argparse.Namespace) -> Run:
 
 
 def _half(args: argparse.Namespace) -> argparse.Namespace:
-    """Images of half the side, which the UNets' configs have."""
-    return argparse.Namespace(**{**vars(args), "size": args.size // 2})
+    """Images of half the side, in small batches, which the UNets' configs have."""
+    return argparse.Namespace(**{**vars(args), "size": args.size // 2, "batch": UNET_BATCH})
 
 
 def sscjax_forward(args: argparse.Namespace) -> Run:
@@ -414,8 +415,8 @@ def sgemm(args: argparse.Namespace) -> Run:
 
 
 CASES = (
-    *(sscjax_finetune, sscjax_forward, sscjax_cnn, sscjax_head, plain_finetune),
-    *(torch_finetune, torch_forward, torch_cnn),
+    *(sscjax_finetune, sscjax_forward, sscjax_cnn, sscjax_fd_unet, sscjax_head, plain_finetune),
+    *(torch_finetune, torch_forward, torch_cnn, torch_fd_unet),
     *(keras_finetune, keras_forward, keras_head_epoch, keras_finetune_epoch, sgemm),
 )
 

@@ -42,7 +42,8 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
         common.append(f"--config.data.path={args.data}")
     if args.classes:
         common.append(f"--config.data.classes={tuple(args.classes)}")
-    unet = ["--config=configs/fd_unet_three_class.py"]
+    # The last epoch: with masks and without, none has another chance to choose.
+    unet = ["--config=configs/fd_unet_three_class.py", "--config.select.metric=none"]
     if args.epochs:
         unet.append(f"--config.stages.train.epochs={args.epochs}")
     plain = [*unet, "--config.model.unet_block=plain"]
@@ -57,11 +58,9 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
         "FD-UNet": unet,
     }
     if args.data is None:
-        # By the same figure, so that no run has another chance to choose its epoch.
-        both = [*MASKS, "--config.select.metric=mean_dice"]
-        found["UNet, masks as well"] = [*plain, *both]
-        found["FD-UNet, masks as well"] = [*unet, *both]
-        found["FD-UNet, masks alone"] = [*unet, *both, "--config.loss.classification=0"]
+        found["UNet, masks as well"] = [*plain, *MASKS]
+        found["FD-UNet, masks as well"] = [*unet, *MASKS]
+        found["FD-UNet, masks alone"] = [*unet, *MASKS, "--config.loss.classification=0"]
     return {name: [*flags, *common] for name, flags in found.items()}
 
 

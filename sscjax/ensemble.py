@@ -4,8 +4,8 @@ A protocol ends with a model for each fold and none for new patients. Together t
 probabilities are the mean of the folds' calibrated ones (Breiman 1996, Machine Learning 24,
 123-140), a pixel's mask class is the one that most of them tell. Threshold and least confidence are
 chosen on the protocol's pooled test predictions, where each image was judged by a model that had
-not seen it. Those are of single models: the mean of several is never worse by its log loss than
-they are on average, so that the rules err on the side of caution, if at all.
+not seen it. Those are of single models, and what the models have together, such as a sensitivity at
+that threshold, is measured nowhere; means are less extreme, so that more is unsure.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+import sscjax
 from sscjax import assess, thresholds, trained
 from sscjax.errors import UserError
 from sscjax.metrics import Predictions
@@ -99,10 +100,7 @@ class Ensemble:
         """
         first = self.members[0]
         # One compiled program serves all that differ in their parameters alone.
-        runs = [
-            first.run if one.program.model == first.program.model else one.run
-            for one in self.members
-        ]
+        runs = [first.run if _alike(one, first) else one.run for one in self.members]
         for images in batches:
             found = [one.ask(images, run) for one, run in zip(self.members, runs, strict=True)]
             limits = [one.far for one in self.members]
@@ -115,6 +113,15 @@ class Ensemble:
                 ),
                 _most_told(np.stack(told), len(self.mask_classes)) if told else None,
             )
+
+
+def _alike(one: Trained, other: Trained) -> bool:
+    """Whether two networks do the same with the same parameters."""
+    ours, theirs = (
+        (each.model, each.scaling, each.program.views, each.program.objective.kind)
+        for each in (one, other)
+    )
+    return ours == theirs
 
 
 def _most_told(masks: np.ndarray, classes: int) -> np.ndarray:
@@ -138,6 +145,18 @@ def open_folder(folder: Path | str) -> Trained | Ensemble:
         raise UserError(
             f"the protocol in {folder} is not finished: give its own command again first"
         )
+    try:
+        return _build(folder, kept)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        then = (kept.get("versions") or {}).get("sscjax", "an unknown version")
+        raise UserError(
+            f"{folder / RECORD}, made by sscjax {then}, does not say what sscjax "
+            f"{sscjax.__version__} needs ({type(error).__name__}: {error}): give the protocol's "
+            "command again, or install that version"
+        ) from error
+
+
+def _build(folder: Path, kept: dict[str, Any]) -> Ensemble:
     members = tuple(trained.open_run(folder / FOLDS / one["name"]) for one in kept["folds"])
     alike = {(one.columns, one.image_size, one.mask_classes) for one in members}
     if len(alike) > 1:
@@ -154,7 +173,8 @@ def _read(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: found[key] for key in ("status", "folds", "config")}
+        needed = {key: found[key] for key in ("status", "folds", "config")}
+        return {**needed, "versions": found.get("versions", {})}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}: {error}): give the protocol's command "
@@ -163,9 +183,19 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _rules(folder: Path, config: ConfigDict, member: Trained) -> Rules:
-    """Chosen on the pooled test predictions, all of images that the model had not seen."""
+    """Chosen on the pooled test predictions, all of images that the model had not seen.
+
+    Where repeats tested an image several times, it counts once, with the mean of its probabilities.
+    """
     table = Predictions.read_csv(folder / "predictions.csv")
-    pooled = dataclasses.replace(table, splits=np.full(len(table), "val"))
+    _, first, place = np.unique(table.files, return_index=True, return_inverse=True)
+    total = np.zeros((len(first), table.probabilities.shape[1]))
+    np.add.at(total, place, table.probabilities)
+    pooled = dataclasses.replace(
+        table.take(first),
+        splits=np.full(len(first), "val"),
+        probabilities=total / np.bincount(place)[:, None],
+    )
     options = assess.Options(**config.calibration.to_dict())
     names = member.classes
     point = thresholds.operating_point(pooled, names, options.threshold, options.sensitivity)

@@ -90,12 +90,29 @@ def read(fold: Fold, place: Path, image_set: ImageSet, search: dict[str, Any] | 
             for name in found["stages"]
         },
         search=search,
-        masks=(
-            segmentation.read_csv(place / segmentation.FILE).where("test")
-            if "test" in (found.get("segmentation") or {}).get("splits", ())
-            else None
-        ),
+        masks=_masks(fold, place, image_set, found.get("segmentation")),
     )
+
+
+def _masks(
+    fold: Fold, place: Path, image_set: ImageSet, found: dict[str, Any] | None
+) -> segmentation.Table | None:
+    """The masks of the test images, which must be those that the fold's figures are of."""
+    if found is None or "test" not in found["splits"]:
+        return None
+    table = segmentation.read_csv(place / segmentation.FILE).where("test")
+    names = table.files.tolist()
+    same = (
+        set(names) <= set(image_set.files[fold.tested].tolist())
+        and len(set(names)) == len(names) == found["splits"]["test"]["n"]
+        and list(table.classes) == found["classes"]
+    )
+    if not same:
+        raise UserError(
+            f"{place / segmentation.FILE}: its test rows are not the masks that {fold.name} tests; "
+            "delete this fold's folder and give the same command again"
+        )
+    return table
 
 
 def _tested(fold: Fold, path: Path, image_set: ImageSet) -> Predictions:

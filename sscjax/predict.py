@@ -70,6 +70,8 @@ def main() -> int:
 def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = False) -> int:
     """Predict, write `images.csv`, `subjects.csv` and `predictions.json` to `out`, print.
 
+    Of a network that tells masks also `masks.csv`, and `masks/` with a file for each image.
+
     Args:
       run: the folder of a finished run, or of a protocol, whose models are asked together.
       inputs: see `asked.find`.
@@ -87,28 +89,33 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = Fals
     slides, rest = whole_slides.part(inputs)
     settings = whole_slides.settings_of(opened) if slides else None
     found = listed(rest, opened) if rest else []
+    if opened.mask_classes:
+        mask_files.refuse_folder(out)
     if overwrite:
         shutil.rmtree(out / whole_slides.TILES, ignore_errors=True)
-        shutil.rmtree(out / mask_files.FOLDER, ignore_errors=True)
     cut = None if settings is None else whole_slides.cut(slides, out, settings)
     found += [] if cut is None else cut.asked
     kept = MaskFiles(out, found, opened.mask_classes) if opened.mask_classes else None
-    judged, failed = ask(opened, found, kept)
-    for _, reason in failed:
-        _LOG.warning("left out: %s", reason)
-    if not len(judged):
-        raise UserError(f"none of the {len(found)} images could be read: nothing is predicted")
-    subjects = answers.by_subject(judged, opened.rules, len(opened.classes))
-    bad = {row for row, _ in failed}
-    paths = [one.path for row, one in enumerate(found) if row not in bad]
-    seen = _trained_on(opened, judged, paths)
-    truth = _against_labels(opened, judged, seen)
-    reasons = [reason for _, reason in failed] + ([] if cut is None else cut.failed)
-    drawn = [] if cut is None else whole_slides.draw(out, cut, judged, opened)
-    _write(out, opened, judged, subjects, reasons, seen, truth, drawn, kept)
+    try:
+        judged, failed = ask(opened, found, kept)
+        for _, reason in failed:
+            _LOG.warning("left out: %s", reason)
+        if not len(judged):
+            raise UserError(f"none of the {len(found)} images could be read: nothing is predicted")
+        subjects = answers.by_subject(judged, opened.rules, len(opened.classes))
+        bad = {row for row, _ in failed}
+        paths = [one.path for row, one in enumerate(found) if row not in bad]
+        seen = _trained_on(opened, judged, paths)
+        truth = _against_labels(opened, judged, seen)
+        reasons = [reason for _, reason in failed] + ([] if cut is None else cut.failed)
+        drawn = [] if cut is None else whole_slides.draw(out, cut, judged, opened)
+        _write(out, opened, judged, subjects, reasons, seen, truth, drawn, kept)
+    finally:
+        if kept is not None:
+            kept.discard()
     print(_text(out, opened, judged, subjects, reasons, seen, truth, drawn))
     if kept is not None:
-        print(f"\n{kept.finish()}")
+        print(f"\n{kept.text()}")
     return FAILED if reasons else 0
 
 
@@ -122,7 +129,11 @@ def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file, expected a folder")
-    if out.is_dir() and any(out.iterdir()):
+    # What an interrupted start left is gone on with, or made anew.
+    left = {mask_files.PARTIAL}
+    if (out / whole_slides.TILES / whole_slides.SETTINGS).is_file():
+        left.add(whole_slides.TILES)
+    if out.is_dir() and any(path.name not in left for path in out.iterdir()):
         if not (out / index).is_file():
             raise UserError(f"--out={out} holds something else (no {index}): name another folder")
         if not overwrite:
@@ -257,6 +268,11 @@ def _write(
     try:
         files.write_text(out / IMAGES, answers.csv_text(by_image))
         files.write_text(out / SUBJECTS, answers.csv_text(by_subject))
+        if kept is None:
+            mask_files.remove(out)
+        else:
+            kept.finish()
+        # Last: who finds it finds all.
         files.write_json(out / ALL, whole)
     except OSError as error:
         raise UserError(

@@ -21,6 +21,7 @@ from sscjax.data.dataset import ImageSet
 from sscjax.data.masks import IGNORE
 from sscjax.data.synthetic import TISSUES
 from sscjax.errors import UserError
+from sscjax.metrics import MASK_METRIC
 from sscjax.models import (
     CNN,
     MODELS,
@@ -278,6 +279,7 @@ def split_images(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> Im
     """Split the set and add the augmented copies, in the order that the config asks for."""
     image_set = without_outer_fold(config, copies_before_split(config, image_set))
     found = make_splits(config, image_set)
+    refuse_unmasked(config, image_set, found)
     training = image_set.take(np.flatnonzero(found == "train"))
     how = changes(config)
     training = augment.augmented_copies(training, config.augment.copies, config.seed, how)
@@ -285,6 +287,32 @@ def split_images(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> Im
         augment.hold_copies(some, _max_bytes(config))
     ordered = is_ordered(config, image_set, synthetic)
     return Images(image_set, found, training, synthetic, config.split.by, ordered)
+
+
+def with_masks(image_set: ImageSet, chosen: np.ndarray) -> np.ndarray:
+    """Those of the chosen rows [K] of which the mask says anything."""
+    masks = image_set.masks
+    if masks is None:
+        return chosen[:0]
+    has = [bool((masks[row] != IGNORE).any()) for row in chosen.tolist()]
+    return chosen[np.array(has, bool)]
+
+
+def refuse_unmasked(config: ConfigDict, image_set: ImageSet, found: np.ndarray) -> None:
+    """Raise a UserError where validation masks are to choose the epoch, and there are none.
+
+    Args:
+      config: of the run.
+      image_set: its images.
+      found: [N] the split of each.
+    """
+    if config.select.metric != MASK_METRIC or not config.loss.segmentation:
+        return
+    if not len(with_masks(image_set, np.flatnonzero(found == "val"))):
+        raise UserError(
+            f"config.select.metric={MASK_METRIC}, and no validation image has a mask: set another "
+            "metric, or enlarge the validation split"
+        )
 
 
 def copies_before_split(config: ConfigDict, image_set: ImageSet) -> ImageSet:

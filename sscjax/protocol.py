@@ -91,6 +91,10 @@ def _run_all(
     # Of no one split: what two folds may part is looked for now, and no later fold can stop.
     inspected = train.inspect(config, whole, None, None if fresh else folder)
     plan = folds.plan(config, whole)
+    for fold in plan:
+        # Now, not when it is the fold's turn.
+        part = prepare.without_outer_fold(fold.config, whole)
+        prepare.refuse_unmasked(fold.config, part, prepare.make_splits(fold.config, part))
     now = {**_record(config, whole, loaded[1], plan, grid), "command": list(command)}
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)

@@ -89,7 +89,7 @@ def read_csv(path: Path) -> Table:
             *(names[0], names[1], names[2], classes),
             *(counts.reshape(len(found), len(classes), 3), np.array(distances, np.float64)),
         )
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise UserError(
             f"{path} cannot be read ({error}): delete this fold's folder and give the same command "
             "again"
@@ -134,7 +134,8 @@ def figures(table: Table) -> dict[str, Any]:
     values = {name: function(total) for name, function in _FIGURES.items()}
     values[DISTANCE] = _ratio(*(part.sum(axis=0) for part in _summed(table.distances)))
     return {
-        "n": len(table),
+        "n": len(set(table.files.tolist())),
+        "tests": len(table),
         "n_subjects": len(set(table.subjects.tolist())),
         **{f"mean_{name}": _mean(found) for name, found in values.items()},
         "per_class": [
@@ -248,8 +249,10 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
 def note(found: Mapping[str, Any]) -> str:
     """What is to be known of the table's figures."""
     values = list(found["splits"].values())[-1]
+    several = values["tests"] > values["n"]
+    times = f", tested {values['tests']} times in all" if several else ""
     return (
-        f"Pixels of {values['n']} images added up; intervals by subject ({values['n_subjects']}), "
-        f"for {intervals.FEWEST_OF_ALL} and more. Edges: 95th percentile of the Hausdorff "
-        "distance, mean over images."
+        f"Pixels of {values['n']} images added up{times}; intervals by subject "
+        f"({values['n_subjects']}), for {intervals.FEWEST_OF_ALL} and more. Edges: 95th percentile "
+        "of the Hausdorff distance, mean over images."
     )

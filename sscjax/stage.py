@@ -33,7 +33,6 @@ from sscjax.checkpoint import Checkpoints
 from sscjax.course import Course, Result, Stage
 from sscjax.data import splits
 from sscjax.data.dataset import ImageSet
-from sscjax.data.masks import IGNORE
 from sscjax.errors import DivergedError, UserError
 from sscjax.prepare import Images, Network
 from sscjax.progress import Progress
@@ -269,7 +268,7 @@ def _set_up(
         optimizer=optimizer,
         stored=training_inputs,
         stored_originals=originals,
-        masked=_with_masks(images, validation) if program.tells_masks else None,
+        masked=_masked(images, validation) if program.tells_masks else None,
         training_labels=training.labels,
         training_weights=prepare.subject_weights(stage.subject_weights, training.subjects),
         validation=validation,
@@ -278,12 +277,10 @@ def _set_up(
     )
 
 
-def _with_masks(images: Images, chosen: np.ndarray) -> ImageSet | None:
+def _masked(images: Images, chosen: np.ndarray) -> ImageSet | None:
     """Those of the chosen originals that have a mask; None where none has."""
-    masks = images.originals.masks
-    assert masks is not None
-    has = np.array([(masks[row] != IGNORE).any() for row in chosen.tolist()], bool)
-    return images.originals.take(chosen[has]) if has.any() else None
+    has = prepare.with_masks(images.originals, chosen)
+    return images.originals.take(has) if len(has) else None
 
 
 def _start_tree(work: _Work) -> dict[str, Any]:
@@ -549,11 +546,6 @@ def _validate(
         )
         row["val_mean_dice"] = segmentation.mean_dice(counts)
     if work.stage.metric == metrics.MASK_METRIC:
-        if work.masked is None:
-            raise UserError(
-                f"config.select.metric={metrics.MASK_METRIC}, and no validation image has a mask: "
-                "set another metric, or enlarge the validation split"
-            )
         return row["val_mean_dice"]
     if work.stage.metric == "none":
         return None

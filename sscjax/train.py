@@ -37,7 +37,6 @@ from sscjax import (
 from sscjax.course import Course, Finished, Result, Stage
 from sscjax.data import splits
 from sscjax.data.dataset import ImageSet
-from sscjax.data.masks import IGNORE
 from sscjax.data.slides import folder as slides
 from sscjax.errors import UserError
 from sscjax.optim import Counts
@@ -410,8 +409,8 @@ def _masks(
         prepare.make_inputs(config, network.weights.convention.scaling, online=False),
         micro_batch=stages[0].micro_batch,
     )
-    with_mask = np.array([(originals.masks[k] != IGNORE).any() for k in range(len(originals))])
-    some = originals.take(np.flatnonzero(with_mask))
+    with_mask = prepare.with_masks(originals, np.arange(len(originals)))
+    some = originals.take(with_mask)
     with Progress("masks of the images", len(some)) as progress:
         found = evaluate.mask_counts(
             steps.make_masks(program),

@@ -236,7 +236,7 @@ def _finished_record(folder: Path) -> Mapping[str, Any]:
         if folds:
             raise UserError(
                 f"{folder} is a protocol of {len(folds)} runs, which only sscjax.predict asks "
-                f"together: name one, such as {folds[0].parent}, or train a run with "
+                f"together: name one, such as {folds[0]}, or train a run with "
                 "--config.protocol=holdout"
             )
         raise UserError(

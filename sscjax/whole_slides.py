@@ -24,6 +24,7 @@ from sscjax.errors import UserError
 from sscjax.trained import Trained
 
 TILES = "slides"
+SETTINGS = folder.SETTINGS
 MOST_DECISIVE = 10
 
 

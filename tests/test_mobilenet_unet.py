@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -224,6 +225,16 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(plain["distance"], answers.distances[:8], rtol=2e-4)
     assert answers.masks is not None
     assert (np.asarray(plain["masks"]) != answers.masks[:8]).mean() < 1e-3
+    # So it does with the other padding, which weights of another source bring.
+    model = opened.model.clone(padding="torch")
+    other = dataclasses.replace(opened, program=dataclasses.replace(opened.program, model=model))
+    whole = frozen.freeze(other)
+    plain = jax.jit(lambda pixels: apply.outputs(whole, pixels))(some)
+    [expected] = other.answer([some])
+    np.testing.assert_allclose(plain["probabilities"], expected.probabilities, atol=2e-5)
+    assert expected.masks is not None
+    assert (np.asarray(plain["masks"]) != expected.masks).mean() < 1e-3
+    assert np.abs(expected.probabilities - answers.probabilities[:8]).max() > 1e-3
     # The maps are those of the backbone's last layer, which the classifier reads.
     assert [one.name for one in whole.maps] == ["out_relu"]
 

@@ -14,15 +14,19 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from small_runs import small_config, write_folder
+from small_runs import put, small_config, write_folder, written
 
 from configs import default
 from sscjax import (
     checkpoint,
     explanations,
+    export,
     features,
+    folds,
+    mask_files,
     metrics,
     page,
+    pooled,
     predict,
     prepare,
     segmentation,
@@ -222,7 +226,12 @@ def test_answers_of_a_run_with_masks(
         pixels[:, 4:36] = masked.drawn.images[index]
         Image.fromarray(pixels).save(path)
     (wide / "2.png").write_bytes(b"no image")
+    # Left by a start that was interrupted.
+    put(tmp_path / "out" / mask_files.PARTIAL / "000009.png")
     assert predict.predict(masked.run, [wide], tmp_path / "out") == 1
+    left = sorted(path.name for path in (tmp_path / "out" / mask_files.FOLDER).iterdir())
+    assert left == ["000001.png", "000002.png"]
+    assert not (tmp_path / "out" / mask_files.PARTIAL).exists()
     assert "Masks: " in capsys.readouterr().out
     with (tmp_path / "out/masks.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -239,11 +248,58 @@ def test_answers_of_a_run_with_masks(
             assert kept["masks"][index]["shares"][name] == pytest.approx(shares[place])
 
 
+def test_masks_of_earlier_answers(masked: Masked, run: Path, tmp_path: Path) -> None:
+    """Kept where nothing comes in their place, gone with it; a folder of the user's stays."""
+    image = put(tmp_path / "a.png")
+    out = tmp_path / "out"
+    assert predict.predict(masked.run, [image], out) == 0
+    before = written(out)
+    (tmp_path / "b.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of the 1 images could be read"):
+        predict.predict(masked.run, [tmp_path / "b.png"], out, overwrite=True)
+    assert written(out) == before
+    assert predict.predict(run, [image], out, overwrite=True) == 0
+    assert not (out / mask_files.FOLDER).exists() and not (out / mask_files.TABLE).exists()
+    own = put(out / mask_files.FOLDER / "own.png")
+    with pytest.raises(
+        UserError, match="holds a folder masks of something else: name another folder"
+    ):
+        predict.predict(masked.run, [image], out, overwrite=True)
+    assert own.is_file()
+
+
+def test_masks_of_folds_are_pooled(masked: Masked, tmp_path: Path) -> None:
+    """Each image once; a fold's table that is not its own is refused."""
+    names = masked.drawn.files
+    found = segmentation.read_csv(masked.run / segmentation.FILE).where("test")
+    tested = np.flatnonzero(np.isin(names, masked.drawn.files))
+    config = masked_config(masked.images)
+    fold = folds.Fold("fold_0", 0, config, tested)
+    kept = json.loads((masked.run / "metrics.json").read_text("utf-8"))["segmentation"]
+    told = pooled._masks(fold, masked.run, masked.drawn, kept)
+    assert told is not None and told.files.tolist() == found.files.tolist()
+    twice = segmentation.by_split(segmentation.join([told, told]))
+    once = segmentation.by_split(told)
+    assert twice["splits"]["test"]["mean_dice"] == once["splits"]["test"]["mean_dice"]
+    assert f"of {len(told)} images added up, tested {2 * len(told)} times" in segmentation.note(
+        twice
+    )
+    other = folds.Fold("fold_0", 0, config, tested[:1])
+    with pytest.raises(UserError, match="are not the masks that fold_0 tests; delete this fold's"):
+        pooled._masks(other, masked.run, masked.drawn, kept)
+
+
 def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> None:
-    """In every runtime; other answers are found out."""
+    """In every runtime; other answers are found out; of 8 bit few pixels are others."""
     opened = trained.open_run(masked.run)
     pixels = np.asarray(masked.drawn.images[:5])
     told = steps.make_masks(opened.program)(opened.params, opened.batch_stats, pixels)
+    program.export(masked.run, "onnx-int8", tmp_path / "small.onnx", Wish())
+    small = json.loads((tmp_path / "small.onnx.json").read_text("utf-8"))
+    assert 0 < small["check"]["mask_pixels_changed"] < 0.1
+    program.export(masked.run, "stablehlo", tmp_path / "a.zip", Wish())
+    call, _ = export.load_stablehlo(tmp_path / "a.zip")
+    np.testing.assert_array_equal(call(pixels)["masks"], told)
     for name in ("onnx", "npz"):
         said = program.export(masked.run, name, tmp_path / f"a.{name}", Wish())
         assert "0 answers are others" in said and "of the masks 0 % of the pixels" in said

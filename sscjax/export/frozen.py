@@ -178,9 +178,9 @@ def _evidence(operations: Sequence[Operation], size: int) -> tuple[Evidence, ...
         return ()
     assert logits.kernel is not None
     kernel = _both_ways(logits.kernel)
-    found, channels = sides(operations, size), _channels(operations)
+    found, widths = sides(operations, size), channels(operations)
     most = max(found[name] for name in pool.reads)
-    ends = np.cumsum([channels[name] for name in pool.reads])
+    ends = np.cumsum([widths[name] for name in pool.reads])
     parts = np.split(kernel / np.float32(most * most), ends[:-1])
     return tuple(
         Evidence(name, part, None if found[name] == most else _bilinear(found[name], most))
@@ -312,7 +312,7 @@ def _dense(name: str, params: dict[str, Any]) -> Operation:
     return Operation(name, "dense", _array(params[name]["kernel"]), _array(params[name]["bias"]))
 
 
-def _channels(operations: Sequence[Operation]) -> dict[str, int]:
+def channels(operations: Sequence[Operation]) -> dict[str, int]:
     """Of each output that has a place in the image."""
     found, last = dict[str, int](), 3
     for one in operations:

@@ -27,6 +27,9 @@ from sscjax.trained import Trained
 # Training images that ranges and biases come from, and test images that are measured.
 CALIBRATION, MEASURED = 128, 2000
 
+# Bytes of earlier outputs that may be kept while weights are rounded; fewer images are taken then.
+MOST_KEPT = 2e9
+
 # First layers stay in float32 as long as they hold together no more than this share of the weights.
 FLOAT_SHARE = 0.02
 
@@ -51,7 +54,9 @@ def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
     found, whole = metadata.metadata(opened), frozen.freeze(opened)
     calibration = images.find(opened, wish.data, ("train",), CALIBRATION)
     left = left_alone(whole)
-    rounded = round_weights(whole, left, calibration.images)
+    # Kept twice: as it is, and rounded.
+    most = int(MOST_KEPT // (2 * kept_bytes(whole)))
+    rounded = round_weights(whole, left, calibration.images[: max(1, most)])
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".quantised.") as folder:
         path = Path(folder) / "model.onnx"
         _quantise(rounded, found, path, left, calibration.images)
@@ -105,8 +110,7 @@ def round_weights(whole: Frozen, left: set[str], pixels: np.ndarray) -> Frozen:
     shape = (1, 1, 1, 3)
     x = jnp.asarray(pixels.astype(np.float32) * whole.scale.reshape(shape))
     x += whole.shift.reshape(shape)
-    others = {one.other for one in whole.operations}
-    others |= {name for one in whole.operations for name in one.reads}
+    ends = _last_reads(whole)
     exact, coarse, operations = x, x, []
     # Outputs that are added later; the others would not fit into memory together.
     kept: list[dict[str, jax.Array]] = [{frozen.INPUT: x}, {frozen.INPUT: x}]
@@ -119,10 +123,38 @@ def round_weights(whole: Frozen, left: set[str], pixels: np.ndarray) -> Frozen:
             gap = (exact - coarse).mean(axis=tuple(range(exact.ndim - 1)))
             new = dataclasses.replace(new, bias=one.bias + np.asarray(gap))
             coarse += gap.reshape((1,) * (coarse.ndim - 1) + (-1,))
-        if one.name in others:
+        if one.name in ends:
             kept[0][one.name], kept[1][one.name] = exact, coarse
+        for name in [name for name in kept[0] if ends.get(name, "") == one.name]:
+            del kept[0][name], kept[1][name]
         operations.append(new)
     return dataclasses.replace(whole, operations=tuple(operations))
+
+
+def _last_reads(whole: Frozen) -> dict[str, str]:
+    """Of each output that is read by another operation than the next, the last that does."""
+    found = {}
+    for one in whole.operations:
+        for name in (one.other, *one.reads):
+            if name:
+                found[name] = one.name
+    return found
+
+
+def kept_bytes(whole: Frozen) -> int:
+    """The most bytes of earlier outputs that one image has to have kept, in float32."""
+    ends, sides = _last_reads(whole), frozen.sides(whole.operations, whole.image_size)
+    channels = frozen.channels(whole.operations)
+    size = {name: 4 * side * side * channels[name] for name, side in sides.items()}
+    now: dict[str, int] = {frozen.INPUT: 4 * 3 * whole.image_size**2}
+    most = sum(now.values())
+    for one in whole.operations:
+        if one.name in ends:
+            now[one.name] = size[one.name]
+        most = max(most, sum(now.values()))
+        for name in [name for name in now if ends.get(name, "") == one.name]:
+            del now[name]
+    return most
 
 
 def _rounded(kernel: np.ndarray) -> np.ndarray:
