@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 import sys
@@ -482,3 +483,15 @@ def test_most_models_tell_the_mask() -> None:
         values = [int(one[place]) for one in told]
         most = max(values.count(label) for label in range(4))
         assert found[place] == min(label for label in range(4) if values.count(label) == most)
+
+
+def test_each_model_is_asked_as_it_was_trained(kfold: Path) -> None:
+    """Of two that differ in their views alone each answers with its own."""
+    one = trained.open_run(kfold / "folds/fold_0")
+    other = dataclasses.replace(one, program=dataclasses.replace(one.program, views=4))
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    apart = [next(iter(each.answer([pixels]))).probabilities for each in (one, other)]
+    assert np.abs(apart[0] - apart[1]).max() > 1e-4
+    both = ensemble.Ensemble(kfold, (one, other), one.rules, ())
+    [found] = both.answer([pixels])
+    np.testing.assert_allclose(found.probabilities, np.mean(apart, axis=0), atol=1e-6)
