@@ -101,6 +101,9 @@ def get_config() -> ConfigDict:
     # Whether the classes are ordered (grades): adds the quadratic-weighted kappa, where
     # `classes` gives the order.
     config.data.ordered = True
+    # What an image does that cannot be read: 'error' ends the run before it trains, in a line that
+    # names it; 'skip' leaves it out, and log, record and report say so.
+    config.data.corrupt = "error"
     # 'direct' decodes the files at every start; 'array_record' keeps the decoded images in the
     # cache folder and reads them back from there.
     config.data.storage = "direct"

@@ -3,12 +3,13 @@
     python scripts/faults.py                a sample, within ten minutes
     python scripts/faults.py --all          everything
     python scripts/faults.py --only=kill -- FLAGS OF sscjax.main
+    python scripts/faults.py --only=load    a large set with corrupt files, see load.py
 
 An undisturbed run comes first; it sets the time within which the faults fall. Each fault strikes a
 run at a random moment: while it starts, reads its images, computes features, trains, saves,
 evaluates or writes its report. Then no file may be half-written, and the same command goes on.
 Every run that comes to its end must be the undisturbed one to the bit. A table sums up what was
-tried.
+tried. What no single moment shows, a large set, stands apart (`TRIALS`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kills
+import load
 import numpy as np
 
 FLAGS = [
@@ -339,6 +341,11 @@ FAULTS: dict[str, tuple[Callable[[Bench, Path], None], int, int]] = {
 }
 """What each is, and how many of it there are in a sample and in all."""
 
+TRIALS: dict[str, tuple[Callable[[int], tuple[list[str], list[str]]], int, int]] = {
+    "load": (load.measure, 5_000, 50_000),
+}
+"""What makes a table of its own, and what was broken; how large it is in a sample and in all."""
+
 
 def main() -> int:
     """Run, strike, compare, sum up; 0 if every promise was kept."""
@@ -346,10 +353,13 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="everything, however long it takes")
     parser.add_argument("--minutes", type=float, help="at most; of a sample 9.5")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=FAULTS, help="one kind of fault")
+    parser.add_argument("--only", choices=[*FAULTS, *TRIALS], help="one kind of fault")
     parser.add_argument("flags", nargs="*", help="of sscjax.main, after --")
     args = parser.parse_args()
     started = time.monotonic()
+    failed = try_all(args.only, args.all)
+    if args.only in TRIALS:
+        return 1 if failed else 0
     with tempfile.TemporaryDirectory() as place:
         os.environ["SSCJAX_CACHE"] = str(Path(place) / "cache")
         bench = prepare(args.flags or FLAGS, Path(place), random.Random(args.seed))
@@ -369,7 +379,18 @@ def main() -> int:
         print(line)
     took = (time.monotonic() - started) / 60
     print(f"\n{bench.ended} runs came to their end and were compared; {took:.1f} minutes")
-    return 1 if any(broken.values()) else 0
+    return 1 if failed or any(broken.values()) else 0
+
+
+def try_all(only: str | None, everything: bool) -> bool:
+    """Do what makes tables of its own; whether a promise was broken."""
+    failed = False
+    for name, (measure, some, every) in TRIALS.items():
+        if only in (None, name):
+            lines, broken = measure(every if everything else some)
+            print("\n".join([f"-- {name}", *lines, *(f"BROKEN {line}" for line in broken), ""]))
+            failed = failed or bool(broken)
+    return failed
 
 
 def prepare(flags: list[str], folder: Path, rng: random.Random) -> Bench:

@@ -175,6 +175,8 @@ def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
         raise UserError(
             f"config.data.storage={data.storage!r}: expected 'direct' or 'array_record'"
         )
+    if data.corrupt not in get_args(sources.Policy):
+        raise UserError(f"config.data.corrupt={data.corrupt!r}: expected 'error' or 'skip'")
     if data.image_size < 32:
         raise UserError(f"config.data.image_size={data.image_size}: expected 32 pixels or more")
     classes = tuple(data.classes)
@@ -254,7 +256,8 @@ def _reorder(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
 def _recipe(config: ConfigDict, classes: tuple[str, ...]) -> recipes.Recipe:
     data = config.data
     if data.path:
-        return recipes.from_path(Path(data.path).expanduser(), data.image_size, classes)
+        path = Path(data.path).expanduser()
+        return recipes.from_path(path, data.image_size, classes, data.corrupt)
     names = ("normal", "early", "late")
     return recipes.from_synthetic(
         image_size=data.image_size,

@@ -20,11 +20,16 @@ from ml_collections import ConfigDict
 import sscjax
 from sscjax import prepare
 from sscjax.course import Stage
+from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
 FILE = "run.json"
+
+# Files that a line for people names.
+_NAMED = 3
+
 KEYS = ("status", "config", "data", "weights", "stages", "versions")
 
 
@@ -46,12 +51,18 @@ def make(
             "images": len(images.originals),
             "training_images": len(images.training),
             **({"mask_classes": list(told)} if told else {}),
+            **left_out(images.originals),
         },
         "weights": network.weights.identity(),
         # As they are run: without weights they differ from the config.
         "stages": [dataclasses.asdict(stage) for stage in stages],
         "versions": versions(),
     }
+
+
+def left_out(image_set: ImageSet) -> dict[str, Any]:
+    """What a record says of images that cannot be read; nothing where all can."""
+    return {"left_out": dict(image_set.left_out)} if image_set.left_out else {}
 
 
 def versions() -> dict[str, str]:
@@ -118,10 +129,11 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
 
 
 # How often a run is saved, and where images are held, changes nothing of its result, and what is
-# done with its probabilities nothing of its training; what lies at the paths is compared itself, by
-# pixels and by the hash of the weights.
+# done with its probabilities nothing of its training; what lies at the paths, and which images can
+# be read of it, is compared itself, by pixels and by the hash of the weights.
 _FREE = (
     "config.name",
+    "config.data.corrupt",
     "config.data.max_megabytes",
     "config.data.path",
     "config.data.storage",
@@ -151,13 +163,29 @@ def same_evaluation(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between the data and weights of two records; other versions only warn."""
-    found = [
-        line for of in ("data", "weights") for line in config_differences(then[of], now[of], of)
-    ]
+    found = []
+    for of in ("data", "weights"):
+        before, after = dict(then[of]), dict(now[of])
+        found += _differing(before.pop("left_out", {}), after.pop("left_out", {}))
+        found += config_differences(before, after, of)
     # The folder's own place and the wording of the source may change; its pixels may not.
     found = [line for line in found if not line.startswith("data.source")]
     for line in config_differences(then["versions"], now["versions"], "versions"):
         _LOG.warning("%s: the result may differ in the last bits", line)
+    return found
+
+
+def _differing(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Which images could be read then or now alone; the reason may be worded anew."""
+    found = []
+    for one, other, said in (
+        (then, now, "left out then, read now"),
+        (now, then, "read then, left out now"),
+    ):
+        names = sorted(one.keys() - other.keys())
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            found.append(f"{', '.join(names[:_NAMED])}{more}: {said}")
     return found
 
 

@@ -107,7 +107,7 @@ def _run(
     stages = make_stages(config)
     summary.options(config)
     image_set, synthetic = prepare.load_images(config) if loaded is None else loaded
-    _say_source(image_set.source, synthetic)
+    _say_source(image_set, synthetic)
     images = prepare.split_images(config, image_set, synthetic)
     _say_splits(images)
     inspected = inspect(config, images.originals, images.splits, None if fresh else folder)
@@ -510,8 +510,12 @@ def _read_finished(place: Path) -> Finished | None:
 # --- what is said -------------------------------------------------------------------------------
 
 
-def _say_source(source: str, synthetic: bool) -> None:
-    _LOG.info("images: %s", source)
+def _say_source(image_set: ImageSet, synthetic: bool) -> None:
+    _LOG.info("images: %s", image_set.source)
+    if image_set.left_out:
+        _LOG.warning(
+            "%s (config.data.corrupt=skip)", " ".join(summary.left_out_warning(image_set).split())
+        )
     if synthetic:
         _LOG.warning(
             "SYNTHETIC IMAGES: config.data.path is empty, so the run trains on tiles drawn by a "

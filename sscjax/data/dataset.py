@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class ImageSet:
         known, or None.
       mask_classes: what the indices of the masks mean; () where nobody named them.
       source: one line for people, for example `synthetic (seed 0)` or `folder /data/skin`.
+      left_out: why, by file, images of the source are not among these: they cannot be read.
     """
 
     images: Rows
@@ -39,6 +41,7 @@ class ImageSet:
     masks: Rows | None = None
     mask_classes: tuple[str, ...] = ()
     source: str = ""
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
