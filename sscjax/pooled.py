@@ -43,6 +43,7 @@ class Outcome:
       predictions: of its test images, by the model that it ended with.
       stages: the same by the model of each stage.
       search: of 'nested': the candidates, their scores and which was chosen.
+      micro_batches: those that it was trained with.
     """
 
     fold: Fold
@@ -51,6 +52,7 @@ class Outcome:
     predictions: Predictions
     stages: dict[str, Predictions]
     search: dict[str, Any] | None
+    micro_batches: frozenset[int] = frozenset()
 
 
 def read(fold: Fold, place: Path, image_set: ImageSet, search: dict[str, Any] | None) -> Outcome:
@@ -71,6 +73,7 @@ def read(fold: Fold, place: Path, image_set: ImageSet, search: dict[str, Any] | 
         fold=fold,
         metrics=found,
         fallback=bool(run and run["weights"]["fallback"]),
+        micro_batches=frozenset(record.sizes(run) if run else ()),
         predictions=_tested(fold, place / "predictions.csv", image_set),
         stages={
             name: _tested(fold, place / "stages" / name / "predictions.csv", image_set)
@@ -138,6 +141,12 @@ def write(
         named=summary.names_classes(config, synthetic),
         leaks=leaks,
     )
+    sizes = sorted(frozenset[int]().union(*(one.micro_batches for one in outcomes)))
+    if len(sizes) > 1:
+        warnings.append(
+            f"MICRO-BATCH CHANGED: runs of this protocol had {' and '.join(map(str, sizes))}.\n"
+            "It changes the rounding of sums, and with it the last digits of the figures."
+        )
     found = {"warnings": warnings, **_metrics(config, outcomes, tables, by_stage, images)}
     files.write_json(folder / "metrics.json", found)
     test = found["splits"]["test"]["image"]

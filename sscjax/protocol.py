@@ -80,7 +80,9 @@ def _run_all(
     """`run` of several folds, with the lock of the folder, which is taken if that is there."""
     earlier = None if fresh else _read(folder)
     if earlier is not None:
-        record.refuse(record.config_differences(earlier["config"], config.to_dict()), folder)
+        free = record.free_to_change(earlier, config.micro_batch)
+        asked = config.to_dict()
+        record.refuse(record.config_differences(earlier["config"], asked, free=free), folder)
     grid = search.candidates(config) if config.protocol == "nested" else []
     for one in [config, *(candidate.applied(config) for candidate in grid)]:
         train.make_stages(one)
@@ -240,7 +242,9 @@ def _finished(config: ConfigDict, place: Path) -> dict[str, Any] | None:
     earlier = record.read(place)
     if earlier is None or earlier["status"] != "finished":
         return None
-    different = record.config_differences(earlier["config"], config.to_dict())
+    # The folds that are left may need less memory than those that are done.
+    free = ("config.micro_batch",)
+    different = record.config_differences(earlier["config"], config.to_dict(), free=free)
     return None if different else earlier
 
 

@@ -9,7 +9,7 @@ import logging
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 import sscjax
 from sscjax import prepare
-from sscjax.course import Stage
+from sscjax.course import Finished, Stage
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 
@@ -63,6 +63,24 @@ def make(
 def left_out(image_set: ImageSet) -> dict[str, Any]:
     """What a record says of images that cannot be read; nothing where all can."""
     return {"left_out": dict(image_set.left_out)} if image_set.left_out else {}
+
+
+def sizes(record: Mapping[str, Any]) -> set[int]:
+    """Every micro-batch that a finished run was trained with."""
+    changed = record.get("micro_batches", {}).values()
+    return {stage["micro_batch"] for stage in record["stages"]} | {
+        size for pairs in changed for _, size in pairs
+    }
+
+
+def micro_batches(finished: Mapping[str, Finished]) -> dict[str, Any]:
+    """What a record says of stages with several micro-batches; nothing where all had the same.
+
+    Of each stage pairs of an epoch and the micro-batch that was taken from it on.
+    """
+    taken = {name: one.course.micro_batches for name, one in finished.items()}
+    several = {size for pairs in taken.values() for _, size in pairs}
+    return {"micro_batches": taken} if len(several) > 1 else {}
 
 
 def versions() -> dict[str, str]:
@@ -112,6 +130,8 @@ def read(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         found = {key: record[key] for key in KEYS}
+        # Only where it was changed by hand.
+        found |= {key: record[key] for key in ("micro_batches",) if key in record}
         if not all(int(stage["micro_batch"]) > 0 for stage in found["stages"]):
             raise ValueError("micro_batch is not above 0")
         return found
@@ -143,17 +163,34 @@ _FREE_BLOCKS = ("config.checkpoint.", "config.calibration.")
 
 
 def config_differences(
-    then: Mapping[str, Any], now: Mapping[str, Any], of: str = "config"
+    then: Mapping[str, Any],
+    now: Mapping[str, Any],
+    of: str = "config",
+    free: Sequence[str] = (),
 ) -> list[str]:
-    """Each field that differs, as `config.seed: 0 then, 1 now`."""
+    """Each field that differs, as `config.seed: 0 then, 1 now`; of those in `free` none counts."""
     before, after = _flat(then, of), _flat(json.loads(json.dumps(now)), of)
     return [
         f"{key}: {before.get(key, 'absent')} then, {after.get(key, 'absent')} now"
         for key in sorted(set(before) | set(after))
         if before.get(key) != after.get(key)
-        and key not in _FREE
+        and key not in (*_FREE, *free)
         and not key.startswith(_FREE_BLOCKS)
     ]
+
+
+def free_to_change(then: Mapping[str, Any], micro_batch: int) -> tuple[str, ...]:
+    """Fields that a run or protocol may be gone on with otherwise than it was begun.
+
+    With another micro-batch it needs another amount of memory, and the result is rounded otherwise;
+    0 takes the one that it has. Where nothing is left to be done, an other one would do nothing.
+
+    Args:
+      then: its record.
+      micro_batch: that of the config now.
+    """
+    unfinished = then["status"] != "finished"
+    return ("config.micro_batch",) if unfinished or not micro_batch else ()
 
 
 def same_evaluation(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
