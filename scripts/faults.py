@@ -4,12 +4,13 @@
     python scripts/faults.py --all          everything
     python scripts/faults.py --only=kill -- FLAGS OF sscjax.main
     python scripts/faults.py --only=load    a large set with corrupt files, see load.py
+    python scripts/faults.py --only=week    thousands of epochs, see week.py
 
 An undisturbed run comes first; it sets the time within which the faults fall. Each fault strikes a
 run at a random moment: while it starts, reads its images, computes features, trains, saves,
 evaluates or writes its report. Then no file may be half-written, and the same command goes on.
 Every run that comes to its end must be the undisturbed one to the bit. A table sums up what was
-tried. What no single moment shows, a large set, stands apart (`TRIALS`).
+tried. What no single moment shows, a large set and a long training, stands apart (`TRIALS`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from pathlib import Path
 import kills
 import load
 import numpy as np
+import week
 
 FLAGS = [
     *("--config=configs/smoke.py", "--config.checkpoint.every_seconds=0"),
@@ -343,6 +345,7 @@ FAULTS: dict[str, tuple[Callable[[Bench, Path], None], int, int]] = {
 
 TRIALS: dict[str, tuple[Callable[[int], tuple[list[str], list[str]]], int, int]] = {
     "load": (load.measure, 5_000, 50_000),
+    "week": (week.measure, 60, 5_000),
 }
 """What makes a table of its own, and what was broken; how large it is in a sample and in all."""
 

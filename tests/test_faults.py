@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import random
@@ -16,10 +17,12 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from small_runs import one_stage_config, small_config
@@ -739,6 +742,52 @@ def test_finished_run_on_a_read_only_disk(disk: Disk, undisturbed: Path) -> None
     text = train.run(small_config(), run)
     disk.read_only(False)
     assert text == (undisturbed / "report.txt").read_text(encoding="utf-8")
+
+
+# ---- a week -------------------------------------------------------------------------------------
+
+
+def test_checkpoints_leave_nothing_in_memory(tmp_path: Path) -> None:
+    """Of hundreds of arrays each: what is left of one after the other is next to nothing."""
+    tree: dict[str, Any] = {f"layer{k}": np.ones((4, k + 1), np.float32) for k in range(300)}
+    tree["step"] = np.int32(7)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        for step in range(5):
+            checkpoints.save(step, tree, {"stage": "head"})
+        gc.collect()
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        for step in range(5, 15):
+            checkpoints.save(step, tree, {"stage": "head"})
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        found = checkpoints.restore(14, tree)
+    assert after - before < 10 * 16 * 1024  # a tenth of what it is array by array
+    jax.tree.map(np.testing.assert_array_equal, found, tree)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is no /proc on this system")
+def test_epochs_leave_no_files_open_and_few_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The large version of this is scripts/week.py."""
+    config = one_stage_config()
+    config.stages.head.epochs = 20
+    readings: list[tuple[int, int]] = []
+    told = train._Curves.__call__
+
+    def read(self: Any, rows: list[dict[str, Any]]) -> None:
+        told(self, rows)
+        open_files = len(list(Path("/proc/self/fd").iterdir()))
+        readings.append((open_files, len(numbers(tmp_path / "run"))))
+
+    monkeypatch.setattr(train._Curves, "__call__", read)
+    train.run(config, tmp_path / "run")
+    early, late = readings[5:10], readings[-5:]
+    assert len(readings) == 21
+    assert max(files for files, _ in late) <= max(files for files, _ in early)
+    assert max(kept for _, kept in readings) == config.checkpoint.keep
 
 
 # ---- the clock ----------------------------------------------------------------------------------
