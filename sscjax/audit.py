@@ -353,7 +353,7 @@ def _confounds(view: _View, root: Path | None) -> dict[str, Any] | None:
         for index, colour in enumerate(("red", "green", "blue"))
     }
     if root is not None:
-        properties |= confounds.file_properties([root / file for file in images.files.tolist()])
+        properties |= confounds.file_properties([root / file for file in images.paths])
     found = confounds.find(properties, images.labels, images.subjects, len(images.classes))
     if not found:
         return None
@@ -416,8 +416,8 @@ def main() -> int:
     if args.image_size < 32:
         raise UserError(f"--image-size={args.image_size}: expected 32 pixels or more")
     image_set = sources.load(args.data.expanduser(), args.image_size, corrupt=args.corrupt)
-    for reason in image_set.left_out.values():
-        _LOG.warning("left out: %s", reason)
+    for file, reason in image_set.left_out.items():
+        _LOG.warning("left out: %s: %s", file, reason)
     divided = read_splits(args.splits, image_set) if args.splits else image_set.splits
     folder = args.data.expanduser()
     found = audit(image_set, divided, folder.parent if folder.is_file() else folder)

@@ -92,7 +92,10 @@ def _run_all(
     # Of no one split: what two folds may part is looked for now, and no later fold can stop.
     inspected = train.inspect(config, whole, None, None if fresh else folder)
     plan = folds.plan(config, whole)
-    now = {**_record(config, whole, loaded[1], plan, grid), "command": list(command)}
+    now = {
+        **_record(config, whole, loaded[1], plan, grid),
+        "command": record.shown_command(config, command),
+    }
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
         finished = earlier["status"] == "finished" and (folder / "report.txt").is_file()
@@ -131,7 +134,7 @@ def _record(
     return {
         "kind": config.protocol,
         "status": "started",
-        "config": json.loads(json.dumps(config.to_dict())),
+        "config": record.shown_config(config),
         "data": {
             "fingerprint": image_set.fingerprint(),
             "source": image_set.source,

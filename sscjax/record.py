@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 import sscjax
 from sscjax import prepare
 from sscjax.course import Finished, Stage
+from sscjax.data import anonymous
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 
@@ -40,7 +41,7 @@ def make(
     told = images.originals.mask_classes if network.model.mask_classes else ()
     return {
         "status": "started",
-        "config": json.loads(json.dumps(config.to_dict())),
+        "config": shown_config(config),
         "data": {
             "fingerprint": images.originals.fingerprint(),
             "splits_fingerprint": _digest(images.splits),
@@ -58,6 +59,17 @@ def make(
         "stages": [dataclasses.asdict(stage) for stage in stages],
         "versions": versions(),
     }
+
+
+def shown_config(config: ConfigDict) -> dict[str, Any]:
+    """The config as it is recorded; of a private run without the place of the images."""
+    found = json.loads(json.dumps(config.to_dict()))
+    return anonymous.config(found) if config.private else found
+
+
+def shown_command(config: ConfigDict, words: Sequence[str]) -> list[str]:
+    """The words of a command as they are recorded, likewise."""
+    return anonymous.command(words, config.data.path) if config.private else list(words)
 
 
 def left_out(image_set: ImageSet) -> dict[str, Any]:

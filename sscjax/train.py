@@ -122,7 +122,10 @@ def _run(
     for stage in stages:
         check(stage, network)
     stages = _fit_to_machine(stages, network, config.data.image_size, earlier)
-    now = {**record.make(config, images, network, stages), "command": list(command)}
+    now = {
+        **record.make(config, images, network, stages),
+        "command": record.shown_command(config, command),
+    }
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
         if earlier["status"] == "finished" and (folder / "report.txt").is_file():

@@ -749,7 +749,7 @@ def test_finished_run_on_a_read_only_disk(disk: Disk, undisturbed: Path) -> None
 
 def test_checkpoints_leave_nothing_in_memory(tmp_path: Path) -> None:
     """Of hundreds of arrays each: what is left of one after the other is next to nothing."""
-    tree: dict[str, Any] = {f"layer{k}": np.ones((4, k + 1), np.float32) for k in range(300)}
+    tree: dict[str, Any] = {f"layer{k}": np.ones((4, k + 1), np.float32) for k in range(100)}
     tree["step"] = np.int32(7)
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         for step in range(5):

@@ -66,6 +66,11 @@ def asked(found: Sequence[Asked]) -> list[Asked]:
     ]
 
 
+def failure(one: Asked, reason: str) -> str:
+    """Why such an image cannot be read, by its number."""
+    return f"{one.file}: {_reason(one.path.name, reason.removeprefix(f'{one.path}: '))}"
+
+
 PRIVATE = "(private)"
 """What stands where the place of the images would."""
 

@@ -62,6 +62,8 @@ def from_path(
     image_size: int,
     classes: Sequence[str] = (),
     corrupt: sources.Policy = "error",
+    *,
+    private: bool = False,
 ) -> Recipe:
     """The recipe of a folder or a manifest, as `listing.list_images` reads it.
 
@@ -74,11 +76,12 @@ def from_path(
       image_size: side of the square images in pixels.
       classes: class names in label order; empty: the names found, sorted.
       corrupt: what an image does that cannot be read.
+      private: nothing but a mistake that is to be mended names the folder.
 
     Raises:
       UserError: whatever is wrong with the folder or the manifest; or a file that has gone since.
     """
-    listing = listings.list_images(path, classes)
+    listing = listings.list_images(path, classes, private=private)
     records = []
     for record in listing.records:
         try:

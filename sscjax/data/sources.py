@@ -187,7 +187,10 @@ def decode_listing(
         splits=np.array(splits, dtype=np.str_) if splits else None,
         masks=maps,
         source=listing.source,
-        left_out={records[index].file: reason for index, reason in sorted(failed.items())},
+        left_out={
+            records[index].file: reason.removeprefix(f"{records[index].path}: ")
+            for index, reason in sorted(failed.items())
+        },
     )
 
 
