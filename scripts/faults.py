@@ -47,6 +47,8 @@ FLAGS = [
     *("--config.stages.head.epochs=4", "--config.stages.finetune.epochs=8"),
 ]
 
+SAME = 1e-4  # by which probabilities and parameters differ that were rounded otherwise
+
 PATIENCE = 300.0  # seconds after which a run that should have ended is a failure
 
 
@@ -64,7 +66,8 @@ class Bench:
       whole: the undisturbed run.
       seconds: that it took.
       rng: decides every moment and place.
-      ended: runs that came to their end, all of them compared.
+      ended: runs that came to their end, all of them compared to the bit.
+      nearly: runs that ended with another micro-batch, all of them within `SAME`.
       logged: length of the log of the struck run before its last start.
     """
 
@@ -74,6 +77,7 @@ class Bench:
     seconds: float
     rng: random.Random
     ended: int = 0
+    nearly: int = 0
     logged: int = 0
 
     def moment(self) -> float:
@@ -232,6 +236,27 @@ def damage(bench: Bench, run: Path) -> None:
             flip(path, bench.rng)
 
 
+def shrink(bench: Bench, run: Path) -> None:
+    """Killed for want of memory, and gone on with by half the micro-batch: rounded otherwise."""
+    kill(bench, run)
+    record = run / "run.json"
+    if not record.is_file() or is_finished(run):
+        return  # nothing was begun with another one, or nothing is left to do
+    before = json.loads(record.read_text("utf-8"))["stages"][0]["micro_batch"]
+    if before < 2:
+        return
+    flags = [*bench.flags, f"--config.micro_batch={before // 2}"]
+    since = len(log_of(run).read_text("utf-8", errors="replace"))
+    if (code := ended(kills.start(flags, run, log_of(run)))) != 0:
+        raise Broken(f"with a smaller micro-batch: code {code}: {last_line(run)}")
+    said(run, f"micro_batch: {before} then, {before // 2} from here on", since)
+    check_files(run)
+    if (gap := kills.largest_gap(bench.whole, run)) > SAME:
+        raise Broken(f"with a smaller micro-batch numbers differ by up to {gap:.2g}")
+    bench.nearly += 1
+    shutil.rmtree(run)
+
+
 def flip(path: Path, rng: random.Random) -> None:
     """Change one bit of a file."""
     data = bytearray(path.read_bytes())
@@ -337,6 +362,7 @@ FAULTS: dict[str, tuple[Callable[[Bench, Path], None], int, int]] = {
     "stop": (stop, 4, 15),
     "damage": (damage, 3, 15),
     "spoil_cache": (spoil_cache, 2, 5),
+    "shrink": (shrink, 1, 5),
     "second": (second, 1, 3),
     "move": (move, 1, 3),
     "fill_disk": (fill_disk, 2, 6),
@@ -381,7 +407,8 @@ def main() -> int:
     for line in table(tried, broken, plan):
         print(line)
     took = (time.monotonic() - started) / 60
-    print(f"\n{bench.ended} runs came to their end and were compared; {took:.1f} minutes")
+    nearly = f", {bench.nearly} with another micro-batch to {SAME:g}" if bench.nearly else ""
+    print(f"\n{bench.ended} runs ended and were compared to the bit{nearly}; {took:.1f} minutes")
     return 1 if failed or any(broken.values()) else 0
 
 

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 
+from sscjax.metrics import Predictions
+
 # What a run computes; run.json and report.txt hold the folder's name, the rest is pictures.
 COMPARED = (
     *("predictions.csv", "metrics.json", "curves.csv", "splits.csv"),
@@ -113,6 +115,21 @@ def compare(one: Path, other: Path) -> list[str]:
         if not same:
             different.append(str(name))
     return different
+
+
+def largest_gap(one: Path, other: Path) -> float:
+    """By how much parameters and running averages of two runs, and their probabilities, differ."""
+    gaps = [0.0]
+    for model in sorted(one.glob("stages/*/model")):
+        left, right = _arrays(model), _arrays(other / model.relative_to(one))
+        gaps += [float(np.abs(left[key] - right[key]).max()) for key in left]
+    for table in sorted(one.glob("stages/*/predictions.csv")):
+        left_table, right_table = (
+            Predictions.read_csv(path).probabilities
+            for path in (table, other / table.relative_to(one))
+        )
+        gaps.append(float(np.abs(left_table - right_table).max()))
+    return max(gaps)
 
 
 def _arrays(model: Path) -> dict[str, np.ndarray]:
