@@ -257,6 +257,22 @@ def shrink(bench: Bench, run: Path) -> None:
     shutil.rmtree(run)
 
 
+def one_processor(bench: Bench, run: Path) -> None:
+    """A machine with fewer processors, and XLA told how many threads the undisturbed run had."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    processors = sorted(os.sched_getaffinity(0))
+
+    def alone() -> None:
+        os.sched_setaffinity(0, processors[:1])
+
+    shutil.rmtree(run, ignore_errors=True)
+    environment = {**os.environ, "NPROC": str(len(processors))}
+    process = kills.start(bench.flags, run, log_of(run), env=environment, preexec_fn=alone)
+    bench.finish(run, ended(process))
+    shutil.rmtree(run)
+
+
 def flip(path: Path, rng: random.Random) -> None:
     """Change one bit of a file."""
     data = bytearray(path.read_bytes())
@@ -363,6 +379,7 @@ FAULTS: dict[str, tuple[Callable[[Bench, Path], None], int, int]] = {
     "damage": (damage, 3, 15),
     "spoil_cache": (spoil_cache, 2, 5),
     "shrink": (shrink, 1, 5),
+    "one_processor": (one_processor, 1, 2),
     "second": (second, 1, 3),
     "move": (move, 1, 3),
     "fill_disk": (fill_disk, 2, 6),

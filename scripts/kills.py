@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -54,12 +55,20 @@ def main() -> int:
     return 1 if different else 0
 
 
-def start(flags: list[str], folder: Path, log_to: Path | None = None) -> subprocess.Popen[bytes]:
-    """The program, at work in `folder`; what it says goes to `log_to`, else to `folder`.log."""
+def start(
+    flags: list[str],
+    folder: Path,
+    log_to: Path | None = None,
+    **how: Any,
+) -> subprocess.Popen[bytes]:
+    """The program, at work in `folder`; what it says goes to `log_to`, else to `folder`.log.
+
+    `how` it is started is the matter of `subprocess.Popen`.
+    """
     command = [sys.executable, "-m", "sscjax.main", *flags, f"--workdir={folder}"]
     # The log of every start, one after the other, tells why a resumed run failed.
     with (log_to or folder.with_suffix(".log")).open("ab") as log:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, **how)
 
 
 def _kill_often(

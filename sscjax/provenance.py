@@ -40,7 +40,7 @@ PACKAGE = Path(__file__).resolve().parent
 # What changes how XLA compiles or on how many threads it computes, and so the last bits.
 VARIABLES = (
     *("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION"),
-    *("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
+    *("NPROC", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
 )
 
 # Images that are hashed at a time where pixels are.
