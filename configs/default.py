@@ -82,6 +82,11 @@ def get_config() -> ConfigDict:
     # `select.metric` over the inner folds.
     config.cv.search = ("stages.finetune.learning_rate=3e-5,1e-4,3e-4",)
 
+    # Images and subjects have numbers (`image 0001`, in the order of their names) in all that the
+    # run and its predictions write or say, and where the images lie is nowhere; only a mistake that
+    # stops the run names the file to be mended.
+    config.private = False
+
     config.data = ConfigDict()
     # Folder of images: one folder per class, or a manifest.csv with file,label,subject[,split].
     # Empty: the embedded synthetic set.
@@ -101,6 +106,9 @@ def get_config() -> ConfigDict:
     # Whether the classes are ordered (grades): adds the quadratic-weighted kappa, where
     # `classes` gives the order.
     config.data.ordered = True
+    # What an image does that cannot be read: 'error' ends the run before it trains, in a line that
+    # names it; 'skip' leaves it out, and log, record and report say so.
+    config.data.corrupt = "error"
     # 'direct' decodes the files at every start; 'array_record' keeps the decoded images in the
     # cache folder and reads them back from there.
     config.data.storage = "direct"

@@ -3,12 +3,14 @@
     python scripts/faults.py                a sample, within ten minutes
     python scripts/faults.py --all          everything
     python scripts/faults.py --only=kill -- FLAGS OF sscjax.main
+    python scripts/faults.py --only=load    a large set with corrupt files, see load.py
+    python scripts/faults.py --only=week    thousands of epochs, see week.py
 
 An undisturbed run comes first; it sets the time within which the faults fall. Each fault strikes a
 run at a random moment: while it starts, reads its images, computes features, trains, saves,
 evaluates or writes its report. Then no file may be half-written, and the same command goes on.
 Every run that comes to its end must be the undisturbed one to the bit. A table sums up what was
-tried.
+tried. What no single moment shows, a large set and a long training, stands apart (`TRIALS`).
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kills
+import load
 import numpy as np
+import week
 
 FLAGS = [
     *("--config=configs/smoke.py", "--config.checkpoint.every_seconds=0"),
@@ -42,6 +46,8 @@ FLAGS = [
     *("--config.stages.finetune.freeze_first=0", "--config.stages.finetune.online_augment=True"),
     *("--config.stages.head.epochs=4", "--config.stages.finetune.epochs=8"),
 ]
+
+SAME = 1e-4  # by which probabilities and parameters differ that were rounded otherwise
 
 PATIENCE = 300.0  # seconds after which a run that should have ended is a failure
 
@@ -60,7 +66,8 @@ class Bench:
       whole: the undisturbed run.
       seconds: that it took.
       rng: decides every moment and place.
-      ended: runs that came to their end, all of them compared.
+      ended: runs that came to their end, all of them compared to the bit.
+      nearly: runs that ended with another micro-batch, all of them within `SAME`.
       logged: length of the log of the struck run before its last start.
     """
 
@@ -70,6 +77,7 @@ class Bench:
     seconds: float
     rng: random.Random
     ended: int = 0
+    nearly: int = 0
     logged: int = 0
 
     def moment(self) -> float:
@@ -228,6 +236,43 @@ def damage(bench: Bench, run: Path) -> None:
             flip(path, bench.rng)
 
 
+def shrink(bench: Bench, run: Path) -> None:
+    """Killed for want of memory, and gone on with by half the micro-batch: rounded otherwise."""
+    kill(bench, run)
+    record = run / "run.json"
+    if not record.is_file() or is_finished(run):
+        return  # nothing was begun with another one, or nothing is left to do
+    before = json.loads(record.read_text("utf-8"))["stages"][0]["micro_batch"]
+    if before < 2:
+        return
+    flags = [*bench.flags, f"--config.micro_batch={before // 2}"]
+    since = len(log_of(run).read_text("utf-8", errors="replace"))
+    if (code := ended(kills.start(flags, run, log_of(run)))) != 0:
+        raise Broken(f"with a smaller micro-batch: code {code}: {last_line(run)}")
+    said(run, f"micro_batch: {before} then, {before // 2} from here on", since)
+    check_files(run)
+    if (gap := kills.largest_gap(bench.whole, run)) > SAME:
+        raise Broken(f"with a smaller micro-batch numbers differ by up to {gap:.2g}")
+    bench.nearly += 1
+    shutil.rmtree(run)
+
+
+def one_processor(bench: Bench, run: Path) -> None:
+    """A machine with fewer processors, and XLA told how many threads the undisturbed run had."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    processors = sorted(os.sched_getaffinity(0))
+
+    def alone() -> None:
+        os.sched_setaffinity(0, processors[:1])
+
+    shutil.rmtree(run, ignore_errors=True)
+    environment = {**os.environ, "NPROC": str(len(processors))}
+    process = kills.start(bench.flags, run, log_of(run), env=environment, preexec_fn=alone)
+    bench.finish(run, ended(process))
+    shutil.rmtree(run)
+
+
 def flip(path: Path, rng: random.Random) -> None:
     """Change one bit of a file."""
     data = bytearray(path.read_bytes())
@@ -333,11 +378,19 @@ FAULTS: dict[str, tuple[Callable[[Bench, Path], None], int, int]] = {
     "stop": (stop, 4, 15),
     "damage": (damage, 3, 15),
     "spoil_cache": (spoil_cache, 2, 5),
+    "shrink": (shrink, 1, 5),
+    "one_processor": (one_processor, 1, 2),
     "second": (second, 1, 3),
     "move": (move, 1, 3),
     "fill_disk": (fill_disk, 2, 6),
 }
 """What each is, and how many of it there are in a sample and in all."""
+
+TRIALS: dict[str, tuple[Callable[[int], tuple[list[str], list[str]]], int, int]] = {
+    "load": (load.measure, 5_000, 50_000),
+    "week": (week.measure, 60, 5_000),
+}
+"""What makes a table of its own, and what was broken; how large it is in a sample and in all."""
 
 
 def main() -> int:
@@ -346,10 +399,13 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="everything, however long it takes")
     parser.add_argument("--minutes", type=float, help="at most; of a sample 9.5")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=FAULTS, help="one kind of fault")
+    parser.add_argument("--only", choices=[*FAULTS, *TRIALS], help="one kind of fault")
     parser.add_argument("flags", nargs="*", help="of sscjax.main, after --")
     args = parser.parse_args()
     started = time.monotonic()
+    failed = try_all(args.only, args.all)
+    if args.only in TRIALS:
+        return 1 if failed else 0
     with tempfile.TemporaryDirectory() as place:
         os.environ["SSCJAX_CACHE"] = str(Path(place) / "cache")
         bench = prepare(args.flags or FLAGS, Path(place), random.Random(args.seed))
@@ -368,8 +424,20 @@ def main() -> int:
     for line in table(tried, broken, plan):
         print(line)
     took = (time.monotonic() - started) / 60
-    print(f"\n{bench.ended} runs came to their end and were compared; {took:.1f} minutes")
-    return 1 if any(broken.values()) else 0
+    nearly = f", {bench.nearly} with another micro-batch to {SAME:g}" if bench.nearly else ""
+    print(f"\n{bench.ended} runs ended and were compared to the bit{nearly}; {took:.1f} minutes")
+    return 1 if failed or any(broken.values()) else 0
+
+
+def try_all(only: str | None, everything: bool) -> bool:
+    """Do what makes tables of its own; whether a promise was broken."""
+    failed = False
+    for name, (measure, some, every) in TRIALS.items():
+        if only in (None, name):
+            lines, broken = measure(every if everything else some)
+            print("\n".join([f"-- {name}", *lines, *(f"BROKEN {line}" for line in broken), ""]))
+            failed = failed or bool(broken)
+    return failed
 
 
 def prepare(flags: list[str], folder: Path, rng: random.Random) -> Bench:

@@ -16,9 +16,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
+
+from sscjax.metrics import Predictions
 
 # What a run computes; run.json and report.txt hold the folder's name, the rest is pictures.
 COMPARED = (
@@ -52,12 +55,20 @@ def main() -> int:
     return 1 if different else 0
 
 
-def start(flags: list[str], folder: Path, log_to: Path | None = None) -> subprocess.Popen[bytes]:
-    """The program, at work in `folder`; what it says goes to `log_to`, else to `folder`.log."""
+def start(
+    flags: list[str],
+    folder: Path,
+    log_to: Path | None = None,
+    **how: Any,
+) -> subprocess.Popen[bytes]:
+    """The program, at work in `folder`; what it says goes to `log_to`, else to `folder`.log.
+
+    `how` it is started is the matter of `subprocess.Popen`.
+    """
     command = [sys.executable, "-m", "sscjax.main", *flags, f"--workdir={folder}"]
     # The log of every start, one after the other, tells why a resumed run failed.
     with (log_to or folder.with_suffix(".log")).open("ab") as log:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, **how)
 
 
 def _kill_often(
@@ -113,6 +124,21 @@ def compare(one: Path, other: Path) -> list[str]:
         if not same:
             different.append(str(name))
     return different
+
+
+def largest_gap(one: Path, other: Path) -> float:
+    """By how much parameters and running averages of two runs, and their probabilities, differ."""
+    gaps = [0.0]
+    for model in sorted(one.glob("stages/*/model")):
+        left, right = _arrays(model), _arrays(other / model.relative_to(one))
+        gaps += [float(np.abs(left[key] - right[key]).max()) for key in left]
+    for table in sorted(one.glob("stages/*/predictions.csv")):
+        left_table, right_table = (
+            Predictions.read_csv(path).probabilities
+            for path in (table, other / table.relative_to(one))
+        )
+        gaps.append(float(np.abs(left_table - right_table).max()))
+    return max(gaps)
 
 
 def _arrays(model: Path) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ from sscjax.data.splits import read_splits
 from sscjax.errors import UserError
 from sscjax.pretrained import cache
 from sscjax.progress import Progress
+
+# By name: run as a program, this module is `__main__`.
+_LOG = logging.getLogger("sscjax.audit")
 
 FILE = "audit.json"
 LEAK = 1
@@ -349,7 +353,7 @@ def _confounds(view: _View, root: Path | None) -> dict[str, Any] | None:
         for index, colour in enumerate(("red", "green", "blue"))
     }
     if root is not None:
-        properties |= confounds.file_properties([root / file for file in images.files.tolist()])
+        properties |= confounds.file_properties([root / file for file in images.paths])
     found = confounds.find(properties, images.labels, images.subjects, len(images.classes))
     if not found:
         return None
@@ -402,13 +406,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m sscjax.audit", description=__doc__)
     parser.add_argument("data", type=Path, help="folder or manifest of images")
     parser.add_argument("--image-size", type=int, default=128, help="pixels to compare at")
+    parser.add_argument(
+        "--corrupt", choices=("error", "skip"), default="error", help="images that cannot be read"
+    )
     parser.add_argument("--splits", type=Path, help="splits.csv of a run, to look across them")
     parser.add_argument("--json", type=Path, help="file for the findings")
     args = parser.parse_args()
     cli.set_up_log()
     if args.image_size < 32:
         raise UserError(f"--image-size={args.image_size}: expected 32 pixels or more")
-    image_set = sources.load(args.data.expanduser(), args.image_size)
+    image_set = sources.load(args.data.expanduser(), args.image_size, corrupt=args.corrupt)
+    for file, reason in image_set.left_out.items():
+        _LOG.warning("left out: %s: %s", file, reason)
     divided = read_splits(args.splits, image_set) if args.splits else image_set.splits
     folder = args.data.expanduser()
     found = audit(image_set, divided, folder.parent if folder.is_file() else folder)

@@ -38,6 +38,7 @@ class Stage:
     subject_weights: Literal["none", "balanced"]
     batch_size: int
     micro_batch: int
+    drawn_by: int
     metric: str
     views: int
     feature_megabytes: float
@@ -120,6 +121,7 @@ class Course:
       l2: of a stage that was solved: the chosen strength of the penalty.
       steps: taken in an epoch that was interrupted; 0 between epochs.
       loss, correct: sums over the images of these steps.
+      micro_batches: pairs of an epoch and the micro-batch that was taken from it on.
     """
 
     stage: str
@@ -133,6 +135,12 @@ class Course:
     steps: int = 0
     loss: float = 0.0
     correct: float = 0.0
+    micro_batches: list[list[int]] = dataclasses.field(default_factory=list)
+
+    def take(self, micro_batch: int) -> None:
+        """Note the micro-batch of the epochs to come, where it is another one than before."""
+        if not self.micro_batches or self.micro_batches[-1][1] != micro_batch:
+            self.micro_batches.append([self.epoch + 1, micro_batch])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,6 +93,11 @@ class Ensemble:
         """Whether the classes are a scale."""
         return self.members[0].ordered
 
+    @property
+    def private(self) -> bool:
+        """Whether answers have numbers in place of names."""
+        return self.members[0].private
+
     def answer(self, batches: Iterable[np.ndarray]) -> Iterator[Answers]:
         """Answers for batches of images; see `Trained.answer`.
 

@@ -30,7 +30,7 @@ from sscjax import (
     trained,
 )
 from sscjax.answers import Judged
-from sscjax.data import asked
+from sscjax.data import anonymous, asked
 from sscjax.data.asked import Asked
 from sscjax.errors import UserError
 from sscjax.progress import Progress
@@ -57,6 +57,7 @@ def main() -> int:
     parser.add_argument("input", type=Path, nargs="+", help="images, folders or manifests")
     parser.add_argument("--out", type=Path, default=Path("explanations"), help="explanations")
     parser.add_argument("--overwrite", action="store_true", help="replace what lies at --out")
+    parser.add_argument("--private", action="store_true", help=predict.PRIVATE_HELP)
     parser.add_argument("--layer", default="", help="by its name; the last one with a place")
     parser.add_argument("--of", default="", help="the class to explain; the most probable one")
     parser.add_argument("--most", type=int, default=MOST, help=f"at most so many images; {MOST}")
@@ -71,6 +72,7 @@ def main() -> int:
         of=arguments.of,
         most=arguments.most,
         overwrite=arguments.overwrite,
+        private=arguments.private,
     )
 
 
@@ -83,6 +85,7 @@ def explain(
     of: str = "",
     most: int = MOST,
     overwrite: bool = False,
+    private: bool = False,
 ) -> int:
     """Write a sheet for each image, the overlays and `explanations.json` to `out`, print.
 
@@ -94,6 +97,7 @@ def explain(
       of: the class whose score is explained; '' takes each image's most probable one.
       most: images beyond this number are left out, and counted.
       overwrite: results that lie there may be replaced.
+      private: see `predict.predict`.
 
     Returns:
       the exit code: 1 where an image could not be read, else 0.
@@ -105,9 +109,10 @@ def explain(
     if most < 1:
         raise UserError(f"--most={most}: expected 1 or more")
     opened = trained.open_run(run)
+    private = private or opened.private
     layer = layer or saliency.default_layer(opened.model)
     draw = _maps(opened, layer)
-    found = predict.listed(inputs, opened)
+    found = predict.listed(inputs, opened, private)
     if of and of not in opened.classes:
         near = cli.nearest(of, list(opened.classes))
         hint = f"; did you mean {near!r}?" if near else ""
@@ -123,7 +128,9 @@ def explain(
         old.unlink()
     with Progress("explanations", len(found)) as progress:
         for batch in asked.decode(found, opened.image_size, saliency.BATCH):
-            failed += [reason for _, reason in batch.failed]
+            failed += [
+                anonymous.failure(found[row], why) if private else why for row, why in batch.failed
+            ]
             if batch.rows:
                 some = [found[row] for row in batch.rows]
                 entries += _explained(opened, draw, some, batch.images, of, out, len(entries))

@@ -35,7 +35,7 @@ from sscjax import (
     whole_slides,
 )
 from sscjax.answers import Judged
-from sscjax.data import asked
+from sscjax.data import anonymous, asked
 from sscjax.data.asked import Asked
 from sscjax.ensemble import Ensemble
 from sscjax.errors import UserError
@@ -49,6 +49,8 @@ _LOG = logging.getLogger("sscjax.predict")
 IMAGES, SUBJECTS, ALL = "images.csv", "subjects.csv", "predictions.json"
 FAILED = 1
 
+PRIVATE_HELP = "numbers in place of the names of files and subjects; of a private run always"
+
 RESEARCH_ONLY = "For research only: this is no diagnosis."
 
 
@@ -61,13 +63,18 @@ def main() -> int:
     parser.add_argument("input", type=Path, nargs="+", help="images, folders, manifests or slides")
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="predictions")
     parser.add_argument("--overwrite", action="store_true", help="replace what lies at --out")
+    parser.add_argument("--private", action="store_true", help=PRIVATE_HELP)
     arguments = parser.parse_args()
     cli.set_up_log()
     cli.set_up_jax()
-    return predict(arguments.run, arguments.input, arguments.out, arguments.overwrite)
+    return predict(
+        arguments.run, arguments.input, arguments.out, arguments.overwrite, arguments.private
+    )
 
 
-def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = False) -> int:
+def predict(
+    run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = False, private: bool = False
+) -> int:
     """Predict, write `images.csv`, `subjects.csv` and `predictions.json` to `out`, print.
 
     Of a network that tells masks also `masks.csv`, and `masks/` with a file for each image.
@@ -77,6 +84,7 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = Fals
       inputs: see `asked.find`.
       out: folder of the results.
       overwrite: results that lie there may be replaced.
+      private: results have numbers in place of names, as they have by themselves of a private run.
 
     Returns:
       the exit code: 1 where an image could not be read, else 0.
@@ -86,9 +94,15 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = Fals
     """
     refuse_folder(out, overwrite, ALL)
     opened = ensemble.open_folder(run)
+    private = private or opened.private
     slides, rest = whole_slides.part(inputs)
+    if slides and private:
+        raise UserError(
+            f"{slides[0]} is a slide, whose tiles and pictures have its name: cut it by "
+            "sscjax.data.slides under a name that tells nothing, and give its tiles"
+        )
     settings = whole_slides.settings_of(opened) if slides else None
-    found = listed(rest, opened) if rest else []
+    found = listed(rest, opened, private) if rest else []
     if opened.mask_classes:
         mask_files.refuse_folder(out)
     if overwrite:
@@ -98,6 +112,8 @@ def predict(run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = Fals
     kept = MaskFiles(out, found, opened.mask_classes) if opened.mask_classes else None
     try:
         judged, failed = ask(opened, found, kept)
+        if private:
+            failed = [(row, anonymous.failure(found[row], why)) for row, why in failed]
         for _, reason in failed:
             _LOG.warning("left out: %s", reason)
         if not len(judged):
@@ -140,8 +156,10 @@ def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
             raise UserError(f"--out={out} holds results: name another folder, or give --overwrite")
 
 
-def listed(inputs: Sequence[Path], opened: Trained | Ensemble) -> list[Asked]:
-    """All images of the inputs; see `asked.find`.
+def listed(
+    inputs: Sequence[Path], opened: Trained | Ensemble, private: bool = False
+) -> list[Asked]:
+    """All images of the inputs, see `asked.find`; with numbers for their names if `private`.
 
     Raises:
       UserError: an input cannot be used, or an image is named twice.
@@ -153,7 +171,7 @@ def listed(inputs: Sequence[Path], opened: Trained | Ensemble) -> list[Asked]:
         if place in first:
             raise UserError(f"{one.file} is given twice (also as {first[place]}): name it once")
         first[place] = one.file
-    return found
+    return anonymous.asked(found) if private else found
 
 
 def ask(

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sscjax import features, rows, steps
-from sscjax.data import augment, prepared, recipes, sources, splits
+from sscjax.data import anonymous, augment, prepared, recipes, sources, splits
 from sscjax.data.dataset import ImageSet
 from sscjax.data.masks import IGNORE
 from sscjax.data.synthetic import TISSUES
@@ -176,6 +176,13 @@ def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
         raise UserError(
             f"config.data.storage={data.storage!r}: expected 'direct' or 'array_record'"
         )
+    if config.private and data.storage == "array_record":
+        raise UserError(
+            "config.private=True and config.data.storage='array_record': a prepared set in the "
+            "cache folder holds the names of files and subjects; set data.storage=direct"
+        )
+    if data.corrupt not in get_args(sources.Policy):
+        raise UserError(f"config.data.corrupt={data.corrupt!r}: expected 'error' or 'skip'")
     if data.image_size < 32:
         raise UserError(f"config.data.image_size={data.image_size}: expected 32 pixels or more")
     classes = tuple(data.classes)
@@ -198,7 +205,8 @@ def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
         if classes:
             image_set = _reorder(image_set, classes)
     synthetic = not (data.path or data.tfds)
-    return _with_mask_classes(config, image_set, synthetic), synthetic
+    image_set = _with_mask_classes(config, image_set, synthetic)
+    return anonymous.image_set(image_set) if config.private else image_set, synthetic
 
 
 def _with_mask_classes(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> ImageSet:
@@ -255,7 +263,9 @@ def _reorder(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
 def _recipe(config: ConfigDict, classes: tuple[str, ...]) -> recipes.Recipe:
     data = config.data
     if data.path:
-        return recipes.from_path(Path(data.path).expanduser(), data.image_size, classes)
+        path = Path(data.path).expanduser()
+        size, private = data.image_size, bool(config.private)
+        return recipes.from_path(path, size, classes, data.corrupt, private=private)
     names = ("normal", "early", "late")
     return recipes.from_synthetic(
         image_size=data.image_size,

@@ -81,7 +81,9 @@ def _run_all(
     """`run` of several folds, with the lock of the folder, which is taken if that is there."""
     earlier = None if fresh else _read(folder)
     if earlier is not None:
-        record.refuse(record.config_differences(earlier["config"], config.to_dict()), folder)
+        free = record.free_to_change(earlier, config.micro_batch)
+        asked = config.to_dict()
+        record.refuse(record.config_differences(earlier["config"], asked, free=free), folder)
     grid = search.candidates(config) if config.protocol == "nested" else []
     for one in [config, *(candidate.applied(config) for candidate in grid)]:
         train.make_stages(one)
@@ -95,7 +97,10 @@ def _run_all(
         # Now, not when it is the fold's turn.
         part = prepare.without_outer_fold(fold.config, whole)
         prepare.refuse_unmasked(fold.config, part, prepare.make_splits(fold.config, part))
-    now = {**_record(config, whole, loaded[1], plan, grid), "command": list(command)}
+    now = {
+        **_record(config, whole, loaded[1], plan, grid),
+        "command": record.shown_command(config, command),
+    }
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
         finished = earlier["status"] == "finished" and (folder / "report.txt").is_file()
@@ -134,7 +139,7 @@ def _record(
     return {
         "kind": config.protocol,
         "status": "started",
-        "config": json.loads(json.dumps(config.to_dict())),
+        "config": record.shown_config(config),
         "data": {
             "fingerprint": image_set.fingerprint(),
             "source": image_set.source,
@@ -142,6 +147,7 @@ def _record(
             "classes": list(image_set.classes),
             "images": len(image_set),
             "subjects": len(set(image_set.subjects.tolist())),
+            **record.left_out(image_set),
         },
         # Each fold keeps and compares its own; here only that all folds have the same.
         "weights": {},
@@ -244,7 +250,9 @@ def _finished(config: ConfigDict, place: Path) -> dict[str, Any] | None:
     earlier = record.read(place)
     if earlier is None or earlier["status"] != "finished":
         return None
-    different = record.config_differences(earlier["config"], config.to_dict())
+    # The folds that are left may need less memory than those that are done.
+    free = ("config.micro_batch",)
+    different = record.config_differences(earlier["config"], config.to_dict(), free=free)
     return None if different else earlier
 
 

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 import sscjax
 from sscjax import files, machine
+from sscjax.data import anonymous
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 
@@ -39,7 +40,7 @@ PACKAGE = Path(__file__).resolve().parent
 # What changes how XLA compiles or on how many threads it computes, and so the last bits.
 VARIABLES = (
     *("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION"),
-    *("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
+    *("NPROC", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"),
 )
 
 # Images that are hashed at a time where pixels are.
@@ -81,7 +82,7 @@ def begin(
     }
     # A run that was gone on with on another day may have met other code or another machine.
     session = {
-        "command": shlex.join(sys.orig_argv),
+        "command": shlex.join(_words(config)),
         "started": _now(),
         "finished": None,
         "code": code(),
@@ -90,6 +91,11 @@ def begin(
     manifest["sessions"].append(session)
     files.write_json(folder / FILE, manifest)
     return manifest
+
+
+def _words(config: ConfigDict) -> list[str]:
+    """This process's command; of a private run without the images' place."""
+    return anonymous.command(sys.orig_argv, config.data.path if config.private else "")
 
 
 def end(folder: Path, manifest: dict[str, Any]) -> None:
@@ -145,7 +151,7 @@ def image_rows(image_set: ImageSet, splits: np.ndarray, root: Path | None) -> li
       root: folder that the names are relative to, if they are names of files.
     """
     names = image_set.files.tolist()
-    paths = [root / name if root else None for name in names]
+    paths = [root / path if root else None for path in image_set.paths]
     is_file = [path is not None and path.is_file() for path in paths]
     hashes: list[str] = [""] * len(names)
     chosen = [index for index, found in enumerate(is_file) if found]

@@ -9,7 +9,7 @@ import logging
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,18 @@ from ml_collections import ConfigDict
 
 import sscjax
 from sscjax import prepare
-from sscjax.course import Stage
+from sscjax.course import Finished, Stage
+from sscjax.data import anonymous
+from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
 FILE = "run.json"
+
+# Files that a line for people names.
+_NAMED = 3
+
 KEYS = ("status", "config", "data", "weights", "stages", "versions")
 
 
@@ -35,7 +41,7 @@ def make(
     told = images.originals.mask_classes if network.model.mask_classes else ()
     return {
         "status": "started",
-        "config": json.loads(json.dumps(config.to_dict())),
+        "config": shown_config(config),
         "data": {
             "fingerprint": images.originals.fingerprint(),
             "splits_fingerprint": _digest(images.splits),
@@ -46,12 +52,47 @@ def make(
             "images": len(images.originals),
             "training_images": len(images.training),
             **({"mask_classes": list(told)} if told else {}),
+            **left_out(images.originals),
         },
         "weights": network.weights.identity(),
         # As they are run: without weights they differ from the config.
         "stages": [dataclasses.asdict(stage) for stage in stages],
         "versions": versions(),
     }
+
+
+def shown_config(config: ConfigDict) -> dict[str, Any]:
+    """The config as it is recorded; of a private run without the place of the images."""
+    found = json.loads(json.dumps(config.to_dict()))
+    return anonymous.config(found) if config.private else found
+
+
+def shown_command(config: ConfigDict, words: Sequence[str]) -> list[str]:
+    """The words of a command as they are recorded, likewise."""
+    return anonymous.command(words, config.data.path) if config.private else list(words)
+
+
+def left_out(image_set: ImageSet) -> dict[str, Any]:
+    """What a record says of images that cannot be read; nothing where all can."""
+    return {"left_out": dict(image_set.left_out)} if image_set.left_out else {}
+
+
+def sizes(record: Mapping[str, Any]) -> set[int]:
+    """Every micro-batch that a finished run was trained with."""
+    changed = record.get("micro_batches", {}).values()
+    return {stage["micro_batch"] for stage in record["stages"]} | {
+        size for pairs in changed for _, size in pairs
+    }
+
+
+def micro_batches(finished: Mapping[str, Finished]) -> dict[str, Any]:
+    """What a record says of stages with several micro-batches; nothing where all had the same.
+
+    Of each stage pairs of an epoch and the micro-batch that was taken from it on.
+    """
+    taken = {name: one.course.micro_batches for name, one in finished.items()}
+    several = {size for pairs in taken.values() for _, size in pairs}
+    return {"micro_batches": taken} if len(several) > 1 else {}
 
 
 def versions() -> dict[str, str]:
@@ -101,6 +142,8 @@ def read(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         found = {key: record[key] for key in KEYS}
+        # Only where it was changed by hand.
+        found |= {key: record[key] for key in ("micro_batches",) if key in record}
         if not all(int(stage["micro_batch"]) > 0 for stage in found["stages"]):
             raise ValueError("micro_batch is not above 0")
         return found
@@ -118,10 +161,11 @@ def _flat(value: Any, prefix: str) -> dict[str, Any]:
 
 
 # How often a run is saved, and where images are held, changes nothing of its result, and what is
-# done with its probabilities nothing of its training; what lies at the paths is compared itself, by
-# pixels and by the hash of the weights.
+# done with its probabilities nothing of its training; what lies at the paths, and which images can
+# be read of it, is compared itself, by pixels and by the hash of the weights.
 _FREE = (
     "config.name",
+    "config.data.corrupt",
     "config.data.max_megabytes",
     "config.data.path",
     "config.data.storage",
@@ -131,17 +175,34 @@ _FREE_BLOCKS = ("config.checkpoint.", "config.calibration.")
 
 
 def config_differences(
-    then: Mapping[str, Any], now: Mapping[str, Any], of: str = "config"
+    then: Mapping[str, Any],
+    now: Mapping[str, Any],
+    of: str = "config",
+    free: Sequence[str] = (),
 ) -> list[str]:
-    """Each field that differs, as `config.seed: 0 then, 1 now`."""
+    """Each field that differs, as `config.seed: 0 then, 1 now`; of those in `free` none counts."""
     before, after = _flat(then, of), _flat(json.loads(json.dumps(now)), of)
     return [
         f"{key}: {before.get(key, 'absent')} then, {after.get(key, 'absent')} now"
         for key in sorted(set(before) | set(after))
         if before.get(key) != after.get(key)
-        and key not in _FREE
+        and key not in (*_FREE, *free)
         and not key.startswith(_FREE_BLOCKS)
     ]
+
+
+def free_to_change(then: Mapping[str, Any], micro_batch: int) -> tuple[str, ...]:
+    """Fields that a run or protocol may be gone on with otherwise than it was begun.
+
+    With another micro-batch it needs another amount of memory, and the result is rounded otherwise;
+    0 takes the one that it has. Where nothing is left to be done, an other one would do nothing.
+
+    Args:
+      then: its record.
+      micro_batch: that of the config now.
+    """
+    unfinished = then["status"] != "finished"
+    return ("config.micro_batch",) if unfinished or not micro_batch else ()
 
 
 def same_evaluation(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -151,13 +212,29 @@ def same_evaluation(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between the data and weights of two records; other versions only warn."""
-    found = [
-        line for of in ("data", "weights") for line in config_differences(then[of], now[of], of)
-    ]
+    found = []
+    for of in ("data", "weights"):
+        before, after = dict(then[of]), dict(now[of])
+        found += _differing(before.pop("left_out", {}), after.pop("left_out", {}))
+        found += config_differences(before, after, of)
     # The folder's own place and the wording of the source may change; its pixels may not.
     found = [line for line in found if not line.startswith("data.source")]
     for line in config_differences(then["versions"], now["versions"], "versions"):
         _LOG.warning("%s: the result may differ in the last bits", line)
+    return found
+
+
+def _differing(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Which images could be read then or now alone; the reason may be worded anew."""
+    found = []
+    for one, other, said in (
+        (then, now, "left out then, read now"),
+        (now, then, "read then, left out now"),
+    ):
+        names = sorted(one.keys() - other.keys())
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            found.append(f"{', '.join(names[:_NAMED])}{more}: {said}")
     return found
 
 

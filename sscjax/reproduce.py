@@ -83,7 +83,8 @@ def changed_inputs(folder: Path, config: ConfigDict) -> list[str]:
     if root is not None and not root.is_dir():
         raise UserError(f"{root}: the images are not there; name their place now by --data=PATH")
     # Before any image is decoded: one that is missing would stop that, and be the only one named.
-    found = list(_changed_files(then, root)) if root is not None else []
+    # A private run has numbers for them.
+    found = list(_changed_files(then, root)) if root is not None and not config.private else []
     if found:
         return found
     image_set, synthetic = prepare.load_images(config)
@@ -163,6 +164,9 @@ def changed_surroundings(folder: Path) -> list[str]:
             found = [line for line in found if not line.startswith("code.git")]
         found += record.config_differences(session["environment"], environment, "environment")
         lines |= dict.fromkeys(found)
+    kept = record.read(folder)
+    if kept is not None and "micro_batches" in kept:
+        lines[f"the micro-batch was changed during the run: {kept['micro_batches']}"] = None
     return list(lines)
 
 

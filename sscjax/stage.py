@@ -130,6 +130,7 @@ def run_stage(
             *(stage.name, course.epoch, stage.epochs),
             f" and {course.steps} steps" if course.steps else "",
         )
+    course.take(stage.micro_batch)
     on_epoch(course.rows)
     tree = (_solve if stage.solved else _epochs)(work, tree, course)
     chosen = tree["best"] if "best" in tree else tree["last"]
@@ -249,6 +250,7 @@ def _set_up(
         first=0,
         batch_statistics_from=first_trained if stage.batch_norm == "batch" else None,
         micro_batch=stage.micro_batch,
+        drawn_by=stage.drawn_by,
         mixup=0.0 if stage.solved else stage.mixup,
     )
     whole = dataclasses.replace(program, views=stage.views)

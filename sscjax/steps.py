@@ -157,6 +157,8 @@ class Program:
       micro_batch: images that go through the network at a time, so that their activations stay
         in the processor's cache; 0 takes the batch whole. Gradients are summed, so that the
         result is the whole batch's as long as BatchNorm uses its running averages.
+      drawn_by: the micro-batch that dropout is drawn by, a multiple of `micro_batch`: one that is
+        made smaller later changes no draw; 0: `micro_batch` itself.
       views: of each image, whose logits are averaged where nothing is trained, see `views_of`;
         stored features have one.
       mixup: parameter of the Beta distribution that the shares of mixed images come from (Zhang et
@@ -169,6 +171,7 @@ class Program:
     first: int = 0
     batch_statistics_from: int | None = None
     micro_batch: int = 0
+    drawn_by: int = 0
     views: int = 1
     mixup: float = 0.0
 
@@ -184,12 +187,18 @@ class Program:
         return self.objective.segmentation > 0 and self.model.mask_classes > 0
 
     def logits(
-        self, folded: optim.Params, batch_stats: optim.Params, x: jax.Array, key: jax.Array
+        self,
+        folded: optim.Params,
+        batch_stats: optim.Params,
+        x: jax.Array,
+        key: jax.Array,
+        drawn: tuple[int, jax.Array] | None = None,
     ) -> tuple[tuple[jax.Array, dict[str, jax.Array]], optim.Params]:
         """Logits [B,outputs] in training and the running averages after this batch.
 
-        `folded` are the parameters after `model.fold` of the first `self.folded` layers. With the
-        logits goes a dict: the masks' logits [B,H,W,M] by `MASK`, where they are trained.
+        `folded` are the parameters after `model.fold` of the first `self.folded` layers, `drawn`
+        see `models.layers.dropout`. With the logits goes a dict: the masks' logits [B,H,W,M] by
+        `MASK`, where they are trained.
         """
         capture = (MASK,) if self.tells_masks else ()
         batch_from = self.batch_statistics_from
@@ -201,6 +210,7 @@ class Program:
             first=self.first,
             folded=self.folded,
             capture=capture,
+            drawn=drawn,
             rngs={"dropout": key},
             mutable=["batch_stats"] if batch_from is not None else False,
         )
@@ -289,9 +299,19 @@ def views_of(images: jax.Array, count: int) -> jax.Array:
 
 def _micro_size(program: Program, batch: int) -> int:
     """The largest divisor of the batch not above the wished micro-batch."""
-    if program.micro_batch <= 0 or program.batch_statistics_from is not None:
+    if program.batch_statistics_from is not None:
         return batch
-    return max(size for size in range(1, min(program.micro_batch, batch) + 1) if batch % size == 0)
+    return part_size(program.micro_batch, batch)
+
+
+def part_size(micro_batch: int, batch: int) -> int:
+    """Images that go through a network at a time: the largest divisor of the batch up to a wish.
+
+    0 wishes for the whole batch.
+    """
+    if micro_batch <= 0:
+        return batch
+    return max(size for size in range(1, min(micro_batch, batch) + 1) if batch % size == 0)
 
 
 def _fold(
@@ -356,6 +376,10 @@ def _gradients(
     """Gradients over the trained part, new running averages, sums; a scan over micro-batches."""
     stored, labels, weights = batch
     size = _micro_size(program, len(labels))
+    # Images that dropout is drawn for at once: `size` of them, or several such parts.
+    block = max(size, part_size(program.drawn_by, len(labels)) if program.drawn_by else 0)
+    if block % size:
+        raise ValueError(f"dropout is drawn for {block} images, no multiple of {size}")
     total = (weights > 0).sum()
     augment_key, drop_key = jax.random.split(key)
     # On the whole batch: small matrix products inside the scan below would run on one thread.
@@ -374,11 +398,14 @@ def _gradients(
     trained, unfold, constant = jax.vjp(fold, state.params, has_aux=True)
 
     def loss(
-        folded: optim.Params, part: tuple[jax.Array, Targets], key: jax.Array
+        folded: optim.Params,
+        part: tuple[jax.Array, Targets],
+        key: jax.Array,
+        drawn: tuple[int, jax.Array] | None,
     ) -> tuple[jax.Array, Any]:
         x, targets = part
         (logits, seen), batch_stats = program.logits(
-            optim.combine(folded, constant), state.batch_stats, x, key
+            optim.combine(folded, constant), state.batch_stats, x, key, drawn
         )
         losses = program.objective.losses(logits, targets.labels)
         right = program.objective.probabilities(logits).argmax(-1) == targets.labels
@@ -404,9 +431,13 @@ def _gradients(
         return value, (batch_stats, sums)
 
     def one(part: tuple[jax.Array, Targets], index: jax.Array) -> Any:
+        drawn = None
+        if block > size:
+            first = index * size
+            index, drawn = first // block, (block, first % block)
         part_key = jax.random.fold_in(drop_key, index)
         value, pullback, aux = jax.vjp(
-            lambda folded: loss(folded, part, part_key), trained, has_aux=True
+            lambda folded: loss(folded, part, part_key, drawn), trained, has_aux=True
         )
         # A branch, because XLA would otherwise fuse the forward pass into the backward one and
         # compute activations again for every gradient that reads them.

@@ -20,6 +20,10 @@ from sscjax import (
     segmentation,
 )
 from sscjax.course import Finished
+from sscjax.data.dataset import ImageSet
+
+# Files that cannot be read which the report's first lines name.
+_NAMED = 3
 
 
 def choose(config: ConfigDict, finished: Mapping[str, Finished]) -> str:
@@ -62,6 +66,7 @@ def write(
         named=names_classes(config, images.synthetic),
         leaks=leaks,
     )
+    said += micro_batch_warning(finished)
     ordered = images.ordered
     by_stage = {
         name: metrics.figures_by_split(one.predictions, ordered) for name, one in finished.items()
@@ -171,6 +176,34 @@ def reach(images: prepare.Images, ranges: Mapping[str, Any]) -> str:
     return line
 
 
+def micro_batch_warning(finished: Mapping[str, Finished]) -> list[str]:
+    """A line where the run was gone on with by another micro-batch than it was begun with."""
+    taken = [
+        f"{size} from epoch {epoch} of stage {name} on"
+        for name, one in finished.items()
+        for epoch, size in one.course.micro_batches
+    ]
+    sizes = {size for one in finished.values() for _, size in one.course.micro_batches}
+    if len(sizes) < 2:
+        return []
+    return [
+        f"MICRO-BATCH CHANGED: {', '.join(taken)}.\n"
+        "It changes the rounding of sums, and with it the last digits of the figures."
+    ]
+
+
+def left_out_warning(image_set: ImageSet) -> str:
+    """How many images could not be read, and which."""
+    names = [report.clean_file(name, 60) for name in image_set.left_out]
+    count, more = len(names), ""
+    if count > _NAMED:
+        names, more = names[:_NAMED], f" and {count - _NAMED:,} more (the record has all)"
+    return (
+        f"{count:,} OF {count + len(image_set):,} IMAGES LEFT OUT, for they cannot be read:\n"
+        f"{', '.join(names)}{more}."
+    )
+
+
 def names_classes(config: ConfigDict, synthetic: bool) -> bool:
     """Whether the order of the classes is known: the first is taken for healthy."""
     return bool(synthetic or config.data.classes)
@@ -201,6 +234,8 @@ def warnings(
             "NO SUBJECTS: every image counts as a subject of its own, so images of one patient\n"
             "may stand in training and test alike, and the figures are too good."
         )
+    if images.originals.left_out:
+        parts.append(left_out_warning(images.originals))
     unnamed, total = images.unnamed, len(images.originals)
     if images.by == "subject" and 0 < unnamed < total:
         parts.append(

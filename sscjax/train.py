@@ -102,11 +102,13 @@ def _run(
     """`run`, with the lock of its folder, which is taken if the folder is there."""
     earlier = None if fresh else record.read(folder)
     if earlier is not None:
-        record.refuse(record.config_differences(earlier["config"], config.to_dict()), folder)
+        free = record.free_to_change(earlier, config.micro_batch)
+        now = config.to_dict()
+        record.refuse(record.config_differences(earlier["config"], now, free=free), folder)
     stages = make_stages(config)
     summary.options(config)
     image_set, synthetic = prepare.load_images(config) if loaded is None else loaded
-    _say_source(image_set.source, synthetic)
+    _say_source(image_set, synthetic)
     images = prepare.split_images(config, image_set, synthetic)
     _say_splits(images)
     inspected = inspect(config, images.originals, images.splits, None if fresh else folder)
@@ -119,7 +121,10 @@ def _run(
     for stage in stages:
         check(stage, network)
     stages = _fit_to_machine(stages, network, config.data.image_size, earlier)
-    now = {**record.make(config, images, network, stages), "command": list(command)}
+    now = {
+        **record.make(config, images, network, stages),
+        "command": record.shown_command(config, command),
+    }
     if earlier is not None:
         record.refuse(record.differences(earlier, now), folder)
         if earlier["status"] == "finished" and (folder / "report.txt").is_file():
@@ -145,6 +150,7 @@ def _run(
         float(config.features.disk_megabytes) * 2**20,
     )
     finished = _run_stages(config, folder, stages, images, network, store, lock)
+    now |= record.micro_batches(finished)
     inputs = _features(config, folder, stages, images, network, summary.choose(config, finished))
     masks = _masks(config, folder, stages, images, network, summary.choose(config, finished))
     lock.check()
@@ -255,6 +261,7 @@ def _stage(config: ConfigDict, index: int) -> Stage:
         seed=config.seed,
         batch_size=config.batch_size,
         micro_batch=config.micro_batch,
+        drawn_by=0,
         subject_weights=config.loss.subject_weights,
         metric=config.select.metric,
         views=config.views,
@@ -294,12 +301,19 @@ def _fit_to_weights(
 def _fit_to_machine(
     stages: list[Stage], network: prepare.Network, size: int, earlier: dict[str, Any] | None
 ) -> list[Stage]:
-    """Fill in the micro-batch where the config leaves it open: the run's own when it goes on."""
-    if stages[0].micro_batch:
-        return stages
-    if earlier is not None:
-        found = earlier["stages"][0]["micro_batch"]
-    else:
+    """Fill in the micro-batch where the config leaves it open: the run's own when it goes on.
+
+    Raises:
+      UserError: a run is to go on with a micro-batch that is no part of the one it was begun with.
+    """
+    then = None if earlier is None else earlier["stages"][0]
+    found = stages[0].micro_batch
+    if then is not None:
+        begun = then.get("drawn_by") or then["micro_batch"]
+        found = found or then["micro_batch"]
+        if found != then["micro_batch"]:
+            _say_other_micro_batch(stages, then["micro_batch"], found, begun)
+    elif not found:
         variables = {"params": network.params, "batch_stats": network.batch_stats}
         # By the stage that trains the most layers: there the time goes. Where only the head trains,
         # it goes into the features of the whole network.
@@ -307,7 +321,30 @@ def _fit_to_machine(
         first = first if first < network.model.head_start else 0
         folder, batch = cache.cache_dir(), stages[0].batch_size
         found = micro_batch.choose(network.model, variables, first, size, batch, folder)
-    return [dataclasses.replace(stage, micro_batch=found) for stage in stages]
+    # What is drawn at random stays as it was begun.
+    drawn_by = 0 if then is None or begun == found else begun
+    return [dataclasses.replace(one, micro_batch=found, drawn_by=drawn_by) for one in stages]
+
+
+def _say_other_micro_batch(stages: list[Stage], then: int, now: int, begun: int) -> None:
+    """A run goes on with another micro-batch than before, because it is told to."""
+    batch = stages[0].batch_size
+    if steps.part_size(begun, batch) % steps.part_size(now, batch):
+        raise UserError(
+            f"config.micro_batch={now}: this run was begun with {begun}, and can go on with a "
+            "number that divides it, or 0 for the one it has"
+        )
+    _LOG.warning(
+        "config.micro_batch: %d then, %d from here on: the result differs in its rounding",
+        then,
+        now,
+    )
+    for stage in stages:
+        if stage.batch_norm == "batch":
+            _LOG.warning(
+                "stage %s takes its batch whole, for BatchNorm: there it saves no memory",
+                stage.name,
+            )
 
 
 def _run_stages(
@@ -509,8 +546,12 @@ def _read_finished(place: Path) -> Finished | None:
 # --- what is said -------------------------------------------------------------------------------
 
 
-def _say_source(source: str, synthetic: bool) -> None:
-    _LOG.info("images: %s", source)
+def _say_source(image_set: ImageSet, synthetic: bool) -> None:
+    _LOG.info("images: %s", image_set.source)
+    if image_set.left_out:
+        _LOG.warning(
+            "%s (config.data.corrupt=skip)", " ".join(summary.left_out_warning(image_set).split())
+        )
     if synthetic:
         _LOG.warning(
             "SYNTHETIC IMAGES: config.data.path is empty, so the run trains on tiles drawn by a "

@@ -120,6 +120,11 @@ class Trained:
     ordered: bool
 
     @property
+    def private(self) -> bool:
+        """Whether the run wants no name of a file or subject anywhere."""
+        return bool(self.record["config"].get("private", False))
+
+    @property
     def model(self) -> Model:
         """The Linen module."""
         return self.program.model

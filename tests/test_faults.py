@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import json
 import os
 import random
@@ -16,10 +17,12 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from small_runs import one_stage_config, small_config
@@ -32,6 +35,7 @@ from sscjax import (
     files,
     interrupts,
     locks,
+    metrics,
     page,
     prepare,
     protocol,
@@ -423,6 +427,78 @@ def test_folder_is_moved_while_a_run_is_at_work(
     assert_ends_alike(run, undisturbed)
 
 
+# ---- memory -------------------------------------------------------------------------------------
+
+
+def test_killed_for_memory_goes_on_with_a_smaller_micro_batch(
+    run: Path, undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From there on sums are rounded otherwise, and all that is written says so."""
+    smaller = small_config()
+    smaller.micro_batch = 4
+    with caplog.at_level("INFO", logger="sscjax"):
+        text = train.run(smaller, run)
+    assert (
+        "config.micro_batch: 8 then, 4 from here on: the result differs in its round" in caplog.text
+    )
+    line = "8 from epoch 1 of stage head on, 8 from epoch 1 of stage finetune on, 4 from epoch 3 of"
+    assert f"MICRO-BATCH CHANGED: {line} stage finetune on." in text
+    kept = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert kept["micro_batches"] == {"head": [[1, 8]], "finetune": [[1, 8], [3, 4]]}
+    assert [stage["micro_batch"] for stage in kept["stages"]] == [4, 4]
+    # Nothing but rounding: the losses of the last epochs, and all that the model was to say.
+    losses = [
+        np.genfromtxt(folder / "curves.csv", delimiter=",", names=True, usecols=(0, 2, 4))
+        for folder in (run, undisturbed)
+    ]
+    for name in ("train_loss", "val_loss"):
+        gaps = np.abs(losses[0][name] - losses[1][name])
+        assert not gaps[:6].any() and gaps[6:].max() < 1e-5
+    for name in ("predictions.csv", "stages/finetune/predictions.csv"):
+        ours, theirs = (
+            metrics.Predictions.read_csv(folder / name).probabilities
+            for folder in (run, undisturbed)
+        )
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    models = [
+        kills._arrays(folder / "stages" / "finetune" / "model") for folder in (run, undisturbed)
+    ]
+    for name in models[0]:
+        np.testing.assert_allclose(models[0][name], models[1][name], atol=1e-5)
+    # The command as it was finds nothing left to do only if it leaves the micro-batch open.
+    open_again = small_config()
+    open_again.micro_batch = 0
+    assert train.run(open_again, run) == text
+    with pytest.raises(UserError, match="config.micro_batch: 4 then, 8 now"):
+        train.run(small_config(), run)
+
+
+def test_all_else_stays_strict_where_the_micro_batch_may_change(run: Path) -> None:
+    config = small_config()
+    config.micro_batch = 4
+    config.batch_size = 8
+    with pytest.raises(UserError, match=r"differs: config.batch_size: 16 then, 8 now\."):
+        train.run(config, run)
+
+
+def test_open_micro_batch_keeps_the_one_taken_by_hand(run: Path) -> None:
+    """Two more kills: what was chosen by hand stays where the command says nothing."""
+    smaller = small_config()
+    smaller.micro_batch = 4
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(train, "_run_stages", stop_at_once)
+        train.run(smaller, run)
+    again = small_config()
+    again.micro_batch = 0
+    train.run(again, run)
+    kept = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert kept["micro_batches"]["finetune"] == [[1, 8], [3, 4]]
+
+
+def stop_at_once(*args: Any) -> None:
+    raise KeyboardInterrupt
+
+
 # ---- signals ------------------------------------------------------------------------------------
 
 
@@ -666,6 +742,52 @@ def test_finished_run_on_a_read_only_disk(disk: Disk, undisturbed: Path) -> None
     text = train.run(small_config(), run)
     disk.read_only(False)
     assert text == (undisturbed / "report.txt").read_text(encoding="utf-8")
+
+
+# ---- a week -------------------------------------------------------------------------------------
+
+
+def test_checkpoints_leave_nothing_in_memory(tmp_path: Path) -> None:
+    """Of hundreds of arrays each: what is left of one after the other is next to nothing."""
+    tree: dict[str, Any] = {f"layer{k}": np.ones((4, k + 1), np.float32) for k in range(100)}
+    tree["step"] = np.int32(7)
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+        for step in range(5):
+            checkpoints.save(step, tree, {"stage": "head"})
+        gc.collect()
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        for step in range(5, 15):
+            checkpoints.save(step, tree, {"stage": "head"})
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        found = checkpoints.restore(14, tree)
+    assert after - before < 10 * 16 * 1024  # a tenth of what it is array by array
+    jax.tree.map(np.testing.assert_array_equal, found, tree)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is no /proc on this system")
+def test_epochs_leave_no_files_open_and_few_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The large version of this is scripts/week.py."""
+    config = one_stage_config()
+    config.stages.head.epochs = 20
+    readings: list[tuple[int, int]] = []
+    told = train._Curves.__call__
+
+    def read(self: Any, rows: list[dict[str, Any]]) -> None:
+        told(self, rows)
+        open_files = len(list(Path("/proc/self/fd").iterdir()))
+        readings.append((open_files, len(numbers(tmp_path / "run"))))
+
+    monkeypatch.setattr(train._Curves, "__call__", read)
+    train.run(config, tmp_path / "run")
+    early, late = readings[5:10], readings[-5:]
+    assert len(readings) == 21
+    assert max(files for files, _ in late) <= max(files for files, _ in early)
+    assert max(kept for _, kept in readings) == config.checkpoint.keep
 
 
 # ---- the clock ----------------------------------------------------------------------------------

@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
+import sound_files
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from small_runs import finished_run, put
 
 from sscjax import files, page, predict, report
-from sscjax.data import decode, listing, splits, trial
+from sscjax.data import decode, listing, splits
 from sscjax.data.dataset import ImageSet
+from sscjax.data.slides import reading, tiling
+from sscjax.data.slides.tiling import Settings
 from sscjax.errors import UserError
 from sscjax.metrics import Predictions
 from sscjax.pretrained.read import read_weights
@@ -75,11 +77,9 @@ def changed(draw: Callable[..., Any], sound: list[bytes]) -> bytes:
 # ---- images -------------------------------------------------------------------------------------
 
 
-IMAGES = [trial.encoded(trial.picture(), suffix) for suffix in trial.FORMATS]
-MAGICS = [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"BM"]
-FOREIGN = st.binary(max_size=300) | st.tuples(st.sampled_from(MAGICS), st.binary(max_size=200)).map(
-    b"".join
-)
+IMAGES = sound_files.images()
+BEGUN = st.tuples(st.sampled_from(sound_files.MAGICS), st.binary(max_size=200))
+FOREIGN = st.binary(max_size=300) | BEGUN.map(b"".join)
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +151,8 @@ def test_manifests_cannot_leave_their_folder(
     check_manifest(folder)
 
 
-SOUND = b"file,label,subject,split\na/one.png,a,p,train\nb/two.png,b,q,test\n"
-
-
 @tried(150)
-@given(data=changed([SOUND]) | st.binary(max_size=100))
+@given(data=changed([sound_files.MANIFEST]) | st.binary(max_size=100))
 def test_manifests_of_any_bytes(folder: Path, data: bytes) -> None:
     (folder / "manifest.csv").write_bytes(data)
     check_manifest(folder)
@@ -164,25 +161,9 @@ def test_manifests_of_any_bytes(folder: Path, data: bytes) -> None:
 # ---- weight files -------------------------------------------------------------------------------
 
 
-def weight_files(place: Path) -> dict[str, bytes]:
-    """A small sound file of each format."""
-    import h5py
-
-    arrays = {"params/Conv1/kernel": np.ones((3, 3), np.float32)}
-    note = '{"convention": "keras"}'
-    with h5py.File(place / "w.h5", "w") as file:
-        group = file.create_group("Conv1")
-        group["Conv1/kernel:0"] = arrays["params/Conv1/kernel"]
-        group.attrs["weight_names"] = [b"Conv1/kernel:0"]
-        file.attrs["layer_names"] = [b"Conv1"]
-    np.savez(place / "w.npz", allow_pickle=False, sscjax=np.array(note), **arrays)
-    safetensors.numpy.save_file(arrays, place / "w.safetensors", {"sscjax": note})
-    return {path.suffix: path.read_bytes() for path in place.glob("w.*")}
-
-
 @pytest.fixture(scope="module")
 def sound_weights(place: Path) -> dict[str, bytes]:
-    found = weight_files(place)
+    found = sound_files.weights(place)
     for suffix in found:
         weights, _ = read_weights(place / f"w{suffix}")
         assert len(weights) == 1
@@ -203,6 +184,76 @@ def test_weight_files(place: Path, sound_weights: dict[str, bytes], suffix: str)
             clear(error)
             return
         assert sum(array.size for array in weights.values()) <= 50_000_000
+
+    attempt()
+
+
+def test_torch_files(place: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    sound, path = sound_files.torch_weights(place), place / "changed.pth"
+    weights, _ = read_weights(place / "w.pth")
+    assert len(weights) == 2
+
+    @tried(150)
+    @given(data=changed(sound) | st.binary(max_size=100))
+    def attempt(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            weights, _ = read_weights(path)
+        except UserError as error:
+            clear(error)
+            return
+        assert sum(array.size for array in weights.values()) <= 50_000_000
+
+    attempt()
+
+
+def test_tensors_that_are_no_arrays(place: Path) -> None:
+    """What torch can save, and NumPy cannot have."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    path = place / "odd.pth"
+    for tensor in (
+        torch.eye(3).to_sparse(),
+        torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        torch.ones(3, device="meta"),
+        torch.ones(1).expand(10**9),
+    ):
+        torch.save({"weight": tensor}, path)
+        with pytest.raises(UserError) as caught:
+            read_weights(path)
+        clear(caught.value)
+        assert str(path) in str(caught.value)
+
+
+# ---- slides -------------------------------------------------------------------------------------
+
+
+def look_at_slide(path: Path) -> None:
+    """What cutting does: the thumbnail, a plan, and every tile."""
+    wish = Settings(field_px=32, tile_size=16, max_tiles=4, min_tissue=0.0)
+    with reading.open_slide(path) as slide:
+        thumbnail = slide.thumbnail(64)
+        assert thumbnail.dtype == np.uint8 and max(thumbnail.shape[:2]) <= 64
+        assert slide.read(-8, 8, 0, 32, 32).shape == (32, 32, 3)
+        for tile in tiling.tiles(slide, tiling.plan(slide, wish), wish, "slide"):
+            assert tile.pixels.shape == (16, 16, 3)
+
+
+def test_slides(place: Path) -> None:
+    pytest.importorskip("openslide", reason="OpenSlide is not installed")
+    sound, path = sound_files.slides(place), place / "changed.svs"
+    for data in sound:
+        path.write_bytes(data)
+        look_at_slide(path)
+
+    @tried(150)
+    @given(data=changed(sound) | FOREIGN)
+    def attempt(data: bytes) -> None:
+        path.write_bytes(data)
+        try:
+            look_at_slide(path)
+        except UserError as error:
+            clear(error)
 
     attempt()
 

@@ -1,4 +1,6 @@
-"""Nothing leaves the machine: training, prediction and report with every way out closed.
+"""Nothing leaves the machine, and a private run tells no names.
+
+Training, prediction and report work with every way out closed.
 
 A hook of the interpreter sees each look-up of a name, each connection and each datagram, refuses it
 and writes it down, so that one whose error is swallowed is found as well. Where the system lets
@@ -7,15 +9,26 @@ the test, the process has no network at all besides: libraries in C have none to
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from small_runs import write_folder
+from ml_collections import ConfigDict
+from PIL import Image, PngImagePlugin
+from small_runs import one_stage_config, write_folder
+
+from sscjax import explain, predict, reproduce, train
+from sscjax.data import anonymous, augment
+from sscjax.data.dataset import ImageSet
+from sscjax.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -146,3 +159,150 @@ def test_weights_are_the_one_thing_that_is_fetched(closed: Path) -> None:
     attempts = (closed / "attempts").read_text(encoding="utf-8")
     assert done.returncode != 0 and "WeightsUnavailableError" in done.stderr
     assert "https://storage.googleapis.com/tensorflow/keras-applications/" in attempts
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+TELLTALE = "Kowalski"
+
+
+def telltale_folder(folder: Path) -> Path:
+    """The synthetic set under names that tell a patient, with EXIF data and comments that do."""
+    images = write_folder(folder / f"{TELLTALE}_clinic", subjects=3, tiles=8)
+    (images / "manifest.csv").unlink()
+    for number, path in enumerate(sorted(images.rglob("*.png"))):
+        label, subject = path.relative_to(images).parts[:2]
+        named = images / label / f"{TELLTALE}_{subject}" / f"{TELLTALE}_{number:03d}.png"
+        named.parent.mkdir(exist_ok=True)
+        exif = Image.Exif()
+        exif[0x010E] = exif[0x013B] = f"{TELLTALE}, born 1970"
+        text = PngImagePlugin.PngInfo()
+        text.add_text("Comment", f"{TELLTALE}, born 1970")
+        with Image.open(path) as image:
+            image.save(named, exif=exif, pnginfo=text)
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    next(images.rglob(f"{TELLTALE}_005.png")).write_bytes(TELLTALE.encode())
+    return images
+
+
+def contents(path: Path) -> Iterator[bytes]:
+    """All that a file holds: its bytes, and what is packed in pictures, arrays and the page."""
+    data = path.read_bytes()
+    yield data
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            image.load()
+            yield repr(image.info).encode()
+            yield repr(dict(image.getexif())).encode()
+    elif path.suffix == ".npz":
+        with np.load(path) as arrays:
+            for name in arrays.files:
+                yield name.encode() + arrays[name].tobytes()
+    elif path.suffix == ".html":
+        for packed in re.findall(rb"base64,([A-Za-z0-9+/=]+)", data):
+            yield base64.b64decode(packed)
+
+
+def telling(folder: Path) -> list[str]:
+    """Files below with a tell-tale name, or with one in them, in either of two encodings."""
+    wanted = (TELLTALE.encode(), TELLTALE.encode("utf-16-le"), TELLTALE.encode("utf-32-le"))
+    return [
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if TELLTALE in path.relative_to(folder).as_posix()
+        or (path.is_file() and any(name in data for data in contents(path) for name in wanted))
+    ]
+
+
+def private_config(images: Path, *, private: bool = True) -> ConfigDict:
+    config = one_stage_config()
+    config.data.path = str(images)
+    config.data.corrupt = "skip"
+    config.private = private
+    config.stages.head.epochs = 1
+    return config
+
+
+def test_private_runs_tell_no_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every byte that training, report, prediction and explanation write or say."""
+    images, run = telltale_folder(tmp_path), tmp_path / "out" / "run"
+    config = private_config(images)
+    command = ["--config=configs/smoke.py", f"--config.data.path={images}"]
+    with caplog.at_level("INFO", logger="sscjax"):
+        print(train.run(config, run, command=command))
+        answers, drawn = tmp_path / "out" / "answers", tmp_path / "out" / "drawn"
+        assert predict.predict(run, [images], answers) == predict.FAILED
+        explain.explain(run, [images], drawn, most=6)
+    said = capsys.readouterr()
+    assert telling(tmp_path / "out") == []
+    assert TELLTALE not in caplog.text + said.out + said.err
+    # What stands there instead: numbers, the same everywhere, also of what cannot be read.
+    kept = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert kept["data"]["left_out"] == {
+        "image 0006": "not an image that can be read; expected the "
+        "content of a jpg, png, tif or bmp file; convert or remove it"
+    }
+    assert kept["config"]["data"]["path"] == "(private)"
+    assert kept["command"] == ["--config=configs/smoke.py", "--config.data.path=(private)"]
+    found = json.loads((answers / "predictions.json").read_text(encoding="utf-8"))
+    assert found["images"][0]["file"] == "image 0001" and found["trained_on"] > 0
+    assert {one["subject"] for one in found["images"]} == {f"subject {k:03d}" for k in range(1, 4)}
+    assert found["failed"][0].startswith("image 0006: not an image")
+    assert "have numbers, in the order of their names" in (run / "report.html").read_text("utf-8")
+
+    # The rest of the package works on such a run.
+    assert train.run(config, run) == (run / "report.txt").read_text(encoding="utf-8")
+    recorded = reproduce.recorded_config(kept, str(images), None)
+    assert reproduce.changed_inputs(run, recorded) == []
+    with pytest.raises(UserError, match="--data=PATH"):
+        reproduce.changed_inputs(run, reproduce.recorded_config(kept, None, None))
+    with pytest.raises(UserError, match="config.private: True then, False now"):
+        train.run(private_config(images, private=False), run)
+
+
+def test_the_search_for_names_finds_them(tmp_path: Path) -> None:
+    """In a run that is not private they are in most files; else the test above shows nothing."""
+    images, run = telltale_folder(tmp_path), tmp_path / "out"
+    train.run(private_config(images, private=False), run)
+    found = telling(run)
+    names = {"run.json", "splits.csv", "predictions.csv", "manifest.json", "report.html"}
+    assert names <= set(found) and "outliers.npz" not in found
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(run / "with.png", exif=exif_of(images))
+    assert "with.png" in telling(run)
+
+
+def exif_of(images: Path) -> Image.Exif:
+    with Image.open(next(images.rglob(f"{TELLTALE}_000.png"))) as image:
+        return image.getexif()
+
+
+def test_private_and_array_record_do_not_go_together(tmp_path: Path) -> None:
+    config = private_config(tmp_path)
+    config.data.storage = "array_record"
+    with pytest.raises(UserError, match="holds the names of files and subjects"):
+        train.run(config, tmp_path / "run")
+
+
+def test_numbers_are_of_the_names_alone() -> None:
+    """Not of the order in which files are found; what names no subject stays its own."""
+    files = np.array(["b/2.png", "a/1.png", "c/3.png"])
+    found = anonymous.image_set(
+        ImageSet(
+            images=np.zeros((3, 8, 8, 3), np.uint8),
+            labels=np.zeros(3, np.int32),
+            subjects=np.array(["q", "p", "c/3.png"]),
+            files=files,
+            classes=("a", "b"),
+            left_out={"aa/0.png": "aa/0_mask.png: no mask"},
+        )
+    )
+    assert found.files.tolist() == ["image 0003", "image 0001", "image 0004"]
+    assert found.subjects.tolist() == ["subject 002", "subject 001", "image 0004"]
+    assert found.left_out == {"image 0002": "cannot be read"}
+    assert found.paths == files.tolist() and found.take(np.array([1])).paths == ["a/1.png"]
+    copies = augment.augmented_copies(found, 1, 0, augment.Changes())
+    assert copies.paths == [*files.tolist(), "", "", ""]

@@ -18,7 +18,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from sscjax.data import listing, sources
+from sscjax import rows
+from sscjax.data import listing, prepared, recipes, sources
 from sscjax.data.decode import read_image
 from sscjax.data.sources import (
     decode_listing,
@@ -158,11 +159,99 @@ def test_unreadable_images_name_the_first_and_count_the_others(folder):
         (folder / "ill" / "p1" / f"broken{number}.jpg").write_bytes(b"")
     first = folder / "ill" / "p1" / "broken0.jpg"
     message = refused(lambda: load(folder, SIZE), f"{first}: ", "zero bytes")
-    assert message.endswith("(and 2 more such images)")
+    total = len(list_images(folder).records)
+    assert f"3 of the first {total} of {total} images, also " in message
+    assert "broken1.jpg, " in message and message.endswith("broken2.jpg")
     for number in (0, 2):
         (folder / "ill" / "p1" / f"broken{number}.jpg").unlink()
     message = refused(lambda: load(folder, SIZE), "broken1.jpg")
-    assert "more such" not in message
+    assert message.endswith(f"1 of the first {total - 2} of {total - 2} images")
+
+
+def test_reading_stops_where_an_image_cannot_be_read(tmp_path, monkeypatch):
+    """Of a large set what was read so far is told, in the order of the names, and no more read."""
+    write_image(tmp_path / "a" / "sound.png")
+    names = [f"{number:04d}.png" for number in range(1000)]
+    for name in names:
+        path = tmp_path / "b" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((tmp_path / "a" / "sound.png").read_bytes())
+    for number in (100, 120, 140, 160, 180, 900):
+        (tmp_path / "b" / names[number]).write_bytes(b"no image")
+    tried = []
+
+    def counted(path, *rest, **more):
+        tried.append(path)
+        return read_image(path, *rest, **more)
+
+    monkeypatch.setattr(sources, "read_image", counted)
+    message = refused(lambda: load(tmp_path, SIZE), "0100.png: not an image", "corrupt=skip")
+    assert "5 of the first 256 of 1,001 images, also " in message
+    assert "0120.png" in message and "0140.png and 2 more" in message and "0160" not in message
+    assert len(tried) == 256
+
+
+BROKEN = ("ill/p1/broken.jpg", "well/p9/cut.png")
+
+
+@pytest.fixture
+def with_broken(folder):
+    """Two images that cannot be read, and one that is black and can."""
+    write_image(folder / "well" / "p9" / "whole.png")
+    data = (folder / "well" / "p9" / "whole.png").read_bytes()
+    (folder / BROKEN[0]).write_bytes(b"")
+    (folder / BROKEN[1]).write_bytes(data[: len(data) // 2])
+    Image.fromarray(np.zeros((20, 24, 3), np.uint8)).save(folder / "ill" / "p1" / "black.png")
+    return folder
+
+
+@pytest.mark.parametrize("way", ("memory", "file", "file again", "array_record"))
+def test_what_cannot_be_read_is_left_out(with_broken, tmp_path_factory, way):
+    """As if these files were not there, wherever the pixels are kept; black images stay."""
+    recipe = recipes.from_path(with_broken, SIZE, corrupt="skip")
+    cache = tmp_path_factory.mktemp("cache")
+    if way == "array_record":
+        pytest.importorskip("array_record", reason="no wheel for this system")
+        found = prepared.load(recipe, cache)
+    else:
+        for _ in range(2 if way == "file again" else 1):
+            found = prepared.make(recipe, cache, np.inf if way == "memory" else 0)
+    assert tuple(found.left_out) == BROKEN
+    assert "zero bytes" in found.left_out[BROKEN[0]]
+    assert "truncated or damaged" in found.left_out[BROKEN[1]]
+    for file in BROKEN:
+        (with_broken / file).unlink()
+    expected = load(with_broken, SIZE)
+    assert "ill/p1/black.png" in expected.files
+    assert found.files.tolist() == expected.files.tolist()
+    np.testing.assert_array_equal(np.asarray(found.images), np.asarray(expected.images))
+    assert found.fingerprint() == expected.fingerprint() and not expected.left_out
+
+
+def test_decoded_images_in_a_file_are_no_way_round_the_policy(with_broken, tmp_path_factory):
+    keep = rows.in_file(tmp_path_factory.mktemp("cache") / "images.npy")
+    listed = list_images(with_broken)
+    decode_listing(listed, SIZE, keep, "skip")
+    refused(lambda: decode_listing(listed, SIZE, keep, "error"), "broken.jpg", "zero bytes")
+
+
+def test_mask_that_cannot_be_read_takes_its_image_along(folder):
+    write_image(folder / "ill" / "p1" / "more.png")
+    for number, name in enumerate(("more_mask.png", "a_mask.png")):
+        image = folder / "ill" / "p1" / name.replace("_mask", "")
+        write_image(image)
+        Image.fromarray(np.full((20, 24), number, np.uint8)).save(image.with_name(name))
+    (folder / "ill" / "p1" / "more_mask.png").write_bytes(b"")
+    found = load(folder, SIZE, corrupt="skip")
+    assert list(found.left_out) == ["ill/p1/more.png"]
+    maps = np.asarray(found.masks)
+    assert len(maps) == len(found) and (maps == 1).any(axis=(1, 2)).sum() == 1
+
+
+def test_class_of_which_nothing_can_be_read(folder):
+    for path in (folder / "ill").rglob("*.*"):
+        path.write_bytes(b"")
+    refused(lambda: load(folder, SIZE, corrupt="skip"), "none of the", "'ill'", "zero bytes")
 
 
 def link(path: Path, target: Path) -> None:

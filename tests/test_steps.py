@@ -21,6 +21,7 @@ from scipy import stats
 from trees import assert_close, assert_same
 
 from sscjax import optim, steps
+from sscjax.models import layers
 from sscjax.models.cnn import CNN
 from sscjax.models.fd_unet import FDUNet
 from sscjax.models.layers import MASK
@@ -123,6 +124,29 @@ def test_micro_batches_add_up(whole: tuple[Any, steps.Sums], size: int) -> None:
     """3 does not divide 8: the step takes 2."""
     found = gradient_of_one_step(program(micro_batch=size), EIGHT, np.ones(8))
     assert_close(found, whole)
+
+
+@pytest.mark.parametrize("begun", (4, 0))
+def test_smaller_micro_batches_drop_the_same(begun: int) -> None:
+    """What is drawn for parts of a size stays where they are cut again; else it is drawn anew."""
+    model = MODEL.clone(dropout_rate=0.5)
+
+    def gradient(**sizes: int) -> Any:
+        return gradient_of_one_step(program(model=model, **sizes), EIGHT, np.ones(8))[0]
+
+    expected = gradient(micro_batch=begun)
+    assert_close(gradient(micro_batch=2, drawn_by=begun or 8), expected)
+    other = gradient(micro_batch=2)
+    bias = [found["predictions"]["bias"] for found in (expected, other)]
+    assert np.abs(bias[0] - bias[1]).max() > 1e-3
+
+
+def test_dropout_of_a_part_is_that_of_the_whole() -> None:
+    x, key = jnp.ones((8, 5)), jax.random.key(0)
+    whole = layers.dropout(x, 0.5, key)
+    for first in (0, 2, 6):
+        part = layers.dropout(x[:2], 0.5, key, (8, jnp.int32(first)))
+        np.testing.assert_array_equal(part, whole[first : first + 2])
 
 
 def test_micro_batches_with_frozen_layers(whole: tuple[Any, steps.Sums]) -> None:

@@ -405,6 +405,11 @@ def _with_copies(
         images=both(image_set.images),
         masks=None if image_set.masks is None else both(image_set.masks),
         files=np.array(image_set.files.tolist() + [f"{file}#{copy}" for file, copy in pairs]),
+        origins=(
+            None
+            if image_set.origins is None
+            else np.array(image_set.origins.tolist() + [""] * len(pairs), dtype=np.str_)
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -28,6 +29,9 @@ class ImageSet:
         known, or None.
       mask_classes: what the indices of the masks mean; () where nobody named them.
       source: one line for people, for example `synthetic (seed 0)` or `folder /data/skin`.
+      left_out: why, by file, images of the source are not among these: they cannot be read.
+      origins: [N] str, what `files` would be if they were not numbers in place of names; '' for
+        what is no file; None where `files` are the names. Never written anywhere.
     """
 
     images: Rows
@@ -39,6 +43,8 @@ class ImageSet:
     masks: Rows | None = None
     mask_classes: tuple[str, ...] = ()
     source: str = ""
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    origins: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,7 +59,14 @@ class ImageSet:
             files=self.files[indices],
             splits=None if self.splits is None else self.splits[indices],
             masks=None if self.masks is None else rows.View(self.masks, indices),
+            origins=None if self.origins is None else self.origins[indices],
         )
+
+    @property
+    def paths(self) -> list[str]:
+        """Where the images lie, relative to the set's folder."""
+        found: list[str] = (self.files if self.origins is None else self.origins).tolist()
+        return found
 
     def fingerprint(self) -> str:
         """SHA-256 over all that training can see: pixels, labels, subjects, names, splits."""

@@ -66,7 +66,7 @@ class Listing:
     source: str
 
 
-def list_images(path: Path | str, classes: Sequence[str] = ()) -> Listing:
+def list_images(path: Path | str, classes: Sequence[str] = (), *, private: bool = False) -> Listing:
     """Lists and checks an image set without decoding any image.
 
     A csv file or a folder with a `manifest.csv` is read as a manifest: columns `file` (relative
@@ -80,17 +80,18 @@ def list_images(path: Path | str, classes: Sequence[str] = ()) -> Listing:
     Args:
       path: the folder or csv file.
       classes: class names in label order; empty: the names found, sorted.
+      private: nothing but a mistake that is to be mended names the folder.
 
     Raises:
       UserError: one line that names the file or row, what was expected and the mend.
     """
     path = Path(path)
     if path.is_file():
-        return list_manifest(path, classes)
+        return list_manifest(path, classes, private=private)
     folder = existing_folder(path)
     if (folder / MANIFEST).is_file():
-        return list_manifest(folder / MANIFEST, classes)
-    return list_folder(folder, classes)
+        return list_manifest(folder / MANIFEST, classes, private=private)
+    return list_folder(folder, classes, private=private)
 
 
 # --- folder per class ---------------------------------------------------------------------------
@@ -106,7 +107,7 @@ def existing_folder(path: Path | str) -> Path:
     return folder
 
 
-def list_folder(folder: Path, classes: Sequence[str]) -> Listing:
+def list_folder(folder: Path, classes: Sequence[str], *, private: bool = False) -> Listing:
     """Lists one folder per class, as `list_images` does where there is no manifest."""
     entries = _visible(folder)
     if not entries:
@@ -142,15 +143,20 @@ def list_folder(folder: Path, classes: Sequence[str]) -> Listing:
         _LOG.warning(
             "%s: passed over %d file(s) in class folders that are not %s, and %d image(s) outside "
             "class folders",
-            folder, skipped, " ".join(IMAGE_SUFFIXES), loose,
+            _shown(folder, private), skipped, " ".join(IMAGE_SUFFIXES), loose,
         )  # fmt: skip
-    source = _folder_source(folder, records)
+    source = _folder_source(_shown(folder, private), records)
     if skipped or loose:
         source += f"; passed over: {skipped} other file(s), {loose} image(s) outside class folders"
     return Listing(folder, names, tuple(records), source)
 
 
-def _folder_source(folder: Path, records: Sequence[ImageRecord]) -> str:
+def _shown(place: Path, private: bool) -> str:
+    """A folder or manifest where no mistake is to be mended."""
+    return "(private)" if private else str(place)
+
+
+def _folder_source(folder: str, records: Sequence[ImageRecord]) -> str:
     """The line for people; warns where images have no subject to split by."""
     alone = sum(record.subject == record.file for record in records)
     if not alone:
@@ -236,7 +242,7 @@ def ordered_classes(
 # --- manifest -----------------------------------------------------------------------------------
 
 
-def list_manifest(manifest: Path, classes: Sequence[str]) -> Listing:
+def list_manifest(manifest: Path, classes: Sequence[str], *, private: bool = False) -> Listing:
     """Lists what a csv file names, as `list_images` does."""
     folder = manifest.parent
     records: list[ImageRecord] = []
@@ -257,7 +263,8 @@ def list_manifest(manifest: Path, classes: Sequence[str]) -> Listing:
             "have one; fill all of them or remove the column"
         )
     subjects = {record.subject for record in records}
-    source = f"manifest {manifest} ({len(records)} images of {len(subjects)} subjects)"
+    shown = _shown(manifest, private)
+    source = f"manifest {shown} ({len(records)} images of {len(subjects)} subjects)"
     return Listing(folder, names, tuple(records), source)
 
 

@@ -57,17 +57,31 @@ class Recipe:
         return f"{self.kind}-{self.key[:20]}"
 
 
-def from_path(path: Path | str, image_size: int, classes: Sequence[str] = ()) -> Recipe:
+def from_path(
+    path: Path | str,
+    image_size: int,
+    classes: Sequence[str] = (),
+    corrupt: sources.Policy = "error",
+    *,
+    private: bool = False,
+) -> Recipe:
     """The recipe of a folder or a manifest, as `listing.list_images` reads it.
 
     The key covers the files' names relative to the folder, sizes and modification times, those of
     their masks, labels, subjects and splits, but not the folder's own place: a folder that is moved
     keeps its key.
 
+    Args:
+      path: of the folder or manifest.
+      image_size: side of the square images in pixels.
+      classes: class names in label order; empty: the names found, sorted.
+      corrupt: what an image does that cannot be read.
+      private: nothing but a mistake that is to be mended names the folder.
+
     Raises:
       UserError: whatever is wrong with the folder or the manifest; or a file that has gone since.
     """
-    listing = listings.list_images(path, classes)
+    listing = listings.list_images(path, classes, private=private)
     records = []
     for record in listing.records:
         try:
@@ -86,10 +100,17 @@ def from_path(path: Path | str, image_size: int, classes: Sequence[str] = ()) ->
         count=len(records),
         classes=listing.classes,
         image_size=image_size,
-        key=_key({"classes": listing.classes, "size": image_size, "records": records}),
+        key=_key(
+            {
+                "classes": listing.classes,
+                "size": image_size,
+                "records": records,
+                "corrupt": corrupt,
+            }
+        ),
         with_masks=any(record.mask for record in listing.records),
         source=listing.source,
-        make=lambda keep: sources.decode_listing(listing, image_size, keep),
+        make=lambda keep: sources.decode_listing(listing, image_size, keep, corrupt),
     )
 
 

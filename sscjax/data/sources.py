@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from sscjax.data.listing import (
     ordered_classes,
 )
 from sscjax.errors import UserError
-from sscjax.rows import Keep, Target
+from sscjax.rows import Keep, Rows, Target
 
 __all__ = [
     "ImageRecord",
@@ -48,14 +48,29 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 
+Policy = Literal["error", "skip"]
+"""What an image that cannot be read does: 'error' ends the reading, 'skip' leaves it out."""
 
-def load(path: Path | str, image_size: int, classes: Sequence[str] = ()) -> ImageSet:
+# Images that are handed to the threads at a time: a list of a million waits nowhere.
+_PART = 256
+
+# Names in a line for people.
+_NAMED = 3
+
+
+def load(
+    path: Path | str,
+    image_size: int,
+    classes: Sequence[str] = (),
+    corrupt: Policy = "error",
+) -> ImageSet:
     """Loads a manifest (a csv file, or a folder holding `manifest.csv`) or a folder per class.
 
     Args:
       path: the folder or csv file.
       image_size: side of the square images in pixels.
       classes: class names in label order; empty: the names found, sorted.
+      corrupt: what an image does that cannot be read.
 
     Returns:
       An `ImageSet` with images [N,image_size,image_size,3].
@@ -63,7 +78,7 @@ def load(path: Path | str, image_size: int, classes: Sequence[str] = ()) -> Imag
     Raises:
       UserError: anything wrong with the folder, the manifest or an image, in one line.
     """
-    return decode_listing(list_images(path, classes), image_size)
+    return decode_listing(list_images(path, classes), image_size, corrupt=corrupt)
 
 
 def load_folder(path: Path | str, image_size: int, classes: Sequence[str] = ()) -> ImageSet:
@@ -120,56 +135,152 @@ def merge_classes(image_set: ImageSet, merge: Mapping[str, str]) -> ImageSet:
 # --- decoding -----------------------------------------------------------------------------------
 
 
-def decode_listing(listing: Listing, image_size: int, keep: Keep = rows.in_memory) -> ImageSet:
+def decode_listing(
+    listing: Listing, image_size: int, keep: Keep = rows.in_memory, corrupt: Policy = "error"
+) -> ImageSet:
     """Decodes a listing in threads (Pillow lets other threads run while it works).
 
     Args:
       listing: what to decode.
       image_size: side of the square images in pixels.
       keep: where the images [N,image_size,image_size,3] go.
+      corrupt: what an image does that cannot be read, or whose mask cannot.
+
+    Raises:
+      UserError: an image cannot be read and `corrupt` is 'error', or no image of a class can.
     """
     records = listing.records
+    failed: dict[int, str] = {}
+    filled = False
 
     def fill(target: Target) -> None:
+        nonlocal filled
+        filled = True
+
         def decode(index: int) -> str | None:
             try:
                 target[index] = read_image(records[index].path, image_size)
             except UserError as error:
+                target[index] = np.zeros((image_size, image_size, 3), np.uint8)
                 return str(error)
             return None
 
-        # One thread per core: each may hold a large image before it is reduced.
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            failures = [message for message in pool.map(decode, range(len(records))) if message]
-        if failures:
-            more = f" (and {len(failures) - 1} more such images)" if len(failures) > 1 else ""
-            raise UserError(failures[0] + more)
+        failed.update(_failures(decode, range(len(records)), corrupt))
 
-    maps = _decode_masks(records, image_size)
     images = keep((len(records), image_size, image_size, 3), np.uint8, fill)
-    splits = [record.split for record in records if record.split is not None]
-    labels = [listing.classes.index(record.label) for record in records]
+    if not filled:
+        failed.update(_failures_before(images, records, image_size, corrupt))
+    maps, failed = _decode_masks(records, image_size, failed, corrupt)
+    good = [index for index in range(len(records)) if index not in failed]
+    if failed:
+        images = rows.View(images, np.array(good, np.int64))
+    left = [records[index] for index in good]
+    _refuse_empty_classes(listing, left, failed)
+    splits = [record.split for record in left if record.split is not None]
+    labels = [listing.classes.index(record.label) for record in left]
     return ImageSet(
         images=images,
         labels=np.array(labels, np.int32),
-        subjects=np.array([record.subject for record in records], dtype=np.str_),
-        files=np.array([record.file for record in records], dtype=np.str_),
+        subjects=np.array([record.subject for record in left], dtype=np.str_),
+        files=np.array([record.file for record in left], dtype=np.str_),
         classes=listing.classes,
         splits=np.array(splits, dtype=np.str_) if splits else None,
         masks=maps,
         source=listing.source,
+        left_out={
+            records[index].file: reason.removeprefix(f"{records[index].path}: ")
+            for index, reason in sorted(failed.items())
+        },
     )
 
 
-def _decode_masks(records: Sequence[ImageRecord], image_size: int) -> np.ndarray | None:
-    """Masks [N,image_size,image_size] uint8, those of images without one to be ignored; or None."""
-    if all(record.mask is None for record in records):
+def _failures(
+    read: Callable[[int], str | None], indices: Sequence[int], corrupt: Policy
+) -> dict[int, str]:
+    """Why images could not be read, by their places; `read` gives None where one could.
+
+    Raises:
+      UserError: `corrupt` is 'error', and one could not: the rest is not read.
+    """
+    found: dict[int, str] = {}
+    # One thread per core: each may hold a large image before it is reduced.
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        for start in range(0, len(indices), _PART):
+            part = indices[start : start + _PART]
+            reasons = pool.map(read, part)
+            found |= {k: reason for k, reason in zip(part, reasons, strict=True) if reason}
+            if found and corrupt == "error":
+                raise UserError(_refusal(found, start + len(part), len(indices)))
+    return found
+
+
+def _refusal(found: Mapping[int, str], read: int, total: int) -> str:
+    """The line for images that cannot be read: the first of them, and how many more."""
+    reasons = list(found.values())
+    more = ", ".join(reason.partition(": ")[0] for reason in reasons[1:_NAMED])
+    more += f" and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+    return (
+        f"{reasons[0]}; or let data.corrupt=skip leave out what cannot be read: {len(reasons)} of "
+        f"the first {read:,} of {total:,} images{', also ' + more if more else ''}"
+    )
+
+
+def _failures_before(
+    images: Rows, records: Sequence[ImageRecord], image_size: int, corrupt: Policy
+) -> dict[int, str]:
+    """The same for images that an earlier start decoded into a file.
+
+    What could not be read is black there, as few images are: those alone are tried again.
+    """
+
+    def read(index: int) -> str | None:
+        try:
+            read_image(records[index].path, image_size)
+        except UserError as error:
+            return str(error)
         return None
+
+    assert isinstance(images, rows.FileRows)
+    black = images.like(np.zeros((image_size, image_size, 3), np.uint8))
+    return _failures(read, black.tolist(), corrupt)
+
+
+def _decode_masks(
+    records: Sequence[ImageRecord], image_size: int, failed: Mapping[int, str], corrupt: Policy
+) -> tuple[np.ndarray | None, dict[int, str]]:
+    """Masks [K,image_size,image_size] uint8 of the images that could be read, or None.
+
+    Those of images without one are to be ignored. The second value is `failed`, with the images
+    whose masks cannot be read.
+    """
+    failed = dict(failed)
+    if all(record.mask is None for record in records):
+        return None, failed
     found = np.full((len(records), image_size, image_size), masks.IGNORE, np.uint8)
     for index, record in enumerate(records):
-        if record.mask is not None:
-            found[index] = masks.read_mask(record.mask, record.path, image_size)
-    return found
+        if record.mask is not None and index not in failed:
+            try:
+                found[index] = masks.read_mask(record.mask, record.path, image_size)
+            except UserError as error:
+                if corrupt == "error":
+                    raise
+                failed[index] = str(error)
+    good = [index for index in range(len(records)) if index not in failed]
+    return (found[good] if failed else found), failed
+
+
+def _refuse_empty_classes(
+    listing: Listing, left: Iterable[ImageRecord], failed: Mapping[int, str]
+) -> None:
+    """Raise a UserError where no image of a class could be read."""
+    having = {record.label for record in left}
+    for name in listing.classes:
+        if name not in having:
+            lost = [k for k in failed if listing.records[k].label == name]
+            raise UserError(
+                f"{listing.folder}: none of the {len(lost)} images of the class {name!r} can be "
+                f"read (the first: {failed[min(lost)]}); restore some or remove the class"
+            )
 
 
 # --- tensorflow-datasets ------------------------------------------------------------------------

@@ -107,6 +107,7 @@ class CNN(nn.Module):
         capture: tuple[str, ...] = (),
         folded: int = 0,
         shift: Mapping[str, jax.Array] | None = None,
+        drawn: ops.Drawn | None = None,
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """Run layers `first` up to, not including, `last`; see `MobileNetV2.__call__`.
 
@@ -119,6 +120,7 @@ class CNN(nn.Module):
           capture: names of layers whose activations are returned too.
           folded: has no effect, likewise.
           shift: added to the outputs of the layers it names.
+          drawn: of which images these are a part where dropout is drawn, see `layers.dropout`.
 
         Returns:
           [B,outputs] float32 logits; with `capture` also a dict of activations by name.
@@ -140,7 +142,7 @@ class CNN(nn.Module):
                 x = x.reshape(x.shape[0], -1)
             elif name.startswith("dropout"):
                 if train and self.dropout_rate > 0:
-                    x = ops.dropout(x, self.dropout_rate, self.make_rng("dropout"))
+                    x = ops.dropout(x, self.dropout_rate, self.make_rng("dropout"), drawn)
             elif name == "predictions":
                 x = ops.Dense(self.outputs, self.initializer(name), name=name)(x)
             else:

@@ -264,6 +264,7 @@ class FDUNet(nn.Module):
         capture: tuple[str, ...] = (),
         folded: int = 0,
         shift: Mapping[str, jax.Array] | None = None,
+        drawn: ops.Drawn | None = None,
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """Run layers `first` up to, not including, `last`; see `MobileNetV2.__call__`.
 
@@ -278,6 +279,7 @@ class FDUNet(nn.Module):
             logits of the masks [B,H,W,mask_classes], which nothing behind it reads.
           folded: the parameters come from `fold` for this many layers.
           shift: added to the outputs of the layers it names.
+          drawn: of which images these are a part where dropout is drawn, see `layers.dropout`.
 
         Returns:
           [B,outputs] float32 logits, or the last activation; with `capture` also a dict of
@@ -307,7 +309,8 @@ class FDUNet(nn.Module):
                 if layer.kind == "bn" and index < folded:
                     seen = x
                 else:
-                    seen = self._apply(layer, x, kept, train, index >= batch_from, follows)
+                    by_batch = index >= batch_from
+                    seen = self._apply(layer, x, kept, train, by_batch, follows, drawn)
             if shift and layer.name in shift:
                 seen = seen + shift[layer.name]
             if layer.name in capture:
@@ -325,6 +328,7 @@ class FDUNet(nn.Module):
         train: bool,
         by_batch: bool,
         norm: str,
+        drawn: ops.Drawn | None,
     ) -> jax.Array:
         """The output of one layer.
 
@@ -335,6 +339,7 @@ class FDUNet(nn.Module):
           train: whether dropout acts.
           by_batch: whether BatchNorm normalises by the batch.
           norm: the BatchNorm that is folded into the kernel of a convolution, or ''.
+          drawn: of which images these are a part where dropout is drawn.
         """
         match layer.kind:
             case "conv" | "transpose" | "depthwise":
@@ -362,7 +367,7 @@ class FDUNet(nn.Module):
             case "pool":
                 return ops.pool(kept[layer.joins] if layer.joins else x, ("mean",))
             case "dropout" if train and self.dropout_rate > 0:
-                return ops.dropout(x, self.dropout_rate, self.make_rng("dropout"))
+                return ops.dropout(x, self.dropout_rate, self.make_rng("dropout"), drawn)
             case "dense":
                 return ops.Dense(layer.channels, self.initializer(layer.name), name=layer.name)(x)
         return x

@@ -210,9 +210,19 @@ class Dense(nn.Module):
         return fast.add_bias(x @ kernel, bias)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """Set a share `rate` of [B,D] to zero and scale the rest by 1/(1-rate) (inverted dropout)."""
-    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+Drawn = tuple[int, jax.Array]
+"""Images are part of so many that dropout is drawn for at once, and the place of the first."""
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array, drawn: Drawn | None = None) -> jax.Array:
+    """Set a share `rate` of [B,D] to zero and scale the rest by 1/(1-rate) (inverted dropout).
+
+    With `drawn` the images lose what they lose when they go through the network with the others.
+    """
+    total, first = (len(x), None) if drawn is None else drawn
+    keep = jax.random.bernoulli(key, 1.0 - rate, (total, *x.shape[1:]))
+    if first is not None:
+        keep = jax.lax.dynamic_slice_in_dim(keep, first, len(x))
     return jnp.where(keep, x / (1.0 - rate), 0.0)
 
 

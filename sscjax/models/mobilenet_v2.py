@@ -221,6 +221,7 @@ class MobileNetV2(nn.Module):
         capture: tuple[str, ...] = (),
         folded: int = 0,
         shift: Mapping[str, jax.Array] | None = None,
+        drawn: ops.Drawn | None = None,
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """Run layers `first` up to, not including, `last`.
 
@@ -237,6 +238,7 @@ class MobileNetV2(nn.Module):
             among them is then already that of its BatchNorm.
           shift: added to the outputs of the layers it names. Zeros change nothing, and the gradient
             over them is that of the layer's output, wherever in the network it stands.
+          drawn: of which images these are a part where dropout is drawn, see `layers.dropout`.
 
         Returns:
           [B,outputs] float32 logits, or the last activation; with `capture` also a dict of
@@ -278,7 +280,7 @@ class MobileNetV2(nn.Module):
                 elif layer.kind == "pool":
                     x = features[0] if len(features) == 1 else jnp.concatenate(features, axis=-1)
                 elif layer.kind == "dropout" and train and self.dropout_rate > 0:
-                    x = ops.dropout(x, self.dropout_rate, self.make_rng("dropout"))
+                    x = ops.dropout(x, self.dropout_rate, self.make_rng("dropout"), drawn)
                 elif layer.kind == "dense":
                     x = ops.Dense(layer.channels, name=layer.name)(x)
             if shift and layer.name in shift:

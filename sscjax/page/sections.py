@@ -130,6 +130,8 @@ def flow(folder: Folder) -> dict[str, Any]:
             splits.append({"title": title, **_counts(rows, data["classes"]), "copies": copies})
     return {
         "source": data["source"],
+        "private": bool(folder.config.get("private", False)),
+        "left_out": list(data.get("left_out", {}).items()),
         "all": _counts(read, data["classes"]),
         "splits": splits,
         "folds": [_fold(name, fold) for name, fold in folder.folds.items()],

@@ -316,10 +316,16 @@ def _read_torch(path: Path) -> tuple[Weights, Convention]:
     _check_size(path, sum(tensor.numel() for tensor in state.values()))
     weights: Weights = {}
     for name, tensor in state.items():
-        value = tensor.detach()
-        if value.is_floating_point():
-            value = value.float()  # NumPy has no bfloat16
-        weights[name.removeprefix("module.")] = value.numpy()
+        try:
+            value = tensor.detach()
+            if value.is_floating_point():
+                value = value.float()  # NumPy has no bfloat16
+            weights[name.removeprefix("module.")] = value.numpy()
+        except Exception as error:  # sparse, quantised, without data, or broken
+            raise UserError(
+                f"{path}: the tensor {name[:80]!r} is no plain array ({_line(error)}); save the "
+                "state_dict() of a dense model on the CPU"
+            ) from error
     return weights, TORCH
 
 

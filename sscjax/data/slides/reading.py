@@ -56,8 +56,11 @@ class Slide(Protocol):
         """The whole slide, uint8 [h,w,3], the longer side at most `side` pixels."""
 
 
-# Pixels of a slide that are held at a time.
-_BAND = 4_000_000
+# Pixels of a slide that are held at a time; where a row of its thumbnail needs more, at most that.
+_BAND, _MOST = 4_000_000, 250_000_000
+
+MAX_PIXELS = 10**12
+"""Of a slide's finest level: ten times what the largest scanners make."""
 
 
 @contextlib.contextmanager
@@ -83,7 +86,7 @@ def open_slide(path: Path) -> Iterator[Slide]:
     except (openslide.OpenSlideError, OSError) as error:
         raise _unreadable(path, error) from error
     try:
-        yield _Whole(whole)
+        yield _Whole(path, whole)
     except openslide.OpenSlideError as error:
         raise _unreadable(path, error) from error
     finally:
@@ -117,9 +120,15 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 class _Whole:
     """A slide by OpenSlide."""
 
-    def __init__(self, whole: Any) -> None:
+    def __init__(self, path: Path, whole: Any) -> None:
         self._whole = whole
         self.width, self.height = whole.dimensions
+        if self.width * self.height > MAX_PIXELS:
+            raise UserError(
+                f"{path}: the slide claims {self.width}x{self.height} pixels, more than any "
+                "scanner makes; replace or remove it"
+            )
+        self._path = path
         self.downsamples = tuple(map(float, whole.level_downsamples))
         self.mpp = _resolution(whole.properties)
 
@@ -132,6 +141,11 @@ class _Whole:
         level = self._whole.get_best_level_for_downsample(factor + 0.01)
         wide, high = self._whole.level_dimensions[level]
         found = np.empty((height, width, 3), np.uint8)
+        if wide * (high / height + 2) > _MOST:
+            raise UserError(
+                f"{self._path}: the smallest level of use has {wide}x{high} pixels, too many for a "
+                "thumbnail; save the slide with smaller levels (a pyramid)"
+            )
         # In bands, because a slide may have no level that is small.
         rows = max(1, int(_BAND * height / (wide * high)))
         for top in range(0, height, rows):

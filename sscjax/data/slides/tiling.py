@@ -20,6 +20,9 @@ from sscjax.errors import UserError
 # Longer side of the thumbnail that tissue is looked for in, in pixels.
 THUMBNAIL = 2048
 
+MOST_FIELDS = 10_000_000
+"""Of one slide, those without tissue among them."""
+
 # Gaps in the tissue up to this share of a field belong to it.
 _GAP = 1 / 16
 
@@ -158,11 +161,14 @@ def plan(slide: Slide, settings: Settings) -> Plan:
     # A summed-area table: the share of any rectangle by four look-ups.
     sums = np.pad(found.cumsum(0, np.int32).cumsum(1, np.int32), ((1, 0), (1, 0)))
     step = max(1, round(field * (1 - settings.overlap)))
-    places = [
-        (x, y, _share(sums, x, y, field, scale))
-        for y in _edges(slide.height, field, step)
-        for x in _edges(slide.width, field, step)
-    ]
+    rows, columns = (_edges(side, field, step) for side in (slide.height, slide.width))
+    if len(rows) * len(columns) > MOST_FIELDS:
+        raise UserError(
+            f"the slide has {slide.width}x{slide.height} pixels, and with that "
+            f"{len(rows) * len(columns):,} fields of {field}x{field}, over the limit of "
+            f"{MOST_FIELDS:,}: give a larger field, or less overlap"
+        )
+    places = [(x, y, _share(sums, x, y, field, scale)) for y in rows for x in columns]
     reduced = None if mpp is None else mpp * field / settings.tile_size
     stains = stain.find(thumbnail[found]) if settings.stain == "macenko" else None
     share = float(found.mean())

@@ -96,7 +96,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         image_set = recipe.make(rows.in_memory)
         if image_set.classes != recipe.classes:
             raise ValueError(f"the recipe names {recipe.classes}, the set {image_set.classes}")
-        self.info.metadata.update(source=image_set.source, with_splits=image_set.splits is not None)
+        self.info.metadata.update(
+            source=image_set.source,
+            with_splits=image_set.splits is not None,
+            left_out=dict(image_set.left_out),
+        )
         for index in range(len(image_set)):
             example = {
                 "image": _png(image_set.images[index]),

@@ -1,0 +1,215 @@
+"""Feed the readers of files with bytes that a fuzzer makes, led by the code that they reach.
+
+    pip install atheris
+    python scripts/fuzz.py --seconds=60 [--only=images] [--keep=FOLDER]
+
+Each target has a process of its own and so many seconds. From small sound files Atheris (libFuzzer)
+makes others; of each either an error of one line or a sound result must come out. What breaks that,
+takes more than 2 GB or more than 10 seconds ends the target, and its bytes are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+# What is written in Python and parses; the fuzzer sees which of its lines are reached.
+INSTRUMENTED = [
+    *("sscjax.data", "sscjax.pretrained", "PIL", "zipfile", "csv"),
+    *("torch.serialization", "torch._weights_only_unpickler", "numpy.lib.format"),
+]
+MOST_BYTES = 20_000
+
+Attempt = Callable[[bytes], None]
+
+
+def images(place: Path) -> tuple[list[bytes], Attempt]:
+    """Image decoding."""
+    import sound_files
+
+    from sscjax.data import decode
+
+    def attempt(data: bytes) -> None:
+        (place / "image.png").write_bytes(data)
+        pixels = decode.read_image(place / "image.png", 16, max_pixels=100_000)
+        assert pixels.shape == (16, 16, 3)
+
+    return sound_files.images(), attempt
+
+
+def manifests(place: Path) -> tuple[list[bytes], Attempt]:
+    """Manifests beside two images, and one outside that none may name."""
+    import sound_files
+
+    from sscjax.data import listing
+
+    folder = place / "set"
+    for path in (folder / "a" / "one.png", folder / "b" / "two.png", place / "secret.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"an image")
+
+    def attempt(data: bytes) -> None:
+        (folder / "manifest.csv").write_bytes(data)
+        for record in listing.list_images(folder).records:
+            assert record.path.resolve().is_relative_to(folder.resolve())
+
+    return [sound_files.MANIFEST], attempt
+
+
+def masks(place: Path) -> tuple[list[bytes], Attempt]:
+    """Masks of a sound image."""
+    import numpy as np
+    from PIL import Image
+
+    from sscjax.data import masks as reader
+
+    (place / "image.png").write_bytes(images(place)[0][1])
+    width, height = Image.open(place / "image.png").size
+    Image.fromarray(np.zeros((height, width), np.uint8)).save(place / "mask.png")
+    sound = (place / "mask.png").read_bytes()
+
+    def attempt(data: bytes) -> None:
+        (place / "mask.png").write_bytes(data)
+        assert reader.read_mask(place / "mask.png", place / "image.png", 16).shape == (16, 16)
+
+    return [sound], attempt
+
+
+def weights(suffix: str) -> Callable[[Path], tuple[list[bytes], Attempt]]:
+    """Weight files of one format."""
+
+    def target(place: Path) -> tuple[list[bytes], Attempt]:
+        import sound_files
+
+        from sscjax.pretrained.read import read_weights
+
+        if suffix == ".pth":
+            sound = sound_files.torch_weights(place)
+        else:
+            sound = [sound_files.weights(place)[suffix]]
+
+        def attempt(data: bytes) -> None:
+            path = place / f"changed{suffix}"
+            path.write_bytes(data)
+            found, _ = read_weights(path)
+            assert sum(array.size for array in found.values()) <= 50_000_000
+
+        return sound, attempt
+
+    return target
+
+
+def slides(place: Path) -> tuple[list[bytes], Attempt]:
+    """A slide's thumbnail, its plan and its tiles."""
+    import sound_files
+
+    from sscjax.data.slides import reading, tiling
+
+    wish = tiling.Settings(field_px=32, tile_size=16, max_tiles=4, min_tissue=0.0)
+
+    def attempt(data: bytes) -> None:
+        (place / "changed.svs").write_bytes(data)
+        with reading.open_slide(place / "changed.svs") as slide:
+            assert max(slide.thumbnail(64).shape) <= 64
+            for tile in tiling.tiles(slide, tiling.plan(slide, wish), wish, "slide"):
+                assert tile.pixels.shape == (16, 16, 3)
+
+    return sound_files.slides(place), attempt
+
+
+TARGETS: dict[str, Callable[[Path], tuple[list[bytes], Attempt]]] = {
+    "images": images,
+    "manifests": manifests,
+    "masks": masks,
+    "h5": weights(".h5"),
+    "npz": weights(".npz"),
+    "safetensors": weights(".safetensors"),
+    "pth": weights(".pth"),
+    "slides": slides,
+}
+
+
+def fuzz(name: str, seconds: int, keep: Path) -> None:
+    """Fuzz one target; does not return."""
+    import atheris
+
+    with atheris.instrument_imports(include=INSTRUMENTED, enable_loader_override=False):
+        # All that is to be seen by the fuzzer is imported in here.
+        place = Path(tempfile.mkdtemp(dir=keep))
+        sound, attempt = TARGETS[name](place)
+        for data in sound:
+            attempt(data)
+    from sscjax.errors import UserError
+
+    corpus = place / "corpus"
+    corpus.mkdir()
+    for number, data in enumerate(sound):
+        (corpus / f"sound_{number}").write_bytes(data)
+
+    def one(data: bytes) -> None:
+        try:
+            attempt(data)
+        except UserError as error:
+            text = str(error)
+            assert text and "\n" not in text and len(text) < 2000, text
+
+    flags = [
+        *(f"-max_total_time={seconds}", f"-max_len={MOST_BYTES}", "-rss_limit_mb=2048"),
+        *("-timeout=10", "-print_final_stats=1", f"-artifact_prefix={keep}/{name}-"),
+    ]
+    atheris.Setup([sys.argv[0], *flags, str(corpus)], one)
+    atheris.Fuzz()
+
+
+def main() -> int:
+    """Fuzz each target in turn; 0 if every promise was kept."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--only", choices=TARGETS, help="one target")
+    parser.add_argument("--keep", type=Path, help="folder for inputs that break a promise")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if importlib.util.find_spec("atheris") is None:
+        print("error: atheris is not installed: pip install atheris", file=sys.stderr)
+        return 2
+    if args.inside:
+        fuzz(args.only, args.seconds, args.keep)
+    failed = []
+    with contextlib.ExitStack() as stack:
+        keep = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        keep.mkdir(parents=True, exist_ok=True)
+        print("| target | inputs | lines and branches reached | broken |\n|---|---|---|---|")
+        for name in [args.only] if args.only else TARGETS:
+            command = [sys.executable, __file__, "--inside", f"--only={name}"]
+            command += [f"--seconds={args.seconds}", f"--keep={keep}"]
+            done = subprocess.run(command, capture_output=True, check=False)
+            said = done.stderr.decode("utf-8", "replace")
+            print(f"| {name} | {_number(said, 'stat::number_of_executed_units:')} | ", end="")
+            print(
+                f"{_number(said, ' cov:', last=True)} | {int(done.returncode != 0)} |", flush=True
+            )
+            if done.returncode != 0:
+                failed.append(name)
+                (keep / f"{name}.log").write_text(said[-20_000:], encoding="utf-8")
+                print(said[-3000:], file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _number(said: str, after: str, last: bool = False) -> str:
+    found: list[Any] = re.findall(re.escape(after) + r"\s*(\d+)", said)
+    return f"{int(found[-1 if last else 0]):,}" if found else "-"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

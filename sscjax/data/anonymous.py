@@ -1,0 +1,87 @@
+"""Numbers in place of the names of files and subjects, which may tell who a patient is.
+
+`image 0001` is the first file by its name, `subject 001` the first subject: the same set has the
+same numbers at every start, whatever the order in which it is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from sscjax.data.asked import Asked
+from sscjax.data.dataset import ImageSet
+
+UNREADABLE = "cannot be read"
+
+
+def numbers(names: Iterable[str], word: str, digits: int) -> dict[str, str]:
+    """A number for each distinct name, in their order: {'a': 'image 0001', ...}.
+
+    Args:
+      names: in any order.
+      word: what is counted.
+      digits: at least so many.
+    """
+    ordered = sorted(set(names))
+    width = max(digits, len(str(len(ordered))))
+    return {name: f"{word} {place:0{width}d}" for place, name in enumerate(ordered, 1)}
+
+
+def _both(files: Sequence[str], subjects: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Numbers of files, and of subjects: an image that names none stays its own."""
+    of_file = numbers(files, "image", 4)
+    of_subject = numbers(set(subjects) - set(files), "subject", 3)
+    return of_file, {**of_file, **of_subject}
+
+
+def image_set(found: ImageSet) -> ImageSet:
+    """The set with numbers for names; the files' own names are left in `origins` alone."""
+    files, subjects = found.files.tolist(), found.subjects.tolist()
+    # Those that cannot be read have their number, too: mended, they change no other's.
+    of_file, of_subject = _both([*files, *found.left_out], subjects)
+    return dataclasses.replace(
+        found,
+        files=np.array([of_file[name] for name in files], dtype=np.str_),
+        subjects=np.array([of_subject[name] for name in subjects], dtype=np.str_),
+        origins=found.files,
+        left_out={of_file[name]: _reason(name, why) for name, why in found.left_out.items()},
+    )
+
+
+def _reason(file: str, reason: str) -> str:
+    """Why an image cannot be read, if that says nothing of its name."""
+    stem = file.rpartition("/")[2].partition(".")[0]
+    return UNREADABLE if stem in reason or "/" in reason or "\\" in reason else reason
+
+
+def asked(found: Sequence[Asked]) -> list[Asked]:
+    """The same for images that a network is asked about; their paths stay, to be read."""
+    of_file, of_subject = _both([one.file for one in found], [one.subject for one in found])
+    return [
+        dataclasses.replace(one, file=of_file[one.file], subject=of_subject[one.subject])
+        for one in found
+    ]
+
+
+def failure(one: Asked, reason: str) -> str:
+    """Why such an image cannot be read, by its number."""
+    return f"{one.file}: {_reason(one.path.name, reason.removeprefix(f'{one.path}: '))}"
+
+
+PRIVATE = "(private)"
+"""What stands where the place of the images would."""
+
+
+def command(words: Sequence[str], path: str) -> list[str]:
+    """The words of a command without the place of the images."""
+    return [word.replace(path, PRIVATE) if path else word for word in words]
+
+
+def config(found: Mapping[str, object]) -> dict[str, object]:
+    """A config as a dict, without the place of the images."""
+    data = found["data"]
+    assert isinstance(data, Mapping)
+    return {**found, "data": {**data, "path": PRIVATE if data["path"] else ""}}

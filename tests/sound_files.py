@@ -1,0 +1,71 @@
+"""Small sound files of every format that is read, for tests and scripts that change them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+MANIFEST = b"file,label,subject,split\na/one.png,a,p,train\nb/two.png,b,q,test\n"
+
+MAGICS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"BM")
+"""How image files begin."""
+
+
+def images() -> list[bytes]:
+    """One of each format."""
+    from sscjax.data import trial
+
+    return [trial.encoded(trial.picture(), suffix) for suffix in trial.FORMATS]
+
+
+def weights(place: Path) -> dict[str, bytes]:
+    """One of each format that needs no torch, by its suffix; `w.*` in the folder."""
+    import h5py
+    import safetensors.numpy
+
+    arrays = {"params/Conv1/kernel": np.ones((3, 3), np.float32)}
+    note = '{"convention": "keras"}'
+    with h5py.File(place / "w.h5", "w") as file:
+        group = file.create_group("Conv1")
+        group["Conv1/kernel:0"] = arrays["params/Conv1/kernel"]
+        group.attrs["weight_names"] = [b"Conv1/kernel:0"]
+        file.attrs["layer_names"] = [b"Conv1"]
+    np.savez(place / "w.npz", allow_pickle=False, sscjax=np.array(note), **arrays)
+    safetensors.numpy.save_file(arrays, place / "w.safetensors", {"sscjax": note})
+    names = ("w.h5", "w.npz", "w.safetensors")
+    return {Path(name).suffix: (place / name).read_bytes() for name in names}
+
+
+def torch_weights(place: Path) -> list[bytes]:
+    """A state dict as torch writes it now, and as it did before 1.6; `w.pth` in the folder."""
+    import torch
+
+    state = {"features.0.0.weight": torch.ones(2, 3), "features.0.1.bias": torch.arange(4)}
+    found = []
+    for zipped in (True, False):
+        torch.save(state, place / "w.pth", _use_new_zipfile_serialization=zipped)
+        found.append((place / "w.pth").read_bytes())
+    return found
+
+
+def slides(place: Path) -> list[bytes]:
+    """A pyramid as any program writes it, and one that says it is a scanner's."""
+    import tifffile
+
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    found = []
+    for about in (None, "Aperio Image Library v11\r\n96x96 (64x64)|AppMag = 20|MPP = 0.5"):
+        with tifffile.TiffWriter(place / "slide.svs") as writer:
+            for level, side in enumerate((96, 48)):
+                writer.write(
+                    pixels[:side, :side],
+                    tile=(64, 64),
+                    photometric="rgb",
+                    metadata=None,
+                    description=about,
+                    subfiletype=1 if level else 0,
+                    compression="zlib" if about is None else None,
+                )
+        found.append((place / "slide.svs").read_bytes())
+    return found
