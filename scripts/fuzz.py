@@ -154,6 +154,8 @@ def fuzz(name: str, seconds: int, keep: Path) -> None:
 
     corpus = place / "corpus"
     corpus.mkdir()
+    # Longer ones would be cut short, and never sound.
+    assert max(map(len, sound)) <= MOST_BYTES
     for number, data in enumerate(sound):
         (corpus / f"sound_{number}").write_bytes(data)
 

@@ -74,8 +74,8 @@ def watch(epochs: int, folder: Path) -> list[Reading]:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
         while process.poll() is None:
             one = read(process.pid, run)
-            # After the last epoch come figures and pictures, which are done once.
-            if one is not None and (one.stage, one.epoch) != (len(STAGES) - 1, epochs):
+            # After its last epoch a stage's model is kept and the next one is made ready, once.
+            if one is not None and one.epoch < epochs:
                 found.append(one)
             time.sleep(0.05)
     if process.returncode != 0:

@@ -53,14 +53,14 @@ def slides(place: Path) -> list[bytes]:
     """A pyramid as any program writes it, and one that says it is a scanner's."""
     import tifffile
 
-    pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
     found = []
-    for about in (None, "Aperio Image Library v11\r\n96x96 (64x64)|AppMag = 20|MPP = 0.5"):
+    for about in (None, "Aperio Image Library v11\r\n48x48 (32x32)|AppMag = 20|MPP = 0.5"):
         with tifffile.TiffWriter(place / "slide.svs") as writer:
-            for level, side in enumerate((96, 48)):
+            for level, side in enumerate((48, 32)):
                 writer.write(
                     pixels[:side, :side],
-                    tile=(64, 64),
+                    tile=(32, 32),
                     photometric="rgb",
                     metadata=None,
                     description=about,
