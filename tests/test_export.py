@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_runs import finished_run, put, write_folder
+from snippets import run_snippet, snippets
 
 from sscjax import (
     answers,
@@ -137,24 +137,6 @@ def assert_as(opened: Trained, pixels: np.ndarray, outputs: Any, tolerance: floa
     np.testing.assert_allclose(
         np.asarray(outputs["distance"]), expected.distances, rtol=10 * tolerance
     )
-
-
-def snippets(section: str) -> str:
-    """All Python of a section of docs/export.md."""
-    text = (REPOSITORY / "docs" / "export.md").read_text(encoding="utf-8")
-    part = re.split(r"^## ", text, flags=re.MULTILINE)
-    body = next(one for one in part if one.partition("\n")[0] == section)
-    return "\n".join(re.findall(r"^```python\n(.*?)^```", body, re.MULTILINE | re.DOTALL))
-
-
-def run_snippet(section: str, folder: Path, pixels: np.ndarray) -> dict[str, Any]:
-    """What a section's Python leaves behind, run in the folder of the exported files."""
-    names: dict[str, Any] = {"images": pixels, "np": np}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        # The snippets are for readers who have not forbidden broadcasting.
-        exec(snippets(section), names)
-    return names
 
 
 # ---- the same answers ---------------------------------------------------------------------------

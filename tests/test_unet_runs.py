@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 from small_runs import put, small_config, write_folder, written
+from snippets import run_snippet
 
 from configs import default
 from sscjax import (
@@ -309,6 +311,10 @@ def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> 
     again = apply.outputs(npz.read(tmp_path / "a.npz"), jnp.asarray(pixels))
     np.testing.assert_array_equal(again["masks"], told)
     np.testing.assert_allclose(again["maps"], outputs["maps"], atol=2e-4)
+    shutil.copy(tmp_path / "a.npz", tmp_path / "skin.npz")
+    plain = run_snippet("Plain arrays", tmp_path, pixels)
+    np.testing.assert_allclose(plain["probabilities"], outputs["probabilities"], atol=2e-5)
+    assert (plain["masks"] != told).mean() < 1e-3
     about = json.loads((tmp_path / "a.onnx.json").read_text("utf-8"))
     assert about["mask_classes"] == list(synthetic.TISSUES)
     assert about["outputs"] == ["probabilities", "distance", "maps", "masks"]
