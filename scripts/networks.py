@@ -54,12 +54,12 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
             "--config.augment.copies=0",
         ],
         "CNN": ["--config=configs/cnn_three_class.py"],
-        "UNet": plain,
         "FD-UNet": unet,
+        "UNet": plain,
     }
     if args.data is None:
-        found["UNet, masks as well"] = [*plain, *MASKS]
         found["FD-UNet, masks as well"] = [*unet, *MASKS]
+        found["UNet, masks as well"] = [*plain, *MASKS]
         found["FD-UNet, masks alone"] = [*unet, *MASKS, "--config.loss.classification=0"]
     return {name: [*flags, *common] for name, flags in found.items()}
 
