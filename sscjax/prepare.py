@@ -176,13 +176,15 @@ def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
         raise UserError(
             f"config.data.storage={data.storage!r}: expected 'direct' or 'array_record'"
         )
-    if config.private and data.storage == "array_record":
+    # Records of runs that were made before there was such a field are read, too.
+    corrupt, private = data.get("corrupt", "error"), bool(config.get("private", False))
+    if private and data.storage == "array_record":
         raise UserError(
             "config.private=True and config.data.storage='array_record': a prepared set in the "
             "cache folder holds the names of files and subjects; set data.storage=direct"
         )
-    if data.corrupt not in get_args(sources.Policy):
-        raise UserError(f"config.data.corrupt={data.corrupt!r}: expected 'error' or 'skip'")
+    if corrupt not in get_args(sources.Policy):
+        raise UserError(f"config.data.corrupt={corrupt!r}: expected 'error' or 'skip'")
     if data.image_size < 32:
         raise UserError(f"config.data.image_size={data.image_size}: expected 32 pixels or more")
     classes = tuple(data.classes)
@@ -206,7 +208,7 @@ def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
             image_set = _reorder(image_set, classes)
     synthetic = not (data.path or data.tfds)
     image_set = _with_mask_classes(config, image_set, synthetic)
-    return anonymous.image_set(image_set) if config.private else image_set, synthetic
+    return anonymous.image_set(image_set) if private else image_set, synthetic
 
 
 def _with_mask_classes(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> ImageSet:
@@ -264,8 +266,8 @@ def _recipe(config: ConfigDict, classes: tuple[str, ...]) -> recipes.Recipe:
     data = config.data
     if data.path:
         path = Path(data.path).expanduser()
-        size, private = data.image_size, bool(config.private)
-        return recipes.from_path(path, size, classes, data.corrupt, private=private)
+        corrupt, private = data.get("corrupt", "error"), bool(config.get("private", False))
+        return recipes.from_path(path, data.image_size, classes, corrupt, private=private)
     names = ("normal", "early", "late")
     return recipes.from_synthetic(
         image_size=data.image_size,

@@ -95,7 +95,7 @@ def begin(
 
 def _words(config: ConfigDict) -> list[str]:
     """This process's command; of a private run without the images' place."""
-    return anonymous.command(sys.orig_argv, config.data.path if config.private else "")
+    return anonymous.command(sys.orig_argv, config.data.path if config.get("private") else "")
 
 
 def end(folder: Path, manifest: dict[str, Any]) -> None:

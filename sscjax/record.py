@@ -64,12 +64,12 @@ def make(
 def shown_config(config: ConfigDict) -> dict[str, Any]:
     """The config as it is recorded; of a private run without the place of the images."""
     found = json.loads(json.dumps(config.to_dict()))
-    return anonymous.config(found) if config.private else found
+    return anonymous.config(found) if config.get("private") else found
 
 
 def shown_command(config: ConfigDict, words: Sequence[str]) -> list[str]:
     """The words of a command as they are recorded, likewise."""
-    return anonymous.command(words, config.data.path) if config.private else list(words)
+    return anonymous.command(words, config.data.path) if config.get("private") else list(words)
 
 
 def left_out(image_set: ImageSet) -> dict[str, Any]:
@@ -171,6 +171,8 @@ _FREE = (
     "config.data.storage",
     "config.pretrained",
 )
+# What a field that earlier records lack stood for.
+_ABSENT = {"config.private": False}
 _FREE_BLOCKS = ("config.checkpoint.", "config.calibration.")
 
 
@@ -185,7 +187,7 @@ def config_differences(
     return [
         f"{key}: {before.get(key, 'absent')} then, {after.get(key, 'absent')} now"
         for key in sorted(set(before) | set(after))
-        if before.get(key) != after.get(key)
+        if before.get(key, _ABSENT.get(key)) != after.get(key, _ABSENT.get(key))
         and key not in (*_FREE, *free)
         and not key.startswith(_FREE_BLOCKS)
     ]

@@ -84,7 +84,9 @@ def changed_inputs(folder: Path, config: ConfigDict) -> list[str]:
         raise UserError(f"{root}: the images are not there; name their place now by --data=PATH")
     # Before any image is decoded: one that is missing would stop that, and be the only one named.
     # A private run has numbers for them.
-    found = list(_changed_files(then, root)) if root is not None and not config.private else []
+    found = (
+        list(_changed_files(then, root)) if root is not None and not config.get("private") else []
+    )
     if found:
         return found
     image_set, synthetic = prepare.load_images(config)

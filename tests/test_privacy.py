@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from PIL import Image, PngImagePlugin
 from small_runs import one_stage_config, write_folder
 
-from sscjax import explain, predict, reproduce, train
+from sscjax import explain, predict, prepare, record, reproduce, train
 from sscjax.data import anonymous, augment
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
@@ -285,6 +285,17 @@ def test_private_and_array_record_do_not_go_together(tmp_path: Path) -> None:
     config.data.storage = "array_record"
     with pytest.raises(UserError, match="holds the names of files and subjects"):
         train.run(config, tmp_path / "run")
+
+
+def test_records_from_before_there_was_the_field() -> None:
+    """They stand for runs that are not private."""
+    now = {"private": False, "seed": 0}
+    assert record.config_differences({"seed": 0}, now) == []
+    found = record.config_differences({"seed": 0}, {**now, "private": True})
+    assert found == ["config.private: absent then, True now"]
+    config = one_stage_config()
+    del config.private, config.data.corrupt
+    assert not prepare.load_images(config)[0].left_out and record.shown_config(config)
 
 
 def test_numbers_are_of_the_names_alone() -> None:

@@ -70,6 +70,34 @@ def manifest(out: Path) -> list[dict[str, str]]:
 # ---- reading ------------------------------------------------------------------------------------
 
 
+class Claimed:
+    """What OpenSlide gives for a header that claims a size which no file here could have."""
+
+    level_downsamples = (1.0,)
+    properties: dict[str, str] = {}
+
+    def __init__(self, width: int, height: int) -> None:
+        self.dimensions, self.level_dimensions = (width, height), ((width, height),)
+
+    def get_best_level_for_downsample(self, factor: float) -> int:
+        return 0
+
+    def read_region(self, *where: Any) -> None:
+        raise AssertionError("nothing may be read")
+
+
+def test_sizes_that_a_header_may_claim() -> None:
+    """A line for each, and nothing read."""
+    path = Path("claimed.svs")
+    with pytest.raises(UserError, match="claimed.svs: the slide claims 2000000x1000000 pixels"):
+        reading._Whole(path, Claimed(2_000_000, 1_000_000))
+    whole = reading._Whole(path, Claimed(1_000_000, 1_000_000))
+    with pytest.raises(UserError, match="claimed.svs: the smallest level .* smaller levels"):
+        whole.thumbnail(2048)
+    with pytest.raises(UserError, match=r"61,027,344 fields .*: give a larger field"):
+        tiling.plan(whole, settings(field_px=128))
+
+
 def test_pixels_are_those_that_were_written(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (300, 420, 3), dtype=np.uint8)
     path = write_slide(tmp_path / "a.tif", pixels)

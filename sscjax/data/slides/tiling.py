@@ -154,12 +154,6 @@ def plan(slide: Slide, settings: Settings) -> Plan:
             f"the slide has {slide.width}x{slide.height} pixels, and a field {field}x{field}: "
             "give a smaller field"
         )
-    thumbnail = slide.thumbnail(THUMBNAIL)
-    level = tissue.threshold(thumbnail)
-    scale = thumbnail.shape[1] / slide.width
-    found = tissue.mask(thumbnail, level, max(1, round(field * scale * _GAP)))
-    # A summed-area table: the share of any rectangle by four look-ups.
-    sums = np.pad(found.cumsum(0, np.int32).cumsum(1, np.int32), ((1, 0), (1, 0)))
     step = max(1, round(field * (1 - settings.overlap)))
     rows, columns = (_edges(side, field, step) for side in (slide.height, slide.width))
     if len(rows) * len(columns) > MOST_FIELDS:
@@ -168,6 +162,12 @@ def plan(slide: Slide, settings: Settings) -> Plan:
             f"{len(rows) * len(columns):,} fields of {field}x{field}, over the limit of "
             f"{MOST_FIELDS:,}: give a larger field, or less overlap"
         )
+    thumbnail = slide.thumbnail(THUMBNAIL)
+    level = tissue.threshold(thumbnail)
+    scale = thumbnail.shape[1] / slide.width
+    found = tissue.mask(thumbnail, level, max(1, round(field * scale * _GAP)))
+    # A summed-area table: the share of any rectangle by four look-ups.
+    sums = np.pad(found.cumsum(0, np.int32).cumsum(1, np.int32), ((1, 0), (1, 0)))
     places = [(x, y, _share(sums, x, y, field, scale)) for y in rows for x in columns]
     reduced = None if mpp is None else mpp * field / settings.tile_size
     stains = stain.find(thumbnail[found]) if settings.stain == "macenko" else None
