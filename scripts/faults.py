@@ -262,13 +262,11 @@ def one_processor(bench: Bench, run: Path) -> None:
     if not hasattr(os, "sched_setaffinity"):
         return
     processors = sorted(os.sched_getaffinity(0))
-
-    def alone() -> None:
-        os.sched_setaffinity(0, processors[:1])
-
     shutil.rmtree(run, ignore_errors=True)
     environment = {**os.environ, "NPROC": str(len(processors))}
-    process = kills.start(bench.flags, run, log_of(run), env=environment, preexec_fn=alone)
+    process = kills.start(bench.flags, run, log_of(run), env=environment)
+    # Before any library has made a thread: those that come later are bound as the first one is.
+    os.sched_setaffinity(process.pid, processors[:1])
     bench.finish(run, ended(process))
     shutil.rmtree(run)
 
