@@ -238,7 +238,11 @@ def damage(bench: Bench, run: Path) -> None:
 
 def shrink(bench: Bench, run: Path) -> None:
     """Killed for want of memory, and gone on with by half the micro-batch: rounded otherwise."""
-    kill(bench, run)
+    # Not while it starts: then nothing is begun that could go on.
+    process = bench.struck(run, bench.rng.uniform(0.5, 1.0) * bench.seconds)
+    process.kill()
+    process.wait()
+    check_files(run)
     record = run / "run.json"
     if not record.is_file() or is_finished(run):
         return  # nothing was begun with another one, or nothing is left to do
