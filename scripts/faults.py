@@ -238,7 +238,11 @@ def damage(bench: Bench, run: Path) -> None:
 
 def shrink(bench: Bench, run: Path) -> None:
     """Killed for want of memory, and gone on with by half the micro-batch: rounded otherwise."""
-    kill(bench, run)
+    # Not while it starts: then nothing is begun that could go on.
+    process = bench.struck(run, bench.rng.uniform(0.5, 1.0) * bench.seconds)
+    process.kill()
+    process.wait()
+    check_files(run)
     record = run / "run.json"
     if not record.is_file() or is_finished(run):
         return  # nothing was begun with another one, or nothing is left to do
@@ -262,13 +266,11 @@ def one_processor(bench: Bench, run: Path) -> None:
     if not hasattr(os, "sched_setaffinity"):
         return
     processors = sorted(os.sched_getaffinity(0))
-
-    def alone() -> None:
-        os.sched_setaffinity(0, processors[:1])
-
     shutil.rmtree(run, ignore_errors=True)
     environment = {**os.environ, "NPROC": str(len(processors))}
-    process = kills.start(bench.flags, run, log_of(run), env=environment, preexec_fn=alone)
+    process = kills.start(bench.flags, run, log_of(run), env=environment)
+    # Before any library has made a thread: those that come later are bound as the first one is.
+    os.sched_setaffinity(process.pid, processors[:1])
     bench.finish(run, ended(process))
     shutil.rmtree(run)
 
