@@ -39,7 +39,7 @@ class Outcome:
     Attributes:
       fold: what was planned.
       metrics: its metrics.json.
-      fallback: whether random weights stood in for ImageNet's.
+      fallback: what stood in for ImageNet's weights, see `summary.stand_in`.
       predictions: of its test images, by the model that it ended with.
       stages: the same by the model of each stage.
       search: of 'nested': the candidates, their scores and which was chosen.
@@ -47,7 +47,7 @@ class Outcome:
 
     fold: Fold
     metrics: dict[str, Any]
-    fallback: bool
+    fallback: str
     predictions: Predictions
     stages: dict[str, Predictions]
     search: dict[str, Any] | None
@@ -70,7 +70,7 @@ def read(fold: Fold, place: Path, image_set: ImageSet, search: dict[str, Any] | 
     return Outcome(
         fold=fold,
         metrics=found,
-        fallback=bool(run and run["weights"]["fallback"]),
+        fallback=summary.stand_in(run["weights"]) if run else "",
         predictions=_tested(fold, place / "predictions.csv", image_set),
         stages={
             name: _tested(fold, place / "stages" / name / "predictions.csv", image_set)
@@ -134,7 +134,7 @@ def write(
     _write_folds(folder / "folds.csv", image_set, outcomes)
     warnings = summary.warnings(
         images,
-        fallback=any(one.fallback for one in outcomes),
+        fallback=max(one.fallback for one in outcomes),
         named=summary.names_classes(config, synthetic),
         leaks=leaks,
     )
