@@ -19,41 +19,45 @@ def get_config() -> ConfigDict:
     # ... and how many recipes, which are the classes, of each.
     config.recipes = 48
 
-    # Pictures seen in all, and the sides in pixels that they have, one after the other, with the
-    # share of the pictures at each. Small ones cost less; structures have the same size in pixels.
-    config.images = 500_000
-    config.sizes = (64,)
-    config.shares = (1.0,)
+    # Sides in pixels of the pictures, one after the other, and how many are seen of each size (may
+    # be changed for sizes that a training under way has not finished). Small ones cost less;
+    # structures have the same size in pixels.
+    config.sizes = (32, 64, 96)
+    config.images = (300_000, 170_000, 15_000)
     # A batch has so many groups, over each of which BatchNorm takes its statistics, and a group so
-    # many textures of every family, each in so many looks. On a GPU one large group is quickest:
-    # --config.groups=1 --config.each=16.
-    config.groups = 4
-    config.each = 1
+    # many textures of every family (of each size: small pictures give BatchNorm less to average),
+    # each in so many looks.
+    config.groups = 1
+    config.each = (4, 2, 2)
     config.looks = 1
 
-    # Weights of the losses: which recipe; which parameters; two looks of a texture alike (VICReg,
-    # needs looks=2).
+    # Weights of the losses: which recipe; which family; which parameters; two looks of a texture
+    # alike (VICReg, needs looks=2).
     config.loss = ConfigDict()
     config.loss.classes = 1.0
+    config.loss.families = 1.0
     config.loss.parameters = 1.0
     config.loss.similarity = 0.0
     config.loss.smoothing = 0.1
 
-    # AdamW (Loshchilov and Hutter 2019), a warm-up over this share of the steps, then a cosine.
-    config.learning_rate = 2e-3
-    config.warmup = 0.03
+    # AdamW (Loshchilov and Hutter 2019). The rate rises over so many pictures, and falls to 0 over
+    # the last share of all.
+    config.learning_rate = 1.5e-3
+    config.warmup = 12_800
+    config.cooldown = 0.3
     config.weight_decay = 0.05
     # Gradients are scaled down to this norm.
     config.clip = 1.0
     # Shares of the old kept: of BatchNorm's running averages, and of the averaged weights, which
     # are the result.
     config.bn_momentum = 0.99
-    config.average = 0.999
+    config.average = 0.998
 
     # Pictures of fresh draws that the averaged weights are tested on, and after how many pictures
     # of training that is done, a checkpoint saved, and the backbone kept.
-    config.test_images = 1024
-    config.test_every = 25_600
-    config.save_every = 25_600
-    config.keep_every = 51_200
+    config.test_images = 512
+    config.test_size = 64
+    config.test_every = 20_000
+    config.save_every = 20_000
+    config.keep_every = 20_000
     return config

@@ -4,7 +4,7 @@
     python scripts/backbone.py synthetic FILE...
     python scripts/backbone.py probe FOLDER FILE... --classes A B C
 
-FILE are weights of MobileNetV2, or 'none' for random ones (with BatchNorm's averages of the images).
+FILE are weights of MobileNetV2, or 'none' for random ones (BatchNorm's averages from the images).
 
 `slide` needs no labels: the slide is cut into tiles of 128 pixels, a quarter of the default field,
 and of each tile's features (standardised, cosine similarity) it asks whether tiles that touch it

@@ -21,7 +21,7 @@ from sscjax import optim, steps
 from sscjax.models import MobileNetV2, initial_variables
 from sscjax.textures import draw
 
-PROJECTOR = "projector"
+HEAD, PROJECTOR = "predictions", "projector"
 _POOLED = "global_average_pooling2d"
 _FEATURES = 1280
 # VICReg's own factors of invariance and of the deviations, its epsilon, and the weight of the
@@ -43,6 +43,8 @@ class Plan:
       each: pictures of a family in a group.
       looks: of each texture in a group, 1 or 2.
       classes: weight of the cross-entropy of recipes.
+      families: weight of the cross-entropy of families, whose probabilities are the sums of their
+        recipes'.
       parameters: weight of the squared error of parameters.
       similarity: weight of VICReg; above 0 it needs two looks.
       smoothing: of the classes' targets.
@@ -56,6 +58,7 @@ class Plan:
     each: int = 1
     looks: int = 1
     classes: float = 1.0
+    families: float = 1.0
     parameters: float = 1.0
     similarity: float = 0.0
     smoothing: float = 0.1
@@ -84,11 +87,16 @@ def start(plan: Plan, optimizer: optax.GradientTransformation, seed: int) -> dic
     """
     variables = jax.tree.map(jnp.asarray, initial_variables(plan.model, 64, seed))
     params = dict(variables["params"])
+    # At first every recipe is as likely as any, and every parameter in the middle.
+    bias = np.zeros(plan.model.outputs, np.float32)
+    bias[plan.recipes.classes :] = 0.5
+    kernel = jnp.zeros_like(params[HEAD]["kernel"])
+    params[HEAD] = {"kernel": kernel, "bias": jnp.asarray(bias)}
     if plan.similarity:
         rng = np.random.default_rng([seed, 1])
         for name, inputs in (("hidden", _FEATURES), ("out", _PROJECTED)):
-            kernel = rng.normal(0, np.sqrt(2 / inputs), (inputs, _PROJECTED))
-            params[f"{PROJECTOR}_{name}"] = {"kernel": jnp.asarray(kernel, jnp.float32)}
+            drawn = rng.normal(0, np.sqrt(2 / inputs), (inputs, _PROJECTED))
+            params[f"{PROJECTOR}_{name}"] = {"kernel": jnp.asarray(drawn, jnp.float32)}
     # Copies: a step takes over what it is given.
     return {
         "step": jnp.int32(0),
@@ -131,6 +139,9 @@ def _losses(
     classes, rest = logits[:, : recipes.classes], logits[:, recipes.classes :]
     target = optax.smooth_labels(jax.nn.one_hot(batch.classes, recipes.classes), plan.smoothing)
     entropy = optax.softmax_cross_entropy(classes, target).mean()
+    by_family = classes.reshape(-1, len(recipes.families), recipes.each)
+    families = jax.nn.logsumexp(by_family, axis=2)
+    kinds = optax.softmax_cross_entropy_with_integer_labels(families, batch.families).mean()
     told = rest.reshape(-1, len(recipes.families), draw.PARAMETERS)
     own = jnp.take_along_axis(told, batch.families[:, None, None], axis=1)[:, 0]
     # In units of the parameters' own deviation, sqrt(1/12).
@@ -138,9 +149,10 @@ def _losses(
     found = {
         "entropy": entropy,
         "accuracy": (classes.argmax(-1) == batch.classes).mean(),
+        "families": (families.argmax(-1) == batch.families).mean(),
         "parameters": error,
     }
-    total = plan.classes * entropy + plan.parameters * error
+    total = plan.classes * entropy + plan.families * kinds + plan.parameters * error
     if plan.similarity:
         hidden = jax.nn.relu(pooled @ params[f"{PROJECTOR}_hidden"]["kernel"])
         found["similarity"] = _vicreg(hidden @ params[f"{PROJECTOR}_out"]["kernel"])

@@ -1,8 +1,10 @@
-"""Train a backbone on drawn textures: `python -m sscjax.pretrain --config=configs/pretrain_textures.py`.
+"""Train a backbone on drawn textures.
 
-The folder then holds `backbone.safetensors` (kernels in float16), for --config.pretrained of any run,
-with `pretrain.json`, `curves.csv` and the checkpoints of the training. Given again, the command goes
-on where it stopped.
+    python -m sscjax.pretrain --config=configs/pretrain_textures.py
+
+The folder then holds `backbone.safetensors` (kernels in float16), for --config.pretrained of any
+run, with `pretrain.json`, `curves.csv` and the checkpoints of the training. Given again, the
+command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -35,7 +38,12 @@ _KEYS = ("status", "config", "versions")
 WEIGHTS, CURVES = "backbone.safetensors", "curves.csv"
 _CHECKPOINTS, _KEPT = "checkpoints", "weights"
 # Fields that change nothing of the result.
-_FREE = ("config.name", "config.save_every", "config.keep_every")
+_FREE = ("config.name:", "config.save_every:", "config.keep_every:")
+# A longer or shorter course of the same beginning: see `make_optimizer`.
+_LENGTH = "config.images:"
+
+# Of the dense layer, as a share of the others'.
+_HEAD_RATE = 0.1
 
 # Apart from the keys of the training's steps, which are counted from 0.
 _TEST_KEY = 2**31 - 1
@@ -43,32 +51,39 @@ _TEST_KEY = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Course:
-    """How long a training goes on.
+    """How long a training goes on: phases, one after the other, with pictures of growing size.
 
     Attributes:
-      sizes: sides of the pictures in pixels, one after the other.
-      ends: the step at which the pictures of each size end.
-      test_every: steps between two tests.
-      save_every: steps between two checkpoints.
-      keep_every: steps between two backbones that are kept.
-      tests: batches of a test.
+      sizes: sides of the pictures in pixels.
+      batches: pictures of a step.
+      ends: the step at which each phase ends.
     """
 
     sizes: tuple[int, ...]
+    batches: tuple[int, ...]
     ends: tuple[int, ...]
-    test_every: int
-    save_every: int
-    keep_every: int
-    tests: int
 
     @property
     def steps(self) -> int:
         """All of them."""
         return self.ends[-1]
 
-    def size(self, step: int) -> int:
-        """Of the pictures of a step, counted from 0."""
-        return next(s for s, end in zip(self.sizes, self.ends, strict=True) if step < end)
+    def phase(self, step: int) -> int:
+        """Which one a step, counted from 0, belongs to."""
+        return next(k for k, end in enumerate(self.ends) if step < end)
+
+    def pictures(self, steps: int) -> int:
+        """Seen in so many steps."""
+        starts = (0, *self.ends[:-1])
+        return sum(
+            batch * max(0, min(steps, end) - start)
+            for batch, start, end in zip(self.batches, starts, self.ends, strict=True)
+        )
+
+    def passes(self, steps: int, every: int) -> bool:
+        """Whether the last of so many steps reaches a multiple of `every` pictures (0: never)."""
+        before, now = self.pictures(steps - 1), self.pictures(steps)
+        return bool(every) and before // every < now // every
 
 
 def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
@@ -87,7 +102,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     """
     plan = make_plan(config)
     course = make_course(config, plan)
-    optimizer = make_optimizer(config, course.steps)
+    optimizer = make_optimizer(config, course)
     record.refuse_foreign(folder, FILE)
     with locks.Lock(folder) as lock:
         lock.take()
@@ -104,7 +119,8 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
         earlier = _read(folder)
         if earlier is not None:
             found = record.config_differences(earlier["config"], now["config"])
-            record.refuse([line for line in found if not line.startswith(_FREE)], folder)
+            allowed = _FREE if earlier["status"] == "finished" else (*_FREE, _LENGTH)
+            record.refuse([line for line in found if not line.startswith(allowed)], folder)
             if earlier["status"] == "finished" and (folder / WEIGHTS).is_file():
                 _LOG.info("this training is finished: nothing is left to do (--fresh trains anew)")
                 return _closing(folder, earlier)
@@ -114,7 +130,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
         _keep(folder / WEIGHTS, plan.model, state)
         now |= {
             "status": "finished",
-            "pictures": course.steps * plan.batch,
+            "pictures": course.pictures(course.steps),
             "seconds": round(seconds),
             "sha256": sha256(folder / WEIGHTS),
             "test": curves[-1],
@@ -134,21 +150,22 @@ def make_plan(config: ConfigDict) -> backbone.Plan:
             f"config.families={families}: expected some of {', '.join(draw.FAMILIES)}, each "
             f"once{hint}"
         )
-    for field in ("recipes", "groups", "each", "images", "test_images", "test_every"):
+    for field in ("recipes", "groups", "test_images", "test_every"):
         if config[field] < 1:
             raise UserError(f"config.{field}={config[field]}: expected 1 or more")
-    for field in ("save_every", "keep_every"):
+    for field in ("save_every", "keep_every", "warmup"):
         if config[field] < 0:
-            raise UserError(f"config.{field}={config[field]}: expected 0 (never) or more")
+            raise UserError(f"config.{field}={config[field]}: expected 0 or more")
     if config.alpha <= 0:
         raise UserError(f"config.alpha={config.alpha}: expected a width above 0")
-    for field in ("bn_momentum", "average", "warmup"):
+    for field in ("bn_momentum", "average", "cooldown"):
         if not 0 <= config[field] < 1:
             raise UserError(f"config.{field}={config[field]}: expected 0 to less than 1")
     loss = config.loss
-    if min(loss.classes, loss.parameters, loss.similarity) < 0 or not 0 <= loss.smoothing < 1:
+    weights = (loss.classes, loss.families, loss.parameters, loss.similarity)
+    if min(weights) < 0 or not 0 <= loss.smoothing < 1:
         raise UserError("config.loss: expected weights of 0 or more, and smoothing below 1")
-    if loss.classes + loss.parameters + loss.similarity == 0:
+    if sum(weights) == 0:
         raise UserError("config.loss: all weights are 0; set one above 0")
     if config.looks not in (1, 2) or (loss.similarity and config.looks != 2):
         raise UserError(
@@ -158,9 +175,9 @@ def make_plan(config: ConfigDict) -> backbone.Plan:
         draw.Recipes(families, config.recipes),
         alpha=config.alpha,
         groups=config.groups,
-        each=config.each,
         looks=config.looks,
         classes=loss.classes,
+        families=loss.families,
         parameters=loss.parameters,
         similarity=loss.similarity,
         smoothing=loss.smoothing,
@@ -171,47 +188,52 @@ def make_plan(config: ConfigDict) -> backbone.Plan:
 
 def make_course(config: ConfigDict, plan: backbone.Plan) -> Course:
     """How many steps with which pictures."""
-    sizes, shares = tuple(config.sizes), tuple(config.shares)
-    if not sizes or min(sizes) < 32 or len(sizes) != len(shares) or min(shares) <= 0:
+    sizes, images, each = tuple(config.sizes), tuple(config.images), tuple(config.each)
+    if not len(sizes) == len(images) == len(each) > 0 or min(*images, *each) < 1 or min(sizes) < 32:
         raise UserError(
-            f"config.sizes={sizes}, config.shares={shares}: expected as many shares above 0 as "
-            "sizes of 32 pixels or more"
+            f"config.sizes={sizes}, images={images}, each={each}: expected as many numbers of "
+            "pictures and of textures of a family, 1 or more, as sizes of 32 pixels or more"
         )
-    steps = max(1, round(config.images / plan.batch))
-    ends = np.maximum(np.round(np.cumsum(shares) / sum(shares) * steps), 1).astype(int)
-
-    def every(images: int) -> int:
-        return max(1, round(images / plan.batch)) if images else 0
-
-    return Course(
-        sizes,
-        tuple(ends.tolist()),
-        every(config.test_every),
-        every(config.save_every),
-        every(config.keep_every),
-        max(1, round(config.test_images / plan.batch)),
-    )
+    if config.test_size < 32:
+        raise UserError(f"config.test_size={config.test_size}: expected 32 pixels or more")
+    batches = tuple(dataclasses.replace(plan, each=count).batch for count in each)
+    steps = [max(1, round(n / batch)) for n, batch in zip(images, batches, strict=True)]
+    return Course(sizes, batches, tuple(np.cumsum(steps).tolist()))
 
 
-def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-    """AdamW with warm-up and cosine; only kernels decay."""
+def make_optimizer(config: ConfigDict, course: Course) -> optax.GradientTransformation:
+    """AdamW, whose rate rises, stays, and falls to 0 at the end; only kernels decay.
+
+    Until it falls nothing depends on the length of the course, so that a training may be given
+    another length while it is under way (Hägele et al. 2024, NeurIPS).
+    """
     if config.learning_rate <= 0 or config.clip <= 0 or config.weight_decay < 0:
         raise UserError(
             f"config.learning_rate={config.learning_rate}, clip={config.clip}, weight_decay="
             f"{config.weight_decay}: expected above 0, above 0, and 0 or more"
         )
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, config.learning_rate, round(config.warmup * steps), max(steps, 2)
-    )
+    steps, peak = course.steps, config.learning_rate
+    warm = max(1, round(config.warmup / course.batches[0]))
+    fall = max(1, round(config.cooldown * steps))
+
+    def rate(count: Any) -> Any:
+        up, down = (count + 1) / warm, (steps - count) / fall
+        return peak * jnp.clip(jnp.minimum(up, down), 0.0, 1.0)
 
     def kernels(params: Any) -> Any:
         return {
             layer: {name: name == "kernel" for name in leaves} for layer, leaves in params.items()
         }
 
+    def head(params: Any) -> Any:
+        return {layer: layer == HEAD for layer in params}
+
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.adamw(rate, weight_decay=config.weight_decay, mask=kernels),
+        optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=kernels),
+        # Adam moves every weight by as much, whatever its gradient: the sum of 1280 features, none
+        # of them negative, would leap.
+        optax.masked(optax.scale(_HEAD_RATE), head),
     )
 
 
@@ -231,12 +253,20 @@ def _train(
         info, state = found
     curves: list[dict[str, float]] = info["curves"]
     before, began = float(info["seconds"]), time.monotonic()
-    done = int(state["step"])
+    done, total = int(state["step"]), course.pictures(course.steps)
     if done:
-        _LOG.info("going on after %d of %d pictures", done * plan.batch, course.steps * plan.batch)
+        _LOG.info("going on after %d of %d pictures", course.pictures(done), total)
     key = jax.random.key(config.seed)
+    phases = [
+        dataclasses.replace(plan, each=batch // dataclasses.replace(plan, each=1).batch)
+        for batch in course.batches
+    ]
+    draws = [
+        backbone.make_draw(phase, size) for phase, size in zip(phases, course.sizes, strict=True)
+    ]
+    # Of one size throughout, so that all rows are comparable.
+    fresh = backbone.make_draw(phases[-1], config.test_size)
     step, test = backbone.make_step(plan, optimizer), backbone.make_test(plan)
-    draws = {size: backbone.make_draw(plan, size) for size in course.sizes}
     sums: list[dict[str, Any]] = info["sums"]
 
     def seconds() -> float:
@@ -246,62 +276,49 @@ def _train(
         plain = [{name: float(value) for name, value in one.items()} for one in sums]
         saved.save(done, state, {"curves": curves, "seconds": seconds(), "sums": plain})
 
-    total = course.steps * plan.batch
+    def row(done: int) -> dict[str, float]:
+        found: dict[str, float] = {"step": done, "pictures": course.pictures(done)}
+        found["size"] = course.sizes[course.phase(done - 1)]
+        for name in sums[0]:
+            found[name] = float(np.mean([float(one[name]) for one in sums])) / plan.groups
+        own = jax.random.fold_in(key, _TEST_KEY)
+        tests = [
+            test(*state["average"], fresh(jax.random.fold_in(own, k)))
+            for k in range(max(1, round(config.test_images / phases[-1].batch)))
+        ]
+        for name in tests[0]:
+            found[f"test_{name}"] = float(np.mean([float(one[name]) for one in tests]))
+        if not all(map(np.isfinite, found.values())):
+            raise DivergedError(
+                f"the loss is no number after {done} steps: lower config.learning_rate, and give "
+                "--fresh"
+            )
+        return {**found, "seconds": round(seconds(), 1)}
+
     with (
         interrupts.held(),
-        progress.Progress("pretraining", total, done * plan.batch) as shown,
+        progress.Progress("pretraining", total, course.pictures(done)) as shown,
     ):
         while done < course.steps:
-            batch = draws[course.size(done)](jax.random.fold_in(key, done))
-            state, some = step(state, batch)
+            phase = course.phase(done)
+            state, some = step(state, draws[phase](jax.random.fold_in(key, done)))
             sums.append(some)
             done += 1
-            shown.advance(plan.batch)
-            if done % course.test_every == 0 or done == course.steps:
-                row = _row(plan, course, test, draws, state, sums, key, done)
-                curves.append({**row, "seconds": round(seconds(), 1)})
+            shown.advance(course.batches[phase])
+            last = done == course.steps
+            if course.passes(done, config.test_every) or last:
+                curves.append(row(done))
                 sums = []
                 _write_curves(folder, curves)
-                shown.note(f"test accuracy {row['test_accuracy']:.1%}")
-            if course.keep_every and done % course.keep_every == 0:
-                _keep(folder / _KEPT / f"{done * plan.batch:09d}.safetensors", plan.model, state)
-            regular = course.save_every and done % course.save_every == 0
-            if regular or done == course.steps or interrupts.asked():
+                shown.note(f"test accuracy {curves[-1]['test_accuracy']:.1%}")
+            if course.passes(done, config.keep_every):
+                name = f"{course.pictures(done):09d}.safetensors"
+                _keep(folder / _KEPT / name, plan.model, state)
+            if course.passes(done, config.save_every) or last or interrupts.asked():
                 save(done)
             if interrupts.asked():
                 break
     return state, curves, seconds()
-
-
-def _row(
-    plan: backbone.Plan,
-    course: Course,
-    test: Any,
-    draws: dict[int, Any],
-    state: dict[str, Any],
-    sums: list[dict[str, Any]],
-    key: jax.Array,
-    done: int,
-) -> dict[str, float]:
-    """Means of the steps since the last row, and the averaged weights on fresh draws."""
-    row: dict[str, float] = {"step": done, "pictures": done * plan.batch}
-    row["size"] = course.size(done - 1)
-    for name in sums[0] if sums else ():
-        row[name] = float(np.mean([float(one[name]) for one in sums])) / plan.groups
-    if not all(map(np.isfinite, row.values())):
-        raise DivergedError(
-            f"the loss is no number after {done} steps: lower config.learning_rate, and give "
-            "--fresh"
-        )
-    # The last size throughout, so that all rows are comparable.
-    size, own = course.sizes[-1], jax.random.fold_in(key, _TEST_KEY)
-    tests = [
-        test(*state["average"], draws[size](jax.random.fold_in(own, k)))
-        for k in range(course.tests)
-    ]
-    for name in tests[0]:
-        row[f"test_{name}"] = float(np.mean([float(one[name]) for one in tests]))
-    return row
 
 
 def _write_curves(folder: Path, curves: list[dict[str, float]]) -> None:

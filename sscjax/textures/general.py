@@ -31,7 +31,11 @@ def voronoi(draws: Draws, p: jax.Array, size: int) -> Pigments:
     joint = 1 - soft(found.wall - between(p[:, 3], 0.0, 0.2), 1.0 / spacing)
     own = fields.unit(found.bits, 0) * between(p[:, 4], 0.0, 1.0)
     shade = between(p[:, 5], -0.8, 0.8) * found.first
-    return joint, jnp.maximum(0.3 + own + shade, 0.0) * (1 - joint), own * fields.unit(found.bits, 1)
+    return (
+        joint,
+        jnp.maximum(0.3 + own + shade, 0.0) * (1 - joint),
+        own * fields.unit(found.bits, 1),
+    )
 
 
 def reaction(draws: Draws, p: jax.Array, size: int) -> Pigments:

@@ -163,8 +163,8 @@ def glands(draws: Draws, p: jax.Array, size: int) -> Pigments:
 def epithelium(draws: Draws, p: jax.Array, size: int) -> Pigments:
     """A layered epithelium between what lies under it and the open surface.
 
-    Parameters: thickness (8 to 40 pixels), height of the ridges, their length, spacing of the nuclei
-    (4 to 8), how flat they become upwards, horn layer.
+    Parameters: thickness (8 to 40 pixels), height of the ridges, their length, spacing of the
+    nuclei (4 to 8), how flat they become upwards, horn layer.
     """
     turn = draws.angle()
     u, v = fields.turned(*fields.grid(size), turn)

@@ -1,7 +1,7 @@
 """The backbone that comes with the package, trained by `sscjax.pretrain` on drawn textures alone.
 
-`backbone.safetensors` holds MobileNetV2 1.0 with kernels in float16. Beside it lie the record of its
-training (`pretrain.json`, with config and seed), the curves (`curves.csv`) and a data sheet
+`backbone.safetensors` holds MobileNetV2 1.0 with kernels in float16. Beside it lie the record of
+its training (`pretrain.json`, with config and seed), the curves (`curves.csv`) and a data sheet
 (`DATASHEET.md`).
 """
 
