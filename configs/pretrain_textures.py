@@ -22,13 +22,13 @@ def get_config() -> ConfigDict:
     # Sides in pixels of the pictures, one after the other, and how many are seen of each size (may
     # be changed for sizes that a training under way has not finished). Small ones cost less;
     # structures have the same size in pixels.
-    config.sizes = (32, 64, 96)
-    config.images = (300_000, 170_000, 15_000)
+    config.sizes = (32, 64)
+    config.images = (199_680, 240_000)
     # A batch has so many groups, over each of which BatchNorm takes its statistics, and a group so
     # many textures of every family (of each size: small pictures give BatchNorm less to average),
     # each in so many looks.
     config.groups = 1
-    config.each = (4, 2, 2)
+    config.each = (4, 2)
     config.looks = 1
 
     # Weights of the losses: which recipe; which family; which parameters; two looks of a texture

@@ -82,7 +82,7 @@ def start(plan: Plan, optimizer: optax.GradientTransformation, seed: int) -> dic
 
     Args:
       plan: what is trained.
-      optimizer: over all parameters.
+      optimizer: over all parameters, with a rate of 1.
       seed: of the initial weights.
     """
     variables = jax.tree.map(jnp.asarray, initial_variables(plan.model, 64, seed))
@@ -175,7 +175,10 @@ def _vicreg(both: jax.Array) -> jax.Array:
 
 
 def make_step(plan: Plan, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """A jitted f(state, batch) -> (state, sums over groups by name); `state` is donated."""
+    """A jitted f(state, batch, rate) -> (state, sums over groups by name); `state` is donated.
+
+    The learning rate is an argument: a constant would compile the step anew for another course.
+    """
     model = plan.model
 
     def gradients(params: optim.Params, stats: optim.Params, batch: draw.Batch) -> Any:
@@ -203,7 +206,9 @@ def make_step(plan: Plan, optimizer: optax.GradientTransformation) -> Callable[.
         return found, aux
 
     @functools.partial(steps.jit, donate_argnums=0)
-    def step(state: dict[str, Any], batch: draw.Batch) -> tuple[dict[str, Any], dict[str, Any]]:
+    def step(
+        state: dict[str, Any], batch: draw.Batch, rate: jax.Array
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         params = state["params"]
 
         def add(carry: Any, group: draw.Batch) -> Any:
@@ -215,7 +220,7 @@ def make_step(plan: Plan, optimizer: optax.GradientTransformation) -> Callable[.
         (total, stats), parts = jax.lax.scan(add, (zero, state["batch_stats"]), batch)
         mean = jax.tree.map(lambda leaf: leaf / plan.groups, total)
         updates, opt_state = optimizer.update(mean, state["opt_state"], params)
-        params = optax.apply_updates(params, updates)
+        params = optax.apply_updates(params, jax.tree.map(lambda leaf: rate * leaf, updates))
         # Shorter at the start, where the weights are far from any average.
         count = state["step"].astype(jnp.float32)
         keep = jnp.minimum(plan.average, (1 + count) / (10 + count))

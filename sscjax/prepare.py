@@ -402,7 +402,8 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
         loaded = load.load_backbone(
             path, *({name: one[name] for name in one if name not in new} for one in trees)
         )
-        name = f"bundled {path.name}" if path.parent == Path(bundled.__file__).parent else path.name
+        own = Path(path).parent == Path(bundled.__file__).parent
+        name = f"bundled {Path(path).name}" if own else Path(path).name
         weights = Weights("file", name, loaded.sha256, loaded.convention, weights.fallback)
         params, batch_stats = {**params, **loaded.params}, {**batch_stats, **loaded.batch_stats}
     else:

@@ -14,6 +14,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ _LENGTH = "config.images:"
 
 # Of the dense layer, as a share of the others'.
 _HEAD_RATE = 0.1
+# Share of the old kept of squared gradients: of a course of so few steps.
+_B2 = 0.99
 
 # Apart from the keys of the training's steps, which are counted from 0.
 _TEST_KEY = 2**31 - 1
@@ -102,7 +105,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     """
     plan = make_plan(config)
     course = make_course(config, plan)
-    optimizer = make_optimizer(config, course)
+    optimizer = make_optimizer(config)
     record.refuse_foreign(folder, FILE)
     with locks.Lock(folder) as lock:
         lock.take()
@@ -201,24 +204,13 @@ def make_course(config: ConfigDict, plan: backbone.Plan) -> Course:
     return Course(sizes, batches, tuple(np.cumsum(steps).tolist()))
 
 
-def make_optimizer(config: ConfigDict, course: Course) -> optax.GradientTransformation:
-    """AdamW, whose rate rises, stays, and falls to 0 at the end; only kernels decay.
-
-    Until it falls nothing depends on the length of the course, so that a training may be given
-    another length while it is under way (Hägele et al. 2024, NeurIPS).
-    """
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """AdamW with a rate of 1; only kernels decay."""
     if config.learning_rate <= 0 or config.clip <= 0 or config.weight_decay < 0:
         raise UserError(
             f"config.learning_rate={config.learning_rate}, clip={config.clip}, weight_decay="
             f"{config.weight_decay}: expected above 0, above 0, and 0 or more"
         )
-    steps, peak = course.steps, config.learning_rate
-    warm = max(1, round(config.warmup / course.batches[0]))
-    fall = max(1, round(config.cooldown * steps))
-
-    def rate(count: Any) -> Any:
-        up, down = (count + 1) / warm, (steps - count) / fall
-        return peak * jnp.clip(jnp.minimum(up, down), 0.0, 1.0)
 
     def kernels(params: Any) -> Any:
         return {
@@ -230,11 +222,27 @@ def make_optimizer(config: ConfigDict, course: Course) -> optax.GradientTransfor
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
-        optax.adamw(rate, b2=0.99, weight_decay=config.weight_decay, mask=kernels),
+        optax.adamw(1.0, b2=_B2, weight_decay=config.weight_decay, mask=kernels),
         # Adam moves every weight by as much, whatever its gradient: the sum of 1280 features, none
         # of them negative, would leap.
         optax.masked(optax.scale(_HEAD_RATE), head),
     )
+
+
+def make_rate(config: ConfigDict, course: Course) -> Callable[[int], float]:
+    """The learning rate of a step, counted from 0: it rises, stays, and falls to 0 at the end.
+
+    Until it falls nothing depends on the length of the course, so that a training may be given
+    another length while it is under way (Hägele et al. 2024, NeurIPS).
+    """
+    warm = max(1, round(config.warmup / course.batches[0]))
+    fall = max(1, round(config.cooldown * course.steps))
+
+    def rate(step: int) -> float:
+        share = min((step + 1) / warm, (course.steps - step) / fall, 1.0)
+        return float(config.learning_rate) * share
+
+    return rate
 
 
 def _train(
@@ -267,6 +275,7 @@ def _train(
     # Of one size throughout, so that all rows are comparable.
     fresh = backbone.make_draw(phases[-1], config.test_size)
     step, test = backbone.make_step(plan, optimizer), backbone.make_test(plan)
+    rate = make_rate(config, course)
     sums: list[dict[str, Any]] = info["sums"]
 
     def seconds() -> float:
@@ -301,7 +310,8 @@ def _train(
     ):
         while done < course.steps:
             phase = course.phase(done)
-            state, some = step(state, draws[phase](jax.random.fold_in(key, done)))
+            batch = draws[phase](jax.random.fold_in(key, done))
+            state, some = step(state, batch, jnp.float32(rate(done)))
             sums.append(some)
             done += 1
             shown.advance(course.batches[phase])
