@@ -36,6 +36,11 @@ def main() -> None:
     """Parse the command line and run."""
     command = sys.argv[1:]
     config = parse(sys.argv, __doc__ or "")
+    if "protocol" not in config:
+        raise UserError(
+            "this config is none of a run, such as configs/three_class.py: configs of "
+            "sscjax.pretrain are for that program"
+        )
     cli.set_up_log()
     cli.set_up_jax()
     # A protocol and a run of one config do not fight for one folder.

@@ -369,6 +369,10 @@ def _closing(folder: Path, now: dict[str, Any]) -> str:
 def _main() -> None:
     """Parse the command line and train."""
     config = main.parse(sys.argv, __doc__ or "", "pretrain_textures")
+    if "families" not in config:
+        raise UserError(
+            "this config is none of a pretraining: give --config=configs/pretrain_textures.py"
+        )
     cli.set_up_log()
     cli.set_up_jax()
     print(f"\n{run(config, main.workdir(config.name), fresh=main.fresh())}", end="")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl import flags
 from ml_collections import ConfigDict
 
 from configs import pretrain_textures
@@ -211,9 +212,21 @@ def test_classifier_moves_by_a_tenth_and_biases_do_not_decay() -> None:
         assert moved["Conv1"]["bias"] == pytest.approx(-gradient, abs=1e-4)
 
 
+@pytest.fixture
+def unused_flags() -> Iterator[None]:
+    """As in a new process, and after the test again."""
+    flags.FLAGS.unparse_flags()
+    yield
+    flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.usefixtures("unused_flags")
 def test_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("sys.argv", ["pretrain", "--config=configs/pretrain_texture.py"])
-    assert cli.call(pretrain._main) == 2
-    assert "did you mean configs/pretrain_textures.py?" in capsys.readouterr().err
-    with pytest.raises(UserError, match="add --config=configs/pretrain_textures.py"):
-        main.parse(["pretrain"], "", "pretrain_textures")
+    for program, name, message in (
+        (pretrain._main, "pretrain_texture", "did you mean configs/pretrain_textures.py?"),
+        (pretrain._main, "smoke", "give --config=configs/pretrain_textures.py"),
+        (main.main, "pretrain_textures", "configs of sscjax.pretrain are for that program"),
+    ):
+        monkeypatch.setattr("sys.argv", ["sscjax", f"--config=configs/{name}.py"])
+        assert cli.call(program) == 2
+        assert message in capsys.readouterr().err
