@@ -15,7 +15,7 @@ from sscjax.files import sha256
 ALPHA = 1.0
 """The one width there is."""
 
-SHA256 = ""
+SHA256 = "9832618bd14ffcc273a2323e535c8807bb14024695f612998988762f3ab80a1e"
 """Of the file of weights."""
 
 FILE = "backbone.safetensors"
