@@ -210,12 +210,14 @@ def get_config() -> ConfigDict:
     # Layers of a dense block.
     config.model.unet_layers = 4
 
-    # Weights of the backbone: 'imagenet' (cache, else download), a path to a .h5, .weights.h5,
-    # .safetensors or .pth file, or 'none' for random ones.
+    # Weights of the backbone: 'imagenet' (cache, else download), 'bundled' (the package's own,
+    # trained on drawn textures; alpha 1.0), a path to a .h5, .weights.h5, .safetensors or .pth
+    # file, or 'none' for random ones.
     config.pretrained = "imagenet"
-    # What to do where 'imagenet' can be had neither from the cache nor by download: 'random'
-    # goes on with random weights, trains BatchNorm on the batch and says so; 'error' stops.
-    config.pretrained_fallback = "random"
+    # What to do where 'imagenet' can be had neither from the cache nor by download: 'bundled' goes
+    # on with that backbone and says so (where alpha is not 1.0, as 'random'); 'random' goes on with
+    # random weights, trains BatchNorm on the batch and says so; 'error' stops.
+    config.pretrained_fallback = "bundled"
     # What a network from random weights needs instead of what fine-tuning needs.
     config.scratch = ConfigDict()
     # The share of the old BatchNorm running averages kept at each step.

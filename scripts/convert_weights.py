@@ -10,21 +10,17 @@ assume (padding, BatchNorm epsilon, input scaling). It works wherever the source
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import safetensors.numpy
-
 from sscjax.errors import UserError
-from sscjax.files import sha256, write_bytes
+from sscjax.files import sha256
 from sscjax.models.mobilenet_v2 import backbone_layers
 from sscjax.pretrained.convert import convert_weights
 from sscjax.pretrained.load import Loaded, backbone_tree, infer_alpha, load_backbone
-from sscjax.pretrained.read import METADATA_KEY, read_weights
+from sscjax.pretrained.read import read_weights
+from sscjax.pretrained.write import FORMATS, save_backbone
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +55,7 @@ def convert(source: Path, output: Path) -> tuple[float, Loaded]:
     Raises:
         UserError: `source` is not exactly MobileNetV2, or `output` cannot be written.
     """
-    if output.suffix not in (".safetensors", ".npz"):
+    if output.suffix not in FORMATS:  # before anything is read
         raise UserError(f"{output}: ends in {output.suffix!r}, expected .safetensors or .npz")
     weights, _ = read_weights(source)
     try:
@@ -67,29 +63,8 @@ def convert(source: Path, output: Path) -> tuple[float, Loaded]:
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     loaded = load_backbone(source, *backbone_tree(alpha))
-    arrays = dict(_flat("params", loaded.params)) | dict(_flat("batch_stats", loaded.batch_stats))
-    record = json.dumps({"convention": loaded.convention.name})
-    if output.suffix == ".npz":
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **{METADATA_KEY: np.array(record)}, **arrays)
-        data = buffer.getvalue()
-    else:
-        data = safetensors.numpy.save(arrays, metadata={METADATA_KEY: record})
-    try:
-        write_bytes(output, data)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror})") from error
+    save_backbone(output, loaded.params, loaded.batch_stats, loaded.convention)
     return alpha, loaded
-
-
-def _flat(
-    collection: str, tree: Mapping[str, Mapping[str, np.ndarray]]
-) -> list[tuple[str, np.ndarray]]:
-    return [
-        (f"{collection}/{layer}/{name}", np.ascontiguousarray(array))
-        for layer, variables in sorted(tree.items())
-        for name, array in sorted(variables.items())
-    ]
 
 
 def _table(loaded: Loaded, alpha: float) -> str:

@@ -19,7 +19,7 @@ from test_layers import LAYERS, OWNERS, PACKAGE, unit_of  # noqa: E402
 
 # What a layer is for, by one of its modules.
 NOTES = {
-    "samplesize": "planning the next study",
+    "samplesize": "planning the next study; a backbone of our own",
     "main": "the command-line programs",
     "predict": "a finished run asked",
     "protocol": "folds: many runs, pooled; slides",

@@ -230,7 +230,7 @@ def weights() -> Check:
             "note",
             f"not in the cache: the first run fetches them from {download.BASE_URL}",
             f"without a network: copy {path.name} into the cache folder, or train with "
-            "--config.pretrained=PATH or =none",
+            "--config.pretrained=PATH; else the bundled backbone stands in",
         )
     try:
         download.imagenet_weights(128, 1.0)

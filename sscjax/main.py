@@ -35,24 +35,44 @@ _FLAGS = ("config", "workdir", "fresh")
 def main() -> None:
     """Parse the command line and run."""
     command = sys.argv[1:]
-    config = _parse(sys.argv)
+    config = parse(sys.argv, __doc__ or "")
+    if "protocol" not in config:
+        raise UserError(
+            "this config is none of a run, such as configs/three_class.py: configs of "
+            "sscjax.pretrain are for that program"
+        )
     cli.set_up_log()
     cli.set_up_jax()
     # A protocol and a run of one config do not fight for one folder.
     name = config.name if config.protocol == "holdout" else f"{config.name}-{config.protocol}"
-    folder = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else Path("runs") / name
-    text = protocol.run(config, folder.resolve(), fresh=_FRESH.value, command=command)
+    text = protocol.run(config, workdir(name), fresh=_FRESH.value, command=command)
     print(f"\n{text}", end="")
 
 
-def _parse(arguments: list[str]) -> ConfigDict:
+def workdir(name: str) -> Path:
+    """The folder that the command line names, else runs/`name`."""
+    folder = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else Path("runs") / name
+    return folder.resolve()
+
+
+def fresh() -> bool:
+    """Whether what is in that folder shall be deleted."""
+    return bool(_FRESH.value)
+
+
+def parse(arguments: list[str], about: str, example: str = "three_class") -> ConfigDict:
     """Read flags and config.
+
+    Args:
+      arguments: of the process, its own name first.
+      about: what the program says of itself when asked for help.
+      example: name of a config of its kind.
 
     Raises:
       UserError: an unknown flag or field, a value of the wrong type, no config.
     """
     if {"-h", "--help", "-help"} & set(arguments):
-        print(__doc__ + "\n")
+        print(about + "\n")
         for name in _FLAGS:
             print(f"  --{name}: {flags.FLAGS[name].help}")
         sys.exit(0)
@@ -65,7 +85,7 @@ def _parse(arguments: list[str]) -> ConfigDict:
     if len(rest) > 1:
         raise UserError(f"found {rest[1]!r}: expected only flags, which begin with --")
     if _CONFIG.value is None:
-        raise UserError("no config given: add --config=configs/three_class.py")
+        raise UserError(f"no config given: add --config=configs/{example}.py")
     return _CONFIG.value
 
 

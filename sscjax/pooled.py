@@ -50,7 +50,7 @@ class Outcome:
     Attributes:
       fold: what was planned.
       metrics: its metrics.json.
-      fallback: whether random weights stood in for ImageNet's.
+      fallback: what stood in for ImageNet's weights, see `summary.stand_in`.
       predictions: of its test images, by the model that it ended with.
       stages: the same by the model of each stage.
       search: of 'nested': the candidates, their scores and which was chosen.
@@ -60,7 +60,7 @@ class Outcome:
 
     fold: Fold
     metrics: dict[str, Any]
-    fallback: bool
+    fallback: str
     predictions: Predictions
     stages: dict[str, Predictions]
     search: dict[str, Any] | None
@@ -85,7 +85,7 @@ def read(fold: Fold, place: Path, image_set: ImageSet, search: dict[str, Any] | 
     return Outcome(
         fold=fold,
         metrics=found,
-        fallback=bool(run and run["weights"]["fallback"]),
+        fallback=summary.stand_in(run["weights"]) if run else "",
         micro_batches=frozenset(record.sizes(run) if run else ()),
         predictions=_tested(fold, place / "predictions.csv", image_set),
         stages={
@@ -172,7 +172,7 @@ def write(
     _write_folds(folder / "folds.csv", image_set, outcomes)
     warnings = summary.warnings(
         images,
-        fallback=any(one.fallback for one in outcomes),
+        fallback=max(one.fallback for one in outcomes),
         named=summary.names_classes(config, synthetic),
         leaks=leaks,
     )

@@ -33,7 +33,7 @@ from sscjax.models import (
     UNetBlock,
     initial_variables,
 )
-from sscjax.pretrained import cache, convention, download, load
+from sscjax.pretrained import bundled, cache, convention, download, load
 from sscjax.rows import Rows
 
 _LOG = logging.getLogger(__name__)
@@ -95,11 +95,12 @@ class Weights:
     """Where the starting weights come from.
 
     Attributes:
-      kind: 'file', or 'random'.
+      kind: 'file', or 'random'; the bundled backbone is a file.
       name: the file's name, or why the weights are random.
       sha256: of the file, or of the drawn parameters.
       convention: what the weights assume.
-      fallback: whether random weights stand in for ImageNet's, which could not be had.
+      fallback: whether the bundled backbone, or random weights, stand in for ImageNet's, which
+        could not be had.
     """
 
     kind: str
@@ -406,8 +407,8 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
     Args:
       config: the run's config.
       images: the run's images; random weights are calibrated on the training images.
-      earlier_fallback: the run that is gone on with started from random weights because ImageNet
-        weights could not be had: so it goes on, without looking for them again.
+      earlier_fallback: the run that is gone on with started from what stands in for ImageNet's
+        weights, which could not be had: so it goes on, without looking for them again.
     """
     classes = len(images.originals.classes)
     outputs = output_count(config, classes)
@@ -441,7 +442,9 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
         loaded = load.load_backbone(
             path, *({name: one[name] for name in one if name not in new} for one in trees)
         )
-        weights = Weights("file", Path(path).name, loaded.sha256, loaded.convention)
+        own = Path(path).parent == Path(bundled.__file__).parent
+        name = f"bundled {Path(path).name}" if own else Path(path).name
+        weights = Weights("file", name, loaded.sha256, loaded.convention, weights.fallback)
         params, batch_stats = {**params, **loaded.params}, {**batch_stats, **loaded.batch_stats}
     else:
         # So that a run is not gone on with from other random weights.
@@ -675,23 +678,30 @@ def _find_weights(config: ConfigDict, earlier_fallback: bool) -> tuple[Path | No
             f"config.pretrained={config.pretrained!r}: there are no weights for "
             f"model.name={config.model.name!r}; set pretrained=none"
         )
+    if config.pretrained == "bundled":
+        return bundled.bundled_weights(config.model.alpha), random
     if config.pretrained != "imagenet":
         return Path(config.pretrained).expanduser(), random
-    if config.pretrained_fallback not in ("random", "error"):
+    instead = config.pretrained_fallback
+    if instead not in ("bundled", "random", "error"):
         raise UserError(
-            f"config.pretrained_fallback={config.pretrained_fallback!r}: expected 'random' or "
-            "'error'"
+            f"config.pretrained_fallback={instead!r}: expected 'bundled', 'random' or 'error'"
         )
     missing = dataclasses.replace(random, name="no ImageNet weights to be had", fallback=True)
+    stands_in = None
+    if instead == "bundled" and config.model.alpha == bundled.ALPHA:
+        stands_in = bundled.bundled_weights(config.model.alpha)
     if earlier_fallback:
-        return None, missing
+        return stands_in, missing
     try:
         return download.imagenet_weights(config.data.image_size, config.model.alpha), random
     except download.WeightsUnavailableError as error:
-        if config.pretrained_fallback == "error":
+        if instead == "error":
             raise
         _LOG.warning("%s", error)
-        return None, missing
+        if instead == "bundled" and stands_in is None:
+            _LOG.warning("the bundled backbone has alpha %g alone", bundled.ALPHA)
+        return stands_in, missing
 
 
 def _calibration_batches(images: Rows, config: ConfigDict, weights: Weights) -> list[jax.Array]:

@@ -230,7 +230,7 @@ def _outcome(
 
 
 def _fell_back(folder: Path) -> bool:
-    """Whether any run so far started from random weights because ImageNet's could not be had."""
+    """Whether any run so far started from a stand-in because ImageNet's could not be had."""
     places = [*folder.glob("folds/*/run.json"), *folder.glob("search/*/*/run.json")]
     found = [record.read(place.parent) for place in places]
     return any(one is not None and one["weights"]["fallback"] for one in found)

@@ -23,6 +23,12 @@ UNITS = {"image": "images", "subject": "subjects"}
 
 UNDEFINED = "-"
 
+STAND_INS = {
+    "random": "RANDOM starting weights",
+    "bundled": "BUNDLED starting weights, trained on drawn textures",
+}
+"""What a run may have started from where it should have been ImageNet's weights."""
+
 
 def clean_name(name: str, width: int = NAME_WIDTH) -> str:
     """A class name for one cell: nothing that moves the cursor, at most `width` characters."""

@@ -62,7 +62,7 @@ def write(
     chosen = choose(config, finished)
     said = warnings(
         images,
-        fallback=network.weights.fallback,
+        fallback=stand_in(network.weights.identity()),
         named=names_classes(config, images.synthetic),
         leaks=leaks,
     )
@@ -209,14 +209,25 @@ def names_classes(config: ConfigDict, synthetic: bool) -> bool:
     return bool(synthetic or config.data.classes)
 
 
+def stand_in(weights: Mapping[str, Any]) -> str:
+    """What a run started from in place of ImageNet's weights: 'bundled', 'random', or ''.
+
+    Args:
+      weights: of the run's record.
+    """
+    if not weights.get("fallback"):
+        return ""
+    return "bundled" if weights["kind"] == "file" else "random"
+
+
 def warnings(
-    images: prepare.Images, *, fallback: bool, named: bool = True, leaks: Sequence[str] = ()
+    images: prepare.Images, *, fallback: str, named: bool = True, leaks: Sequence[str] = ()
 ) -> list[str]:
     """What a reader must know before any figure.
 
     Args:
       images: the run's images.
-      fallback: whether random weights stand in for ImageNet's.
+      fallback: what stands in for ImageNet's weights, see `stand_in`.
       named: whether the config names the classes in their order.
       leaks: what the audit found to leak, though the run went on.
     """
@@ -228,7 +239,7 @@ def warnings(
             "SYNTHETIC IMAGES, drawn by a program: no figure here says anything of patients."
         )
     if fallback:
-        parts.append("RANDOM starting weights: no ImageNet weights could be had.")
+        parts.append(f"{report.STAND_INS[fallback]}: no ImageNet weights could be had.")
     if images.by == "subject" and not images.has_subjects:
         parts.append(
             "NO SUBJECTS: every image counts as a subject of its own, so images of one patient\n"

@@ -71,8 +71,8 @@ def run(
       fresh: delete the run in the folder, once it is certain that the new one can begin.
       command: arguments of `sscjax.main` that repeat the run, kept in its record.
       loaded: what `prepare.load_images` gives for this config, where the caller has it.
-      fallback: a run that this one belongs to started from random weights, because ImageNet's could
-        not be had: so does this one, without looking for them.
+      fallback: a run that this one belongs to started from what stands in for ImageNet's weights,
+        which could not be had: so does this one, without looking for them.
       features_at: folder for features of frozen layers; None for the cache's, with those of earlier
         runs.
 
@@ -279,6 +279,12 @@ def _fit_to_weights(
     And where they stand in for ImageNet's, the rate of fine-tuning would hardly move them.
     """
     if network.weights.kind == "file":
+        if network.weights.fallback:
+            _LOG.warning(
+                "BUNDLED WEIGHTS: no ImageNet weights to be had, so the network starts from the "
+                "backbone that this package trained on drawn textures. It does better than random "
+                "weights and worse than ImageNet's (docs/bundled_backbone.md)."
+            )
         _LOG.info("weights: %s, sha256 %s", network.weights.name, network.weights.sha256[:16])
         return stages
     if not network.batch_stats:

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "files", "interrupts", "machine", "memory", "paper", "pictures", "progress"),
     ("rows", "fetch", "locks"),
     ("metrics", "models", "data", "surfaces"),
-    ("pretrained", "optim", "checkpoint", "figures", "events", "report", "outliers"),
+    ("pretrained", "optim", "checkpoint", "figures", "events", "report", "outliers", "textures"),
     ("steps", "cli", "delong"),
     (
         "features",
@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "course",
         "linear",
         "data.slides",
+        "backbone",
     ),
     (
         "evaluate",
@@ -55,7 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("protocol", "whole_slides"),
     ("predict",),
     ("main", "compare", "reproduce", "explain", "export", "doctor"),
-    ("samplesize",),
+    ("samplesize", "pretrain"),
 )
 
 # Libraries that only these parts may import. An empty row: nobody.
@@ -67,7 +68,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "ml_collections": (
         *("prepare", "explanations", "folds", "record", "search", "summary", "provenance"),
         *("pooled", "train", "protocol", "main", "reproduce", "trained", "ensemble"),
-        "export",
+        *("export", "pretrain"),
     ),
     "onnx": ("export",),
     "onnxruntime": ("export",),

@@ -36,7 +36,7 @@ def forget_overrides() -> Iterator[None]:
 def _parse(monkeypatch: pytest.MonkeyPatch, *flags: str) -> Any:
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(sys, "argv", ["sscjax", *flags])  # put back afterwards
-    return main._parse(sys.argv)
+    return main.parse(sys.argv, "")
 
 
 def test_fields_are_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,13 +77,13 @@ def test_config_may_stand_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     arguments = ["sscjax", "--config", "configs/smoke.py", "--config.seed=3"]
     monkeypatch.setattr(sys, "argv", arguments)
-    config = main._parse(arguments)
+    config = main.parse(arguments, "")
     assert config.name == "smoke" and config.seed == 3
 
 
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main._parse(["sscjax", "--help"])
+        main.parse(["sscjax", "--help"], main.__doc__ or "")
     assert caught.value.code == 0 and "--workdir" in capsys.readouterr().out
 
 

@@ -72,8 +72,10 @@ def _warnings_of_record(folder: Folder) -> list[str]:
     found = []
     if folder.record["data"]["synthetic"]:
         found.append("SYNTHETIC IMAGES, drawn by a program: no figure says anything of patients.")
-    if folder.record["weights"].get("fallback"):
-        found.append("RANDOM starting weights: no ImageNet weights could be had.")
+    weights = folder.record["weights"]
+    if weights.get("fallback"):
+        kind = "bundled" if weights.get("kind") == "file" else "random"
+        found.append(f"{report.STAND_INS[kind]}: no ImageNet weights could be had.")
     if folder.config["split"]["by"] == "image":
         found.append("SPLIT BY IMAGE: images of one subject stand in training and test alike.")
     return found

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class WeightsUnavailableError(UserError):
-    """The release could not be reached: the one case in which random weights may stand in."""
+    """The release could not be reached: the one case in which other weights may stand in."""
 
 
 def release_name(image_size: int, alpha: float) -> str:
@@ -73,7 +73,7 @@ def imagenet_weights(image_size: int, alpha: float, *, opener: fetch.Opener | No
         try:
             fetch.fetch(url, partial, MAX_BYTES, opener=opener)
         except (OSError, http.client.HTTPException) as error:
-            raise WeightsUnavailableError(_three_ways(path, url, error)) from error
+            raise WeightsUnavailableError(_ways_out(path, url, error)) from error
         _verify(partial, alpha, f"{url} gave")
         os.replace(partial, path)
     _pin(path)
@@ -118,13 +118,15 @@ def _check_pinned(path: Path, alpha: float) -> None:
         )
 
 
-def _three_ways(path: Path, url: str, error: Exception) -> str:
+def _ways_out(path: Path, url: str, error: Exception) -> str:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     return (
         f"no ImageNet weights: {url} cannot be fetched"
         f" ({type(error).__name__}: {' '.join(str(reason).split())[:160]}), and {path} does not"
-        " exist. Three ways out: (1) connect once, or copy that file to that path;"
+        " exist. Four ways out: (1) connect once, or copy that file to that path;"
         " (2) --config.pretrained=PATH with a Keras .h5 or .weights.h5, a .safetensors or a .pth;"
-        " (3) --config.pretrained=none for random weights, or"
-        " --config.pretrained_fallback=random to go on with them whenever this happens"
+        " (3) --config.pretrained=bundled for the package's own backbone, or"
+        " --config.pretrained_fallback=bundled to take it whenever this happens;"
+        " (4) --config.pretrained=none for random weights, or"
+        " --config.pretrained_fallback=random likewise"
     )

@@ -1,0 +1,149 @@
+"""What the frozen features of a backbone tell: of a slide, and of labelled images by subject.
+
+    python scripts/backbone.py slide SLIDE FILE...
+    python scripts/backbone.py synthetic FILE...
+    python scripts/backbone.py probe FOLDER FILE... --classes A B C
+
+FILE are weights of MobileNetV2, or 'none' for random ones (BatchNorm's averages from the images).
+
+`slide` needs no labels: the slide is cut into tiles of 128 pixels, a quarter of the default field,
+and of each tile's features (standardised, cosine similarity) it asks whether tiles that touch it
+are more like it than tiles at least four tiles away (AUROC, a mean over tiles), and whether the
+tile in another stain, light, blur and JPEG is still the one most like it (share of tiles).
+
+`synthetic` and `probe` cross-validate a linear classifier in five folds by subject, exactly the
+'linear probe' of scripts/recipe.py: of the embedded synthetic biopsies, which no backbone here was
+trained on, and of a folder of images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import recipe
+from ml_collections import ConfigDict
+from scipy.stats import rankdata
+
+from configs import best_three_class
+from sscjax import cli, features, intervals, metrics, report, steps
+from sscjax.data import augment
+from sscjax.data.slides import tiling
+from sscjax.data.slides.reading import open_slide
+from sscjax.models import MobileNetV2, initial_variables
+from sscjax.pretrained import convention, load
+
+SIZE, BATCH = 128, 32
+# Tiles that touch, and tiles that are far: in tiles between their middles.
+NEAR, FAR = 1.5, 4.0
+CHANGES = augment.Changes(
+    crop=1.0, stain=0.3, brightness=0.15, contrast=0.15, blur=1.0, jpeg=40, turn=True
+)
+
+
+def main() -> int:
+    """Print one line for each file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("what", choices=("slide", "synthetic", "probe"))
+    parser.add_argument("files", nargs="+", help="the slide or folder first, but for 'synthetic'")
+    parser.add_argument("--classes", nargs="*", default=[], help="names of the classes in order")
+    parser.add_argument("--repeats", type=int, default=1, help="partitions into five folds")
+    args = parser.parse_args()
+    files = args.files if args.what == "synthetic" else args.files[1:]
+    if args.what == "slide":
+        places, tiles = cut(Path(args.files[0]))
+        print(f"{len(tiles)} tiles\n| weights | neighbours' AUROC | found again |\n|---|---|---|")
+    else:
+        print("| weights | balanced accuracy per image (95 %) | macro AUROC |\n|---|---|---|")
+    for name in files:
+        started = time.monotonic()
+        if args.what == "slide":
+            cells = slide_figures(name, places, tiles)
+        else:
+            config = probe_config(name, args.classes, args.repeats)
+            config.data.path = "" if args.what == "synthetic" else args.files[0]
+            cells = probe_figures(config)
+        print(f"| {Path(name).stem} | {' | '.join(cells)} |", flush=True)
+        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return 0
+
+
+def cut(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Places [N,2] in tiles, and tiles [N,128,128,3] uint8."""
+    settings = tiling.Settings(field_px=SIZE, tile_size=SIZE)
+    with open_slide(path) as slide:
+        planned = tiling.plan(slide, settings)
+        found = list(tiling.tiles(slide, planned, settings, path.name))
+    places = np.array([(tile.x, tile.y) for tile in found]) / SIZE
+    return places, np.stack([tile.pixels for tile in found])
+
+
+def features_of(name: str, images: np.ndarray) -> np.ndarray:
+    """Standardised features [N,1280] of images [N,S,S,3] uint8."""
+    model = MobileNetV2(1)
+    variables = jax.tree.map(jnp.asarray, initial_variables(model, SIZE, 0))
+    params, stats, scheme = variables["params"], variables["batch_stats"], convention.KERAS
+    if name == "none":
+        some = np.random.default_rng(0).choice(len(images), (4, 64), replace=True)
+        batches = [jnp.asarray(convention.preprocess(images[one], scheme.scaling)) for one in some]
+        stats = features.calibrate_batch_norm(model.clone(bn_momentum=0.0), params, stats, batches)
+    else:
+        loaded = load.load_backbone(name, params, stats)
+        params, stats, scheme = loaded.params, loaded.batch_stats, loaded.convention
+    program = steps.Program(
+        model.clone(padding=scheme.padding, bn_epsilon=scheme.bn_epsilon),
+        steps.Objective("softmax"),
+        lambda stored, key: convention.preprocess(stored, scheme.scaling),
+        micro_batch=8,
+    )
+    function = steps.make_features(program, program.model.features_end)
+    found = features.batched(lambda batch: function(params, stats, batch), images, BATCH)
+    return (found - found.mean(0)) / np.maximum(found.std(0), 1e-6)
+
+
+def slide_figures(name: str, places: np.ndarray, tiles: np.ndarray) -> list[str]:
+    """AUROC of neighbours, and the share of tiles found again."""
+    changed = augment.augment_batch(jax.random.key(0), jnp.asarray(tiles, jnp.float32), CHANGES)
+    both = np.concatenate([tiles, np.asarray(changed.round(), np.uint8)])
+    found = features_of(name, both)
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    own, other = np.split(found, 2)
+    alike = own @ own.T
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2)
+    areas = []
+    for row, distance in zip(alike, apart, strict=True):
+        near, far = (distance > 0) & (distance < NEAR), distance >= FAR
+        if near.any() and far.any():
+            ranks = rankdata(np.concatenate([row[near], row[far]]))[: near.sum()]
+            above = ranks.sum() - near.sum() * (near.sum() + 1) / 2
+            areas.append(above / (near.sum() * far.sum()))
+    again = (other @ own.T).argmax(1) == np.arange(len(own))
+    return [f"{np.mean(areas):.3f}", f"{again.mean():.1%}"]
+
+
+def probe_config(name: str, classes: list[str], repeats: int) -> ConfigDict:
+    """The linear probe of `recipe` from these weights."""
+    config = best_three_class.get_config()
+    config.update_from_flattened_dict(recipe.PROBE)
+    config.pretrained, config.data.classes = name, tuple(classes)
+    config.protocol, config.cv.repeats = "kfold", repeats
+    return config
+
+
+def probe_figures(config: ConfigDict) -> list[str]:
+    """Balanced accuracy with its interval, and AUROC."""
+    table = recipe.cross_validate(config, recipe.by_run)
+    figures = metrics.figures(table, True)
+    span = intervals.figures(table, True)["balanced_accuracy"]
+    reach = "" if span is None else f" ({span[0]:.3f} to {span[1]:.3f})"
+    auroc = report.number(figures["macro_auroc"])
+    return [f"{figures['balanced_accuracy']:.3f}{reach}", auroc]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.call(main))

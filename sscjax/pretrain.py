@@ -1,0 +1,382 @@
+"""Train a backbone on drawn textures.
+
+    python -m sscjax.pretrain --config=configs/pretrain_textures.py
+
+The folder then holds `backbone.safetensors` (kernels in float16), for --config.pretrained of any
+run, with `pretrain.json`, `curves.csv` and the checkpoints of the training. Given again, the
+command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from sscjax import backbone, checkpoint, cli, interrupts, locks, main, progress, record
+from sscjax.errors import DivergedError, UserError
+from sscjax.files import csv_text, sha256, write_json, write_text
+from sscjax.models import MobileNetV2
+from sscjax.pretrained import convention, write
+from sscjax.pretrained.convert import HEAD
+from sscjax.textures import draw
+
+_LOG = logging.getLogger(__name__)
+
+FILE = "pretrain.json"
+_KEYS = ("status", "config", "versions")
+WEIGHTS, CURVES = "backbone.safetensors", "curves.csv"
+_CHECKPOINTS, _KEPT = "checkpoints", "weights"
+# Fields that change nothing of the result.
+_FREE = ("config.name:", "config.save_every:", "config.keep_every:")
+# A longer or shorter course of the same beginning: see `make_optimizer`.
+_LENGTH = "config.images:"
+
+# Of the dense layer, as a share of the others'.
+_HEAD_RATE = 0.1
+# Share of the old kept of squared gradients: of a course of so few steps.
+_B2 = 0.99
+
+# Apart from the keys of the training's steps, which are counted from 0.
+_TEST_KEY = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """How long a training goes on: phases, one after the other, with pictures of growing size.
+
+    Attributes:
+      sizes: sides of the pictures in pixels.
+      batches: pictures of a step.
+      ends: the step at which each phase ends.
+    """
+
+    sizes: tuple[int, ...]
+    batches: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    @property
+    def steps(self) -> int:
+        """All of them."""
+        return self.ends[-1]
+
+    def phase(self, step: int) -> int:
+        """Which one a step, counted from 0, belongs to."""
+        return next(k for k, end in enumerate(self.ends) if step < end)
+
+    def pictures(self, steps: int) -> int:
+        """Seen in so many steps."""
+        starts = (0, *self.ends[:-1])
+        return sum(
+            batch * max(0, min(steps, end) - start)
+            for batch, start, end in zip(self.batches, starts, self.ends, strict=True)
+        )
+
+    def passes(self, steps: int, every: int) -> bool:
+        """Whether the last of so many steps reaches a multiple of `every` pictures (0: never)."""
+        before, now = self.pictures(steps - 1), self.pictures(steps)
+        return bool(every) and before // every < now // every
+
+
+def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
+    """Train, or go on with the training in `folder`.
+
+    Args:
+      config: see `configs/pretrain_textures.py`.
+      folder: created when missing.
+      fresh: delete what is there.
+
+    Returns:
+      the closing text for the terminal.
+
+    Raises:
+      UserError: anything that the user can mend.
+    """
+    plan = make_plan(config)
+    course = make_course(config, plan)
+    optimizer = make_optimizer(config)
+    record.refuse_foreign(folder, FILE)
+    with locks.Lock(folder) as lock:
+        lock.take()
+        if fresh:
+            lock.before_move()
+            record.delete(folder, FILE)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.take()
+        now = {
+            "status": "started",
+            "config": json.loads(json.dumps(config.to_dict())),
+            "versions": {**record.versions(), "device": jax.default_backend()},
+        }
+        earlier = _read(folder)
+        if earlier is not None:
+            found = record.config_differences(earlier["config"], now["config"])
+            allowed = _FREE if earlier["status"] == "finished" else (*_FREE, _LENGTH)
+            record.refuse([line for line in found if not line.startswith(allowed)], folder)
+            if earlier["status"] == "finished" and (folder / WEIGHTS).is_file():
+                _LOG.info("this training is finished: nothing is left to do (--fresh trains anew)")
+                return _closing(folder, earlier)
+        write_json(folder / FILE, now)
+        with checkpoint.Checkpoints(folder / _CHECKPOINTS) as saved:
+            state, curves, seconds = _train(config, plan, course, optimizer, folder, saved)
+        _keep(folder / WEIGHTS, plan.model, state)
+        now |= {
+            "status": "finished",
+            "pictures": course.pictures(course.steps),
+            "seconds": round(seconds),
+            "sha256": sha256(folder / WEIGHTS),
+            "test": curves[-1],
+        }
+        write_json(folder / FILE, now)
+    return _closing(folder, now)
+
+
+def make_plan(config: ConfigDict) -> backbone.Plan:
+    """What a config trains on what."""
+    families = tuple(config.families)
+    unknown = [name for name in families if name not in draw.FAMILIES]
+    if unknown or not families or len(set(families)) < len(families):
+        near = cli.nearest(unknown[0], list(draw.FAMILIES)) if unknown else None
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UserError(
+            f"config.families={families}: expected some of {', '.join(draw.FAMILIES)}, each "
+            f"once{hint}"
+        )
+    for field in ("recipes", "groups", "test_images", "test_every"):
+        if config[field] < 1:
+            raise UserError(f"config.{field}={config[field]}: expected 1 or more")
+    for field in ("save_every", "keep_every", "warmup"):
+        if config[field] < 0:
+            raise UserError(f"config.{field}={config[field]}: expected 0 or more")
+    if config.alpha <= 0:
+        raise UserError(f"config.alpha={config.alpha}: expected a width above 0")
+    for field in ("bn_momentum", "average", "cooldown"):
+        if not 0 <= config[field] < 1:
+            raise UserError(f"config.{field}={config[field]}: expected 0 to less than 1")
+    loss = config.loss
+    weights = (loss.classes, loss.families, loss.parameters, loss.similarity)
+    if min(weights) < 0 or not 0 <= loss.smoothing < 1:
+        raise UserError("config.loss: expected weights of 0 or more, and smoothing below 1")
+    if sum(weights) == 0:
+        raise UserError("config.loss: all weights are 0; set one above 0")
+    if config.looks not in (1, 2) or (loss.similarity and config.looks != 2):
+        raise UserError(
+            f"config.looks={config.looks}: expected 1 or 2, and 2 with loss.similarity above 0"
+        )
+    return backbone.Plan(
+        draw.Recipes(families, config.recipes),
+        alpha=config.alpha,
+        groups=config.groups,
+        looks=config.looks,
+        classes=loss.classes,
+        families=loss.families,
+        parameters=loss.parameters,
+        similarity=loss.similarity,
+        smoothing=loss.smoothing,
+        bn_momentum=config.bn_momentum,
+        average=config.average,
+    )
+
+
+def make_course(config: ConfigDict, plan: backbone.Plan) -> Course:
+    """How many steps with which pictures."""
+    sizes, images, each = tuple(config.sizes), tuple(config.images), tuple(config.each)
+    if not len(sizes) == len(images) == len(each) > 0 or min(*images, *each) < 1 or min(sizes) < 32:
+        raise UserError(
+            f"config.sizes={sizes}, images={images}, each={each}: expected as many numbers of "
+            "pictures and of textures of a family, 1 or more, as sizes of 32 pixels or more"
+        )
+    if config.test_size < 32:
+        raise UserError(f"config.test_size={config.test_size}: expected 32 pixels or more")
+    batches = tuple(dataclasses.replace(plan, each=count).batch for count in each)
+    steps = [max(1, round(n / batch)) for n, batch in zip(images, batches, strict=True)]
+    return Course(sizes, batches, tuple(np.cumsum(steps).tolist()))
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """AdamW with a rate of 1; only kernels decay."""
+    if config.learning_rate <= 0 or config.clip <= 0 or config.weight_decay < 0:
+        raise UserError(
+            f"config.learning_rate={config.learning_rate}, clip={config.clip}, weight_decay="
+            f"{config.weight_decay}: expected above 0, above 0, and 0 or more"
+        )
+
+    def kernels(params: Any) -> Any:
+        return {
+            layer: {name: name == "kernel" for name in leaves} for layer, leaves in params.items()
+        }
+
+    def head(params: Any) -> Any:
+        return {layer: layer == HEAD for layer in params}
+
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(1.0, b2=_B2, weight_decay=config.weight_decay, mask=kernels),
+        # Adam moves every weight by as much, whatever its gradient: the sum of 1280 features, none
+        # of them negative, would leap.
+        optax.masked(optax.scale(_HEAD_RATE), head),
+    )
+
+
+def make_rate(config: ConfigDict, course: Course) -> Callable[[int], float]:
+    """The learning rate of a step, counted from 0: it rises, stays, and falls to 0 at the end.
+
+    Until it falls nothing depends on the length of the course, so that a training may be given
+    another length while it is under way (Hägele et al. 2024, NeurIPS).
+    """
+    warm = max(1, round(config.warmup / course.batches[0]))
+    fall = max(1, round(config.cooldown * course.steps))
+
+    def rate(step: int) -> float:
+        share = min((step + 1) / warm, (course.steps - step) / fall, 1.0)
+        return float(config.learning_rate) * share
+
+    return rate
+
+
+def _train(
+    config: ConfigDict,
+    plan: backbone.Plan,
+    course: Course,
+    optimizer: optax.GradientTransformation,
+    folder: Path,
+    saved: checkpoint.Checkpoints,
+) -> tuple[dict[str, Any], list[dict[str, float]], float]:
+    """The last state, the curves, and the seconds of all starts together."""
+    state = backbone.start(plan, optimizer, config.seed)
+    info: dict[str, Any] = {"curves": [], "seconds": 0.0, "sums": []}
+    found = saved.newest(state, lambda info: True)
+    if found is not None:
+        info, state = found
+    curves: list[dict[str, float]] = info["curves"]
+    before, began = float(info["seconds"]), time.monotonic()
+    done, total = int(state["step"]), course.pictures(course.steps)
+    if done:
+        _LOG.info("going on after %d of %d pictures", course.pictures(done), total)
+    key = jax.random.key(config.seed)
+    phases = [
+        dataclasses.replace(plan, each=batch // dataclasses.replace(plan, each=1).batch)
+        for batch in course.batches
+    ]
+    draws = [
+        backbone.make_draw(phase, size) for phase, size in zip(phases, course.sizes, strict=True)
+    ]
+    # Of one size throughout, so that all rows are comparable.
+    fresh = backbone.make_draw(phases[-1], config.test_size)
+    step, test = backbone.make_step(plan, optimizer), backbone.make_test(plan)
+    rate = make_rate(config, course)
+    sums: list[dict[str, Any]] = info["sums"]
+
+    def seconds() -> float:
+        return before + time.monotonic() - began
+
+    def save(done: int) -> None:
+        plain = [{name: float(value) for name, value in one.items()} for one in sums]
+        saved.save(done, state, {"curves": curves, "seconds": seconds(), "sums": plain})
+
+    def row(done: int) -> dict[str, float]:
+        found: dict[str, float] = {"step": done, "pictures": course.pictures(done)}
+        found["size"] = course.sizes[course.phase(done - 1)]
+        for name in sums[0]:
+            found[name] = float(np.mean([float(one[name]) for one in sums])) / plan.groups
+        own = jax.random.fold_in(key, _TEST_KEY)
+        tests = [
+            test(*state["average"], fresh(jax.random.fold_in(own, k)))
+            for k in range(max(1, round(config.test_images / phases[-1].batch)))
+        ]
+        for name in tests[0]:
+            found[f"test_{name}"] = float(np.mean([float(one[name]) for one in tests]))
+        if not all(map(np.isfinite, found.values())):
+            raise DivergedError(
+                f"the loss is no number after {done} steps: lower config.learning_rate, and give "
+                "--fresh"
+            )
+        return {**found, "seconds": round(seconds(), 1)}
+
+    with (
+        interrupts.held(),
+        progress.Progress("pretraining", total, course.pictures(done)) as shown,
+    ):
+        while done < course.steps:
+            phase = course.phase(done)
+            batch = draws[phase](jax.random.fold_in(key, done))
+            state, some = step(state, batch, jnp.float32(rate(done)))
+            sums.append(some)
+            done += 1
+            shown.advance(course.batches[phase])
+            last = done == course.steps
+            if course.passes(done, config.test_every) or last:
+                curves.append(row(done))
+                sums = []
+                _write_curves(folder, curves)
+                shown.note(f"test accuracy {curves[-1]['test_accuracy']:.1%}")
+            if course.passes(done, config.keep_every):
+                name = f"{course.pictures(done):09d}.safetensors"
+                _keep(folder / _KEPT / name, plan.model, state)
+            if course.passes(done, config.save_every) or last or interrupts.asked():
+                save(done)
+            if interrupts.asked():
+                break
+    return state, curves, seconds()
+
+
+def _write_curves(folder: Path, curves: list[dict[str, float]]) -> None:
+    names = list(dict.fromkeys(name for row in curves for name in row))
+    rows = [[row.get(name) for name in names] for row in curves]
+    write_text(folder / CURVES, csv_text([names, *rows]))
+
+
+def _keep(path: Path, model: MobileNetV2, state: dict[str, Any]) -> None:
+    """Write the averaged backbone."""
+    params, stats = jax.tree.map(np.asarray, state["average"])
+    own = {layer.name for layer in model.layers} - {HEAD}
+    params = {layer: leaves for layer, leaves in params.items() if layer in own}
+    write.save_backbone(path, params, stats, convention.KERAS, half=True)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {**found, **{key: found[key] for key in _KEYS}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): start anew with --fresh") from error
+
+
+def _closing(folder: Path, now: dict[str, Any]) -> str:
+    test, minutes = now["test"], now["seconds"] / 60
+    return (
+        f"{now['pictures']} pictures in {minutes:.0f} minutes; on fresh draws it tells "
+        f"{test['test_accuracy']:.1%} of the recipes, and parameters with "
+        f"{test['test_parameters']:.2f} of their variance as error\n"
+        f"{folder / WEIGHTS}: for --config.pretrained\n"
+    )
+
+
+def _main() -> None:
+    """Parse the command line and train."""
+    config = main.parse(sys.argv, __doc__ or "", "pretrain_textures")
+    if "families" not in config:
+        raise UserError(
+            "this config is none of a pretraining: give --config=configs/pretrain_textures.py"
+        )
+    cli.set_up_log()
+    cli.set_up_jax()
+    print(f"\n{run(config, main.workdir(config.name), fresh=main.fresh())}", end="")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.call(_main))

@@ -1,0 +1,150 @@
+"""Batches of pictures with the labels that their making gives.
+
+A recipe is a family and a point in the space of its parameters. Each picture of a recipe is a new
+draw: other places and directions, parameters near the recipe's, other colours. So a network that
+tells recipes apart must see structure, as with the fractal classes of Kataoka et al. (2020, ACCV);
+it is told the parameters themselves, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sscjax.textures import colour, fields, general, tissue
+from sscjax.textures.tissue import Pigments
+
+PARAMETERS = 6
+"""Of each family."""
+
+Family = Callable[[fields.Draws, jax.Array, int], Pigments]
+
+FAMILIES: dict[str, Family] = {
+    "fibres": tissue.fibres,
+    "bundles": tissue.bundles,
+    "cells": tissue.cells,
+    "glands": tissue.glands,
+    "epithelium": tissue.epithelium,
+    "fat": tissue.fat,
+    "vessels": tissue.vessels,
+    "infiltrate": tissue.infiltrate,
+    "voronoi": general.voronoi,
+    "reaction": general.reaction,
+    "spectra": general.spectra,
+    "fractal": general.fractal,
+    "leaves": general.leaves,
+    "weave": general.weave,
+    "branches": general.branches,
+    "marble": general.marble,
+}
+
+SPREAD = 0.06
+"""How far a draw's parameters lie from its recipe's, at most, in [0, 1]."""
+
+
+@flax.struct.dataclass
+class Batch:
+    """Pictures and what is known of them.
+
+    Attributes:
+      images: [B,S,S,3] float32, 0 to 1.
+      classes: [B] int32, the recipe, family after family.
+      families: [B] int32, index in the families drawn.
+      parameters: [B,PARAMETERS] float32 in [0, 1], as drawn.
+    """
+
+    images: jax.Array
+    classes: jax.Array
+    families: jax.Array
+    parameters: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipes:
+    """What is drawn.
+
+    Attributes:
+      families: names in `FAMILIES`, each once.
+      each: recipes of every family.
+    """
+
+    families: tuple[str, ...]
+    each: int
+
+    @property
+    def classes(self) -> int:
+        """All recipes."""
+        return len(self.families) * self.each
+
+    def points(self) -> np.ndarray:
+        """[each,PARAMETERS] float32: the parameters of a family's recipes, evenly spread.
+
+        The additive sequence of the generalised golden ratio (Roberts 2018, 'The unreasonable
+        effectiveness of quasirandom sequences'); the same for all families and on all machines.
+        """
+        ratio = 2.0
+        for _ in range(60):  # the root of x^(d+1) = x + 1
+            ratio = (1 + ratio) ** (1 / (PARAMETERS + 1))
+        steps = ratio ** -np.arange(1, PARAMETERS + 1)
+        return ((0.5 + np.arange(1, self.each + 1)[:, None] * steps[None]) % 1).astype(np.float32)
+
+
+def pigments(name: str, key: jax.Array, parameters: jax.Array, size: int) -> Pigments:
+    """Three fields [B,S,S] of a family before staining.
+
+    Args:
+      name: in `FAMILIES`.
+      key: a JAX random key.
+      parameters: [B,PARAMETERS] in [0, 1].
+      size: S, pixels.
+    """
+    return FAMILIES[name](fields.Draws(key, len(parameters)), parameters, size)
+
+
+def batch(key: jax.Array, recipes: Recipes, count: int, size: int, *, looks: int = 1) -> Batch:
+    """Draw the same number of pictures of every family; may be called inside `jax.jit`.
+
+    Args:
+      key: a JAX random key.
+      recipes: what is drawn.
+      count: pictures of each family.
+      size: height and width in pixels.
+      looks: how often each texture is coloured and photographed anew; the pictures of one lie
+        len(families) * count apart.
+
+    Returns:
+      len(families) * count * looks pictures, family after family.
+    """
+    points = jnp.asarray(recipes.points())
+    drawn, classes, parameters = [], [], []
+    for index, name in enumerate(recipes.families):
+        # By name, so that a family's pictures do not depend on which others are drawn.
+        own = jax.random.fold_in(key, list(FAMILIES).index(name))
+        which = jax.random.randint(jax.random.fold_in(own, 0), (count,), 0, recipes.each)
+        shift = jax.random.uniform(
+            jax.random.fold_in(own, 1), (count, PARAMETERS), minval=-SPREAD, maxval=SPREAD
+        )
+        chosen = jnp.clip(points[which] + shift, 0.0, 1.0)
+        drawn.append(pigments(name, jax.random.fold_in(own, 2), chosen, size))
+        classes.append(which + index * recipes.each)
+        parameters.append(chosen)
+    every: Pigments = tuple(map(jnp.concatenate, zip(*drawn, strict=True)))  # type: ignore[assignment]
+    seen = []
+    for look in range(looks):
+        one, two = jax.random.split(jax.random.fold_in(key, 1_000_000 + look))
+        planes = colour.photographed(two, colour.coloured(one, every))
+        seen.append(planes.transpose(0, 2, 3, 1) / 255.0)
+    repeat = functools.partial(jnp.concatenate, axis=0)
+    families = jnp.repeat(jnp.arange(len(recipes.families)), count)
+    return Batch(
+        repeat(seen),
+        repeat([jnp.concatenate(classes)] * looks).astype(jnp.int32),
+        repeat([families] * looks).astype(jnp.int32),
+        repeat([jnp.concatenate(parameters)] * looks),
+    )

@@ -1,0 +1,232 @@
+"""Training a backbone on drawn textures: resumed to the same bits, refused where it must be."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from absl import flags
+from ml_collections import ConfigDict
+
+from configs import pretrain_textures
+from sscjax import backbone, cli, interrupts, main, pretrain, progress
+from sscjax.errors import UserError
+from sscjax.files import sha256
+from sscjax.models import mobilenet_v2
+from sscjax.pretrained.read import read_weights
+from sscjax.textures import draw
+
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow() -> Iterator[None]:
+    """Two blocks, because compiling all of them takes most of the time."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(mobilenet_v2, "_BLOCKS", ((1, 16, 1, 1), (2, 24, 1, 2)))
+    yield
+    patch.undo()
+
+
+def tiny(**changes: Any) -> ConfigDict:
+    config = pretrain_textures.get_config()
+    config.families = ("voronoi", "weave")
+    config.recipes, config.alpha = 3, 0.35
+    config.sizes, config.images, config.each = (32,), (48,), (4,)
+    config.test_images, config.test_size = 8, 32
+    config.test_every, config.save_every, config.keep_every = 24, 16, 0
+    config.warmup = 8
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("pretrain") / "whole"
+    text = pretrain.run(tiny(), folder)
+    assert "48 pictures" in text and "backbone.safetensors" in text
+    return folder
+
+
+def interrupted(folder: Path, config: ConfigDict, after: int) -> None:
+    """SIGTERM, as a batch system sends it, in the middle of that step."""
+    with pytest.MonkeyPatch.context() as patch:
+        advance, calls = progress.Progress.advance, [0]
+
+        def counted(self: progress.Progress, images: int) -> None:
+            calls[0] += 1
+            if calls[0] == after:
+                os.kill(os.getpid(), signal.SIGTERM)
+            advance(self, images)
+
+        patch.setattr(progress.Progress, "advance", counted)
+        with interrupts.handled(), pytest.raises(KeyboardInterrupt):
+            pretrain.run(config, folder)
+
+
+def without_times(folder: Path) -> list[dict[str, str]]:
+    rows = list(csv.DictReader((folder / "curves.csv").read_text("utf-8").splitlines()))
+    return [{name: cell for name, cell in row.items() if name != "seconds"} for row in rows]
+
+
+def test_resumed_training_ends_with_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    # The first steps do not depend on the length of the course.
+    interrupted(tmp_path / "cut", tiny(images=(56,)), 2)
+    record = json.loads((tmp_path / "cut" / "pretrain.json").read_text("utf-8"))
+    assert (
+        record["status"] == "started" and not (tmp_path / "cut" / "backbone.safetensors").exists()
+    )
+    pretrain.run(tiny(), tmp_path / "cut")
+    assert sha256(tmp_path / "cut" / "backbone.safetensors") == sha256(
+        whole / "backbone.safetensors"
+    )
+    assert without_times(tmp_path / "cut") == without_times(whole)
+
+
+def test_record_and_curves(whole: Path) -> None:
+    record = json.loads((whole / "pretrain.json").read_text("utf-8"))
+    assert record["status"] == "finished" and record["pictures"] == 48
+    assert record["sha256"] == sha256(whole / "backbone.safetensors")
+    assert record["config"]["seed"] == 0 and "jax" in record["versions"]
+    rows = without_times(whole)
+    assert [row["pictures"] for row in rows] == ["24", "48"]
+    assert all(np.isfinite(float(cell)) for row in rows for cell in row.values())
+
+
+def test_finished_training_is_left_alone(whole: Path) -> None:
+    before = sha256(whole / "pretrain.json")
+    assert "48 pictures" in pretrain.run(tiny(), whole)
+    assert sha256(whole / "pretrain.json") == before
+    with pytest.raises(UserError, match=r"config.seed: 0 then, 1 now.*--fresh"):
+        pretrain.run(tiny(seed=1), whole)
+    with pytest.raises(UserError, match="config.images"):
+        pretrain.run(tiny(images=(96,)), whole)
+
+
+def test_weights_are_those_of_the_average(whole: Path) -> None:
+    """The file holds the backbone without its head, kernels in float16, the rest in float32."""
+    weights, convention = read_weights(whole / "backbone.safetensors")
+    assert convention.name == "keras" and not any("predictions" in name for name in weights)
+    plan = pretrain.make_plan(tiny())
+    start = backbone.start(plan, optax.sgd(0.1), 0)
+    assert len(weights) == len(jax.tree.leaves(start["average"])) - 2  # kernel and bias of the head
+    name = "params/Conv1/kernel"
+    moved = np.abs(weights[name] - np.asarray(start["params"]["Conv1"]["kernel"])).max()
+    assert 0 < moved < 0.1
+    np.testing.assert_array_equal(weights[name], weights[name].astype(np.float16))
+
+
+def test_loss_falls() -> None:
+    """On one batch that is shown again and again, of every part of the objective."""
+    plan = backbone.Plan(
+        draw.Recipes(("voronoi", "weave"), 3), 0.35, groups=1, each=2, looks=2, similarity=0.5
+    )
+    optimizer = optax.adam(1.0)
+    batch = backbone.make_draw(plan, 32)(jax.random.key(1))
+    assert batch.images.shape == (1, 8, 32, 32, 3)
+    np.testing.assert_array_equal(batch.classes[0, :4], batch.classes[0, 4:])
+    state, step = backbone.start(plan, optimizer, 0), backbone.make_step(plan, optimizer)
+    found = []
+    for _ in range(20):
+        state, parts = step(state, batch, jnp.float32(3e-3))
+        found.append({name: float(value) for name, value in parts.items()})
+    # At first all recipes are alike, and all parameters in the middle.
+    assert found[0]["entropy"] == pytest.approx(np.log(6), abs=1e-4)
+    middle = 12 * np.square(0.5 - np.asarray(batch.parameters)).mean()
+    assert found[0]["parameters"] == pytest.approx(middle, rel=1e-4)
+    for name in ("entropy", "parameters", "similarity", "loss"):
+        assert found[-1][name] < 0.8 * found[0][name], name
+
+
+def test_groups_mix_families() -> None:
+    plan = backbone.Plan(draw.Recipes(("voronoi", "weave"), 3), 0.35, groups=3, each=2)
+    batch = backbone.make_draw(plan, 32)(jax.random.key(0))
+    np.testing.assert_array_equal(batch.families, [[0, 0, 1, 1]] * 3)
+    np.testing.assert_array_equal(batch.classes // 3, batch.families)
+    assert plan.batch == 12 and batch.images.shape[:2] == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"families": ("celts", "weave")}, "did you mean 'cells'"),
+        ({"families": ()}, "expected some of fibres"),
+        ({"images": (10, 10)}, "expected as many numbers"),
+        ({"sizes": (16,)}, "32 pixels or more"),
+        ({"recipes": 0}, "config.recipes=0: expected 1 or more"),
+        ({"cooldown": 1.0}, "config.cooldown=1.0"),
+        ({"learning_rate": 0.0}, "config.learning_rate=0.0"),
+        ({"loss.similarity": 1.0}, "2 with loss.similarity above 0"),
+        ({"looks": 3}, "config.looks=3"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        pretrain.run(tiny(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("chapter 1", encoding="utf-8")
+    with pytest.raises(UserError, match="not empty"):
+        pretrain.run(tiny(), tmp_path, fresh=True)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_rate_rises_stays_and_falls() -> None:
+    config = tiny(images=(800,), warmup=80, learning_rate=0.01)
+    course = pretrain.make_course(config, pretrain.make_plan(config))
+    assert course.steps == 100 and course.pictures(7) == 56
+    rates = np.array([pretrain.make_rate(config, course)(step) for step in range(100)])
+    np.testing.assert_allclose(rates[:10], 0.01 * np.arange(1, 11) / 10)
+    np.testing.assert_allclose(rates[10:70], 0.01)
+    np.testing.assert_allclose(rates[70:], 0.01 * np.arange(30, 0, -1) / 30)
+
+
+def test_classifier_moves_by_a_tenth_and_biases_do_not_decay() -> None:
+    """Seen from outside: what a step changes where all gradients are 1, or all are 0."""
+    params = {
+        layer: {name: jnp.ones(1) for name in ("kernel", "bias")}
+        for layer in ("Conv1", "predictions")
+    }
+    for decay, gradient in ((0.0, 1.0), (0.5, 0.0)):
+        optimizer = pretrain.make_optimizer(tiny(weight_decay=decay, clip=100.0))
+        given = jax.tree.map(lambda leaf, value=gradient: leaf * value, params)
+        moved = jax.tree.map(
+            lambda leaf: leaf.item(), optimizer.update(given, optimizer.init(params), params)[0]
+        )
+        kernel = -1.0 if gradient else -decay
+        assert moved["Conv1"]["kernel"] == pytest.approx(kernel, abs=1e-4)
+        assert moved["predictions"]["kernel"] == pytest.approx(kernel / 10, abs=1e-4)
+        assert moved["Conv1"]["bias"] == pytest.approx(-gradient, abs=1e-4)
+
+
+@pytest.fixture
+def unused_flags() -> Iterator[None]:
+    """As in a new process, and after the test again."""
+    flags.FLAGS.unparse_flags()
+    yield
+    flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.usefixtures("unused_flags")
+def test_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for program, name, message in (
+        (pretrain._main, "pretrain_texture", "did you mean configs/pretrain_textures.py?"),
+        (pretrain._main, "smoke", "give --config=configs/pretrain_textures.py"),
+        (main.main, "pretrain_textures", "configs of sscjax.pretrain are for that program"),
+    ):
+        monkeypatch.setattr("sys.argv", ["sscjax", f"--config=configs/{name}.py"])
+        assert cli.call(program) == 2
+        assert message in capsys.readouterr().err
