@@ -38,7 +38,7 @@ def rows(whole: Predictions, places: np.ndarray) -> Predictions:
 
 def outcome(whole: Predictions, places: np.ndarray, repeat: int, name: str) -> pooled.Outcome:
     fold = Fold(name, repeat, smoke.get_config(), places)
-    return pooled.Outcome(fold, {}, False, rows(whole, places), {}, None)
+    return pooled.Outcome(fold, {}, "", rows(whole, places), {}, None)
 
 
 def test_folds_come_together_in_the_order_of_the_set() -> None:
