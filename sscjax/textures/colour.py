@@ -98,7 +98,7 @@ def _scrambled(bits: jax.Array, times: int) -> jax.Array:
 
 
 def _near_normal(bits: jax.Array) -> jax.Array:
-    parts = jnp.stack([(bits >> shift) & 0xFF for shift in (0, 8, 16, 24)])
-    total = parts.astype(jnp.float32).sum(axis=0)
+    first, *others = [((bits >> shift) & 0xFF).astype(jnp.float32) for shift in (0, 8, 16, 24)]
+    total = sum(others, first)
     # Four even numbers of 0 to 255: mean 510, variance 4 * (256^2 - 1) / 12.
     return (total - 510.0) / 147.8
