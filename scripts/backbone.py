@@ -1,7 +1,6 @@
 """What the frozen features of a backbone tell: of a slide, and of labelled images by subject.
 
     python scripts/backbone.py slide SLIDE FILE...
-    python scripts/backbone.py synthetic FILE...
     python scripts/backbone.py probe FOLDER FILE... --classes A B C
     python scripts/backbone.py finetune FOLDER FILE... --classes A B C --size=64 --epochs=6
 
@@ -12,9 +11,8 @@ and of each tile's features (standardised, cosine similarity) it asks whether ti
 are more like it than tiles at least four tiles away (AUROC, a mean over tiles), and whether the
 tile in another stain, light, blur and JPEG is still the one most like it (share of tiles).
 
-`synthetic` and `probe` cross-validate a linear classifier in five folds by subject, exactly the
-'linear probe' of scripts/recipe.py: of the embedded synthetic biopsies, which no backbone here was
-trained on, and of a folder of images.
+`probe` cross-validates a linear classifier in five folds by subject: exactly the 'linear probe' of
+scripts/recipe.py.
 
 `finetune` gives each to `sscjax.train` in two stages, three times, each with another split by
 subject (the same for all files); random weights have one stage that trains everything at 1e-3.
@@ -54,24 +52,24 @@ CHANGES = augment.Changes(
 def main() -> int:
     """Print one line for each file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("slide", "synthetic", "probe", "finetune"))
-    parser.add_argument("files", nargs="+", help="the slide or folder first, but for 'synthetic'")
+    parser.add_argument("what", choices=("slide", "probe", "finetune"))
+    parser.add_argument("source", help="the slide, or the folder of images")
+    parser.add_argument("files", nargs="+", help="weights, or 'none'")
     parser.add_argument("--classes", nargs="*", default=[], help="names of the classes in order")
     parser.add_argument("--repeats", type=int, default=1, help="partitions into five folds")
     parser.add_argument("--size", type=int, default=SIZE, help="of 'finetune', in pixels")
     parser.add_argument("--epochs", type=int, default=8, help="of 'finetune'")
     parser.add_argument("--seeds", type=int, default=3, help="of 'finetune'")
     args = parser.parse_args()
-    files = args.files if args.what == "synthetic" else args.files[1:]
     if args.what == "slide":
-        places, tiles = cut(Path(args.files[0]))
+        places, tiles = cut(Path(args.source))
         print(f"{len(tiles)} tiles\n| weights | neighbours' AUROC | found again |\n|---|---|---|")
     elif args.what == "finetune":
         seeds = " | ".join(f"seed {seed}" for seed in range(args.seeds))
         print(f"| weights | {seeds} | mean |\n|---|{args.seeds * '---|'}---|")
     else:
         print("| weights | balanced accuracy per image (95 %) | macro AUROC |\n|---|---|---|")
-    for name in files:
+    for name in args.files:
         started = time.monotonic()
         if args.what == "slide":
             cells = slide_figures(name, places, tiles)
@@ -79,7 +77,7 @@ def main() -> int:
             cells = tuned_figures(name, args)
         else:
             config = probe_config(name, args.classes, args.repeats)
-            config.data.path = "" if args.what == "synthetic" else args.files[0]
+            config.data.path = args.source
             cells = probe_figures(config)
         print(f"| {Path(name).stem} | {' | '.join(cells)} |", flush=True)
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
@@ -164,7 +162,7 @@ def tuned_figures(name: str, args: argparse.Namespace) -> list[str]:
     for seed in range(args.seeds):
         config = three_class.get_config()
         config.seed, config.pretrained = seed, name
-        config.data.path, config.data.classes = args.files[0], tuple(args.classes)
+        config.data.path, config.data.classes = args.source, tuple(args.classes)
         config.data.image_size, config.augment.copies = args.size, 0
         config.stages.finetune.epochs = args.epochs
         config.stages.head.optimizer = "lbfgs"
