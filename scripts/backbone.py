@@ -1,8 +1,8 @@
 """What the frozen features of a backbone tell: of a slide, and of labelled images by subject.
 
     python scripts/backbone.py slide SLIDE FILE...
-    python scripts/backbone.py synthetic FILE...
     python scripts/backbone.py probe FOLDER FILE... --classes A B C
+    python scripts/backbone.py finetune FOLDER FILE... --classes A B C --size=64 --epochs=6
 
 FILE are weights of MobileNetV2, or 'none' for random ones (BatchNorm's averages from the images).
 
@@ -11,15 +11,18 @@ and of each tile's features (standardised, cosine similarity) it asks whether ti
 are more like it than tiles at least four tiles away (AUROC, a mean over tiles), and whether the
 tile in another stain, light, blur and JPEG is still the one most like it (share of tiles).
 
-`synthetic` and `probe` cross-validate a linear classifier in five folds by subject, exactly the
-'linear probe' of scripts/recipe.py: of the embedded synthetic biopsies, which no backbone here was
-trained on, and of a folder of images.
+`probe` cross-validates a linear classifier in five folds by subject: exactly the 'linear probe' of
+scripts/recipe.py.
+
+`finetune` gives each to `sscjax.train` in two stages, three times, each with another split by
+subject (the same for all files); random weights have one stage that trains everything at 1e-3.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,8 +33,8 @@ import recipe
 from ml_collections import ConfigDict
 from scipy.stats import rankdata
 
-from configs import best_three_class
-from sscjax import cli, features, intervals, metrics, report, steps
+from configs import best_three_class, three_class
+from sscjax import cli, features, intervals, metrics, report, steps, train
 from sscjax.data import augment
 from sscjax.data.slides import tiling
 from sscjax.data.slides.reading import open_slide
@@ -49,24 +52,32 @@ CHANGES = augment.Changes(
 def main() -> int:
     """Print one line for each file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("slide", "synthetic", "probe"))
-    parser.add_argument("files", nargs="+", help="the slide or folder first, but for 'synthetic'")
+    parser.add_argument("what", choices=("slide", "probe", "finetune"))
+    parser.add_argument("source", help="the slide, or the folder of images")
+    parser.add_argument("files", nargs="+", help="weights, or 'none'")
     parser.add_argument("--classes", nargs="*", default=[], help="names of the classes in order")
     parser.add_argument("--repeats", type=int, default=1, help="partitions into five folds")
+    parser.add_argument("--size", type=int, default=SIZE, help="of 'finetune', in pixels")
+    parser.add_argument("--epochs", type=int, default=8, help="of 'finetune'")
+    parser.add_argument("--seeds", type=int, default=3, help="of 'finetune'")
     args = parser.parse_args()
-    files = args.files if args.what == "synthetic" else args.files[1:]
     if args.what == "slide":
-        places, tiles = cut(Path(args.files[0]))
+        places, tiles = cut(Path(args.source))
         print(f"{len(tiles)} tiles\n| weights | neighbours' AUROC | found again |\n|---|---|---|")
+    elif args.what == "finetune":
+        seeds = " | ".join(f"seed {seed}" for seed in range(args.seeds))
+        print(f"| weights | {seeds} | mean |\n|---|{args.seeds * '---|'}---|")
     else:
         print("| weights | balanced accuracy per image (95 %) | macro AUROC |\n|---|---|---|")
-    for name in files:
+    for name in args.files:
         started = time.monotonic()
         if args.what == "slide":
             cells = slide_figures(name, places, tiles)
+        elif args.what == "finetune":
+            cells = tuned_figures(name, args)
         else:
             config = probe_config(name, args.classes, args.repeats)
-            config.data.path = "" if args.what == "synthetic" else args.files[0]
+            config.data.path = args.source
             cells = probe_figures(config)
         print(f"| {Path(name).stem} | {' | '.join(cells)} |", flush=True)
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
@@ -143,6 +154,30 @@ def probe_figures(config: ConfigDict) -> list[str]:
     reach = "" if span is None else f" ({span[0]:.3f} to {span[1]:.3f})"
     auroc = report.number(figures["macro_auroc"])
     return [f"{figures['balanced_accuracy']:.3f}{reach}", auroc]
+
+
+def tuned_figures(name: str, args: argparse.Namespace) -> list[str]:
+    """Balanced accuracy of the test images after fine-tuning, for each seed and their mean."""
+    found = []
+    for seed in range(args.seeds):
+        config = three_class.get_config()
+        config.seed, config.pretrained = seed, name
+        config.data.path, config.data.classes = args.source, tuple(args.classes)
+        config.data.image_size, config.augment.copies = args.size, 0
+        config.stages.finetune.epochs = args.epochs
+        config.stages.head.optimizer = "lbfgs"
+        if name == "none":
+            config.stage_order = ("finetune",)
+            del config.stages.head
+            config.stages.finetune.freeze_first = 0
+            config.stages.finetune.learning_rate = config.scratch.learning_rate
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            train.run(config, run)
+            table = metrics.Predictions.read_csv(run / "stages" / "finetune" / "predictions.csv")
+        found.append(metrics.figures(table.where("test"), True)["balanced_accuracy"])
+        print(f"{name}, seed {seed}: {found[-1]:.3f}", file=sys.stderr, flush=True)
+    return [f"{value:.3f}" for value in (*found, np.mean(found))]
 
 
 if __name__ == "__main__":

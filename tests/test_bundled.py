@@ -20,6 +20,7 @@ from sscjax import fetch, prepare, pretrain, report, steps, summary, train
 from sscjax.errors import UserError
 from sscjax.files import sha256
 from sscjax.models import MobileNetV2
+from sscjax.page import sections
 from sscjax.pretrained import bundled, convention, download
 from sscjax.pretrained.load import backbone_tree, load_backbone
 from sscjax.pretrained.write import save_backbone
@@ -188,3 +189,18 @@ def test_other_width_falls_back_to_random(caplog: pytest.LogCaptureFixture) -> N
 def test_unknown_fallback_is_named() -> None:
     with pytest.raises(UserError, match="expected 'bundled', 'random' or 'error'"):
         network_of(small(pretrained_fallback="none"))
+
+
+def test_page_names_what_a_run_began_with() -> None:
+    named = {
+        (kind, fallback, pretrained): sections._start(
+            {"kind": kind, "fallback": fallback}, pretrained
+        )
+        for kind in ("file", "random")
+        for fallback in (False, True)
+        for pretrained in ("imagenet", "bundled")
+    }
+    assert named["file", False, "imagenet"] == "from a file"
+    assert "drawn textures" in named["file", True, "imagenet"]
+    assert "drawn textures" in named["file", False, "bundled"]
+    assert named["random", True, "imagenet"] == "random"

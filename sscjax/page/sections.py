@@ -309,6 +309,7 @@ def provenance(folder: Folder) -> dict[str, Any]:
         "select": config["select"],
         "class_weights": config["loss"]["class_weights"],
         "weights": record["weights"],
+        "start": _start(record["weights"], config["pretrained"]),
         "pretrained": config["pretrained"],
         "model": config["model"],
         "seed": config["seed"],
@@ -322,6 +323,14 @@ def provenance(folder: Folder) -> dict[str, Any]:
         "config": [(key, shown(value)) for key, value in flat(config)],
         "manifest": None if manifest is None else _outline(manifest),
     }
+
+
+def _start(weights: Mapping[str, Any], pretrained: str) -> str:
+    """What kind of weights a run began with."""
+    if weights["kind"] != "file":
+        return "random"
+    own = weights.get("fallback") or pretrained == "bundled"
+    return "the bundled backbone, trained on drawn textures" if own else "from a file"
 
 
 def _stages(folder: Folder) -> list[dict[str, Any]]:
