@@ -150,21 +150,23 @@ def test_snippets_answer_as_the_run(
     opened = trained.open_run(runs(model))
     pixels = noise(5, 32)
     for name, suffix in EXACT.items():
+        # XLA takes long for it, and test_export_real.py has the whole network.
+        if model == MEANS and name == "stablehlo":
+            continue
         said = program.export(runs(model), name, tmp_path / f"skin{suffix}", Wish())
         assert "0 answers" in said and "For research only" in said
     read = run_snippet("ONNX", tmp_path, pixels)
     assert_as(opened, pixels, read["outputs"])
     assert list(read["outputs"]) == read["about"]["outputs"]
-    compiled = run_snippet("StableHLO", tmp_path, pixels)
-    assert_as(opened, pixels, compiled["outputs"])
     plain = run_snippet("Plain arrays", tmp_path, pixels)
     assert_as(opened, pixels, plain)
-    assert compiled["about"] == read["about"]
     assert {key: plain["about"][key] for key in read["about"]} == read["about"]
     if model == MEANS:
-        for maps in (compiled["outputs"]["maps"], plain["maps"]):
-            np.testing.assert_allclose(maps, read["outputs"]["maps"], atol=2e-4)
+        np.testing.assert_allclose(plain["maps"], read["outputs"]["maps"], atol=2e-4)
     else:
+        compiled = run_snippet("StableHLO", tmp_path, pixels)
+        assert_as(opened, pixels, compiled["outputs"])
+        assert compiled["about"] == read["about"]
         assert "maps" not in read["outputs"] and read["about"]["maps"] is None
         assert read["about"]["maps_absent"]
     # onnxruntime complains on the process's own streams, which Python does not see.

@@ -166,10 +166,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("model", ["mobilenet_v2", "cnn"])
-def test_a_solved_run(tmp_path: Path, model: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_solved_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Ends, says its penalty, is left alone when finished, and answers."""
-    config = solved_config(model)
+    # On several layers of MobileNetV2: test_export.py.
+    config = solved_config("cnn")
     with caplog.at_level(logging.INFO):
         train.run(config, tmp_path / "one")
     assert "-fold cross-validation over the subjects trained on" in caplog.text
