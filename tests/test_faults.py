@@ -648,6 +648,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     folder.mkdir()
     mounted = _mount("-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder))
     if not mounted and os.geteuid() == 0:
+        # There is no other way to a folder that root cannot fill.
         pytest.skip("root may write everywhere, and may mount nothing here")
     found = Disk(folder, mounted)
     yield found
@@ -697,6 +698,7 @@ def test_full_disk_of_the_cache(
     monkeypatch.setenv("SSCJAX_CACHE", str(disk.folder))
     disk.full()
     if not disk.mounted:
+        # The run is in this process, and its own folder is to have room.
         pytest.skip("a limit on the size of files would hold for the run, too")
     train.run(small_config(), tmp_path / "run")
     assert "features cannot be kept there (No space left on device)" in caplog.text

@@ -174,7 +174,7 @@ def _network(graph: _Graph, whole: Frozen) -> str:
     sides = frozen.sides(whole.operations, whole.image_size)
     for one in whole.operations:
         side = sides.get(one.name, side)
-        if one.kind == "conv":
+        if one.kind in ("conv", "transpose"):
             last = _conv(graph, one, last)
         elif one.kind == "relu":
             last = graph.node("Relu", [last], one.name)
@@ -184,8 +184,6 @@ def _network(graph: _Graph, whole: Frozen) -> str:
             last = graph.node("Add", [last, one.other], one.name)
         elif one.kind == "concat":
             last = graph.node("Concat", [one.other, last], one.name, axis=1)
-        elif one.kind == "transpose":
-            last = _transpose(graph, one, last)
         elif one.kind == "max_pool":
             last = graph.node("MaxPool", [last], one.name, kernel_shape=[2, 2], strides=[2, 2])
         elif one.kind == "pool":
@@ -226,29 +224,19 @@ def _pool(graph: _Graph, one: Operation) -> str:
 
 
 def _conv(graph: _Graph, one: Operation, last: str) -> str:
+    """A convolution, transposed or not."""
     assert one.kernel is not None and one.bias is not None
-    kernel = graph.constant(f"{one.name}/kernel", one.kernel.transpose(3, 2, 0, 1))
-    return graph.node(
-        "Conv",
-        [last, kernel, graph.constant(f"{one.name}/bias", one.bias)],
-        one.name,
-        kernel_shape=list(one.kernel.shape[:2]),
-        strides=[one.stride, one.stride],
-        pads=list(one.padding),
-        group=one.groups,
-    )
-
-
-def _transpose(graph: _Graph, one: Operation, last: str) -> str:
-    assert one.kernel is not None and one.bias is not None
-    kernel = graph.constant(f"{one.name}/kernel", one.kernel.transpose(2, 3, 0, 1))
-    return graph.node(
-        "ConvTranspose",
-        [last, kernel, graph.constant(f"{one.name}/bias", one.bias)],
-        one.name,
-        kernel_shape=[2, 2],
-        strides=[2, 2],
-    )
+    if one.kind == "transpose":
+        kind, axes = "ConvTranspose", (2, 3, 0, 1)
+        settings: dict[str, Any] = {"strides": [2, 2]}
+    else:
+        kind, axes = "Conv", (3, 2, 0, 1)
+        settings = {"strides": [one.stride, one.stride], "pads": list(one.padding)}
+        settings["group"] = one.groups
+    kernel = graph.constant(f"{one.name}/kernel", one.kernel.transpose(axes))
+    bias = graph.constant(f"{one.name}/bias", one.bias)
+    shape = list(one.kernel.shape[:2])
+    return graph.node(kind, [last, kernel, bias], one.name, kernel_shape=shape, **settings)
 
 
 def _dense(graph: _Graph, one: Operation, last: str, side: int) -> str:
