@@ -119,7 +119,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
             "config": json.loads(json.dumps(config.to_dict())),
             "versions": {**record.versions(), "device": jax.default_backend()},
         }
-        earlier = _read(folder)
+        earlier = record.read_json(folder / FILE, _KEYS)
         if earlier is not None:
             found = record.config_differences(earlier["config"], now["config"])
             allowed = _FREE if earlier["status"] == "finished" else (*_FREE, _LENGTH)
@@ -343,17 +343,6 @@ def _keep(path: Path, model: MobileNetV2, state: dict[str, Any]) -> None:
     own = {layer.name for layer in model.layers} - {HEAD}
     params = {layer: leaves for layer, leaves in params.items() if layer in own}
     write.save_backbone(path, params, stats, convention.KERAS, half=True)
-
-
-def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {**found, **{key: found[key] for key in _KEYS}}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): start anew with --fresh") from error
 
 
 def _closing(folder: Path, now: dict[str, Any]) -> str:

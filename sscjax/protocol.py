@@ -169,14 +169,9 @@ def _record(
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: found[key] for key in ("status", "config", "data", "weights", "versions")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}): start anew with --fresh") from error
+    keys = ("status", "config", "data", "weights", "versions")
+    found = record.read_json(folder / FILE, keys)
+    return None if found is None else {key: found[key] for key in keys}
 
 
 def _write(

@@ -95,6 +95,21 @@ def micro_batches(finished: Mapping[str, Finished]) -> dict[str, Any]:
     return {"micro_batches": taken} if len(several) > 1 else {}
 
 
+def read_json(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
+    """What a program's own record holds, all `keys` among it; None without the file.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {**found, **{key: found[key] for key in keys}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): start anew with --fresh") from error
+
+
 def versions() -> dict[str, str]:
     """Of what a result depends on."""
     return {
