@@ -22,6 +22,7 @@ NOTES = {
     "samplesize": "planning the next study; a backbone of our own",
     "main": "the command-line programs",
     "predict": "a finished run asked",
+    "ensemble": "all runs of a protocol as one",
     "protocol": "folds: many runs, pooled; slides",
     "train": "the recipe: run folder, stages, resume, results",
     "summary": "what a run is; its end: files, pictures, text",
