@@ -28,6 +28,9 @@ from sscjax.rows import Keep, Rows, Target
 
 _LOG = logging.getLogger(__name__)
 
+# JAX's own settings by which the same program rounds otherwise.
+_ROUNDING = ("jax_default_matmul_precision", "jax_disable_most_optimizations", "jax_enable_x64")
+
 
 def prefix_length(model: Model, labels: Mapping[str, str]) -> int:
     """How many layers from the input can be computed once: the last cut before what trains."""
@@ -147,6 +150,7 @@ def key(
             jax.__version__,
             jaxlib.version.__version__,
             os.environ.get("XLA_FLAGS"),
+            *(jax.config.values[name] for name in _ROUNDING),
         ),
     )
     digest.update(repr((where, program.micro_batch, batch_size)).encode())

@@ -117,6 +117,13 @@ def test_keys_change_with_all_that_features_depend_on() -> None:
         first(variables, batch_size=8),
         first(variables, micro_batch=4),
     )
+    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        compiled_well = first(variables)
+    finally:
+        jax.config.update("jax_disable_most_optimizations", True)
+    with jax.default_matmul_precision("bfloat16"):
+        others = (*others, compiled_well, first(variables))
     assert len({same[0], *others}) == 1 + len(others)
 
 
