@@ -72,13 +72,14 @@ def main() -> int:
     for name in args.files:
         started = time.monotonic()
         if args.what == "slide":
-            cells = slide_figures(name, places, tiles)
+            near, again = slide_figures(name, places, tiles)
+            cells = [f"{near:.3f}", f"{again:.1%}"]
         elif args.what == "finetune":
             cells = tuned_figures(name, args)
         else:
             config = probe_config(name, args.classes, args.repeats)
             config.data.path = args.source
-            cells = probe_figures(config)
+            cells = probe_cells(probed(config))
         print(f"| {Path(name).stem} | {' | '.join(cells)} |", flush=True)
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return 0
@@ -117,7 +118,7 @@ def features_of(name: str, images: np.ndarray) -> np.ndarray:
     return (found - found.mean(0)) / np.maximum(found.std(0), 1e-6)
 
 
-def slide_figures(name: str, places: np.ndarray, tiles: np.ndarray) -> list[str]:
+def slide_figures(name: str, places: np.ndarray, tiles: np.ndarray) -> tuple[float, float]:
     """AUROC of neighbours, and the share of tiles found again."""
     changed = augment.augment_batch(jax.random.key(0), jnp.asarray(tiles, jnp.float32), CHANGES)
     both = np.concatenate([tiles, np.asarray(changed.round(), np.uint8)])
@@ -134,7 +135,7 @@ def slide_figures(name: str, places: np.ndarray, tiles: np.ndarray) -> list[str]
             above = ranks.sum() - near.sum() * (near.sum() + 1) / 2
             areas.append(above / (near.sum() * far.sum()))
     again = (other @ own.T).argmax(1) == np.arange(len(own))
-    return [f"{np.mean(areas):.3f}", f"{again.mean():.1%}"]
+    return float(np.mean(areas)), float(again.mean())
 
 
 def probe_config(name: str, classes: list[str], repeats: int) -> ConfigDict:
@@ -146,9 +147,13 @@ def probe_config(name: str, classes: list[str], repeats: int) -> ConfigDict:
     return config
 
 
-def probe_figures(config: ConfigDict) -> list[str]:
+def probed(config: ConfigDict) -> metrics.Predictions:
+    """What the linear probe answers, each image by the fold that had not seen its subject."""
+    return recipe.cross_validate(config, recipe.by_run)
+
+
+def probe_cells(table: metrics.Predictions) -> list[str]:
     """Balanced accuracy with its interval, and AUROC."""
-    table = recipe.cross_validate(config, recipe.by_run)
     figures = metrics.figures(table, True)
     span = intervals.figures(table, True)["balanced_accuracy"]
     reach = "" if span is None else f" ({span[0]:.3f} to {span[1]:.3f})"

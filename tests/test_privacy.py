@@ -10,6 +10,7 @@ the test, the process has no network at all besides: libraries in C have none to
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from ml_collections import ConfigDict
 from PIL import Image, PngImagePlugin
 from small_runs import one_stage_config, write_folder
 
-from sscjax import explain, predict, prepare, record, reproduce, train
+from sscjax import compare, explain, predict, prepare, record, reproduce, train
 from sscjax.data import anonymous, augment
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
@@ -262,6 +263,12 @@ def test_private_runs_tell_no_names(
         reproduce.changed_inputs(run, reproduce.recorded_config(kept, None, None))
     with pytest.raises(UserError, match="config.private: True then, False now"):
         train.run(private_config(images, private=False), run)
+    # The same numbers stand for the same images, and other images are known by their bytes.
+    pair = [compare.read_run(place, "test") for place in (run, run / "stages" / "head")]
+    assert compare.align(pair, False)[1].predictions.files.tolist()[0].startswith("image 00")
+    other = {name: (of, digest[::-1]) for name, (of, digest) in pair[1].hashes.items()}
+    with pytest.raises(UserError, match=r"differ in the content of \d+ images: image 0"):
+        compare.align([pair[0], dataclasses.replace(pair[1], hashes=other)], False)
 
 
 def test_the_search_for_names_finds_them(tmp_path: Path) -> None:
