@@ -145,7 +145,7 @@ def sscjax_head(args: argparse.Namespace) -> Run:
     import tempfile
 
     from configs import paper_three_class
-    from sscjax import features, prepare, stage, train
+    from sscjax import build, features, prepare, stage, train
     from sscjax.checkpoint import Checkpoints
 
     config = paper_three_class.get_config()
@@ -153,9 +153,9 @@ def sscjax_head(args: argparse.Namespace) -> Run:
     config.data.image_size, config.batch_size = args.size, args.batch
     config.micro_batch = args.micro_batch
     images = prepare.split_images(config, *prepare.load_images(config))
-    network = prepare.build_network(config, images, earlier_fallback=False)
+    network = build.build_network(config, images, earlier_fallback=False)
     head = train.make_stages(config)[0]
-    inputs = prepare.make_inputs(config, network.weights.convention.scaling, online=False)
+    inputs = build.make_inputs(config, network.weights.convention.scaling, online=False)
 
     def run() -> int:
         with (

@@ -29,6 +29,7 @@ from sklearn.linear_model import LogisticRegression
 
 from configs import best_three_class
 from sscjax import (
+    build,
     calibration,
     cli,
     evaluate,
@@ -134,14 +135,14 @@ class Frozen:
         self.images, synthetic = prepare.load_images(config)
         one = config.copy_and_resolve_references()
         one.split.folds, one.split.fold = config.cv.folds, 0
-        network = prepare.build_network(
+        network = build.build_network(
             one, prepare.split_images(one, self.images, synthetic), earlier_fallback=False
         )
         self._network = network
         self.program = steps.Program(
             network.model,
             network.objective,
-            prepare.make_inputs(config, network.weights.convention.scaling, online=False),
+            build.make_inputs(config, network.weights.convention.scaling, online=False),
             micro_batch=8,
         )
         copied = augment.augmented_copies(
@@ -234,9 +235,9 @@ def some_subjects(training: ImageSet, limit: int, seed: int) -> np.ndarray:
 def by_run(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Classifier:
     """As a stage with 'lbfgs' does it."""
     classes, stage = len(training.classes), config.stages.head
-    each = prepare.subject_weights(config.loss.subject_weights, training.subjects)
-    weights = prepare.class_weights(config.loss.class_weights, training.labels, classes, each)
-    objective = dataclasses.replace(prepare.make_objective(config, classes), class_weights=weights)
+    each = build.subject_weights(config.loss.subject_weights, training.subjects)
+    weights = build.class_weights(config.loss.class_weights, training.labels, classes, each)
+    objective = dataclasses.replace(build.make_objective(config, classes), class_weights=weights)
     problem = linear.Problem(
         rows_of, training.labels, objective, classes, weights=each, passes=stage.epochs
     )
@@ -255,7 +256,7 @@ def by_corn(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Clas
     for k in range(len(training.classes) - 1):
         chosen = training.labels >= k
         more = (training.labels[chosen] > k).astype(np.int32)
-        weights = prepare.class_weights(config.loss.class_weights, more, 2)
+        weights = build.class_weights(config.loss.class_weights, more, 2)
         objective = steps.Objective("sigmoid", class_weights=weights)
         problem = linear.Problem(rows_of[chosen], more, objective, 1, passes=stage.epochs)
         fitted.append(problem.fit(problem.choose(stage.l2, parts[chosen]).l2))
@@ -274,8 +275,8 @@ def by_corn(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Clas
 def by_bags(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Classifier:
     """Ten classifiers, each of as many subjects drawn with replacement; their logits averaged."""
     classes, stage = len(training.classes), config.stages.head
-    weights = prepare.class_weights(config.loss.class_weights, training.labels, classes)
-    objective = dataclasses.replace(prepare.make_objective(config, classes), class_weights=weights)
+    weights = build.class_weights(config.loss.class_weights, training.labels, classes)
+    objective = dataclasses.replace(build.make_objective(config, classes), class_weights=weights)
     whole = linear.Problem(rows_of, training.labels, objective, classes, passes=stage.epochs)
     parts = splits.subject_folds(training, linear.FOLDS, config.seed)
     l2 = whole.choose(stage.l2, parts).l2

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from sscjax import checkpoint, files, pictures, prepare, saliency
+from sscjax import build, checkpoint, files, pictures, prepare, saliency
 from sscjax.metrics import Predictions
 
 _LOG = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def write(
     config: ConfigDict,
     folder: Path,
     images: prepare.Images,
-    network: prepare.Network,
+    network: build.Network,
     stage: str,
     predictions: Predictions,
 ) -> None:
@@ -57,7 +57,7 @@ def write(
         return
     like = {"params": network.params, "batch_stats": network.batch_stats}
     model = checkpoint.load_model(folder / "stages" / stage / "model", like)
-    inputs = prepare.make_inputs(config, network.weights.convention.scaling, online=False)
+    inputs = build.make_inputs(config, network.weights.convention.scaling, online=False)
     layer = saliency.default_layer(network.model)
     draw = saliency.make_maps(network.model, inputs, layer)
     # Of an error there are two maps: of the answer, and of what would have been right.

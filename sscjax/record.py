@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import sscjax
-from sscjax import prepare
+from sscjax import build, prepare
 from sscjax.course import Finished, Stage
 from sscjax.data import anonymous
 from sscjax.data.dataset import ImageSet
@@ -35,7 +35,7 @@ KEYS = ("status", "config", "data", "weights", "stages", "versions")
 
 
 def make(
-    config: ConfigDict, images: prepare.Images, network: prepare.Network, stages: list[Stage]
+    config: ConfigDict, images: prepare.Images, network: build.Network, stages: list[Stage]
 ) -> dict[str, Any]:
     """What identifies a run, and what a later program needs to use its model."""
     told = images.originals.mask_classes if network.model.mask_classes else ()

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from sscjax import cli, files, metrics, prepare, provenance, record, report, train
+from sscjax import build, cli, files, metrics, prepare, provenance, record, report, train
 from sscjax.errors import UserError
 
 RESULT = "reproduction.json"
@@ -99,7 +99,7 @@ def changed_inputs(folder: Path, config: ConfigDict) -> list[str]:
         return found
     images = prepare.split_images(config, image_set, synthetic)
     fallback = bool(kept["weights"]["fallback"])
-    network = prepare.build_network(config, images, earlier_fallback=fallback)
+    network = build.build_network(config, images, earlier_fallback=fallback)
     now = record.make(config, images, network, [])
     found = record.config_differences(kept["weights"], now["weights"], "weights")
     # With it what no single image shows: the order, the classes, the augmented copies.

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from sscjax import (
+    build,
     evaluate,
     features,
     interrupts,
@@ -29,12 +30,13 @@ from sscjax import (
     stage_inputs,
     steps,
 )
+from sscjax.build import Network
 from sscjax.checkpoint import Checkpoints
 from sscjax.course import Course, Result, Stage
 from sscjax.data import splits
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import DivergedError, UserError
-from sscjax.prepare import Images, Network
+from sscjax.prepare import Images
 from sscjax.progress import Progress
 from sscjax.rows import Rows
 
@@ -272,7 +274,7 @@ def _set_up(
         stored_originals=originals,
         masked=_masked(images, validation) if program.tells_masks else None,
         training_labels=training.labels,
-        training_weights=prepare.subject_weights(stage.subject_weights, training.subjects),
+        training_weights=build.subject_weights(stage.subject_weights, training.subjects),
         validation=validation,
         checkpoints=checkpoints,
         on_epoch=on_epoch,

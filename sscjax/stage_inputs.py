@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from sscjax import features, rows, steps
+from sscjax.build import Network
 from sscjax.course import Stage
 from sscjax.data.dataset import ImageSet
-from sscjax.prepare import Images, Network
+from sscjax.prepare import Images
 from sscjax.progress import Progress
 from sscjax.rows import Rows
 

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from sscjax import (
     assess,
+    build,
     explanations,
     figures,
     files,
@@ -48,7 +49,7 @@ def write(
     config: ConfigDict,
     folder: Path,
     images: prepare.Images,
-    network: prepare.Network,
+    network: build.Network,
     finished: Mapping[str, Finished],
     features: assess.Features,
     leaks: Sequence[str] = (),
@@ -278,7 +279,7 @@ def _text(
     config: ConfigDict,
     folder: Path,
     images: prepare.Images,
-    network: prepare.Network,
+    network: build.Network,
     finished: Mapping[str, Finished],
     chosen: str,
     by_stage: Mapping[str, Any],

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from sscjax import (
     assess,
     audit,
+    build,
     checkpoint,
     evaluate,
     events,
@@ -112,7 +113,7 @@ def _run(
     images = prepare.split_images(config, image_set, synthetic)
     _say_splits(images)
     inspected = inspect(config, images.originals, images.splits, None if fresh else folder)
-    network = prepare.build_network(
+    network = build.build_network(
         config,
         images,
         earlier_fallback=fallback or bool(earlier and earlier["weights"]["fallback"]),
@@ -272,7 +273,7 @@ def _stage(config: ConfigDict, index: int) -> Stage:
 
 
 def _fit_to_weights(
-    stages: list[Stage], network: prepare.Network, learning_rate: float
+    stages: list[Stage], network: build.Network, learning_rate: float
 ) -> list[Stage]:
     """With random weights BatchNorm has no averages worth keeping: it trains on the batch.
 
@@ -305,7 +306,7 @@ def _fit_to_weights(
 
 
 def _fit_to_machine(
-    stages: list[Stage], network: prepare.Network, size: int, earlier: dict[str, Any] | None
+    stages: list[Stage], network: build.Network, size: int, earlier: dict[str, Any] | None
 ) -> list[Stage]:
     """Fill in the micro-batch where the config leaves it open: the run's own when it goes on.
 
@@ -358,7 +359,7 @@ def _run_stages(
     folder: Path,
     stages: list[Stage],
     images: prepare.Images,
-    network: prepare.Network,
+    network: build.Network,
     store: features.Store,
     lock: locks.Lock,
 ) -> dict[str, Finished]:
@@ -371,7 +372,7 @@ def _run_stages(
             done = _read_finished(place)
             if done is None:
                 with events.EventLog(folder / "tensorboard", curves) as log:
-                    inputs = prepare.make_inputs(
+                    inputs = build.make_inputs(
                         config, network.weights.convention.scaling, online=stage.online_augment
                     )
                     result = run_stage(
@@ -403,7 +404,7 @@ def _features(
     folder: Path,
     stages: list[Stage],
     images: prepare.Images,
-    network: prepare.Network,
+    network: build.Network,
     chosen: str,
 ) -> assess.Features:
     """What the chosen stage's network hands to its classifier, of every original and of others."""
@@ -412,7 +413,7 @@ def _features(
     program = steps.Program(
         network.model,
         network.objective,
-        prepare.make_inputs(config, network.weights.convention.scaling, online=False),
+        build.make_inputs(config, network.weights.convention.scaling, online=False),
         micro_batch=stages[0].micro_batch,
     )
     originals = images.originals.images
@@ -436,7 +437,7 @@ def _masks(
     folder: Path,
     stages: list[Stage],
     images: prepare.Images,
-    network: prepare.Network,
+    network: build.Network,
     chosen: str,
 ) -> segmentation.Table | None:
     """Pixels of each class in the masks of the originals, by the chosen stage; None without."""
@@ -449,7 +450,7 @@ def _masks(
     program = steps.Program(
         network.model,
         network.objective,
-        prepare.make_inputs(config, network.weights.convention.scaling, online=False),
+        build.make_inputs(config, network.weights.convention.scaling, online=False),
         micro_batch=stages[0].micro_batch,
     )
     with_mask = prepare.with_masks(originals, np.arange(len(originals)))

@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import sscjax
-from sscjax import calibration, checkpoint, evaluate, outliers, prepare, record, steps
+from sscjax import build, calibration, checkpoint, evaluate, outliers, record, steps
 from sscjax.errors import UserError
 from sscjax.models import MASK, MobileNetUNet, MobileNetV2, Model
 from sscjax.pretrained import convention
@@ -275,10 +275,10 @@ def _build(
 ) -> Trained:
     config, stage = ConfigDict(kept["config"]), figures["final_stage"]
     classes = tuple(kept["data"]["classes"])
-    outputs = prepare.output_count(config, len(classes))
+    outputs = build.output_count(config, len(classes))
     assumed = convention.CONVENTIONS[kept["weights"]["convention"]]
     masks = tuple(kept["data"].get("mask_classes", ()))
-    model: Model = prepare.build_model(config, outputs, len(masks))
+    model: Model = build.build_model(config, outputs, len(masks))
     if isinstance(model, (MobileNetV2, MobileNetUNet)):
         model = model.clone(padding=assumed.padding, bn_epsilon=assumed.bn_epsilon)
     size = int(config.data.image_size)
@@ -288,8 +288,8 @@ def _build(
     variables = checkpoint.load_model(folder / "stages" / stage / "model", like)
     program = steps.Program(
         model,
-        prepare.make_objective(config, outputs),
-        prepare.make_inputs(config, assumed.scaling, online=False),
+        build.make_objective(config, outputs),
+        build.make_inputs(config, assumed.scaling, online=False),
         micro_batch=int(kept["stages"][0]["micro_batch"]),
         views=int(config.views),
     )

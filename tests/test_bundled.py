@@ -16,7 +16,7 @@ import random_weights
 from ml_collections import ConfigDict
 
 from configs import default, pretrain_textures, smoke
-from sscjax import fetch, prepare, pretrain, report, steps, summary, train
+from sscjax import build, fetch, prepare, pretrain, report, steps, summary, train
 from sscjax.errors import UserError
 from sscjax.files import sha256
 from sscjax.models import MobileNetV2
@@ -46,10 +46,10 @@ def small(**changes: Any) -> ConfigDict:
     return config
 
 
-def network_of(config: ConfigDict, *, earlier_fallback: bool = False) -> prepare.Network:
+def network_of(config: ConfigDict, *, earlier_fallback: bool = False) -> build.Network:
     image_set, synthetic = prepare.load_images(config)
     images = prepare.split_images(config, image_set, synthetic)
-    return prepare.build_network(config, images, earlier_fallback=earlier_fallback)
+    return build.build_network(config, images, earlier_fallback=earlier_fallback)
 
 
 # --- the file -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from small_runs import one_stage_config
 
-from sscjax import explanations, metrics, page, prepare, train
+from sscjax import build, explanations, metrics, page, prepare, train
 from sscjax.metrics import Predictions
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -89,7 +89,7 @@ def test_written_again_it_is_the_same_and_nothing_else(run: Path) -> None:
     (place / "99.png").write_bytes(b"left over")
     config = one_stage_config()
     images = prepare.split_images(config, *prepare.load_images(config))
-    network = prepare.build_network(config, images, earlier_fallback=False)
+    network = build.build_network(config, images, earlier_fallback=False)
     table = metrics.Predictions.read_csv(run / "predictions.csv")
     explanations.write(config, run, images, network, "head", table)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before

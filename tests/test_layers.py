@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("rows", "fetch", "locks"),
     ("metrics", "models", "data", "surfaces"),
     ("pretrained", "optim", "checkpoint", "figures", "events", "report", "outliers", "textures"),
-    ("steps", "cli", "delong"),
+    ("steps", "cli", "delong", "prepare"),
     (
         "features",
         "intervals",
@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "evaluate",
-        "prepare",
+        "build",
         "calibration",
         "thresholds",
         "paired",
@@ -66,7 +66,7 @@ OWNERS: dict[str, tuple[str, ...]] = {
     "torch": ("pretrained.read",),
     "orbax": ("checkpoint",),
     "ml_collections": (
-        *("prepare", "explanations", "folds", "record", "search", "summary", "provenance"),
+        *("prepare", "build", "explanations", "folds", "record", "search", "summary", "provenance"),
         *("pooled", "train", "protocol", "main", "reproduce", "trained", "ensemble"),
         *("export", "pretrain"),
     ),

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression
 from small_runs import one_stage_config, written
 
-from sscjax import linear, metrics, page, prepare, steps, summary, train, trained
+from sscjax import build, linear, metrics, page, prepare, steps, summary, train, trained
 from sscjax.data import splits, synthetic
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
@@ -269,12 +269,12 @@ def test_subjects_have_the_same_say() -> None:
     """Weighing them alike is the same as repeating their images until all have as many."""
     subjects = np.array(["a"] * 6 + ["b"] * 2 + ["c"] * 3)
     labels = np.array([0] * 6 + [1] * 2 + [0, 1, 1])
-    weights = prepare.subject_weights("balanced", subjects)
+    weights = build.subject_weights("balanced", subjects)
     assert weights is not None and weights.mean() == pytest.approx(1)
     for name in "abc":
         assert weights[subjects == name].sum() == pytest.approx(11 / 3)
-    assert prepare.subject_weights("none", subjects) is None
+    assert build.subject_weights("none", subjects) is None
     repeats = np.array([1] * 6 + [3] * 2 + [2] * 3)
     again = np.repeat(labels, repeats)
-    by_class = prepare.class_weights("balanced", labels, 2, weights)
-    assert by_class == pytest.approx(prepare.class_weights("balanced", again, 2))
+    by_class = build.class_weights("balanced", labels, 2, weights)
+    assert by_class == pytest.approx(build.class_weights("balanced", again, 2))

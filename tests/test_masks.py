@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import f1_score, jaccard_score
 
 from configs import default
-from sscjax import evaluate, intervals, prepare, rows, segmentation, surfaces
+from sscjax import build, evaluate, intervals, prepare, rows, segmentation, surfaces
 from sscjax.data import asked, augment, masks, prepared, recipes, sources
 from sscjax.errors import UserError
 
@@ -179,7 +179,7 @@ def test_masks_that_cannot_be_trained(folder: Path) -> None:
         prepare.load_images(config)
     config.model.name = "cnn"
     with pytest.raises(UserError, match="model.name='cnn' has no head for masks"):
-        prepare.build_model(config, 2, 3)
+        build.build_model(config, 2, 3)
 
 
 def test_the_synthetic_set_has_its_tissues() -> None:
@@ -190,9 +190,9 @@ def test_the_synthetic_set_has_its_tissues() -> None:
     found, synthetic = prepare.load_images(config)
     assert synthetic and found.mask_classes[1:3] == ("epidermis", "dermis collagen")
     # A head for masks is there where they are trained, and not else.
-    assert prepare.build_model(config, 3, 4).mask_classes == 0
+    assert build.build_model(config, 3, 4).mask_classes == 0
     config.loss.segmentation = 0.5
-    assert prepare.build_model(config, 3, 4).mask_classes == 4
+    assert build.build_model(config, 3, 4).mask_classes == 4
 
 
 # ---- moved with their images --------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_online_masks_move_with_their_images(how: augment.Changes) -> None:
     stored = np.stack([values * 60, values * 30, values * 10, values], axis=-1)
     config = default.get_config()
     config.augment.crop, config.augment.turn = how.crop, how.turn
-    inputs = prepare.make_inputs(config, "minus_one_one", online=True)
+    inputs = build.make_inputs(config, "minus_one_one", online=True)
     plain = np.asarray(inputs(jnp.asarray(stored), None))
     moved = np.asarray(jax.jit(inputs)(stored, jax.random.key(3)))
     assert moved.shape == (16, 12, 12, 4) and moved.dtype == np.float32
@@ -386,11 +386,11 @@ def test_pixels_of_a_class_weigh_by_its_share() -> None:
     masks = np.full((3, 4, 5), 255, np.uint8)
     masks[0, 0], masks[1, :2], masks[2, 3, 0] = 0, 1, 2
     counts = np.array([5, 10, 1])
-    found = prepare.mask_weights("root", masks, 4)
+    found = build.mask_weights("root", masks, 4)
     ratios = np.sqrt(counts[0] / counts)
     np.testing.assert_allclose(np.array(found[:3]) / found[0], ratios)
     assert (np.array(found[:3]) * counts).sum() == pytest.approx(counts.sum())
     assert found[3] == 0
-    assert prepare.mask_weights("none", masks, 4) == ()
+    assert build.mask_weights("none", masks, 4) == ()
     with pytest.raises(UserError, match="mask_weights='even': expected 'root' or 'none'"):
-        prepare.mask_weights("even", masks, 4)
+        build.mask_weights("even", masks, 4)

@@ -16,7 +16,7 @@ import weight_files
 from small_runs import one_stage_config
 from trees import assert_close
 
-from sscjax import explanations, page, prepare, summary, train, trained
+from sscjax import build, explanations, page, prepare, summary, train, trained
 from sscjax.errors import UserError
 from sscjax.export import apply, frozen
 from sscjax.models import MASK, MobileNetV2, mobilenet_unet, mobilenet_v2
@@ -175,7 +175,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     config = unet_config()
     config.pretrained = str(path)
     images = prepare.split_images(config, *prepare.load_images(config))
-    network = prepare.build_network(config, images, earlier_fallback=False)
+    network = build.build_network(config, images, earlier_fallback=False)
     params, batch_stats = (
         {name: tree[name] for name in like}
         for tree, like in zip(
@@ -203,7 +203,7 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(kept["segmentation"]["splits"]) == {"train", "val", "test"}
     opened = trained.open_run(tmp_path / "run")
     images_of_run = prepare.split_images(config, *prepare.load_images(config))
-    before = prepare.build_network(config, images_of_run, earlier_fallback=False)
+    before = build.build_network(config, images_of_run, earlier_fallback=False)
     for tree, ours in ((opened.batch_stats, before.batch_stats), (opened.params, before.params)):
         moved = {
             name
@@ -243,7 +243,7 @@ def test_mistakes() -> None:
     config = unet_config()
     config.data.image_size = 80
     with pytest.raises(UserError, match=r"divisible by 32, such as 64 or 96$"):
-        prepare.build_model(config, 3, 4)
+        build.build_model(config, 3, 4)
     config.loss.segmentation = 0.0
     with pytest.raises(UserError, match="=0: set it above 0, or model.name=mobilenet_v2"):
-        prepare.build_model(config, 3, 4)
+        build.build_model(config, 3, 4)

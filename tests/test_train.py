@@ -14,6 +14,7 @@ import pytest
 from small_runs import one_stage_config, small_config, write_folder, written
 
 from sscjax import (
+    build,
     calibration,
     checkpoint,
     explanations,
@@ -57,7 +58,7 @@ def _parameters(folder: Path) -> dict[str, str]:
     """SHA-256 of every array of both stages' models."""
     config = small_config()
     images = prepare.split_images(config, *prepare.load_images(config))
-    network = prepare.build_network(config, images, earlier_fallback=False)
+    network = build.build_network(config, images, earlier_fallback=False)
     like = {"params": network.params, "batch_stats": network.batch_stats}
     found = {}
     for name in ("head", "finetune"):
@@ -107,7 +108,7 @@ def test_predictions_cover_every_image_once(reference: Path) -> None:
 def test_head_stage_leaves_the_base_alone(reference: Path) -> None:
     config = small_config()
     images = prepare.split_images(config, *prepare.load_images(config))
-    network = prepare.build_network(config, images, earlier_fallback=False)
+    network = build.build_network(config, images, earlier_fallback=False)
     like = {"params": network.params, "batch_stats": network.batch_stats}
     head = checkpoint.load_model(reference / "stages" / "head" / "model", like)["params"]
     tuned = checkpoint.load_model(reference / "stages" / "finetune" / "model", like)["params"]

@@ -20,6 +20,7 @@ from snippets import run_snippet
 
 from configs import default
 from sscjax import (
+    build,
     checkpoint,
     explanations,
     export,
@@ -127,7 +128,7 @@ def test_answers_are_those_of_the_run(run: Path, images: Path, tmp_path: Path) -
 
 def test_training_moves_every_layer(run: Path, images: Path) -> None:
     config = unet_config(images)
-    network = prepare.build_network(
+    network = build.build_network(
         config,
         prepare.split_images(config, *prepare.load_images(config)),
         earlier_fallback=False,
@@ -148,7 +149,7 @@ def test_training_moves_every_layer(run: Path, images: Path) -> None:
 def test_the_classifier_alone_trains_on_features(images: Path) -> None:
     """What is frozen up to the pooling is computed once; a part of the path up to a cut."""
     config = unet_config(images)
-    model = prepare.build_model(config, 3, 0)
+    model = build.build_model(config, 3, 0)
     names = model.layer_names
 
     def labels(first: str) -> dict[str, str]:
@@ -412,7 +413,7 @@ def test_mistakes(images: Path, tmp_path: Path, changes: dict[str, object], expe
 def test_the_plain_unet_is_a_setting(images: Path) -> None:
     config = unet_config(images)
     config.model.unet_block = "plain"
-    found = prepare.build_model(config, 3, 0)
+    found = build.build_model(config, 3, 0)
     assert found == FDUNet(*(3, 1, 4, 2, 1), block="plain", dropout_rate=config.model.dropout)
     assert [name for name in found.layer_names if name.startswith("bottom")] == [
         *("bottom_1", "bottom_1_bn", "bottom_1_relu"),
