@@ -114,33 +114,37 @@ def test_dense_conv(padding: ops.Padding, stride: int, size: tuple[int, int]) ->
 
     plain = plain_conv(stride, LAX_PADDING[padding], groups=1)
     modes = ("eager", "jit") if size == SIZES[0] and padding == "keras" else ("jit",)
-    compare(fast, plain, normal(0, 2, *size, 3), normal(1, 3, 3, 3, 5), modes=modes)
+    compare(fast, plain, normal(0, 2, *size, 3), normal(1, 3, 3, 3, 9), modes=modes)
 
 
-def test_dense_conv_of_many_channels() -> None:
-    """From eight input channels on it is XLA's own forward pass."""
+# Below eight channels, of the input or the output, there are other formulations.
+@pytest.mark.parametrize("stride", (1, 2))
+@pytest.mark.parametrize("channels", ((3, 5), (8, 5), (8, 9)))
+def test_dense_conv_of_few_and_many_channels(channels: tuple[int, int], stride: int) -> None:
     compare(
-        lambda x, kernel: ops.dense_conv(x, kernel, 2),
-        plain_conv(2, "VALID", groups=1),
-        normal(0, 2, 9, 7, 8),
-        normal(1, 3, 3, 8, 5),
+        lambda x, kernel: ops.dense_conv(x, kernel, stride),
+        plain_conv(stride, "VALID", groups=1),
+        normal(0, 2, 9, 7, channels[0]),
+        normal(1, 3, 3, *channels),
+        modes=("eager", "jit") if stride == 2 else ("jit",),
     )
 
 
 @pytest.mark.parametrize("kernel", (1, 2, 5))
 def test_convolutions_of_other_widths(kernel: int) -> None:
     """The gradients' index arithmetic, where 3 might hide a mistake; stride 3 skips pixels."""
-    x = normal(0, 2, 9, 11, 4)
+    images = {1: normal(0, 2, 9, 11, 4), 4: normal(0, 2, 9, 11, 4), 8: normal(0, 2, 9, 11, 8)}
 
     def depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         return ops.depthwise_conv(x, kernel, None, stride)
 
-    for fast, groups, outputs in ((depthwise, 4, 4), (ops.dense_conv, 1, 3)):
-        weights = normal(1, kernel, kernel, 4 // groups, outputs)
+    cases = ((depthwise, 1, 4), (ops.dense_conv, 4, 3), (ops.dense_conv, 4, 9))
+    for fast, inputs, outputs in (*cases, (ops.dense_conv, 8, 3)):
+        weights = normal(1, kernel, kernel, inputs, outputs)
         compare(
             lambda x, k, fast=fast: fast(x, k, 3),
-            plain_conv(3, "VALID", groups),
-            x,
+            plain_conv(3, "VALID", groups=4 if inputs == 1 else 1),
+            images[inputs],
             weights,
             modes=("jit",),
         )

@@ -11,8 +11,8 @@ What XLA does badly on a CPU, and what stands here instead:
 - The gradient of a clip is a division and a product over both bounds. `relu6` has a mask.
 - BatchNorm by running averages is a product and a sum per activation, and its gradient a sum over
   all of them. `fold` in the models multiplies it into the kernels, once per step.
-- The kernel gradient of a dense convolution is slow, and so is one of few input channels.
-  `dense_conv` takes these as matrix products over image patches.
+- The kernel gradient of a dense convolution is slow, and so is one of few input or few output
+  channels. `dense_conv` takes these as matrix products.
 - The gradient of max pooling looks for the maximum again, window by window, and scatters.
   `max_pool` compares all pixels with their window's maximum at once.
 
@@ -345,24 +345,49 @@ def _depthwise_input_gradient(
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-# Below this many input channels a convolution is quicker as one product over whole patches.
+# Below this many input channels a convolution is quicker as one product over whole patches, and
+# below this many output channels as a product with every entry of the kernel.
 _FEW_CHANNELS = 8
 
 
+def _patches(padded: jax.Array, size: int, stride: int) -> jax.Array:
+    """All that each pixel of a convolution's result reads of [B,H,W,C]: [B,h,w,K*K*C]."""
+    height = (padded.shape[1] - size) // stride + 1
+    width = (padded.shape[2] - size) // stride + 1
+    rows = _taps(padded, size, stride, height, width)
+    return jnp.concatenate([tap for row in rows for tap in row], axis=-1)
+
+
 def _dense(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    size, channels = kernel.shape[0], kernel.shape[2]
-    if channels < _FEW_CHANNELS:
-        height = (padded.shape[1] - size) // stride + 1
-        width = (padded.shape[2] - size) // stride + 1
-        rows = _taps(padded, size, stride, height, width)
-        patches = jnp.concatenate([tap for row in rows for tap in row], axis=-1)
+    if kernel.shape[2] < _FEW_CHANNELS:
+        patches = _patches(padded, kernel.shape[0], stride)
         flat = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
-        return flat.reshape(len(padded), height, width, -1)
+        return flat.reshape(*patches.shape[:3], -1)
+    if kernel.shape[3] < _FEW_CHANNELS:
+        return _sum_of_planes(padded, kernel, stride)
     return _plain_conv(padded, kernel, stride)
 
 
+def _sum_of_planes(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """All pixels times all of the kernel, channels first; then the sum of the shifted planes."""
+    (size, _, inputs, outputs), (batch, rows, columns, _) = kernel.shape, padded.shape
+    height, width = (rows - size) // stride + 1, (columns - size) // stride + 1
+    flat = kernel.transpose(0, 1, 3, 2).reshape(-1, inputs)
+    products = lax.dot_general(flat, padded.reshape(-1, inputs), (((1,), (1,)), ((), ())))
+    products = products.reshape(size * size, outputs, batch, rows, columns)
+
+    def plane(i: int, j: int) -> jax.Array:
+        first = (size * i + j, 0, 0, i, j)
+        down, across = i + stride * (height - 1) + 1, j + stride * (width - 1) + 1
+        last = (size * i + j + 1, outputs, batch, down, across)
+        return lax.slice(products, first, last, (1, 1, 1, stride, stride))[0]
+
+    planes = [plane(i, j) for i in range(size) for j in range(size)]
+    return functools.reduce(lax.add, planes).transpose(1, 2, 3, 0)
+
+
 def dense_conv(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Ordinary convolution; of few channels, and for the kernel gradient, as matrix products.
+    """Ordinary convolution; of few channels, and for its gradients, as matrix products.
 
     Args:
       padded: [B,H,W,C], already padded.
@@ -399,13 +424,6 @@ def _dense_backward(
 ) -> tuple[jax.Array, jax.Array]:
     padded, kernel = saved
     size = kernel.shape[0]
-
-    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return total + _kernel_gradient(*image, size, stride), None
-
-    # Image by image, because the patches of one stay in the processor's cache.
-    zero = jnp.zeros((size, size * padded.shape[3], g.shape[3]), g.dtype)
-    kernel_gradient = lax.scan(add, zero, (padded, g))[0].reshape(kernel.shape)
     config = [(0, 0, 0)]
     for axis in (1, 2):
         dilated = (g.shape[axis] - 1) * stride + 1
@@ -413,6 +431,20 @@ def _dense_backward(
     config.append((0, 0, 0))
     spread = lax.pad(g, jnp.zeros((), g.dtype), config)
     flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+    if g.shape[-1] < _FEW_CHANNELS:
+        # Both gradients are products with the same patches.
+        patches = _patches(spread, size, 1).reshape(-1, size * size * g.shape[-1])
+        x_gradient = (patches @ flipped.reshape(len(patches.T), -1)).reshape(padded.shape)
+        found = _row_products(padded.reshape(len(patches), -1), patches)
+        found = found.reshape(-1, size, size, g.shape[-1])[:, ::-1, ::-1]
+        return x_gradient, found.transpose(1, 2, 0, 3)
+
+    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + _kernel_gradient(*image, size, stride), None
+
+    # Image by image, because the patches of one stay in the processor's cache.
+    zero = jnp.zeros((size, size * padded.shape[3], g.shape[3]), g.dtype)
+    kernel_gradient = lax.scan(add, zero, (padded, g))[0].reshape(kernel.shape)
     return _dense(spread, flipped, 1), kernel_gradient
 
 
