@@ -32,6 +32,18 @@ CLASSES = 3
 UNET: dict[str, Any] = {"depth": 3, "width": 8, "growth": 2, "layers_per_block": 4}
 UNET_BATCH = 8
 
+# What a step may do to its images first: fields of `augment.Changes`.
+STAIN: dict[str, Any] = {"turn": True, "stain": 0.2}
+LIGHT: dict[str, Any] = {"brightness": 0.2, "contrast": 0.2}
+AUGMENT: dict[str, dict[str, Any] | None] = {
+    "nothing": None,
+    "place": {},
+    "stain": STAIN,
+    "light": {**STAIN, **LIGHT},
+    "blur": {**STAIN, **LIGHT, "blur": 1.0},
+    "jpeg": {**STAIN, **LIGHT, "blur": 1.0, "jpeg": 40},
+}
+
 # Images of the paper's second study.
 TRAINING, VALIDATION, TEST = 1512, 183, 192
 
@@ -53,9 +65,16 @@ def _program(args: argparse.Namespace, model: Any) -> Any:
     import jax.numpy as jnp
 
     from sscjax import steps
+    from sscjax.data import augment
+
+    changes = AUGMENT[args.augment]
+    how = None if changes is None else augment.Changes(**changes)
 
     def inputs(stored: Any, key: Any) -> Any:
-        return stored.astype(jnp.float32) / 127.5 - 1.0
+        pixels = stored.astype(jnp.float32)
+        if how is not None and key is not None:
+            pixels = augment.augment_batch(key, pixels, how)
+        return pixels / 127.5 - 1.0
 
     return steps.Program(model, steps.Objective("softmax"), inputs, micro_batch=args.micro_batch)
 
@@ -430,6 +449,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument("--augment", choices=AUGMENT, default="nothing")
     parser.add_argument("--seconds", type=float, default=1.5, help="least time of an answer")
     args = parser.parse_args()
     # Every framework sizes its pool of threads by the processors it may use.

@@ -58,7 +58,7 @@ class Worker:
         self.case = case
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache} if cache else None
         self.process = subprocess.Popen(
-            [sys.executable, str(WORKERS), case, *flags],
+            [sys.executable, str(WORKERS), *case.split(), *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -88,7 +88,7 @@ class Worker:
 
 
 def measure(cases: list[str], flags: list[str], rounds: int) -> dict[str, Any]:
-    """Time each case once per round, in turn.
+    """Time each case, which may have flags of its own, once per round, in turn.
 
     Returns:
       by case: 'rates' (images per second of each round), 'first' (seconds of set-up and the first
@@ -306,6 +306,34 @@ def scaling(rounds: int) -> dict[str, Any]:
     return found
 
 
+AUGMENTED = {
+    "nothing": "nothing",
+    "place": "flips and crops, as the paper",
+    "stain": "quarter turns and stains, too",
+    "light": "brightness and contrast, too",
+    "blur": "a blur, too",
+    "jpeg": "JPEG, too: everything",
+}
+
+
+def augmentation(flags: list[str], rounds: int) -> dict[str, Any]:
+    """The fine-tune step on images that it changes first, by what it changes."""
+    cases = {name: f"sscjax_finetune --augment={name}" for name in AUGMENTED}
+    found = measure(list(cases.values()), flags, rounds)
+    return {name: found[case]["rates"] for name, case in cases.items()}
+
+
+def augmentation_table(found: dict[str, Any]) -> str:
+    """What `augmentation` found: time per image, and its share that augmentation has."""
+    lines = ["| changed on line | fine-tune step, ms per image | share |", "|---|---|---|"]
+    for name, rates in found.items():
+        pairs = zip(rates, found["nothing"], strict=True)
+        share = statistics.median(1 - ours / plain for ours, plain in pairs)
+        said = "" if name == "nothing" else f"{share:.1%}"
+        lines.append(f"| {AUGMENTED[name]} | {1000 / statistics.median(rates):.2f} | {said} |")
+    return "\n".join(lines)
+
+
 def set_sizes() -> dict[int, Any]:
     """Whole runs on sets of `bench_sets.COUNTS` images."""
     with tempfile.TemporaryDirectory() as name:
@@ -338,6 +366,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batch", type=int, default=8)
     parser.add_argument("--scaling", action="store_true", help="measure over sizes instead")
+    parser.add_argument(
+        "--augmentation", action="store_true", help="measure what augmentation on line takes"
+    )
     parser.add_argument("--only", default="", help="rows whose name holds this word")
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"))
     args = parser.parse_args()
@@ -354,6 +385,9 @@ def main() -> None:
         args.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
         kept["sets"] = set_sizes()
         text = f"{scaling_table(kept['scaling'])}\n\n{bench_sets.table(kept['sets'])}"
+    elif args.augmentation:
+        kept["augmentation"] = augmentation(flags, args.rounds)
+        text = augmentation_table(kept["augmentation"])
     else:
         kept["rows"] = {}
         for row, found in rows(args.only, flags, args.rounds):
