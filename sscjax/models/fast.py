@@ -199,7 +199,8 @@ def _row_products(left: jax.Array, right: jax.Array) -> jax.Array:
         # Quicker with the narrow array first; without the (exact) rounding between them XLA would
         # make one product of the product and its transpose.
         turned = lax.dot_general(right, left, (((0,), (0,)), ((), ())))
-        return lax.reduce_precision(turned, 8, 23).T
+        bits = jnp.finfo(turned.dtype)
+        return lax.reduce_precision(turned, bits.nexp, bits.nmant).T
     return left.T @ right
 
 
@@ -345,9 +346,17 @@ def _depthwise_input_gradient(
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-# Below this many input channels a convolution is quicker as one product over whole patches, and
-# below this many output channels as a product with every entry of the kernel.
+# Below this many input channels a convolution is quicker as one product over whole patches.
 _FEW_CHANNELS = 8
+
+
+def _has_few_outputs(kernel: jax.Array, stride: int) -> bool:
+    """Whether a product with every entry of the kernel is quicker, and no more than 4 inputs large.
+
+    At a greater stride most of it would not be used.
+    """
+    size, _, inputs, outputs = kernel.shape
+    return stride == 1 and outputs < _FEW_CHANNELS and size * size * outputs <= 4 * inputs
 
 
 def _patches(padded: jax.Array, size: int, stride: int) -> jax.Array:
@@ -363,24 +372,22 @@ def _dense(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         patches = _patches(padded, kernel.shape[0], stride)
         flat = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
         return flat.reshape(*patches.shape[:3], -1)
-    if kernel.shape[3] < _FEW_CHANNELS:
-        return _sum_of_planes(padded, kernel, stride)
+    if _has_few_outputs(kernel, stride):
+        return _sum_of_planes(padded, kernel)
     return _plain_conv(padded, kernel, stride)
 
 
-def _sum_of_planes(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def _sum_of_planes(padded: jax.Array, kernel: jax.Array) -> jax.Array:
     """All pixels times all of the kernel, channels first; then the sum of the shifted planes."""
     (size, _, inputs, outputs), (batch, rows, columns, _) = kernel.shape, padded.shape
-    height, width = (rows - size) // stride + 1, (columns - size) // stride + 1
     flat = kernel.transpose(0, 1, 3, 2).reshape(-1, inputs)
     products = lax.dot_general(flat, padded.reshape(-1, inputs), (((1,), (1,)), ((), ())))
     products = products.reshape(size * size, outputs, batch, rows, columns)
 
     def plane(i: int, j: int) -> jax.Array:
-        first = (size * i + j, 0, 0, i, j)
-        down, across = i + stride * (height - 1) + 1, j + stride * (width - 1) + 1
-        last = (size * i + j + 1, outputs, batch, down, across)
-        return lax.slice(products, first, last, (1, 1, 1, stride, stride))[0]
+        first, down, across = size * i + j, i + rows - size + 1, j + columns - size + 1
+        last = (first + 1, outputs, batch, down, across)
+        return lax.slice(products, (first, 0, 0, i, j), last)[0]
 
     planes = [plane(i, j) for i in range(size) for j in range(size)]
     return functools.reduce(lax.add, planes).transpose(1, 2, 3, 0)
@@ -431,7 +438,7 @@ def _dense_backward(
     config.append((0, 0, 0))
     spread = lax.pad(g, jnp.zeros((), g.dtype), config)
     flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
-    if g.shape[-1] < _FEW_CHANNELS:
+    if _has_few_outputs(kernel, stride):
         # Both gradients are products with the same patches.
         patches = _patches(spread, size, 1).reshape(-1, size * size * g.shape[-1])
         x_gradient = (patches @ flipped.reshape(len(patches.T), -1)).reshape(padded.shape)
