@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import json
 import logging
 import sys
 import time
@@ -139,7 +138,7 @@ def fingerprint(image_set: ImageSet, splits: np.ndarray | None) -> str:
 def read(folder: Path, image_set: ImageSet, splits: np.ndarray | None) -> dict[str, Any] | None:
     """The audit.json of a folder, if it is of these images and splits."""
     try:
-        found: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found: dict[str, Any] = files.read_json(folder / FILE)
         return found if found["fingerprint"] == fingerprint(image_set, splits) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -191,7 +190,7 @@ def search(image_set: ImageSet) -> Found:
 
 def _read(path: Path, count: int) -> Found | None:
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = files.read_json(path)
         colours = np.array(kept["colours"], np.float32).reshape(count, 3)
         blank = np.zeros(count, bool)
         blank[kept["blank"]] = True

@@ -220,6 +220,9 @@ def build_model(config: ConfigDict, outputs: int, mask_classes: int) -> MobileNe
         check_reading(network, layers, pooling)
         return network.clone(feature_layers=layers, pooling=pooling)
     if wish.name == "cnn":
+        for field in ("cnn_widths", "cnn_dense"):
+            if min(wish[field], default=1) < 1:
+                raise UserError(f"config.model.{field}={tuple(wish[field])}: expected 1 or more")
         model = CNN(outputs, tuple(wish.cnn_widths), tuple(wish.cnn_dense), wish.dropout)
         if config.data.image_size < model.smallest_input():
             raise UserError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import string
 import sys
 from collections.abc import Mapping, Sequence
@@ -76,7 +75,7 @@ def _is_ordered(folder: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        splits = json.loads(path.read_text(encoding="utf-8"))["splits"].values()
+        splits = files.read_json(path)["splits"].values()
         return any(split["image"]["quadratic_kappa"] is not None for split in splits)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(

@@ -11,7 +11,6 @@ that threshold, is measured nowhere; means are less extreme, so that more is uns
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import sscjax
-from sscjax import assess, thresholds, trained
+from sscjax import assess, files, thresholds, trained
 from sscjax.errors import UserError
 from sscjax.metrics import Predictions
 from sscjax.trained import Answers, Rules, Trained
@@ -177,7 +176,7 @@ def _build(folder: Path, kept: dict[str, Any]) -> Ensemble:
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.read_json(path)
         needed = {key: found[key] for key in ("status", "folds", "config")}
         return {**needed, "versions": found.get("versions", {})}
     except (OSError, ValueError, KeyError, TypeError) as error:

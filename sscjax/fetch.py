@@ -88,7 +88,8 @@ def fetch(url: str, path: Path, most: int, *, opener: Opener | None = None) -> N
         path.open("wb", buffering=0) as file,
     ):
         announced = response.headers.get("Content-Length", "")
-        while chunk := response.read(_CHUNK):
+        # What has come, not a whole chunk: a trickle would put the deadline off for ever.
+        while chunk := response.read1(_CHUNK):
             received += len(chunk)
             if received > most:
                 raise UserError(

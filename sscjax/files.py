@@ -1,14 +1,20 @@
-"""Writing files so that a final name never holds half a file, and naming them by what they hold."""
+"""Writing files so that a final name never holds half a file; reading those that may be damaged."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -43,6 +49,63 @@ def write_json(path: Path | str, value: Any) -> None:
     """
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     write_text(path, text + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it holds something else.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def read_npz(path: Path, most: int) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file by name; never a pickle, and never more than the file has.
+
+    Args:
+      path: the file.
+      most: bytes that they may have together.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: it is no such file, holds objects, or claims more than `most` or than is there.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # zipfile stops at the size that an entry declares, whatever it inflates to.
+            if (total := sum(entry.file_size for entry in archive.infolist())) > most:
+                raise ValueError(f"{total:,} bytes of arrays, expected at most {most:,}")
+            return {
+                entry.filename.removesuffix(".npy"): _read_array(archive, entry)
+                for entry in archive.infolist()
+            }
+    except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+    except (KeyError, RuntimeError, struct.error, TypeError) as error:  # encrypted, or nonsense
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(entry) as file:
+        header = _HEADERS.get(np.lib.format.read_magic(file))
+        if header is None:
+            raise ValueError(f"{entry.filename} has another format than arrays are saved in")
+        shape, _, dtype = header(file)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise ValueError(f"{entry.filename} claims {dtype} of the shape {shape}")
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def sha256(path: Path) -> str:

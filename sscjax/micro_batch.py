@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import logging
 import math
 import time
@@ -165,7 +164,7 @@ def _key(model: Model, first: int, size: int, batch: int) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """What was measured before; nothing where the file is missing or damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.read_json(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

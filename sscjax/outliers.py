@@ -22,13 +22,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from sscjax.errors import UserError
-from sscjax.files import write_bytes
+from sscjax.files import read_npz, write_bytes
 
 METHOD = "Mahalanobis distance of the features' direction, principal components and noise"
 
@@ -40,6 +39,9 @@ _IMAGES_PER_COMPONENT = 5
 
 # Below this share of the largest variance a direction holds nothing but rounding.
 _SMALLEST_VARIANCE = 1e-6
+
+# What a detector may have: that of the widest network here has a tenth of it.
+_MOST_BYTES = 2**27
 
 _ARRAYS = ("mean", "components", "variances", "noise", "threshold")
 
@@ -95,13 +97,12 @@ class Detector:
           UserError: the file is missing or is not such a file.
         """
         try:
-            # From memory: numpy leaves a damaged file open.
-            with np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False) as kept:
-                mean, components, variances, noise, threshold = (kept[name] for name in _ARRAYS)
+            kept = read_npz(Path(path), _MOST_BYTES)
+            mean, components, variances, noise, threshold = (kept[name] for name in _ARRAYS)
             if components.shape != (len(variances), len(mean)):
                 raise ValueError(f"components have shape {components.shape}")
             return cls(mean, components, variances, float(noise), float(threshold))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path} cannot be read ({error}): it is written at the end of a run; give the "
                 "run's command again"

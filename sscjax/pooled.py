@@ -9,7 +9,6 @@ of different models together; the mean of folds ranks each model's alone.
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +79,7 @@ def read(fold: Fold, place: Path, image_set: ImageSet, search: dict[str, Any] | 
     Raises:
       UserError: its predictions are not those of the images that it was to test.
     """
-    found = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
+    found = files.read_json(place / "metrics.json")
     run = record.read(place)
     return Outcome(
         fold=fold,

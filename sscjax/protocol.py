@@ -6,7 +6,6 @@ killed protocol, given again, goes on in the fold where it stopped and ends with
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -279,7 +278,7 @@ def _search(
     """
     path = folder / "search.json"
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     metric = fold.config.select.metric
     scores: list[list[float | None]] = []
     for number, candidate in enumerate(grid):
@@ -325,6 +324,6 @@ def _score(
     for model in place.glob("stages/*/model"):
         shutil.rmtree(model, ignore_errors=True)
     # As the network gave them: what is made of its probabilities has no part in the choice.
-    stage = json.loads((place / "metrics.json").read_text(encoding="utf-8"))["final_stage"]
+    stage = files.read_json(place / "metrics.json")["final_stage"]
     table = Predictions.read_csv(place / "stages" / stage / "predictions.csv").where("test")
     return metrics.validation_metric(metric, table)

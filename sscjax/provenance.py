@@ -34,6 +34,7 @@ from sscjax.errors import UserError
 
 FILE = "manifest.json"
 KEYS = ("weights", "config", "stages", "images", "sessions")
+_IMAGE_KEYS = ("file", "label", "subject", "split", "of", "sha256")
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -112,9 +113,12 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / FILE
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = files.read_json(path)
         if not all(key in manifest for key in KEYS) or not manifest["sessions"]:
             raise ValueError(f"expected {', '.join(KEYS)}")
+        for row in manifest["images"]:
+            if not all(isinstance(row[key], str) for key in _IMAGE_KEYS):
+                raise ValueError(f"an image has no {', '.join(_IMAGE_KEYS)}: {row!r:.200}")
         return dict(manifest)
     except FileNotFoundError as error:
         raise UserError(

@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import sscjax
-from sscjax import build, prepare
+from sscjax import build, files, prepare
 from sscjax.course import Finished, Stage
 from sscjax.data import anonymous
 from sscjax.data.dataset import ImageSet
@@ -104,7 +104,7 @@ def read_json(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.read_json(path)
         return {**found, **{key: found[key] for key in keys}}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}): start anew with --fresh") from error
@@ -155,12 +155,13 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = files.read_json(path)
         found = {key: record[key] for key in KEYS}
         # Only where it was changed by hand.
         found |= {key: record[key] for key in ("micro_batches",) if key in record}
-        if not all(int(stage["micro_batch"]) > 0 for stage in found["stages"]):
-            raise ValueError("micro_batch is not above 0")
+        sizes = [int(stage["micro_batch"]) for stage in found["stages"]]
+        if not sizes or min(sizes) < 1:
+            raise ValueError("a stage with a micro_batch above 0 is expected")
         return found
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): start anew with --fresh") from error

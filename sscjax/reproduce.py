@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import re
 import sys
 import tempfile
@@ -283,7 +282,7 @@ def _figures(path: Path) -> dict[str, Any]:
     """Every value of a JSON file by its place, as `splits.test.image.accuracy`."""
     if not path.is_file():
         return {}
-    return dict(_flat(json.loads(path.read_text(encoding="utf-8")), ""))
+    return dict(_flat(files.read_json(path), ""))
 
 
 def _flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -534,7 +533,7 @@ def _read_finished(place: Path) -> Finished | None:
     if not path.is_file():
         return None
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = files.read_json(path)
         return Finished(
             course=Course(**kept["course"]),
             counts=Counts(**kept["counts"]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import sscjax
-from sscjax import build, calibration, checkpoint, evaluate, outliers, record, steps
+from sscjax import build, calibration, checkpoint, evaluate, files, outliers, record, steps
 from sscjax.errors import UserError
 from sscjax.models import MASK, MobileNetUNet, MobileNetV2, Model
 from sscjax.pretrained import convention
@@ -220,7 +220,9 @@ def open_run(folder: Path | str) -> Trained:
     detector = outliers.Detector.load(folder / "outliers.npz")
     try:
         return _build(folder, kept, figures, rules, detector)
-    except (AttributeError, KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         then = kept["versions"].get("sscjax", "an unknown version")
         reason = f"{type(error).__name__}: {error}"
         if then == sscjax.__version__:
@@ -254,7 +256,7 @@ def _finished_record(folder: Path) -> Mapping[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.read_json(path)
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
         return found
@@ -274,6 +276,12 @@ def _build(
     detector: outliers.Detector,
 ) -> Trained:
     config, stage = ConfigDict(kept["config"]), figures["final_stage"]
+    # A name from a file becomes a part of a path below.
+    if stage not in [one["name"] for one in kept["stages"]]:
+        raise ValueError(f"no stage is called {stage!r}")
+    temperature = float(found["temperature"])
+    if not 0 < temperature < math.inf or config.views not in steps.VIEWS:
+        raise ValueError(f"temperature is {temperature}, views are {config.views}")
     classes = tuple(kept["data"]["classes"])
     outputs = build.output_count(config, len(classes))
     assumed = convention.CONVENTIONS[kept["weights"]["convention"]]
@@ -306,7 +314,7 @@ def _build(
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         rules=Rules(
-            temperature=float(found["temperature"]),
+            temperature=temperature,
             threshold=float(found["threshold"]["value"]),
             positive=found["threshold"]["positive"],
             negative=found["threshold"]["negative"],

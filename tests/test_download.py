@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import http.server
+import io
 import json
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import weight_files
@@ -106,6 +108,26 @@ def release_file(tmp_path_factory: pytest.TempPathFactory, keras_arrays: Arrays)
 
 
 NAME = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_96_no_top.h5"
+
+
+class Trickle(io.BytesIO):
+    """A byte at a time, each a second after the one before."""
+
+    headers: ClassVar[dict[str, str]] = {}
+    seconds = 0.0
+
+    def read1(self, size: int | None = -1) -> bytes:
+        type(self).seconds += 1.0
+        return super().read1(1)
+
+
+def test_a_trickle_meets_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only when a whole chunk has come."""
+    monkeypatch.setattr(time, "monotonic", lambda: Trickle.seconds)
+    stream = Trickle(bytes(10_000))
+    with pytest.raises(TimeoutError, match="not finished after"):
+        fetch.fetch("https://x", tmp_path / "a", 10**6, opener=lambda url, timeout: stream)
+    assert Trickle.seconds == fetch.TOTAL_SECONDS + 1
 
 
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ LAZY = (
 # Parts that import the standard library, these, and what the layers allow them of the package.
 ONLY: dict[str, tuple[str, ...]] = {
     "errors": (),
-    "files": (),
+    "files": ("numpy",),
     "fetch": (),
     "interrupts": (),
     "locks": (),

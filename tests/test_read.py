@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import sys
 import zipfile
@@ -127,6 +128,24 @@ def write_npz_bomb(path: Path) -> None:
                 member.write(bytes(2**20))
 
 
+def write_claiming_npz(path: Path) -> None:
+    header = io.BytesIO()
+    claim = {"descr": "<f4", "fortran_order": False, "shape": (10**13,)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("kernel.npy", header.getvalue())
+
+
+def write_nested_npz(path: Path) -> None:
+    np.savez(path, sscjax=np.array("[" * 50_000), kernel=np.zeros(3))
+
+
+def write_long_texts(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        shape, chunk = (10_000,), (10,)
+        file.create_dataset("layers/conv2d/vars/0", shape, "S100000", chunks=chunk)
+
+
 def empty(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -163,7 +182,10 @@ def nothing(path: Path) -> None:
         ("a.npz", write_plain_npz, "that scripts/convert_weights.py wrote"),
         ("a.npz", write_wrong_npz, "expected the convention keras or torch"),
         ("a.npz", write_pickled_npz, "not a readable .npz file"),
-        ("a.npz", write_npz_bomb, "declares 57,671,680 numbers"),
+        ("a.npz", write_npz_bomb, "230,686,720 bytes of arrays, expected at most 200,000,000"),
+        ("a.npz", write_claiming_npz, "kernel.npy claims float32 of the shape (10000000000000,)"),
+        ("a.npz", write_nested_npz, "expected the convention keras or torch"),
+        ("a.h5", write_long_texts, "declares 250,000,000 numbers"),
     ],
 )
 def test_unreadable(tmp_path: Path, name: str, write: Callable[[Path], None], message: str) -> None:
@@ -213,6 +235,23 @@ def test_pickle_is_never_run(tmp_path: Path) -> None:
     assert not marker.exists()
     pickle.loads(pickle.dumps(hostile))
     assert marker.exists()  # so it would have been
+
+
+def test_torch_archive_that_unpacks_to_more_than_it_is(tmp_path: Path) -> None:
+    """torch writes none, and would unpack one before anything else could look at it."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    plain, packed = tmp_path / "plain.pth", tmp_path / "packed.pth"
+    torch.save({"kernel": torch.zeros(1000)}, plain)
+    assert read_weights(plain)[0]["kernel"].shape == (1000,)
+    with (
+        zipfile.ZipFile(plain) as source,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    assert torch.load(packed, weights_only=True)["kernel"].shape == (1000,)
+    with pytest.raises(UserError, match="in it is compressed, which torch.save never does"):
+        read_weights(packed)
 
 
 def test_torch_file_without_a_state_dict(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import io
-import json
 import logging
 import math
 import operator
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple, SupportsIndex, overload
 import numpy as np
 from PIL import Image
 
-from sscjax import rows
+from sscjax import files, rows
 from sscjax.data.dataset import ImageSet
 from sscjax.data.recipes import Recipe
 from sscjax.errors import UserError
@@ -261,7 +260,7 @@ def _publish(made: Path, folder: Path) -> None:
 def _is_intact(folder: Path) -> bool:
     """Whether the folder holds the files that were prepared, unchanged."""
     try:
-        expected = json.loads((folder / _SUMS).read_text(encoding="utf-8"))
+        expected = files.read_json(folder / _SUMS)
     except (FileNotFoundError, ValueError):
         return False
     return bool(_sums(folder) == expected)

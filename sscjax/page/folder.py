@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sscjax import files
 from sscjax.errors import UserError
 from sscjax.metrics import Predictions
 
@@ -131,7 +131,7 @@ def _json(path: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): make it anew by the run's command") from None
 

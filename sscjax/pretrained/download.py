@@ -8,13 +8,12 @@ must stay the same.
 from __future__ import annotations
 
 import http.client
-import json
 import logging
 import os
 import urllib.error
 from pathlib import Path
 
-from sscjax import fetch
+from sscjax import fetch, files
 from sscjax.errors import UserError
 from sscjax.files import sha256, write_json
 from sscjax.pretrained.cache import cache_dir
@@ -107,7 +106,7 @@ def _check_pinned(path: Path, alpha: float) -> None:
         _pin(path)
         return
     try:
-        expected = str(json.loads(pin.read_text(encoding="utf-8"))["sha256"])
+        expected = str(files.read_json(pin)["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{pin}: not the record of a SHA-256; {mend}") from error
     found = sha256(path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sscjax.errors import UserError
+from sscjax.files import read_npz
 from sscjax.pretrained.convention import CONVENTIONS, KERAS, TORCH, Convention
 
 FORMATS = ".h5, .weights.h5, .safetensors, .npz, .pth or .pt"
@@ -91,7 +91,10 @@ def _check_size(path: Path, elements: int) -> None:
 
 
 # What h5py raises on damaged files, and what this file's own reading raises on a foreign layout.
-_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
+_HDF5_ERRORS = (
+    *(OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError),
+    MemoryError,
+)
 
 
 def _read_hdf5(path: Path) -> tuple[Weights, Convention]:
@@ -136,7 +139,8 @@ def _check_hdf5(path: Path, file: Any) -> None:
             elif isinstance(item, h5py.Dataset):
                 if item.external or item.is_virtual:
                     raise UserError(f"{path}: {item.name} lies in another file, expected data")
-                total += item.size or 0
+                # As float32: a few elements may have many bytes each.
+                total += max(item.size or 0, item.nbytes // 4)
                 _check_size(path, total)
 
 
@@ -247,28 +251,10 @@ def _read_safetensors(path: Path) -> tuple[Weights, Convention]:
     return weights, TORCH
 
 
-_NPZ_ERRORS = (  # RuntimeError: an encrypted archive
-    zipfile.BadZipFile,
-    zlib.error,
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    RuntimeError,
-)
-
-
 def _read_npz(path: Path) -> tuple[Weights, Convention]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            # float32, so a quarter of the bytes; the archive may declare less than it inflates
-            # to, but then zipfile stops at the declared size.
-            _check_size(path, sum(info.file_size for info in archive.infolist()) // 4)
-        with np.load(path, allow_pickle=False) as file:
-            weights = {name: file[name] for name in file.files}
-    except UserError:
-        raise
-    except _NPZ_ERRORS as error:
+        weights = read_npz(path, most=4 * MAX_ELEMENTS)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable .npz file ({_line(error)})") from error
     if METADATA_KEY not in weights:
         raise UserError(
@@ -281,7 +267,7 @@ def _read_npz(path: Path) -> tuple[Weights, Convention]:
 def _recorded(path: Path, text: str) -> Convention:
     try:
         return CONVENTIONS[json.loads(text)["convention"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path}: records {text[:80]!r}, expected the convention {' or '.join(CONVENTIONS)};"
             " convert the original file once more"
@@ -300,7 +286,10 @@ def _read_torch(path: Path) -> tuple[Weights, Convention]:
             " or give the same weights as .safetensors"
         ) from error
     try:
+        _check_torch_archive(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # torch raises many kinds, pickle.UnpicklingError among them
         raise UserError(
             f"{path}: torch.load(weights_only=True) refuses it ({_line(error)}); save the plain"
@@ -327,6 +316,21 @@ def _read_torch(path: Path) -> tuple[Weights, Convention]:
                 "state_dict() of a dense model on the CPU"
             ) from error
     return weights, TORCH
+
+
+def _check_torch_archive(path: Path) -> None:
+    """Refuse a file that would unpack to more than it is; since 1.6 torch writes zip archives."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    _check_size(path, sum(entry.file_size for entry in entries) // 4)
+    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise UserError(
+            f"{path}: {packed[0][:80]!r} in it is compressed, which torch.save never does; save "
+            "the plain state_dict() of the model"
+        )
 
 
 def _line(error: BaseException) -> str:

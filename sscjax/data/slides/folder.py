@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import re
 import shutil
 import unicodedata
@@ -134,7 +133,7 @@ def read_settings(path: Path) -> Settings:
       UserError: it is damaged, or of another version.
     """
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = files.read_json(path)
         if kept["format"] != FORMAT:
             raise ValueError(f"format {kept['format']}, expected {FORMAT}")
         return Settings.from_json(kept["settings"])
@@ -151,7 +150,7 @@ def read_settings(path: Path) -> Settings:
 def finished(out: Path, source: Source) -> dict[str, Any] | None:
     """What became of a slide earlier; None where that was another file, or is not whole."""
     try:
-        kept = json.loads((out / "slides" / f"{source.key}.json").read_text(encoding="utf-8"))
+        kept = files.read_json(out / "slides" / f"{source.key}.json")
         same = kept["source"] == source.state() and isinstance(kept["tiles"], list)
         whole = all((out / row["file"]).is_file() for row in kept["tiles"]) if same else False
     except (OSError, KeyError, TypeError, ValueError):
