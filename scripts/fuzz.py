@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,8 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 
 # What is written in Python and parses; the fuzzer sees which of its lines are reached.
 INSTRUMENTED = [
-    *("sscjax.data", "sscjax.pretrained", "PIL", "zipfile", "csv"),
+    *("sscjax.data", "sscjax.pretrained", "sscjax.trained", "sscjax.page", "sscjax.checkpoint"),
+    *("PIL", "zipfile", "csv"),
     *("torch.serialization", "torch._weights_only_unpickler", "numpy.lib.format"),
 ]
 MOST_BYTES = 20_000
@@ -128,6 +130,59 @@ def slides(place: Path) -> tuple[list[bytes], Attempt]:
     return sound_files.slides(place), attempt
 
 
+def records(place: Path) -> tuple[list[bytes], Attempt]:
+    """What a finished run says of itself, read by all that begins with such a run."""
+    import small_runs
+
+    from sscjax import record, trained
+    from sscjax.errors import UserError
+    from sscjax.page import __main__ as page
+
+    images = small_runs.write_folder(place / "images", subjects=3, tiles=6)
+    run = small_runs.finished_run(place / "run", images, "cnn")
+    sound = {run / name: (run / name).read_bytes() for name in ("run.json", "calibration.json")}
+
+    def attempt(data: bytes) -> None:
+        refused = None
+        for path, before in sound.items():
+            path.write_bytes(data)
+            for reader in (record.read, trained.open_run, page.written):
+                try:
+                    reader(run)
+                except UserError as error:
+                    refused = error
+            path.write_bytes(before)
+        if refused is not None:
+            raise refused
+
+    # Each in the other's place is refused, too.
+    return list(sound.values()), attempt
+
+
+def checkpoints(place: Path) -> tuple[list[bytes], Attempt]:
+    """What the newest checkpoint says of itself; the one before is there."""
+    import numpy as np
+
+    from sscjax.checkpoint import Checkpoints
+
+    tree = {"a": np.arange(12, dtype=np.float32)}
+    with Checkpoints(place / "sound") as kept:
+        for step in (1, 2):
+            kept.save(step, tree, {"step": step, "rows": [{"loss": 0.5}]})
+    [told] = (place / "sound" / "2").glob("info/metadata")
+
+    def attempt(data: bytes) -> None:
+        shutil.rmtree(place / "changed", ignore_errors=True)
+        shutil.copytree(place / "sound", place / "changed")
+        (place / "changed" / told.relative_to(place / "sound")).write_bytes(data)
+        with Checkpoints(place / "changed") as kept:
+            found = kept.newest(tree, lambda info: True)
+        assert found is not None and found[0]["step"] in (1, 2)
+        np.testing.assert_array_equal(found[1]["a"], tree["a"])
+
+    return [told.read_bytes()], attempt
+
+
 TARGETS: dict[str, Callable[[Path], tuple[list[bytes], Attempt]]] = {
     "images": images,
     "manifests": manifests,
@@ -137,6 +192,8 @@ TARGETS: dict[str, Callable[[Path], tuple[list[bytes], Attempt]]] = {
     "safetensors": weights(".safetensors"),
     "pth": weights(".pth"),
     "slides": slides,
+    "records": records,
+    "checkpoints": checkpoints,
 }
 
 
@@ -148,9 +205,11 @@ def fuzz(name: str, seconds: int, keep: Path) -> None:
         # All that is to be seen by the fuzzer is imported in here.
         place = Path(tempfile.mkdtemp(dir=keep))
         sound, attempt = TARGETS[name](place)
+        from sscjax.errors import UserError
+
         for data in sound:
-            attempt(data)
-    from sscjax.errors import UserError
+            with contextlib.suppress(UserError) if name == "records" else contextlib.nullcontext():
+                attempt(data)
 
     corpus = place / "corpus"
     corpus.mkdir()
