@@ -149,6 +149,21 @@ def test_loss_falls() -> None:
         assert found[-1][name] < 0.8 * found[0][name], name
 
 
+def test_projector_reads_the_features_of_any_width() -> None:
+    """A wide network has more of them; traced, not compiled."""
+    plan = backbone.Plan(
+        draw.Recipes(("voronoi",), 2), 1.4, groups=1, each=2, looks=2, similarity=1.0
+    )
+    optimizer = optax.sgd(1.0)
+    batch = jax.eval_shape(backbone.make_draw(plan, 32), jax.random.key(0))
+    state = backbone.start(plan, optimizer, 0)
+    assert len(state["params"]["projector_hidden"]["kernel"]) == 1792
+    _, parts = jax.eval_shape(
+        backbone.make_step(plan, optimizer), state, batch, jax.ShapeDtypeStruct((), jnp.float32)
+    )
+    assert "similarity" in parts
+
+
 def test_groups_mix_families() -> None:
     plan = backbone.Plan(draw.Recipes(("voronoi", "weave"), 3), 0.35, groups=3, each=2)
     batch = backbone.make_draw(plan, 32)(jax.random.key(0))
