@@ -171,6 +171,19 @@ def test_run_gone_on_with_does_not_look_again(monkeypatch: pytest.MonkeyPatch) -
     assert network_of(small(), earlier_fallback=True).weights.sha256 == bundled.SHA256
 
 
+def test_damaged_file_stops_only_runs_that_need_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    imagenet = tmp_path / "imagenet.h5"
+    monkeypatch.setattr(download, "imagenet_weights", lambda *args: imagenet)
+    monkeypatch.setattr(bundled, "__file__", str(tmp_path / "__init__.py"))
+    path, weights = build._find_weights(small(), earlier_fallback=False)
+    assert path == imagenet and not weights.fallback
+    for changes, earlier in (({"pretrained": "bundled"}, False), ({}, True)):
+        with pytest.raises(UserError, match="install sscjax again"):
+            build._find_weights(small(**changes), earlier_fallback=earlier)
+
+
 def test_asked_for_by_name() -> None:
     weights = network_of(small(pretrained="bundled")).weights
     assert weights.sha256 == bundled.SHA256 and not weights.fallback
