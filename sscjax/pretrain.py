@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -48,6 +49,8 @@ _HEAD_RATE = 0.1
 # Share of the old kept of squared gradients: of a course of so few steps.
 _B2 = 0.99
 
+# JAX's keys take no more bits of a seed.
+_MOST_SEED = 2**32 - 1
 # Apart from the keys of the training's steps, which are counted from 0.
 _TEST_KEY = 2**31 - 1
 
@@ -145,7 +148,8 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
 def make_plan(config: ConfigDict) -> backbone.Plan:
     """What a config trains on what."""
     families = tuple(config.families)
-    unknown = [name for name in families if name not in draw.FAMILIES]
+    # As text, because a tuple of a config may hold anything.
+    unknown = [str(name) for name in families if str(name) not in draw.FAMILIES]
     if unknown or not families or len(set(families)) < len(families):
         near = cli.nearest(unknown[0], list(draw.FAMILIES)) if unknown else None
         hint = f"; did you mean {near!r}?" if near else ""
@@ -159,14 +163,16 @@ def make_plan(config: ConfigDict) -> backbone.Plan:
     for field in ("save_every", "keep_every", "warmup"):
         if config[field] < 0:
             raise UserError(f"config.{field}={config[field]}: expected 0 or more")
-    if config.alpha <= 0:
+    if not 0 <= config.seed <= _MOST_SEED:
+        raise UserError(f"config.seed={config.seed}: expected 0 to {_MOST_SEED}")
+    if not 0 < config.alpha < math.inf:
         raise UserError(f"config.alpha={config.alpha}: expected a width above 0")
     for field in ("bn_momentum", "average", "cooldown"):
         if not 0 <= config[field] < 1:
             raise UserError(f"config.{field}={config[field]}: expected 0 to less than 1")
     loss = config.loss
     weights = (loss.classes, loss.families, loss.parameters, loss.similarity)
-    if min(weights) < 0 or not 0 <= loss.smoothing < 1:
+    if not all(0 <= one < math.inf for one in weights) or not 0 <= loss.smoothing < 1:
         raise UserError("config.loss: expected weights of 0 or more, and smoothing below 1")
     if sum(weights) == 0:
         raise UserError("config.loss: all weights are 0; set one above 0")
@@ -192,10 +198,12 @@ def make_plan(config: ConfigDict) -> backbone.Plan:
 def make_course(config: ConfigDict, plan: backbone.Plan) -> Course:
     """How many steps with which pictures."""
     sizes, images, each = tuple(config.sizes), tuple(config.images), tuple(config.each)
-    if not len(sizes) == len(images) == len(each) > 0 or min(*images, *each) < 1 or min(sizes) < 32:
+    alike = len(sizes) == len(images) == len(each) > 0
+    whole = all(isinstance(one, int) for one in (*sizes, *images, *each))
+    if not alike or not whole or min(*images, *each) < 1 or min(sizes) < 32:
         raise UserError(
-            f"config.sizes={sizes}, images={images}, each={each}: expected as many numbers of "
-            "pictures and of textures of a family, 1 or more, as sizes of 32 pixels or more"
+            f"config.sizes={sizes}, images={images}, each={each}: expected as many whole numbers "
+            "of pictures and of textures of a family, 1 or more, as sizes of 32 pixels or more"
         )
     if config.test_size < 32:
         raise UserError(f"config.test_size={config.test_size}: expected 32 pixels or more")
@@ -206,7 +214,8 @@ def make_course(config: ConfigDict, plan: backbone.Plan) -> Course:
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """AdamW with a rate of 1; only kernels decay."""
-    if config.learning_rate <= 0 or config.clip <= 0 or config.weight_decay < 0:
+    above = all(0 < one < math.inf for one in (config.learning_rate, config.clip))
+    if not above or not 0 <= config.weight_decay < math.inf:
         raise UserError(
             f"config.learning_rate={config.learning_rate}, clip={config.clip}, weight_decay="
             f"{config.weight_decay}: expected above 0, above 0, and 0 or more"
