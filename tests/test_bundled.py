@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from sscjax.pretrained import bundled, convention, download
 from sscjax.pretrained.load import backbone_tree, load_backbone
 from sscjax.pretrained.write import save_backbone
 from sscjax.textures import draw
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+import bundle_backbone  # noqa: E402
 
 FOLDER = Path(bundled.__file__).parent
 
@@ -85,6 +89,37 @@ def test_other_widths_and_other_files_are_refused(
     (tmp_path / bundled.FILE).write_bytes((FOLDER / bundled.FILE).read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"not the file that belongs to this version"):
         bundled.bundled_weights(1.0)
+
+
+def test_only_finished_trainings_are_bundled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = sha256(FOLDER / bundled.FILE)
+    monkeypatch.setattr("sys.argv", ["bundle_backbone.py", str(tmp_path)])
+
+    def refused(match: str) -> None:
+        with pytest.raises(UserError, match=match):
+            bundle_backbone.main()
+
+    refused("not the folder of a finished training")
+    (tmp_path / pretrain.FILE).write_text('{"status": "started"}', encoding="utf-8")
+    refused("not the folder of a finished training")
+    (tmp_path / pretrain.FILE).write_text('{"status": "finished"}', encoding="utf-8")
+    refused("backbone.safetensors is missing")
+    (tmp_path / pretrain.WEIGHTS).write_bytes(b"other")
+    refused("curves.csv is missing")
+    (tmp_path / pretrain.CURVES).write_text("step\n", encoding="utf-8")
+    refused("backbone.safetensors was changed")
+    assert sha256(FOLDER / bundled.FILE) == before
+    # The bundled training itself, into another package.
+    module = Path(bundled.__file__)
+    (tmp_path / "__init__.py").write_text('SHA256 = "0"\n', encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["bundle_backbone.py", str(FOLDER)])
+    monkeypatch.setattr(bundled, "__file__", str(tmp_path / "__init__.py"))
+    assert bundle_backbone.main() == 0
+    assert f'SHA256 = "{before}"' in (tmp_path / "__init__.py").read_text("utf-8")
+    for name in (bundled.FILE, pretrain.FILE, pretrain.CURVES):
+        assert (tmp_path / name).read_bytes() == (module.parent / name).read_bytes()
 
 
 @pytest.mark.usefixtures("quick_compiler")
