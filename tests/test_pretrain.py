@@ -87,7 +87,13 @@ def test_resumed_training_ends_with_the_same_bits(whole: Path, tmp_path: Path) -
     assert (
         record["status"] == "started" and not (tmp_path / "cut" / "backbone.safetensors").exists()
     )
+    # No shorter than it is already; the record stays what it was.
+    with pytest.raises(UserError, match=r"images: \[56\] then, \[8\] now \(too late after 16 pic"):
+        pretrain.run(tiny(images=(8,)), tmp_path / "cut")
+    assert json.loads((tmp_path / "cut" / "pretrain.json").read_text("utf-8")) == record
     pretrain.run(tiny(), tmp_path / "cut")
+    record = json.loads((tmp_path / "cut" / "pretrain.json").read_text("utf-8"))
+    assert [one["pictures"] for one in record["starts"]] == [0, 16]
     assert sha256(tmp_path / "cut" / "backbone.safetensors") == sha256(
         whole / "backbone.safetensors"
     )
@@ -99,6 +105,7 @@ def test_record_and_curves(whole: Path) -> None:
     assert record["status"] == "finished" and record["pictures"] == 48
     assert record["sha256"] == sha256(whole / "backbone.safetensors")
     assert record["config"]["seed"] == 0 and "jax" in record["versions"]
+    assert record["starts"] == [{"pictures": 0, "versions": record["versions"]}]
     rows = without_times(whole)
     assert [row["pictures"] for row in rows] == ["24", "48"]
     assert all(np.isfinite(float(cell)) for row in rows for cell in row.values())
@@ -218,6 +225,72 @@ def test_rate_rises_stays_and_falls() -> None:
     np.testing.assert_allclose(rates[:10], 0.01 * np.arange(1, 11) / 10)
     np.testing.assert_allclose(rates[10:70], 0.01)
     np.testing.assert_allclose(rates[70:], 0.01 * np.arange(30, 0, -1) / 30)
+
+
+def test_course_of_two_sizes() -> None:
+    config = tiny(sizes=(32, 64), images=(24, 20), each=(4, 2))
+    course = pretrain.make_course(config, pretrain.make_plan(config))
+    assert course == pretrain.Course((32, 64), (8, 4), (3, 8)) and course.steps == 8
+    assert [course.phase(step) for step in range(8)] == [0] * 3 + [1] * 5
+    assert [course.pictures(done) for done in range(9)] == [0, 8, 16, 24, 28, 32, 36, 40, 44]
+    # 26 is passed by the first step of small batches; of the multiples of 12, one is the border.
+    assert [done for done in range(1, 9) if course.passes(done, 26)] == [4]
+    assert [done for done in range(1, 9) if course.passes(done, 12)] == [2, 3, 6]
+    assert not any(course.passes(done, 0) for done in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("images", "done", "why"),
+    [
+        # Of 50 and 50 steps, the last 30 with a falling rate.
+        ((400, 400), 100, ""),
+        ((400, 800), 40, ""),
+        ((480, 400), 40, ""),
+        ((320, 400), 40, ""),
+        ((400, 200), 50, ""),
+        ((400, 8000), 71, ""),
+        ((312, 400), 40, "a size that is finished"),
+        ((480, 400), 51, "a size that is finished"),
+        ((392, 800), 60, "a size that is finished"),
+        ((400, 80), 60, "nothing is left to be done"),
+        ((80, 80), 60, "nothing is left to be done"),
+        ((400, 8000), 100, "nothing is left to be done"),
+        ((400, 8000), 72, "begun to fall"),
+        ((400, 200), 60, "begun to fall"),
+    ],
+)
+def test_course_changes_before_it_matters(images: tuple[int, int], done: int, why: str) -> None:
+    """A change is refused if, and only if, some step that is done would have been another."""
+    configs = [tiny(sizes=(32, 64), images=some, each=(4, 4)) for some in ((400, 400), images)]
+    then, now = (pretrain.make_course(one, pretrain.make_plan(one)) for one in configs)
+    found = pretrain.late(then, now, done, configs[0].cooldown)
+    assert (why in found) if why else not found
+    steps = [
+        [(course.phase(step), pretrain.make_rate(config, course)(step)) for step in range(done)]
+        for config, course in zip(configs, (then, now), strict=True)
+        if done <= course.steps
+    ]
+    if "nothing" not in why:
+        assert (steps[0] != steps[1]) == bool(why)
+
+
+def test_each_start_and_what_it_ran_on_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    one, other = {"jax": "0.1", "device": "cpu"}, {"jax": "0.1", "device": "gpu"}
+    first = pretrain.starts({"versions": one}, one, 0)
+    assert first == [{"pictures": 0, "versions": one}] and not caplog.text
+    # Nothing was saved before this start: nothing of the result is by the one before.
+    assert pretrain.starts({"versions": one, "starts": first}, other, 0) == [
+        {"pictures": 0, "versions": other}
+    ]
+    assert not caplog.text
+    both = pretrain.starts({"versions": one, "starts": first}, other, 40)
+    assert both == [*first, {"pictures": 40, "versions": other}]
+    assert "versions.device: cpu then, gpu now: the result may differ" in caplog.text
+    # Records of before have those of one start.
+    assert pretrain.starts({"versions": one}, other, 40) == both
+    caplog.clear()
+    pretrain.starts({"versions": other, "starts": both}, other, 48)
+    assert not caplog.text
 
 
 def test_classifier_moves_by_a_tenth_and_biases_do_not_decay() -> None:
