@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
+import re
 import sys
 import urllib.error
 from pathlib import Path
@@ -76,6 +78,21 @@ def test_record_says_how_to_repeat_it() -> None:
     assert int(rows[-1]["pictures"]) == record["pictures"]
     sheet = (FOLDER / "DATASHEET.md").read_text("utf-8")
     assert bundled.SHA256 in sheet and all(name in sheet for name in draw.FAMILIES)
+    assert "interrupted once" in sheet and "not seen to give the same bits" in sheet
+
+
+def test_documented_long_training_keeps_few_files() -> None:
+    """Its flags are fields of the config, with which it would be planned."""
+    text = (FOLDER.parents[2] / "docs" / "bundled_backbone.md").read_text("utf-8")
+    (command,) = re.findall(
+        r"    python -m sscjax.pretrain .*--workdir=runs/long(?:.*\\\n)*.*", text
+    )
+    flags = dict(re.findall(r'--config\.(\w+)="?([^\s"]+)', command))
+    config = pretrain_textures.get_config()
+    config.update({name: ast.literal_eval(value) for name, value in flags.items()})
+    course = pretrain.make_course(config, pretrain.make_plan(config))
+    assert len(course.sizes) == 3
+    assert course.pictures(course.steps) // config.keep_every < 20
 
 
 def test_other_widths_and_other_files_are_refused(
