@@ -20,8 +20,8 @@ def get_config() -> ConfigDict:
     config.recipes = 48
 
     # Sides in pixels of the pictures, one after the other, and how many are seen of each size (may
-    # be changed for sizes that a training under way has not finished). Small ones cost less;
-    # structures have the same size in pixels.
+    # be changed for sizes that a training under way has not finished, until its learning rate
+    # falls). Small ones cost less; structures have the same size in pixels.
     config.sizes = (32, 64)
     config.images = (199_680, 240_000)
     # A batch has so many groups, over each of which BatchNorm takes its statistics, and a group so

@@ -10,12 +10,11 @@ it up to date.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
 
-from sscjax import cli, pretrain
+from sscjax import cli, pretrain, record
 from sscjax.errors import UserError
 from sscjax.files import sha256, write_bytes, write_text
 from sscjax.pretrained import bundled
@@ -29,20 +28,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, help="folder of a finished training")
     run = parser.parse_args().run
-    record = json.loads((run / pretrain.FILE).read_text(encoding="utf-8"))
-    weights = run / pretrain.WEIGHTS
-    if record["status"] != "finished" or record["sha256"] != sha256(weights):
-        raise UserError(f"{run}: not a finished training, or its weights were changed since")
+    found = record.read_json(run / pretrain.FILE, ("status",))
+    if found is None or found["status"] != "finished":
+        raise UserError(f"{run}: not the folder of a finished training (by {pretrain.FILE})")
+    weights, curves = run / pretrain.WEIGHTS, run / pretrain.CURVES
+    for path in (weights, curves):
+        if not path.is_file():
+            raise UserError(f"{path} is missing: expected all files of a finished training")
+    if found.get("sha256") != sha256(weights):
+        raise UserError(f"{weights} was changed since the training")
     load_backbone(weights, *backbone_tree(bundled.ALPHA))
     if weights.stat().st_size >= MOST_BYTES:
         raise UserError(f"{weights}: {weights.stat().st_size:,} bytes, expected {MOST_BYTES:,}")
     module = Path(bundled.__file__)
     for source, name in ((weights, bundled.FILE), (run / pretrain.FILE, pretrain.FILE)):
         write_bytes(module.parent / name, source.read_bytes())
-    write_bytes(module.parent / pretrain.CURVES, (run / pretrain.CURVES).read_bytes())
+    write_bytes(module.parent / pretrain.CURVES, curves.read_bytes())
     text = module.read_text(encoding="utf-8")
-    write_text(module, re.sub(r'SHA256 = "\w*"', f'SHA256 = "{record["sha256"]}"', text))
-    print(f"{weights.stat().st_size:,} bytes, {record['pictures']:,} pictures, {record['sha256']}")
+    write_text(module, re.sub(r'SHA256 = "\w*"', f'SHA256 = "{found["sha256"]}"', text))
+    print(f"{weights.stat().st_size:,} bytes, {found['pictures']:,} pictures, {found['sha256']}")
     return 0
 
 

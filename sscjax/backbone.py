@@ -23,7 +23,6 @@ from sscjax.textures import draw
 
 HEAD, PROJECTOR = "predictions", "projector"
 _POOLED = "global_average_pooling2d"
-_FEATURES = 1280
 # VICReg's own factors of invariance and of the deviations, its epsilon, and the weight of the
 # covariances relative to them (section 4.2 there); the projector is narrower, as is our batch.
 _INVARIANCE, _VARIANCE, _COVARIANCE, _EPSILON = 25.0, 25.0, 1.0, 1e-4
@@ -94,7 +93,7 @@ def start(plan: Plan, optimizer: optax.GradientTransformation, seed: int) -> dic
     params[HEAD] = {"kernel": kernel, "bias": jnp.asarray(bias)}
     if plan.similarity:
         rng = np.random.default_rng([seed, 1])
-        for name, inputs in (("hidden", _FEATURES), ("out", _PROJECTED)):
+        for name, inputs in (("hidden", len(kernel)), ("out", _PROJECTED)):
             drawn = rng.normal(0, np.sqrt(2 / inputs), (inputs, _PROJECTED))
             params[f"{PROJECTOR}_{name}"] = {"kernel": jnp.asarray(drawn, jnp.float32)}
     # Copies: a step takes over what it is given.

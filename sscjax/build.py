@@ -375,20 +375,24 @@ def _find_weights(config: ConfigDict, earlier_fallback: bool) -> tuple[Path | No
             f"config.pretrained_fallback={instead!r}: expected 'bundled', 'random' or 'error'"
         )
     missing = dataclasses.replace(random, name="no ImageNet weights to be had", fallback=True)
-    stands_in = None
-    if instead == "bundled" and config.model.alpha == bundled.ALPHA:
-        stands_in = bundled.bundled_weights(config.model.alpha)
+
+    def stand_in() -> Path | None:
+        # Looked at only where it is needed: a damaged file is nothing to runs that have ImageNet's.
+        fits = instead == "bundled" and config.model.alpha == bundled.ALPHA
+        return bundled.bundled_weights(bundled.ALPHA) if fits else None
+
     if earlier_fallback:
-        return stands_in, missing
+        return stand_in(), missing
     try:
         return download.imagenet_weights(config.data.image_size, config.model.alpha), random
     except download.WeightsUnavailableError as error:
         if instead == "error":
             raise
         _LOG.warning("%s", error)
-        if instead == "bundled" and stands_in is None:
+        found = stand_in()
+        if instead == "bundled" and found is None:
             _LOG.warning("the bundled backbone has alpha %g alone", bundled.ALPHA)
-        return stands_in, missing
+        return found, missing
 
 
 def _calibration_batches(images: Rows, config: ConfigDict, weights: Weights) -> list[jax.Array]:

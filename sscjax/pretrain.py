@@ -12,9 +12,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ WEIGHTS, CURVES = "backbone.safetensors", "curves.csv"
 _CHECKPOINTS, _KEPT = "checkpoints", "weights"
 # Fields that change nothing of the result.
 _FREE = ("config.name:", "config.save_every:", "config.keep_every:")
-# A longer or shorter course of the same beginning: see `make_optimizer`.
+# A longer or shorter course of the same beginning: see `late` and `make_rate`.
 _LENGTH = "config.images:"
 
 # Of the dense layer, as a share of the others'.
@@ -48,6 +49,8 @@ _HEAD_RATE = 0.1
 # Share of the old kept of squared gradients: of a course of so few steps.
 _B2 = 0.99
 
+# JAX's keys take no more bits of a seed.
+_MOST_SEED = 2**32 - 1
 # Apart from the keys of the training's steps, which are counted from 0.
 _TEST_KEY = 2**31 - 1
 
@@ -114,22 +117,34 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
             record.delete(folder, FILE)
         folder.mkdir(parents=True, exist_ok=True)
         lock.take()
-        now = {
+        now: dict[str, Any] = {
             "status": "started",
             "config": json.loads(json.dumps(config.to_dict())),
             "versions": {**record.versions(), "device": jax.default_backend()},
         }
         earlier = record.read_json(folder / FILE, _KEYS)
-        if earlier is not None:
-            found = record.config_differences(earlier["config"], now["config"])
-            allowed = _FREE if earlier["status"] == "finished" else (*_FREE, _LENGTH)
-            record.refuse([line for line in found if not line.startswith(allowed)], folder)
-            if earlier["status"] == "finished" and (folder / WEIGHTS).is_file():
-                _LOG.info("this training is finished: nothing is left to do (--fresh trains anew)")
-                return _closing(folder, earlier)
-        write_json(folder / FILE, now)
+        if earlier is None:
+            # Before anything else, because by it the folder is known as ours.
+            write_json(folder / FILE, now)
+            earlier = now
+        found = record.config_differences(earlier["config"], now["config"])
+        allowed = _FREE if earlier["status"] == "finished" else (*_FREE, _LENGTH)
+        record.refuse([line for line in found if not line.startswith(allowed)], folder)
+        if earlier["status"] == "finished" and (folder / WEIGHTS).is_file():
+            _LOG.info("this training is finished: nothing is left to do (--fresh trains anew)")
+            return _closing(folder, earlier)
         with checkpoint.Checkpoints(folder / _CHECKPOINTS) as saved:
-            state, curves, seconds = _train(config, plan, course, optimizer, folder, saved)
+            info, state = _restored(backbone.start(plan, optimizer, config.seed), saved)
+            done = int(state["step"])
+            then = make_course(ConfigDict(earlier["config"]), plan)
+            why = late(then, course, done, config.cooldown)
+            lines = [line for line in found if line.startswith(_LENGTH)]
+            record.refuse([f"{line} ({why})" for line in lines if why], folder)
+            now["starts"] = starts(earlier, now["versions"], course.pictures(done))
+            write_json(folder / FILE, now)
+            state, curves, seconds = _train(
+                config, plan, course, optimizer, folder, saved, info, state
+            )
         _keep(folder / WEIGHTS, plan.model, state)
         now |= {
             "status": "finished",
@@ -145,7 +160,8 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
 def make_plan(config: ConfigDict) -> backbone.Plan:
     """What a config trains on what."""
     families = tuple(config.families)
-    unknown = [name for name in families if name not in draw.FAMILIES]
+    # As text, because a tuple of a config may hold anything.
+    unknown = [str(name) for name in families if str(name) not in draw.FAMILIES]
     if unknown or not families or len(set(families)) < len(families):
         near = cli.nearest(unknown[0], list(draw.FAMILIES)) if unknown else None
         hint = f"; did you mean {near!r}?" if near else ""
@@ -159,14 +175,16 @@ def make_plan(config: ConfigDict) -> backbone.Plan:
     for field in ("save_every", "keep_every", "warmup"):
         if config[field] < 0:
             raise UserError(f"config.{field}={config[field]}: expected 0 or more")
-    if config.alpha <= 0:
+    if not 0 <= config.seed <= _MOST_SEED:
+        raise UserError(f"config.seed={config.seed}: expected 0 to {_MOST_SEED}")
+    if not 0 < config.alpha < math.inf:
         raise UserError(f"config.alpha={config.alpha}: expected a width above 0")
     for field in ("bn_momentum", "average", "cooldown"):
         if not 0 <= config[field] < 1:
             raise UserError(f"config.{field}={config[field]}: expected 0 to less than 1")
     loss = config.loss
     weights = (loss.classes, loss.families, loss.parameters, loss.similarity)
-    if min(weights) < 0 or not 0 <= loss.smoothing < 1:
+    if not all(0 <= one < math.inf for one in weights) or not 0 <= loss.smoothing < 1:
         raise UserError("config.loss: expected weights of 0 or more, and smoothing below 1")
     if sum(weights) == 0:
         raise UserError("config.loss: all weights are 0; set one above 0")
@@ -192,10 +210,12 @@ def make_plan(config: ConfigDict) -> backbone.Plan:
 def make_course(config: ConfigDict, plan: backbone.Plan) -> Course:
     """How many steps with which pictures."""
     sizes, images, each = tuple(config.sizes), tuple(config.images), tuple(config.each)
-    if not len(sizes) == len(images) == len(each) > 0 or min(*images, *each) < 1 or min(sizes) < 32:
+    alike = len(sizes) == len(images) == len(each) > 0
+    whole = all(isinstance(one, int) for one in (*sizes, *images, *each))
+    if not alike or not whole or min(*images, *each) < 1 or min(sizes) < 32:
         raise UserError(
-            f"config.sizes={sizes}, images={images}, each={each}: expected as many numbers of "
-            "pictures and of textures of a family, 1 or more, as sizes of 32 pixels or more"
+            f"config.sizes={sizes}, images={images}, each={each}: expected as many whole numbers "
+            "of pictures and of textures of a family, 1 or more, as sizes of 32 pixels or more"
         )
     if config.test_size < 32:
         raise UserError(f"config.test_size={config.test_size}: expected 32 pixels or more")
@@ -206,7 +226,8 @@ def make_course(config: ConfigDict, plan: backbone.Plan) -> Course:
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """AdamW with a rate of 1; only kernels decay."""
-    if config.learning_rate <= 0 or config.clip <= 0 or config.weight_decay < 0:
+    above = all(0 < one < math.inf for one in (config.learning_rate, config.clip))
+    if not above or not 0 <= config.weight_decay < math.inf:
         raise UserError(
             f"config.learning_rate={config.learning_rate}, clip={config.clip}, weight_decay="
             f"{config.weight_decay}: expected above 0, above 0, and 0 or more"
@@ -229,6 +250,48 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     )
 
 
+def late(then: Course, now: Course, done: int, cooldown: float) -> str:
+    """Why a training cannot go on by another course than it was begun by; '' where it can.
+
+    Every step that is done must be as it would have been by the course now.
+
+    Args:
+      then: the course until now.
+      now: the one it is to have.
+      done: steps that are done.
+      cooldown: share of the steps in which the learning rate falls.
+    """
+    if then == now:
+        return ""
+    after = f"too late after {then.pictures(done)} pictures: "
+    if done >= min(then.steps, now.steps):
+        return f"{after}by one of the two nothing is left to be done"
+    if any(min(a, done) != min(b, done) for a, b in zip(then.ends, now.ends, strict=True)):
+        return f"{after}a size that is finished keeps its number"
+    if any(done > one.steps - _fall(cooldown, one) + 1 for one in (then, now)):
+        return f"{after}the learning rate has begun to fall, or would have"
+    return ""
+
+
+def starts(earlier: Mapping[str, Any], versions: dict[str, str], pictures: int) -> list[Any]:
+    """What each start of a training ran on, and after how many pictures, for its record.
+
+    Warns if this start runs on something else than the one before.
+
+    Args:
+      earlier: the record until now.
+      versions: of this start.
+      pictures: that were seen before it.
+    """
+    found = earlier.get("starts", [{"pictures": 0, "versions": earlier["versions"]}])
+    # Of the others nothing was saved.
+    found = [one for one in found if one["pictures"] < pictures]
+    for one in found[-1:]:
+        for line in record.config_differences(one["versions"], versions, "versions"):
+            _LOG.warning("%s: the result may differ in the last bits", line)
+    return [*found, {"pictures": pictures, "versions": versions}]
+
+
 def make_rate(config: ConfigDict, course: Course) -> Callable[[int], float]:
     """The learning rate of a step, counted from 0: it rises, stays, and falls to 0 at the end.
 
@@ -236,13 +299,26 @@ def make_rate(config: ConfigDict, course: Course) -> Callable[[int], float]:
     another length while it is under way (Hägele et al. 2024, NeurIPS).
     """
     warm = max(1, round(config.warmup / course.batches[0]))
-    fall = max(1, round(config.cooldown * course.steps))
+    fall = _fall(config.cooldown, course)
 
     def rate(step: int) -> float:
         share = min((step + 1) / warm, (course.steps - step) / fall, 1.0)
         return float(config.learning_rate) * share
 
     return rate
+
+
+def _fall(cooldown: float, course: Course) -> int:
+    """In how many steps at the end the learning rate falls."""
+    return max(1, round(cooldown * course.steps))
+
+
+def _restored(
+    state: dict[str, Any], saved: checkpoint.Checkpoints
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is known of a training and its state, as saved last; else `state`, that of the start."""
+    found = saved.newest(state, lambda info: True)
+    return found or ({"curves": [], "seconds": 0.0, "sums": []}, state)
 
 
 def _train(
@@ -252,13 +328,10 @@ def _train(
     optimizer: optax.GradientTransformation,
     folder: Path,
     saved: checkpoint.Checkpoints,
+    info: dict[str, Any],
+    state: dict[str, Any],
 ) -> tuple[dict[str, Any], list[dict[str, float]], float]:
     """The last state, the curves, and the seconds of all starts together."""
-    state = backbone.start(plan, optimizer, config.seed)
-    info: dict[str, Any] = {"curves": [], "seconds": 0.0, "sums": []}
-    found = saved.newest(state, lambda info: True)
-    if found is not None:
-        info, state = found
     curves: list[dict[str, float]] = info["curves"]
     before, began = float(info["seconds"]), time.monotonic()
     done, total = int(state["step"]), course.pictures(course.steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from configs import pretrain_textures
-from sscjax import backbone, cli, interrupts, main, pretrain, progress
+from sscjax import backbone, checkpoint, cli, interrupts, main, pretrain, progress
 from sscjax.errors import UserError
 from sscjax.files import sha256
 from sscjax.models import mobilenet_v2
@@ -87,11 +88,45 @@ def test_resumed_training_ends_with_the_same_bits(whole: Path, tmp_path: Path) -
     assert (
         record["status"] == "started" and not (tmp_path / "cut" / "backbone.safetensors").exists()
     )
+    # No shorter than it is already; the record stays what it was.
+    with pytest.raises(UserError, match=r"images: \[56\] then, \[8\] now \(too late after 16 pic"):
+        pretrain.run(tiny(images=(8,)), tmp_path / "cut")
+    assert json.loads((tmp_path / "cut" / "pretrain.json").read_text("utf-8")) == record
     pretrain.run(tiny(), tmp_path / "cut")
+    record = json.loads((tmp_path / "cut" / "pretrain.json").read_text("utf-8"))
+    assert [one["pictures"] for one in record["starts"]] == [0, 16]
     assert sha256(tmp_path / "cut" / "backbone.safetensors") == sha256(
         whole / "backbone.safetensors"
     )
     assert without_times(tmp_path / "cut") == without_times(whole)
+
+
+def test_training_of_two_sizes_resumes_across_the_border(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tiny(families=("weave",), sizes=(32, 40), images=(16, 12), each=(8, 4))
+    plan, sizes = pretrain.make_plan(config), []
+    program = backbone.make_step(plan, pretrain.make_optimizer(config))
+
+    def step(state: Any, batch: draw.Batch, rate: Any) -> Any:
+        sizes.append(batch.images.shape[1:3])
+        return program(state, batch, rate)
+
+    # Compiled once for all three starts.
+    monkeypatch.setattr(backbone, "make_step", lambda *args: step)
+    for name in ("make_draw", "make_test"):
+        monkeypatch.setattr(backbone, name, functools.cache(getattr(backbone, name)))
+    pretrain.run(config, tmp_path / "whole")
+    assert sizes == [(8, 32)] * 2 + [(4, 40)] * 3
+    # With the last step of the first size, in the middle of a row of the curves.
+    interrupted(tmp_path / "cut", config, 2)
+    pretrain.run(config, tmp_path / "cut")
+    assert sizes[5:] == sizes[:5]
+    one, other = tmp_path / "whole", tmp_path / "cut"
+    assert sha256(one / "backbone.safetensors") == sha256(other / "backbone.safetensors")
+    assert without_times(one) == without_times(other)
+    rows = without_times(one)
+    assert [(row["pictures"], row["size"]) for row in rows] == [("24", "40"), ("28", "40")]
 
 
 def test_record_and_curves(whole: Path) -> None:
@@ -99,6 +134,7 @@ def test_record_and_curves(whole: Path) -> None:
     assert record["status"] == "finished" and record["pictures"] == 48
     assert record["sha256"] == sha256(whole / "backbone.safetensors")
     assert record["config"]["seed"] == 0 and "jax" in record["versions"]
+    assert record["starts"] == [{"pictures": 0, "versions": record["versions"]}]
     rows = without_times(whole)
     assert [row["pictures"] for row in rows] == ["24", "48"]
     assert all(np.isfinite(float(cell)) for row in rows for cell in row.values())
@@ -121,10 +157,21 @@ def test_weights_are_those_of_the_average(whole: Path) -> None:
     plan = pretrain.make_plan(tiny())
     start = backbone.start(plan, optax.sgd(0.1), 0)
     assert len(weights) == len(jax.tree.leaves(start["average"])) - 2  # kernel and bias of the head
-    name = "params/Conv1/kernel"
-    moved = np.abs(weights[name] - np.asarray(start["params"]["Conv1"]["kernel"])).max()
-    assert 0 < moved < 0.1
-    np.testing.assert_array_equal(weights[name], weights[name].astype(np.float16))
+    with checkpoint.Checkpoints(whole / "checkpoints") as saved:
+        state = saved.restore(6, backbone.start(plan, pretrain.make_optimizer(tiny()), 0))
+    average, last = (
+        {
+            f"{kind}/{layer}/{name}": np.asarray(leaf)
+            for kind, tree in zip(("params", "batch_stats"), trees, strict=True)
+            for layer, leaves in tree.items()
+            for name, leaf in leaves.items()
+        }
+        for trees in (state["average"], (state["params"], state["batch_stats"]))
+    )
+    for name, array in weights.items():
+        kind = np.float16 if name.endswith("kernel") else np.float32
+        np.testing.assert_array_equal(array, average[name].astype(kind), err_msg=name)
+        assert not np.array_equal(array, last[name].astype(kind)), name
 
 
 def test_loss_falls() -> None:
@@ -149,6 +196,21 @@ def test_loss_falls() -> None:
         assert found[-1][name] < 0.8 * found[0][name], name
 
 
+def test_projector_reads_the_features_of_any_width() -> None:
+    """A wide network has more of them; traced, not compiled."""
+    plan = backbone.Plan(
+        draw.Recipes(("voronoi",), 2), 1.4, groups=1, each=2, looks=2, similarity=1.0
+    )
+    optimizer = optax.sgd(1.0)
+    batch = jax.eval_shape(backbone.make_draw(plan, 32), jax.random.key(0))
+    state = backbone.start(plan, optimizer, 0)
+    assert len(state["params"]["projector_hidden"]["kernel"]) == 1792
+    _, parts = jax.eval_shape(
+        backbone.make_step(plan, optimizer), state, batch, jax.ShapeDtypeStruct((), jnp.float32)
+    )
+    assert "similarity" in parts
+
+
 def test_groups_mix_families() -> None:
     plan = backbone.Plan(draw.Recipes(("voronoi", "weave"), 3), 0.35, groups=3, each=2)
     batch = backbone.make_draw(plan, 32)(jax.random.key(0))
@@ -162,11 +224,22 @@ def test_groups_mix_families() -> None:
     [
         ({"families": ("celts", "weave")}, "did you mean 'cells'"),
         ({"families": ()}, "expected some of fibres"),
-        ({"images": (10, 10)}, "expected as many numbers"),
+        ({"families": (1, 2)}, r"config.families=\(1, 2\): expected some of fibres"),
+        ({"images": (10, 10)}, "expected as many whole numbers"),
+        ({"images": ("a",)}, r"images=\('a',\), each=\(4,\): expected as many whole numbers"),
+        ({"each": (1.5,)}, r"each=\(1.5,\): expected as many whole numbers"),
+        ({"sizes": (32.5,)}, r"config.sizes=\(32.5,\).*: expected as many whole numbers"),
         ({"sizes": (16,)}, "32 pixels or more"),
         ({"recipes": 0}, "config.recipes=0: expected 1 or more"),
+        ({"seed": -1}, "config.seed=-1: expected 0 to 4294967295"),
+        ({"seed": 2**32}, "config.seed=4294967296: expected"),
+        ({"alpha": np.inf}, "config.alpha=inf: expected a width above 0"),
+        ({"loss.classes": np.nan}, "config.loss: expected weights of 0 or more"),
         ({"cooldown": 1.0}, "config.cooldown=1.0"),
         ({"learning_rate": 0.0}, "config.learning_rate=0.0"),
+        ({"learning_rate": np.nan}, "config.learning_rate=nan"),
+        ({"clip": np.nan}, "clip=nan"),
+        ({"weight_decay": np.inf}, "weight_decay=inf"),
         ({"loss.similarity": 1.0}, "2 with loss.similarity above 0"),
         ({"looks": 3}, "config.looks=3"),
     ],
@@ -192,6 +265,72 @@ def test_rate_rises_stays_and_falls() -> None:
     np.testing.assert_allclose(rates[:10], 0.01 * np.arange(1, 11) / 10)
     np.testing.assert_allclose(rates[10:70], 0.01)
     np.testing.assert_allclose(rates[70:], 0.01 * np.arange(30, 0, -1) / 30)
+
+
+def test_course_of_two_sizes() -> None:
+    config = tiny(sizes=(32, 64), images=(24, 20), each=(4, 2))
+    course = pretrain.make_course(config, pretrain.make_plan(config))
+    assert course == pretrain.Course((32, 64), (8, 4), (3, 8)) and course.steps == 8
+    assert [course.phase(step) for step in range(8)] == [0] * 3 + [1] * 5
+    assert [course.pictures(done) for done in range(9)] == [0, 8, 16, 24, 28, 32, 36, 40, 44]
+    # 26 is passed by the first step of small batches; of the multiples of 12, one is the border.
+    assert [done for done in range(1, 9) if course.passes(done, 26)] == [4]
+    assert [done for done in range(1, 9) if course.passes(done, 12)] == [2, 3, 6]
+    assert not any(course.passes(done, 0) for done in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("images", "done", "why"),
+    [
+        # Of 50 and 50 steps, the last 30 with a falling rate.
+        ((400, 400), 100, ""),
+        ((400, 800), 40, ""),
+        ((480, 400), 40, ""),
+        ((320, 400), 40, ""),
+        ((400, 200), 50, ""),
+        ((400, 8000), 71, ""),
+        ((312, 400), 40, "a size that is finished"),
+        ((480, 400), 51, "a size that is finished"),
+        ((392, 800), 60, "a size that is finished"),
+        ((400, 80), 60, "nothing is left to be done"),
+        ((80, 80), 60, "nothing is left to be done"),
+        ((400, 8000), 100, "nothing is left to be done"),
+        ((400, 8000), 72, "begun to fall"),
+        ((400, 200), 60, "begun to fall"),
+    ],
+)
+def test_course_changes_before_it_matters(images: tuple[int, int], done: int, why: str) -> None:
+    """A change is refused if, and only if, some step that is done would have been another."""
+    configs = [tiny(sizes=(32, 64), images=some, each=(4, 4)) for some in ((400, 400), images)]
+    then, now = (pretrain.make_course(one, pretrain.make_plan(one)) for one in configs)
+    found = pretrain.late(then, now, done, configs[0].cooldown)
+    assert (why in found) if why else not found
+    steps = [
+        [(course.phase(step), pretrain.make_rate(config, course)(step)) for step in range(done)]
+        for config, course in zip(configs, (then, now), strict=True)
+        if done <= course.steps
+    ]
+    if "nothing" not in why:
+        assert (steps[0] != steps[1]) == bool(why)
+
+
+def test_each_start_and_what_it_ran_on_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    one, other = {"jax": "0.1", "device": "cpu"}, {"jax": "0.1", "device": "gpu"}
+    first = pretrain.starts({"versions": one}, one, 0)
+    assert first == [{"pictures": 0, "versions": one}] and not caplog.text
+    # Nothing was saved before this start: nothing of the result is by the one before.
+    assert pretrain.starts({"versions": one, "starts": first}, other, 0) == [
+        {"pictures": 0, "versions": other}
+    ]
+    assert not caplog.text
+    both = pretrain.starts({"versions": one, "starts": first}, other, 40)
+    assert both == [*first, {"pictures": 40, "versions": other}]
+    assert "versions.device: cpu then, gpu now: the result may differ" in caplog.text
+    # Records of before have those of one start.
+    assert pretrain.starts({"versions": one}, other, 40) == both
+    caplog.clear()
+    pretrain.starts({"versions": other, "starts": both}, other, 48)
+    assert not caplog.text
 
 
 def test_classifier_moves_by_a_tenth_and_biases_do_not_decay() -> None:

@@ -235,6 +235,15 @@ def test_two_looks_show_one_texture_in_other_colours() -> None:
     assert np.abs(colours[:12] - colours[12:]).max(1).min() > 0.005
 
 
+@pytest.mark.parametrize(("batch", "size"), [(1, 33), (2, 65), (2, 32)])
+def test_pictures_of_any_size(batch: int, size: int) -> None:
+    """One random word gives the noise of four pixels, whose number need not be even."""
+    planes = jax.eval_shape(
+        colour.photographed, jax.random.key(0), jnp.zeros((batch, 3, size, size))
+    )
+    assert planes.shape == (batch, 3, size, size)
+
+
 def test_colours_tell_nothing_of_the_label() -> None:
     """The same key stains any fields alike, by Beer and Lambert: density grows with amount."""
 

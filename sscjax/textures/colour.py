@@ -83,10 +83,12 @@ def photographed(key: jax.Array, planes: jax.Array, jpeg: bool = True) -> jax.Ar
     planes = looks.lit(planes, even(0, 0.8, 1.15), even(1, 0.6, 1.3))
     # Half of them sharp.
     planes = looks.blurred(planes, even(2, -MOST_BLUR, MOST_BLUR).clip(0), MOST_BLUR)
-    bits = jax.random.bits(keys[3], (planes.size // 4,), jnp.uint32)
+    # A last word may give fewer than four pixels.
+    bits = jax.random.bits(keys[3], (-(-planes.size // 4),), jnp.uint32)
     # The sum of four bytes is as good as normal; one word gives four pixels by its turned copies.
     parts = [bits, _scrambled(bits, 1), _scrambled(bits, 2), _scrambled(bits, 3)]
-    noise = jnp.stack([_near_normal(part) for part in parts]).reshape(planes.shape)
+    noise = jnp.concatenate([_near_normal(part) for part in parts])
+    noise = noise[: planes.size].reshape(planes.shape)
     planes += even(4, -6.0, 7.0).clip(0)[:, None, None, None] * noise
     planes = jnp.clip(planes, 0.0, 255.0)
     return looks.compressed(planes, even(5, 30.0, 100.0)) if jpeg else planes

@@ -2,7 +2,8 @@
 
 A field is [B,S,S] float32. All randomness inside an image comes from an integer hash of pixel or
 cell numbers with a seed of the image: it needs no table and no gather, which XLA is slow at on a
-CPU, costs the same however dense the cells are, and gives the same image on every device.
+CPU, and costs the same however dense the cells are. These numbers are the same on every device; the
+image, computed from them in float32, may differ there in the last bits.
 """
 
 from __future__ import annotations
