@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import errno
 import logging
+import numbers
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from sscjax import interrupts, memory
+from sscjax import files, interrupts, memory
 from sscjax.errors import UserError
 from sscjax.pretrained import cache
 
@@ -58,14 +59,17 @@ def call(program: Callable[[], int | None]) -> int:
         _say(f"error: {_storage(error)}")
         return USER_ERROR
     except KeyboardInterrupt:
-        _say(f"interrupted: to go on, give the same command again\n  {again()}")
+        _say("interrupted: to go on, give the same command again", f"  {again()}")
         return INTERRUPTED
 
 
-def _say(text: str) -> None:
-    """To the standard error stream, which may be a file on a full disk."""
+def _say(*lines: str) -> None:
+    """To the standard error stream, which may be a file on a full disk.
+
+    The lines hold names that others gave: none begins a line or moves the cursor.
+    """
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print("\n".join(map(files.spelt, lines)), file=sys.stderr, flush=True)
 
 
 def _storage(error: OSError) -> str:
@@ -82,7 +86,20 @@ def again(command: Sequence[str] | None = None) -> str:
     """
     words = list(sys.orig_argv if command is None else command)
     words = [word for word in words if not re.fullmatch(r"--?fresh(=.*)?", word)]
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+    return subprocess.list2cmdline(words) if os.name == "nt" else " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell; by its bytes, as bash and zsh read them, what cannot be printed."""
+    if word.isprintable():
+        return shlex.quote(word)
+    parts = [
+        (f"\\{letter}" if letter in "\\'" else letter)
+        if letter.isprintable()
+        else "".join(f"\\x{byte:02x}" for byte in os.fsencode(letter))
+        for letter in word
+    ]
+    return f"$'{''.join(parts)}'"
 
 
 def set_up_log() -> None:
@@ -95,11 +112,19 @@ def set_up_log() -> None:
 
 
 class _Plain(logging.Formatter):
-    """The message; warnings and errors say what they are."""
+    """The message; warnings and errors say what they are.
+
+    What is put into it may be a name that others gave: see `_say`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
+        values = record.args if isinstance(record.args, tuple) else ()
+        text = str(record.msg) % tuple(map(_spelt, values)) if values else record.getMessage()
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
+def _spelt(value: object) -> object:
+    return value if isinstance(value, numbers.Number) else files.spelt(str(value))
 
 
 def set_up_jax() -> None:

@@ -114,6 +114,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def spelt(text: str) -> str:
+    """Foreign text in which nothing is hidden: what is not printed, or turns text about, is spelt.
+
+    Of a file's name that is not UTF-8 these are the bytes that are not.
+    """
+    return "".join(letter if letter.isprintable() else _spelling(letter) for letter in text)
+
+
+def _spelling(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # how Python has a byte that is not UTF-8
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter.encode("unicode_escape").decode("ascii")
+
+
 # What spreadsheets take for the start of a formula, which might fetch or send something.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 

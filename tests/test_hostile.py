@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,12 @@ import sound_files
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_runs import finished_run, put
+from small_runs import finished_run, one_stage_config, put
 
-from sscjax import files, page, predict, report
+from sscjax import cli, explain, files, page, predict, report, train
 from sscjax.data import decode, listing, splits
 from sscjax.data.dataset import ImageSet
-from sscjax.data.slides import reading, tiling
+from sscjax.data.slides import program, reading, tiling
 from sscjax.data.slides.tiling import Settings
 from sscjax.errors import UserError
 from sscjax.metrics import Predictions
@@ -281,6 +284,87 @@ def test_terminal_shows_names_and_obeys_none(name: str, width: int) -> None:
     assert len(report.clean_file(name, width)) <= width
 
 
+@tried(300)
+@given(name=st.text())
+@example(name=os.fsdecode(b"M\xfcller"))
+def test_spelt_names_hide_nothing(name: str) -> None:
+    shown = files.spelt(name)
+    assert shown == files.spelt(shown) and (shown.isprintable() or not name)
+    assert shown == name or not name.isprintable()
+
+
+@pytest.fixture
+def log() -> Iterator[logging.Logger]:
+    """The package's log, which is put back."""
+    log = logging.getLogger("sscjax")
+    before = log.handlers, log.level, log.propagate
+    yield log
+    log.handlers, log.level, log.propagate = before
+
+
+def put_corrupt(folder: Path, suffix: str = ".png") -> int:
+    """A file that is no image under each name, and their number."""
+    for number, name in enumerate(NASTY):
+        path = folder / f"{number}" / f"{name}{suffix}"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"no image")
+    return len(NASTY)
+
+
+def assert_lines(said: str, begin: str, count: int) -> None:
+    """So many lines begin like this, none else is there, and none obeys a name."""
+    lines = said.removesuffix("\n").split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert len([line for line in lines if line.startswith(begin)]) == count == len(lines)
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_error_is_one_line_whatever_a_file_is_called(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    for label in ("a", "b"):
+        put(tmp_path / "images" / label / "p" / "sound.png")
+    path = tmp_path / "images" / "a" / "p" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"no image")
+    config = one_stage_config()
+    config.data.path = str(tmp_path / "images")
+    assert cli.call(lambda: print(train.run(config, tmp_path / "run"))) == cli.USER_ERROR
+    assert_lines(capfd.readouterr().err, "error: ", 1)
+
+
+def test_log_is_one_line_whatever_is_put_into_it(
+    log: logging.Logger, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cli.set_up_log()
+    for name in NASTY:
+        log.warning("left out: %s, %s, %d of %.1f", name, UserError(name), 2, 3.0)
+    assert_lines(capfd.readouterr().err, "warning: left out: ", len(NASTY))
+
+
+def test_slides_that_cannot_be_cut_are_a_line_each(
+    tmp_path: Path, log: logging.Logger, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("openslide", reason="OpenSlide is not installed")
+    count = put_corrupt(tmp_path / "p" / "slides", ".svs")
+    cli.set_up_log()
+    assert program.cut(tmp_path / "p", tmp_path / "out", Settings(field_px=32)) == program.FAILED
+    said = capfd.readouterr()
+    assert_lines("\n".join(said.out.split("\n")[:-2]), "could not be cut: ", count)
+    lines = [line for line in said.err.split("\n") if "slides name no subject" not in line]
+    assert_lines("\n".join(lines), "warning: left out: ", count)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="bash")
+def test_command_that_goes_on_shows_its_words_and_means_them() -> None:
+    words = [*NASTY, os.fsdecode(b"M\xfcller"), "\x1bit's\\"]
+    print_all = "import os, sys; print([os.fsencode(word) for word in sys.argv[1:]])"
+    shown = cli.again([sys.executable, "-c", print_all, *words])
+    assert shown.isprintable()
+    done = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{list(map(os.fsencode, words))}\n"
+
+
 @tried(100)
 @given(names=st.lists(NAMES, min_size=2, max_size=6, unique=True))
 @example(names=list(NASTY))
@@ -318,24 +402,52 @@ def test_tables_give_every_name_back(place: Path, names: list[str]) -> None:
                 assert not [cell for cell in row if cell.startswith(FORMULAS)]
 
 
-def test_files_with_such_names_from_the_folder_to_the_answer(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Names that a file system allows: trained on, predicted, on the page, in the tables."""
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images with names that a file system allows."""
+    folder = tmp_path_factory.mktemp("named") / "images"
     names = [name for name in NASTY if "/" not in name]
     names.append("n" * 251)
     rng = np.random.default_rng(0)
     for label in ("a", "b"):
         for name in names:
-            path = tmp_path / "images" / label / f"{label}{name}"[:250] / f"{name}.png"
+            path = folder / label / f"{label}{name}"[:250] / f"{name}.png"
             path.parent.mkdir(parents=True)
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
-    run = finished_run(tmp_path / "run", tmp_path / "images", "cnn")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(images: Path) -> Path:
+    return finished_run(images.parent / "run", images, "cnn")
+
+
+@pytest.mark.parametrize("ask", (predict.predict, explain.explain))
+def test_what_is_left_out_is_one_line_whatever_it_is_called(
+    run: Path,
+    tmp_path: Path,
+    log: logging.Logger,
+    capfd: pytest.CaptureFixture[str],
+    ask: Callable[..., int],
+) -> None:
+    put(tmp_path / "asked" / "sound.png")
+    count = put_corrupt(tmp_path / "asked")
+    cli.set_up_log()
+    code = cli.call(lambda: ask(run, [tmp_path / "asked"], tmp_path / "out"))
+    assert code == predict.FAILED
+    said = [line for line in capfd.readouterr().err.split("\n") if ": 100%" not in line]
+    assert_lines("\n".join(said), "warning: left out: ", count)
+
+
+def test_files_with_such_names_from_the_folder_to_the_answer(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names that a file system allows: trained on, predicted, on the page, in the tables."""
     text = (page.write(run)[0]).read_text(encoding="utf-8")
     assert "<script>alert" not in text and "\u202e" not in text and "\x1b" not in text
     out = tmp_path / "out"
     capsys.readouterr()
-    assert predict.predict(run, [tmp_path / "images"], out) == 0
+    assert predict.predict(run, [images], out) == 0
     shown = capsys.readouterr().out
     assert all(line.isprintable() for line in shown.splitlines() if line)
     for path in (out / "images.csv", out / "subjects.csv", run / "predictions.csv"):

@@ -129,11 +129,8 @@ def render(template: str, context: dict[str, Any]) -> str:
 
 
 def plain(name: Any) -> str:
-    """A name in which nothing is hidden: what cannot be printed, or turns text about, is spelt."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
-        for letter in str(name)
-    )
+    """A name in which nothing is hidden; see `files.spelt`."""
+    return files.spelt(str(name))
 
 
 # What Markdown, or the HTML within it, could take for its own.

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sscjax import cli, report
+from sscjax import cli, files, report
 from sscjax.data import listing
 from sscjax.data.slides import folder, tiling
 from sscjax.data.slides.folder import Source
@@ -270,7 +270,7 @@ def _text(sources: Sequence[Source], results: Sequence[Result], out: Path, count
         left = len(results) - len(bad) - len(rows) + 1
         lines += [f"... and {left} more slides"] if left > 0 else []
         lines.append("")
-    lines += [f"could not be cut: {reason}" for reason in bad]
+    lines += [f"could not be cut: {files.spelt(reason)}" for reason in bad]
     whole = len(results) - len(bad)
     lines.append(f"{count:,} tiles of {whole} slides: {out / listing.MANIFEST}")
     if whole and any(source.label for source in sources):
