@@ -27,6 +27,7 @@ from small_runs import finished_run, one_stage_config, put
 from sscjax import cli, explain, files, page, predict, report, train
 from sscjax.data import decode, listing, splits
 from sscjax.data.dataset import ImageSet
+from sscjax.data.slides import folder as slide_folder
 from sscjax.data.slides import program, reading, tiling
 from sscjax.data.slides.tiling import Settings
 from sscjax.errors import UserError
@@ -263,6 +264,7 @@ NASTY = (
 NAMES = st.sampled_from(NASTY) | st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12
 )
+TILE = {"file": "tiles/key/0_0.png", "x": 0, "y": 0, "mpp": None, "tissue": 0.1}
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -369,7 +371,7 @@ def test_command_that_goes_on_shows_its_words_and_means_them() -> None:
 @given(names=st.lists(NAMES, min_size=2, max_size=6, unique=True))
 @example(names=list(NASTY))
 def test_tables_give_every_name_back(place: Path, names: list[str]) -> None:
-    """Predictions and splits, whose readers are this package and a spreadsheet."""
+    """Tables whose readers are this package and a spreadsheet."""
     count = len(names)
     array = np.array(names, dtype=object).astype(str)
     # NumPy drops zeros at the end of a string, and so would any array of names.
@@ -396,7 +398,18 @@ def test_tables_give_every_name_back(place: Path, names: list[str]) -> None:
     )
     splits.write_splits(place / "splits.csv", images, np.full(count, "train"))
     assert splits.read_splits(place / "splits.csv", images).tolist() == ["train"] * count
-    for path in (place / "predictions.csv", place / "splits.csv"):
+    # What people write into a manifest may have blanks around it, which count for nothing.
+    whole = [name for name in names if name == name.strip()]
+    slides = [
+        (slide_folder.Source(place, name, "key", name, name), {"tiles": [TILE]}) for name in whole
+    ]
+    assert slide_folder.write_manifest(place / "tiles", slides) == len(whole)
+    rows = listing.read_rows(place / "tiles" / "manifest.csv", slide_folder.COLUMNS)
+    for (_, cells), name in zip(rows, whole, strict=True):
+        assert cells["label"] == cells["subject"] == cells["slide"] == name
+        assert cells["file"] == TILE["file"] and float(cells["tissue"]) == TILE["tissue"]
+    for name in ("predictions.csv", "splits.csv", "tiles/manifest.csv"):
+        path = place / name
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.reader(file, strict=True):
                 assert not [cell for cell in row if cell.startswith(FORMULAS)]

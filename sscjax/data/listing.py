@@ -12,11 +12,14 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from sscjax.data import masks
 from sscjax.data.decode import IMAGE_SUFFIXES
 from sscjax.errors import UserError
+from sscjax.files import csv_name
 
 _LOG = logging.getLogger(__name__)
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("file", "label", "subject")
+# Columns of names that `files.csv_text` may have written.
+_NAMES = ("label", "subject", "slide")
 SPLIT_NAMES = {
     "train": "train",
     "val": "val",
@@ -271,6 +274,8 @@ def list_manifest(manifest: Path, classes: Sequence[str], *, private: bool = Fal
 def read_rows(manifest: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Rows of a csv file as stripped cells by column, each with its line number (header: line 1).
 
+    Labels, subjects and slides come without the apostrophe of `files.csv_cell`.
+
     Args:
       manifest: the file.
       columns: those that it must have.
@@ -292,8 +297,9 @@ def read_rows(manifest: Path, columns: Sequence[str]) -> list[tuple[int, dict[st
                         f"{manifest}, row {reader.line_num}: {len(cells)} cells, expected "
                         f"{len(header)}; quote cells that hold a comma"
                     )
-                stripped = [cell.strip() for cell in cells]
-                rows.append((reader.line_num, dict(zip(header, stripped, strict=True))))
+                row = {key: cell.strip() for key, cell in zip(header, cells, strict=True)}
+                row |= {key: csv_name(row[key]) for key in _NAMES if key in row}
+                rows.append((reader.line_num, row))
     except FileNotFoundError as error:
         raise UserError(f"{manifest}: no such file; correct the data path") from error
     except UnicodeDecodeError as error:

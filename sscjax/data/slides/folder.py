@@ -9,7 +9,6 @@ thumbnails/SLIDE.png   the slide with its grid
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 import re
@@ -249,14 +248,10 @@ def _with_legend(image: Image.Image, counts: Mapping[str, int]) -> np.ndarray:
 
 def write_manifest(out: Path, done: Iterable[tuple[Source, Mapping[str, Any]]]) -> int:
     """Write `manifest.csv` for the slides that are done, and return its number of tiles."""
-    text, count = io.StringIO(), 0
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for source, kept in done:
-        for row in kept["tiles"]:
-            mpp = "" if row["mpp"] is None else row["mpp"]
-            whose = (row["file"], source.label, source.subject, source.name)
-            writer.writerow([*whose, row["x"], row["y"], mpp, row["tissue"]])
-            count += 1
-    files.write_text(out / MANIFEST, text.getvalue())
-    return count
+    rows = [
+        [row["file"], source.label, source.subject, source.name, *(row[key] for key in COLUMNS[4:])]
+        for source, kept in done
+        for row in kept["tiles"]
+    ]
+    files.write_text(out / MANIFEST, files.csv_text([COLUMNS, *rows]))
+    return len(rows)
