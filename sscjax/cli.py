@@ -48,6 +48,7 @@ def call(program: Callable[[], int | None]) -> int:
     Any other exception is a fault of ours and keeps its traceback.
     """
     try:
+        _refuse_undecodable()
         with interrupts.handled():
             return program() or 0
     except UserError as error:
@@ -61,6 +62,20 @@ def call(program: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         _say("interrupted: to go on, give the same command again", f"  {again()}")
         return INTERRUPTED
+
+
+def _refuse_undecodable() -> None:
+    """Raise a UserError where the command cannot be recorded, or the folder that it is given in."""
+    words = sys.argv[1:]
+    with contextlib.suppress(OSError):  # that folder may be gone
+        words.append(os.getcwd())
+    for word in words:
+        part = files.undecodable(word)
+        if part:
+            raise UserError(
+                f"{part}, which the command names or is given in, is not UTF-8 text: rename that "
+                "file or folder"
+            )
 
 
 def _say(*lines: str) -> None:

@@ -128,6 +128,19 @@ def _spelling(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii")
 
 
+def undecodable(path: Path | str) -> str:
+    """The first part of a path that is not UTF-8, spelt; '' where there is none.
+
+    No file that is written could name it.
+    """
+    for part in Path(path).parts:
+        try:
+            part.encode()
+        except UnicodeEncodeError:
+            return spelt(part)
+    return ""
+
+
 # What spreadsheets take for the start of a formula, which might fetch or send something.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 

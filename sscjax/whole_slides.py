@@ -99,8 +99,11 @@ def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
     """Cut slides into the folder `slides` of the results.
 
     Raises:
-      UserError: not one of them could be cut, or one is given twice.
+      UserError: not one of them could be cut, or one is given twice, or has a name that cannot be
+        used.
     """
+    for path in slides:
+        listing.refuse_undecodable(path)
     names = _names(slides)
     keys = folder.keys(names)
     sources = [

@@ -7,6 +7,7 @@ how much of it.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import logging
 import os
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_runs import finished_run, one_stage_config, put
 
-from sscjax import cli, explain, files, page, predict, report, train
+from sscjax import cli, explain, files, page, predict, report, train, whole_slides
 from sscjax.data import decode, listing, splits
 from sscjax.data.dataset import ImageSet
 from sscjax.data.slides import folder as slide_folder
@@ -433,6 +434,88 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(images: Path) -> Path:
     return finished_run(images.parent / "run", images, "cnn")
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> str:
+    """A name in Latin-1, as old archives have them."""
+    name = os.fsdecode(b"M\xfcller")
+    try:
+        (tmp_path / name).touch()
+    except OSError:
+        pytest.skip("this file system has no names but UTF-8")
+    return name
+
+
+def refused(program: Callable[[], object], capfd: pytest.CaptureFixture[str]) -> bool:
+    """Whether a program ends with one line that tells what to rename."""
+    code = cli.call(lambda: print(program()))
+    said = capfd.readouterr()
+    assert_lines(said.err, "error: ", 1)
+    whole = "M\\xfcller" in said.err and "not UTF-8" in said.err and "rename" in said.err
+    return code == cli.USER_ERROR and whole and not said.out
+
+
+@pytest.mark.parametrize("place", ("a/p/{}.png", "a/{}/one.png", "{}/p/one.png"))
+@pytest.mark.parametrize("policy", ("error", "skip"))
+def test_names_that_are_not_utf8_are_refused_before_training(
+    foreign: str, place: str, policy: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for path in (place.format(foreign), "b/p/one.png"):
+        put(tmp_path / "images" / path)
+    (tmp_path / "images" / "b" / f"{foreign}.txt").touch()  # no image: it is passed over
+    config = one_stage_config()
+    config.data.path, config.data.corrupt = str(tmp_path / "images"), policy
+    assert refused(lambda: train.run(config, tmp_path / "run"), capfd)
+    assert not (tmp_path / "run").exists()
+
+
+def test_places_that_are_not_utf8_are_refused(
+    foreign: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / f"{foreign}s"
+    for label in ("a", "b"):
+        put(folder / label / "p" / "one.png")
+    table = "file,label,subject\na/p/one.png,a,p\nb/p/one.png,b,q\n"
+    (folder / "some.csv").write_text(table, encoding="utf-8")
+    assert refused(lambda: listing.list_images(folder), capfd)
+    assert refused(lambda: listing.list_images(folder / "some.csv"), capfd)
+    # The folder that a command is given in, and what it names.
+    with monkeypatch.context() as patch:
+        patch.chdir(folder)
+        assert refused(lambda: None, capfd)
+    monkeypatch.setattr(sys, "argv", ["program", f"--workdir={folder}"])
+    assert refused(lambda: None, capfd)
+
+
+@pytest.mark.parametrize("ask", (predict.predict, explain.explain))
+def test_names_that_are_not_utf8_are_refused_before_answering(
+    run: Path,
+    foreign: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    ask: Callable[..., int],
+) -> None:
+    one, out = put(tmp_path / "asked" / f"{foreign}.png"), tmp_path / "out"
+    put(tmp_path / "others" / foreign / "one.png")
+    for path in (one, one.parent, tmp_path / "others", put(tmp_path / f"{foreign}.tif")):
+        assert refused(functools.partial(ask, run, [path], out), capfd)
+    assert not out.exists()
+
+
+def test_slides_whose_names_are_not_utf8_are_refused(
+    foreign: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "slides" / f"{foreign}.svs"
+    path.parent.mkdir()
+    path.touch()
+    out = tmp_path / "out"
+    assert refused(lambda: program.cut(path.parent, out, Settings(field_px=32)), capfd)
+    assert refused(lambda: whole_slides.cut([path], out, Settings(field_px=32)), capfd)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("ask", (predict.predict, explain.explain))

@@ -49,9 +49,16 @@ def find(path: Path | str, classes: Sequence[str]) -> list[Asked]:
       classes: of the network.
 
     Raises:
-      UserError: nothing is there, or no image, or a row that cannot be used.
+      UserError: nothing is there, or no image, or a row or a name that cannot be used.
     """
-    path = Path(path)
+    found = _found(Path(path), classes)
+    for one in found:
+        listing.refuse_undecodable(one.path)
+        listing.refuse_undecodable(one.subject)
+    return found
+
+
+def _found(path: Path, classes: Sequence[str]) -> list[Asked]:
     if path.is_dir():
         manifest = path / listing.MANIFEST
         return _from_manifest(manifest) if manifest.is_file() else _from_folder(path, classes)

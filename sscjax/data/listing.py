@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from sscjax.data import masks
 from sscjax.data.decode import IMAGE_SUFFIXES
 from sscjax.errors import UserError
-from sscjax.files import csv_name
+from sscjax.files import csv_name, spelt, undecodable
 
 _LOG = logging.getLogger(__name__)
 
@@ -177,7 +177,18 @@ def _folder_source(folder: str, records: Sequence[ImageRecord]) -> str:
     )
 
 
+def refuse_undecodable(path: Path | str) -> None:
+    """Raise a UserError where a name is not UTF-8: no table, record or page could hold it."""
+    part = undecodable(path)
+    if part:
+        raise UserError(
+            f"{spelt(str(path))}: the name {part} is not UTF-8 text (old archives hold such); "
+            "rename it, to plain letters say"
+        )
+
+
 def _folder_record(folder: Path, path: Path, label: str) -> ImageRecord:
+    refuse_undecodable(path)
     file = path.relative_to(folder).as_posix()
     inner = path.relative_to(folder / label).parts
     _refuse_outside(folder, path, str(path))
@@ -283,6 +294,7 @@ def read_rows(manifest: Path, columns: Sequence[str]) -> list[tuple[int, dict[st
     Raises:
       UserError: no such file, or no such table.
     """
+    refuse_undecodable(manifest)
     rows: list[tuple[int, dict[str, str]]] = []
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as file:

@@ -122,7 +122,7 @@ def find(slides: Path, table: Path | None) -> list[Source]:
     each slide is a subject of its own. Slides beside each other have no label.
 
     Raises:
-      UserError: there is none, or the table does not fit.
+      UserError: there is none, or one with a name that cannot be used, or the table does not fit.
     """
     if table is not None:
         found = _from_table(slides, table)
@@ -132,6 +132,8 @@ def find(slides: Path, table: Path | None) -> list[Source]:
         found = _from_folder(slides)
     else:
         raise UserError(f"{slides}: no such slide or folder; correct the path")
+    for path, *_ in found:
+        listing.refuse_undecodable(path)
     names = folder.keys(name for _, name, _, _ in found)
     return [Source(path, name, names[name], label, subject) for path, name, label, subject in found]
 
