@@ -95,11 +95,6 @@ class Lock:
                 "it back and give the same command again, or choose another --workdir"
             )
 
-    def before_move(self) -> None:
-        """Give the lock back where a folder with an open file cannot be moved: on Windows."""
-        if os.name == "nt":
-            self.release()
-
     def release(self) -> None:
         """Give the lock back; harmless when it is not taken."""
         if self._file is None:

@@ -112,8 +112,8 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     record.refuse_foreign(folder, FILE)
     with locks.Lock(folder) as lock:
         lock.take()
+        record.clear(folder, FILE)
         if fresh:
-            lock.before_move()
             record.delete(folder, FILE)
         folder.mkdir(parents=True, exist_ok=True)
         lock.take()

@@ -71,6 +71,7 @@ def run(
     record.refuse_foreign(folder, FILE)
     with locks.Lock(folder) as lock:
         lock.take()
+        record.clear(folder, FILE)
         return _run_all(config, folder, fresh, command, lock)
 
 
@@ -107,7 +108,8 @@ def _run_all(
             _LOG.info("this protocol is finished: nothing is left to do (--fresh trains anew)")
             return (folder / "report.txt").read_text(encoding="utf-8")
     if fresh:
-        lock.before_move()
+        lock.check()
+        lock.take()
         record.delete(folder, FILE)
     _write(folder, now, earlier, lock)
     files.write_json(folder / audit.FILE, inspected)

@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import sscjax
-from sscjax import build, files, prepare
+from sscjax import build, files, locks, prepare
 from sscjax.course import Finished, Stage
 from sscjax.data import anonymous
 from sscjax.data.dataset import ImageSet
@@ -27,6 +27,9 @@ from sscjax.errors import UserError
 _LOG = logging.getLogger(__name__)
 
 FILE = "run.json"
+
+# What a folder that is deleted goes into; as what a killed writer leaves, it is no one's work.
+_DELETED = ".deleted.*.tmp"
 
 # Files that a line for people names.
 _NAMED = 3
@@ -129,7 +132,9 @@ def refuse_foreign(folder: Path, file: str = FILE) -> None:
         raise UserError(f"{folder} is a file, expected a folder: choose another --workdir")
     # What a killed writer left behind is no one's work.
     others = folder.is_dir() and any(not name.match(".*.tmp") for name in folder.iterdir())
-    if others and not (folder / file).is_file():
+    # Nor is what a killed deletion did not come to (see `clear`).
+    ours = [folder / file, *(one / file for one in folder.glob(_DELETED))]
+    if others and not any(path.is_file() for path in ours):
         raise UserError(
             f"{folder} is not empty and holds no run of this kind (no {file}): choose another "
             "--workdir"
@@ -137,12 +142,51 @@ def refuse_foreign(folder: Path, file: str = FILE) -> None:
 
 
 def delete(folder: Path, file: str = FILE) -> None:
-    """Delete a run; the folder loses its name first, so that no half of a run is ever found."""
+    """Delete a run; its record goes first, so that no half of a run is ever found.
+
+    The folder itself stays: it may be a link, a disk of its own, or where the command is given.
+    Who calls this has its lock.
+
+    Raises:
+      UserError: it holds no such run, or one that cannot be deleted.
+    """
     refuse_foreign(folder, file)
-    if folder.is_dir():
-        doomed = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-        folder.rename(doomed / folder.name)
-        shutil.rmtree(doomed)
+    clear(folder, file)
+    if (folder / file).is_file():
+        prefix, suffix = _DELETED.split("*")
+        doomed = Path(tempfile.mkdtemp(dir=folder, prefix=prefix, suffix=suffix))
+        (folder / file).rename(doomed / file)
+        clear(folder, file)
+
+
+def clear(folder: Path, file: str = FILE) -> None:
+    """Delete what is left of a run whose deletion was begun, and then killed perhaps.
+
+    Who calls this has the lock of the folder.
+
+    Raises:
+      UserError: that cannot be done.
+    """
+    for doomed in folder.glob(_DELETED):
+        # The record goes last: while it is here, what lies beside it belongs to it.
+        if (doomed / file).is_file():
+            for path in list(folder.iterdir()):
+                if path.name != locks.NAME and not path.match(_DELETED):
+                    _move(path, doomed)
+            (doomed / file).unlink()
+        shutil.rmtree(doomed, ignore_errors=True)
+        if doomed.exists():
+            _LOG.warning("%s: what is left there of a deleted run cannot be deleted", doomed)
+
+
+def _move(path: Path, folder: Path) -> None:
+    try:
+        path.rename(folder / path.name)
+    except OSError as error:  # such as a disk of its own
+        raise UserError(
+            f"{path} of a run that is to be deleted cannot be moved ({error.strerror}): delete it "
+            "by hand and give the same command again, or choose another --workdir"
+        ) from error
 
 
 def read(folder: Path) -> dict[str, Any] | None:

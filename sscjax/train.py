@@ -86,6 +86,7 @@ def run(
     record.refuse_foreign(folder)
     with locks.Lock(folder) as lock:
         lock.take()
+        record.clear(folder)
         return _run(config, folder, fresh, command, loaded, fallback, features_at, lock)
 
 
@@ -134,10 +135,8 @@ def _run(
             _LOG.info("config.calibration has changed: the figures are made anew, without training")
     if fresh:
         lock.check()
-        lock.before_move()
+        lock.take()
         record.delete(folder)
-        # It was of the folder that is gone.
-        lock.release()
     _start(folder, now, earlier, lock)
     manifest = provenance.begin(
         folder, config, now, network.weights.name, images.originals, images.splits

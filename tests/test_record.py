@@ -1,0 +1,157 @@
+"""Deleting a run: wherever its folder is, and whenever it is killed."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import small_config
+
+from configs import pretrain_textures
+from sscjax import locks, pretrain, protocol, record, train
+from sscjax.errors import UserError
+
+
+def put_run(folder: Path, file: str = record.FILE) -> Path:
+    """What a run leaves, as far as deleting is concerned."""
+    for name in (file, "splits.csv", "checkpoints/head/1/array", ".splits.csv.x.tmp"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}", encoding="utf-8")
+    return folder
+
+
+def test_a_folder_loses_its_run_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a mount point, a link and the folder of the command must stay what they are."""
+    run = put_run(tmp_path / "disk" / ("r" * 250))
+    before = run.stat()
+    (tmp_path / "link").symlink_to(run)
+    with locks.Lock(run) as lock:
+        lock.take()
+        record.delete(tmp_path / "link")
+        lock.check()
+        assert [path.name for path in run.iterdir()] == [locks.NAME]
+    put_run(run)
+    monkeypatch.chdir(run)
+    record.delete(Path())
+    assert run.stat().st_ino == before.st_ino and not list(run.iterdir())
+    assert (tmp_path / "link").resolve() == run and Path.cwd() == run
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+
+
+def test_what_links_lead_to_stays(tmp_path: Path) -> None:
+    run = put_run(tmp_path / "run")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "one.png").touch()
+    (run / "images").symlink_to(tmp_path / "images")
+    record.delete(run)
+    assert not list(run.iterdir()) and (tmp_path / "images" / "one.png").exists()
+
+
+class Killed(BaseException):
+    """In place of a signal that nothing can catch."""
+
+
+def kill_at(patch: pytest.MonkeyPatch, moment: int) -> None:
+    """End the program before its `moment`th change of a folder by `record`."""
+    count = iter(range(1000))
+
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            if next(count) == moment:
+                raise Killed
+            return function(*args, **options)
+
+        return call
+
+    patch.setattr(Path, "rename", counted(Path.rename))
+    patch.setattr(Path, "unlink", counted(Path.unlink))
+    patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_killed_deletion_is_ended_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """A run is there whole, or none is, and then the next start finds nothing of it."""
+    run = put_run(tmp_path / "run")
+    with pytest.raises(Killed), monkeypatch.context() as patch:
+        kill_at(patch, moment)
+        record.delete(run)
+    record.refuse_foreign(run)
+    left = {path.relative_to(run) for path in run.rglob("*") if "tmp" not in path.suffix}
+    record.clear(run)
+    if moment == 0:
+        assert left == {path.relative_to(run) for path in put_run(run).rglob("*")} - {
+            Path(".splits.csv.x.tmp")
+        }
+    else:
+        assert Path(record.FILE) not in left and not list(run.iterdir())
+    record.delete(run)
+    assert not list(run.iterdir())
+
+
+@pytest.mark.parametrize("fresh", (False, True))
+def test_programs_clear_what_a_killed_deletion_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool
+) -> None:
+    config = small_config()
+    config.data.path = str(tmp_path / "missing")
+    several = small_config()
+    several.data.path, several.protocol = config.data.path, "kfold"
+    textures = pretrain_textures.get_config()
+
+    def stop(*args: Any) -> None:
+        raise UserError("missing")
+
+    monkeypatch.setattr(record, "versions", stop)
+    starts: dict[str, Callable[[Path], Any]] = {
+        record.FILE: lambda folder: train.run(config, folder, fresh=fresh),
+        protocol.FILE: lambda folder: protocol.run(several, folder, fresh=fresh),
+        pretrain.FILE: lambda folder: pretrain.run(textures, folder, fresh=fresh),
+    }
+    for file, start in starts.items():
+        run = put_run(tmp_path / file, file)
+        with pytest.raises(Killed), monkeypatch.context() as patch:
+            kill_at(patch, 2)
+            record.delete(run, file)
+        with pytest.raises(UserError, match="missing"):
+            start(run)
+        assert not list(run.iterdir())
+
+
+def test_disk_within_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, and no run any more; without the disk the next start ends it."""
+    run, rename = put_run(tmp_path / "run"), Path.rename
+
+    def busy(path: Path, target: Path) -> Path:
+        if path.name == "checkpoints":
+            raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", busy)
+        with pytest.raises(UserError, match="checkpoints of a run .* cannot be moved .*by hand"):
+            record.delete(run)
+    assert record.read(run) is None and (run / "checkpoints").is_dir()
+    record.refuse_foreign(run)
+    record.clear(run)
+    assert not list(run.iterdir())
+
+
+def test_what_cannot_be_deleted_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = put_run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *args, **options: None)
+        record.delete(run)
+    assert "what is left there of a deleted run cannot be deleted" in caplog.text
+    record.clear(run)
+    assert not list(run.iterdir())
