@@ -14,7 +14,18 @@ import pytest
 from small_runs import one_stage_config, write_folder
 
 import sscjax
-from sscjax import cli, features, metrics, models, prepare, provenance, reproduce, summary, train
+from sscjax import (
+    build,
+    cli,
+    features,
+    metrics,
+    models,
+    prepare,
+    provenance,
+    reproduce,
+    summary,
+    train,
+)
 from sscjax.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -265,7 +276,7 @@ def test_other_code_and_machine_are_said_but_no_obstacle(
 
 def test_other_weights_are_named(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        prepare,
+        build,
         "initial_variables",
         lambda model, size, seed: models.initial_variables(model, size, seed + 1),
     )

@@ -243,7 +243,7 @@ def test_other_random_weights_are_refused(
     text = json.dumps({**record, "status": "started"})
     (run / "run.json").write_text(text, encoding="utf-8")
     monkeypatch.setattr(
-        prepare,
+        build,
         "initial_variables",
         lambda model, size, seed: models.initial_variables(model, size, seed + 1),
     )
