@@ -39,6 +39,9 @@ _STORAGE = {
     errno.ENFILE: f"let other programs end that hold files open, and {_SAVED}",
     errno.ENOMEM: f"free some memory and {_SAVED}",
     errno.EAGAIN: f"the machine is busy: {_SAVED}",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "correct the link, which leads round in a ring, or name another place",
+    errno.ENOTDIR: "a file stands where a folder is expected: name another place",
     errno.EINTR: f"the machine is busy: {_SAVED}",
 }
 

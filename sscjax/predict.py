@@ -35,7 +35,7 @@ from sscjax import (
     whole_slides,
 )
 from sscjax.answers import Judged
-from sscjax.data import anonymous, asked
+from sscjax.data import anonymous, asked, listing
 from sscjax.data.asked import Asked
 from sscjax.ensemble import Ensemble
 from sscjax.errors import UserError
@@ -167,7 +167,7 @@ def listed(
     found = [one for path in inputs for one in asked.find(path.expanduser(), opened.classes)]
     first: dict[Path, str] = {}
     for one in found:
-        place = one.path.resolve()
+        place = listing.target_of(one.path)
         if place in first:
             raise UserError(f"{one.file} is given twice (also as {first[place]}): name it once")
         first[place] = one.file

@@ -130,9 +130,9 @@ def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
 
 def _names(slides: Sequence[Path]) -> list[str]:
     """The files' names; with their folders where two would be alike."""
-    places = [path.resolve() for path in slides]
+    places = [listing.target_of(path) for path in slides]
     if len(set(places)) < len(places):
-        twice = next(path for path in slides if places.count(path.resolve()) > 1)
+        twice = next(path for path in slides if places.count(listing.target_of(path)) > 1)
         raise UserError(f"{twice} is given twice: name it once")
     short = [path.name for path in slides]
     return short if len(set(short)) == len(short) else [path.as_posix() for path in places]

@@ -299,6 +299,29 @@ def test_links(folder, tmp_path_factory):
     refused(lambda: load(folder, SIZE), "duplicate", "ill/p1/a.png")
 
 
+def test_links_that_lead_nowhere(folder, tmp_path_factory):
+    """They are images that cannot be read; put right, they are other data."""
+    link(folder / "ill" / "p1" / "ring.png", Path("ring.png"))
+    link(folder / "well" / "p1" / "gone.png", Path("later.png"))
+    gone = ["ill/p1/ring.png", "well/p1/gone.png"]
+    refused(lambda: recipes.from_path(folder, SIZE), "ring.png: cannot be read")
+    refused(lambda: load(folder, SIZE), "ring.png: cannot be read", "2 of the first 5", "gone.png")
+    recipe = recipes.from_path(folder, SIZE, corrupt="skip")
+    for max_bytes in (np.inf, 0, 0):
+        found = prepared.make(recipe, tmp_path_factory.getbasetemp() / "links", max_bytes)
+        assert list(found.left_out) == gone and len(found) == 3
+    assert list(load(folder, SIZE, corrupt="skip").left_out) == gone
+    write_image(folder / "other.png")
+    (folder / "other.png").rename(folder / "well" / "p1" / "later.png")
+    refused(lambda: recipes.from_path(folder, SIZE, corrupt="skip"), "duplicate", "gone.png")
+    (folder / "well" / "p1" / "later.png").rename(folder / "well" / "p1" / ".later.png")
+    (folder / "well" / "p1" / "gone.png").unlink()
+    link(folder / "well" / "p1" / "gone.png", Path(".later.png"))
+    again = recipes.from_path(folder, SIZE, corrupt="skip")
+    assert again.key != recipe.key
+    assert list(prepared.make(again, folder).left_out) == gone[:1]
+
+
 def test_the_folder_itself_may_be_a_link(folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("place") / "link"
     link(place, folder)
