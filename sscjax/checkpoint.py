@@ -14,11 +14,12 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from sscjax.errors import UserError
+from sscjax.errors import BUSY, UserError
 
 # Orbax reports every save in several lines, and every failure with the stacks of all its threads,
 # although it raises it as well: what our users need to know of it is said here.
@@ -101,13 +102,16 @@ class Checkpoints:
           like: the tree's structure, shapes and dtypes.
           wanted: whether a checkpoint with this JSON value is of use; older ones than the first
             that is not are not looked at.
+
+        Raises:
+          OSError: the machine does not let one be read now; it stays where it is.
         """
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 info = self.info(step)
                 return (info, self.restore(step, like)) if wanted(info) else None
             except UserError as error:
-                place = self.folder / f"{step}{DAMAGED}"
+                place = self._aside(step)
                 try:
                     os.rename(self.folder / str(step), place)
                 except OSError:
@@ -119,6 +123,13 @@ class Checkpoints:
                 )
                 self._manager.reload()
         return None
+
+    def _aside(self, step: int) -> Path:
+        """A free name for a damaged checkpoint: a step written again may be damaged again."""
+        first = self.folder / f"{step}{DAMAGED}"
+        others = (first.with_name(f"{first.name}.{number}") for number in itertools.count(2))
+        free = (place for place in itertools.chain([first], others) if not os.path.lexists(place))
+        return next(free)
 
     def info(self, step: int) -> dict[str, Any]:
         """The JSON value of a checkpoint.
@@ -159,6 +170,7 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
         except Exception as error:  # Orbax may fail in any way on damaged files
+            _raise_if_undamaged(error, self.folder / str(step))
             raise self._unreadable(step, error) from error
 
     def _unreadable(self, step: int, error: Exception) -> UserError:
@@ -226,11 +238,33 @@ def _reason(error: BaseException) -> str:
 
 _TRIES = 3
 
-# What the storage library says in words, without a number.
-_ERRNOS = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+# What the disk, or the machine, has against writing, and against reading what is whole. An error of
+# the device while reading is damage: a bad sector stays one.
+_UNWRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE),
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
 )
+_UNDAMAGED = (*sorted(BUSY), errno.EACCES, errno.EPERM, errno.ESTALE)
+
+
+def _system_error(error: Exception, numbers: Sequence[int], place: Path) -> OSError | None:
+    """The error as the system's, if one of `numbers`; the storage library says it in words."""
+    if isinstance(error, OSError) and error.errno:
+        return error if error.errno in numbers else None
+    text = str(error)
+    for number in numbers:
+        if os.strerror(number) in text:
+            return OSError(number, os.strerror(number), str(place))
+    return None
+
+
+def _raise_if_undamaged(error: Exception, place: Path) -> None:
+    """Raise what kept a checkpoint from being read, where that says nothing of what it holds."""
+    if isinstance(error, MemoryError):
+        raise error
+    found = _system_error(error, _UNDAMAGED, place)
+    if found is not None:
+        raise OSError(found.errno, found.strerror, found.filename or str(place)) from error
 
 
 def _written(write: Callable[[], Any], place: Path) -> Any:
@@ -248,10 +282,9 @@ def _written(write: Callable[[], Any], place: Path) -> Any:
                 raise
             _LOG.warning("%s: not written within the time for that: trying again", place)
         except Exception as error:
-            text = str(error)
-            for number in () if isinstance(error, OSError) and error.errno else _ERRNOS:
-                if os.strerror(number) in text:
-                    raise OSError(number, os.strerror(number), str(place)) from error
+            found = _system_error(error, _UNWRITABLE, place)
+            if found is not None and found is not error:
+                raise found from error
             if isinstance(error, OSError) and error.filename is None:
                 error.filename = str(place)
             raise
@@ -283,6 +316,7 @@ def load_model(folder: Path, like: Any) -> Any:
         with ocp.StandardCheckpointer() as reader:
             found = reader.restore(folder.resolve(), target)
     except Exception as error:  # as above
+        _raise_if_undamaged(error, folder)
         raise UserError(
             f"model {folder} cannot be read ({_reason(error)}): give --fresh to train anew"
         ) from error

@@ -25,7 +25,7 @@ _LOG = logging.getLogger("sscjax")
 USER_ERROR, INTERRUPTED = 2, 130
 
 
-# What the place where files are written may lack, and what to do about it.
+# What the place of a file, or the machine, may lack, and what to do about it.
 _SAVED = "give the same command again: what was saved is gone on with"
 _STORAGE = {
     errno.ENOSPC: f"free some space and {_SAVED}",
@@ -36,13 +36,22 @@ _STORAGE = {
     errno.EPERM: "make it writable, or choose another folder",
     errno.EIO: f"look after the disk or the network drive, and {_SAVED}",
     errno.ESTALE: f"connect the network drive again, and {_SAVED}",
+    errno.EMFILE: f"raise the limit on open files (ulimit -n) and {_SAVED}",
+    errno.ENFILE: f"let other programs end that hold files open, and {_SAVED}",
+    errno.ENOMEM: f"free some memory and {_SAVED}",
+    errno.EAGAIN: f"the machine is busy: {_SAVED}",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "correct the link, which leads round in a ring, or name another place",
+    errno.ENOTDIR: "a file stands where a folder is expected: name another place",
+    errno.EINTR: f"the machine is busy: {_SAVED}",
 }
 
 
 def call(program: Callable[[], int | None]) -> int:
     """Run a program and return its exit code: its own, 2 for a `UserError`, 130 for Ctrl-C.
 
-    SIGTERM counts as Ctrl-C; a disk that is full or cannot be written as a `UserError`. A program
+    SIGTERM counts as Ctrl-C; a disk that is full or cannot be written as a `UserError`, and so do
+    other errors of the system that its user can mend. A program
     that returns None has nothing to say: 0.
 
     Any other exception is a fault of ours and keeps its traceback.

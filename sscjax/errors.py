@@ -1,6 +1,11 @@
-"""The one exception that stands for a user's mistake."""
+"""The one exception that stands for a user's mistake, and what is nobody's."""
 
 from __future__ import annotations
+
+import errno
+
+BUSY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
+"""Numbers of system errors that speak of the machine, and say nothing of the file that is read."""
 
 
 class UserError(ValueError):

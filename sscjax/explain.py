@@ -10,7 +10,9 @@ same without what was learnt shows the image, not the answer.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,6 +48,15 @@ MOST = 50
 _PATCH_SHARE, _STEPS = 8, 2
 
 OCCLUSION = "occlusion"
+_METHODS = (OCCLUSION, *saliency.TITLES)
+
+
+def _sheet(number: int) -> str:
+    return f"{number:03d}.png"
+
+
+def _overlay(number: int, method: str) -> str:
+    return f"{number:03d}_{method}.png"
 
 
 def main() -> int:
@@ -123,15 +134,15 @@ def explain(
         found = found[:most]
     entries: list[dict[str, Any]] = []
     failed: list[str] = []
-    (out / INDEX).unlink(missing_ok=True)
-    for old in out.glob("[0-9][0-9][0-9]*.png"):
-        old.unlink()
+    earlier = _earlier(out, len(found))
     with Progress("explanations", len(found)) as progress:
         for batch in asked.decode(found, opened.image_size, saliency.BATCH):
             failed += [
                 anonymous.failure(found[row], why) if private else why for row, why in batch.failed
             ]
             if batch.rows:
+                while earlier:  # the index first: without it the others are of nothing
+                    (out / earlier.pop(0)).unlink(missing_ok=True)
                 some = [found[row] for row in batch.rows]
                 entries += _explained(opened, draw, some, batch.images, of, out, len(entries))
             progress.advance(len(batch.rows) + len(batch.failed))
@@ -151,6 +162,37 @@ def explain(
     files.write_json(out / INDEX, index)
     print(_text(entries, out, layer))
     return predict.FAILED if failed else 0
+
+
+def _earlier(out: Path, count: int) -> list[str]:
+    """Names of the files of earlier results in a folder, the index first; none without one.
+
+    Raises:
+      UserError: the index is damaged, or one of the `count` sheets to be written, or an overlay,
+        would replace a file that it does not name.
+    """
+    path = out / INDEX
+    if not path.is_file():
+        ours = []
+    else:
+        try:
+            entries = json.loads(path.read_text(encoding="utf-8"))["images"]
+            named = [entry["sheet"] for entry in entries]
+            named += [one["overlay"] for entry in entries for one in entry["maps"].values()]
+            # Whatever it names, nothing else is removed, and nothing outside.
+            ours = [INDEX, *(name for name in named if re.fullmatch(r"\d{3,}(_\w+)?\.png", name))]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is damaged ({error!r}), so which files are its is not known: name another "
+                "folder"
+            ) from error
+    for number in range(count):
+        for name in (_sheet(number), *(_overlay(number, method) for method in _METHODS)):
+            if name not in ours and (out / name).exists():
+                raise UserError(
+                    f"--out={out} holds {name}, which is none of its results: name another folder"
+                )
+    return ours
 
 
 # --- the maps -------------------------------------------------------------------------------------
@@ -199,9 +241,8 @@ def _explained(
     maps[OCCLUSION] = _occluded(opened, images, wanted)
     entries = []
     for k, image in enumerate(images):
-        name = f"{number + k:03d}"
         kept = {method: values[k] for method, values in maps.items()}
-        entries.append(_written(opened, judged, k, image, kept, int(wanted[k]), out, name))
+        entries.append(_written(opened, judged, k, image, kept, int(wanted[k]), out, number + k))
         for method, values in at_random.items():
             entries[-1]["maps"][method]["with_random_classifier"] = saliency.agreement(
                 kept[method], values[k]
@@ -238,13 +279,13 @@ def _written(
     maps: dict[str, np.ndarray],
     wanted: int,
     out: Path,
-    name: str,
+    number: int,
 ) -> dict[str, Any]:
     """Write an image's overlays and its sheet, and return its entry of the index."""
     entry: dict[str, Any] = {
         **answers.as_rows(judged, opened.columns, "image")[k],
         "explained": opened.columns[wanted],
-        "sheet": f"{name}.png",
+        "sheet": _sheet(number),
         "maps": {},
     }
     titles: dict[str, str] = {OCCLUSION: "occlusion"}
@@ -252,7 +293,7 @@ def _written(
     panels = [("image", image)]
     for method, values in maps.items():
         overlay = pictures.overlay(image, values)
-        file = f"{name}_{method}.png"
+        file = _overlay(number, method)
         files.write_bytes(out / file, pictures.png(overlay))
         panels.append((titles[method], overlay))
         entry["maps"][method] = {"overlay": file, "size": list(values.shape)}
@@ -261,7 +302,7 @@ def _written(
     share = report.percent(float(judged.probabilities[k, wanted]))
     name_of_class = report.clean_name(opened.columns[wanted], 24)
     title = f"{report.clean_file(str(judged.names[k]), 60)}: {name_of_class} {share}"
-    figures.write_sheet(out / f"{name}.png", title, panels)
+    figures.write_sheet(out / entry["sheet"], title, panels)
     return entry
 
 

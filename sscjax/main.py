@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
@@ -52,7 +53,8 @@ def main() -> None:
 def workdir(name: str) -> Path:
     """The folder that the command line names, else runs/`name`."""
     folder = Path(_WORKDIR.value).expanduser() if _WORKDIR.value else Path("runs") / name
-    return folder.resolve()
+    # Unlike `Path.resolve`, without an error of its own for a link that leads round in a ring.
+    return Path(os.path.realpath(folder))
 
 
 def fresh() -> bool:

@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import datetime
 import logging
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ from sscjax import (
     whole_slides,
 )
 from sscjax.answers import Judged
-from sscjax.data import anonymous, asked
+from sscjax.data import anonymous, asked, listing
 from sscjax.data.asked import Asked
 from sscjax.ensemble import Ensemble
 from sscjax.errors import UserError
@@ -105,8 +104,10 @@ def predict(
     found = listed(rest, opened, private) if rest else []
     if opened.mask_classes:
         mask_files.refuse_folder(out)
-    if overwrite:
-        shutil.rmtree(out / whole_slides.TILES, ignore_errors=True)
+    if slides:
+        whole_slides.refuse_folder(out)
+        if overwrite:
+            whole_slides.remove(out)
     cut = None if settings is None else whole_slides.cut(slides, out, settings)
     found += [] if cut is None else cut.asked
     kept = MaskFiles(out, found, opened.mask_classes) if opened.mask_classes else None
@@ -125,6 +126,8 @@ def predict(
         truth = _against_labels(opened, judged, seen)
         reasons = [reason for _, reason in failed] + ([] if cut is None else cut.failed)
         drawn = [] if cut is None else whole_slides.draw(out, cut, judged, opened)
+        if cut is None:
+            whole_slides.remove(out)
         _write(out, opened, judged, subjects, reasons, seen, truth, drawn, kept)
     finally:
         if kept is not None:
@@ -147,7 +150,7 @@ def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
         raise UserError(f"--out={out} is a file, expected a folder")
     # What an interrupted start left is gone on with, or made anew.
     left = {mask_files.PARTIAL}
-    if (out / whole_slides.TILES / whole_slides.SETTINGS).is_file():
+    if whole_slides.ours(out):
         left.add(whole_slides.TILES)
     if out.is_dir() and any(path.name not in left for path in out.iterdir()):
         if not (out / index).is_file():
@@ -167,7 +170,7 @@ def listed(
     found = [one for path in inputs for one in asked.find(path.expanduser(), opened.classes)]
     first: dict[Path, str] = {}
     for one in found:
-        place = one.path.resolve()
+        place = listing.target_of(one.path)
         if place in first:
             raise UserError(f"{one.file} is given twice (also as {first[place]}): name it once")
         first[place] = one.file

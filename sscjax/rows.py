@@ -210,18 +210,26 @@ class FileRows(Lazy):
         for place, number in enumerate(numbers.tolist()):
             data = self._bytes(self._offset + number * self._row_bytes, self._row_bytes)
             if len(data) != self._row_bytes or zlib.crc32(data) != self._sums[number]:
-                self._file.close()
                 mend = (
                     "so this cache file was removed: give the same command again, and it is made "
                     "anew"
                 )
                 try:
-                    self.path.unlink(missing_ok=True)
+                    self.remove()
                 except OSError as error:
                     mend = f"and this cache file cannot be removed ({error.strerror}): delete it"
                 raise DamagedError(f"{self.path}: row {number} is damaged, {mend}")
             found[place] = np.frombuffer(data, self.dtype).reshape(self.shape[1:])
         return found
+
+    def remove(self) -> None:
+        """Remove the file, which is a cache; the rows can no longer be read.
+
+        Raises:
+          OSError: it cannot be removed.
+        """
+        self._file.close()
+        self.path.unlink(missing_ok=True)
 
     def update(self, digest: Any) -> None:
         """Add the rows themselves."""

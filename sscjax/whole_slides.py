@@ -6,6 +6,7 @@ How tiles were cut stands in the `slides.json` beside them, and the run keeps a 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from sscjax.errors import UserError
 from sscjax.trained import Trained
 
 TILES = "slides"
-SETTINGS = folder.SETTINGS
 MOST_DECISIVE = 10
+
+# Tells tiles that were cut to be asked about from those that a user cut into such a folder.
+_MARK = ".predicted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,26 @@ def settings_of(opened: Trained | Ensemble) -> Settings:
     return folder.read_settings(path)
 
 
+def ours(out: Path) -> bool:
+    """Whether the folder `slides` of the results, finished or not, was made by `cut`."""
+    return (out / TILES / _MARK).is_file()
+
+
+def refuse_folder(out: Path) -> None:
+    """Raise a UserError where tiles would replace a folder that is none of these results."""
+    if (out / TILES).exists() and not ours(out):
+        raise UserError(
+            f"--out={out} holds a folder {TILES} of something else (no {_MARK} in it): name "
+            "another folder"
+        )
+
+
+def remove(out: Path) -> None:
+    """Remove the tiles of earlier results."""
+    if ours(out):
+        shutil.rmtree(out / TILES, ignore_errors=True)
+
+
 def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
     """Cut slides into the folder `slides` of the results.
 
@@ -111,6 +134,7 @@ def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
     ]
     place = out / TILES
     folder.begin(place, settings)
+    (place / _MARK).touch()
     results = program.cut_all(place, sources, settings)
     done = [
         (source, one.kept)
@@ -133,9 +157,9 @@ def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
 
 def _names(slides: Sequence[Path]) -> list[str]:
     """The files' names; with their folders where two would be alike."""
-    places = [path.resolve() for path in slides]
+    places = [listing.target_of(path) for path in slides]
     if len(set(places)) < len(places):
-        twice = next(path for path in slides if places.count(path.resolve()) > 1)
+        twice = next(path for path in slides if places.count(listing.target_of(path)) > 1)
         raise UserError(f"{twice} is given twice: name it once")
     short = [path.name for path in slides]
     return short if len(set(short)) == len(short) else [path.as_posix() for path in places]

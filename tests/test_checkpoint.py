@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -12,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from trees import assert_same
 
-from sscjax import optim
+from sscjax import cli, optim
 from sscjax.checkpoint import Checkpoints, load_model, save_model
 from sscjax.errors import UserError
 
@@ -199,6 +201,71 @@ def test_mend_of_a_damaged_checkpoint(saved: Path) -> None:
     with Checkpoints(saved) as checkpoints:
         assert checkpoints.latest() == 3
         assert_same(checkpoints.restore(3, zeros(tree())), tree())
+
+
+def test_same_step_damaged_again_and_again(saved: Path) -> None:
+    """On a bad disk: what goes on from an earlier checkpoint writes the same step once more."""
+    for number in (4, 4, 4):
+        with Checkpoints(saved) as checkpoints:
+            checkpoints.save(number, tree(number), {"epoch": number})
+        flip(data_file(saved / str(number)))
+        with Checkpoints(saved) as checkpoints:
+            found = checkpoints.newest(zeros(tree()), lambda info: True)
+            assert found is not None and found[0] == {"epoch": 3}
+            assert checkpoints.latest() == 3
+    assert names(saved) == ["3", "4.damaged", "4.damaged.2", "4.damaged.3"]
+
+
+UNDAMAGED: dict[str, Exception] = {
+    "files": OSError(errno.EMFILE, "Too many open files"),
+    "memory": OSError(errno.ENOMEM, "Cannot allocate memory"),
+    "rights": PermissionError(errno.EACCES, "Permission denied", "state"),
+    "drive": ValueError("UNKNOWN: Error reading d/0: Stale file handle [OS error 116]"),
+    "words": ValueError("RESOURCE_EXHAUSTED: Error opening d/0: Too many open files"),
+    "python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("name", UNDAMAGED)
+def test_what_the_machine_lacks_is_no_damage(
+    saved: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sound checkpoint stays in its place, and a finished stage is not to be trained anew."""
+    error = UNDAMAGED[name]
+    save_model(saved / "model", params())
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    with Checkpoints(saved) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(checkpoints._manager, "restore", fail)
+        patch.setattr(ocp.StandardCheckpointer, "restore", fail)
+        for read in (
+            lambda: checkpoints.newest(zeros(tree()), lambda info: True),
+            lambda: load_model(saved / "model", params()),
+        ):
+            with pytest.raises((OSError, MemoryError)) as caught:
+                read()
+            if isinstance(caught.value, OSError):
+                assert caught.value.errno in cli._STORAGE and caught.value.filename
+    assert names(saved) == ["3", "model"]
+
+
+def test_error_of_the_disk_is_damage(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad sector stays one: the run would never get past it."""
+    with Checkpoints(saved) as checkpoints:
+        restore = checkpoints._manager.restore
+
+        def fail(step: int, **kwargs: Any) -> Any:
+            if step == 4:
+                raise OSError(errno.EIO, "Input/output error")
+            return restore(step, **kwargs)
+
+        checkpoints.save(4, tree(4), {"epoch": 4})
+        monkeypatch.setattr(checkpoints._manager, "restore", fail)
+        found = checkpoints.newest(zeros(tree()), lambda info: True)
+    assert found is not None and found[0] == {"epoch": 3}
+    assert names(saved) == ["3", "4.damaged"]
 
 
 OTHERS: dict[str, Any] = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from sscjax.data import decode
-from sscjax.data.decode import read_image
+from sscjax.data.decode import read_header, read_image
 from sscjax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -292,7 +294,53 @@ def test_zero_byte_missing_and_folder(tmp_path):
     refused(tmp_path / "empty.jpg", "zero bytes")
     refused(tmp_path / "none.jpg", "no such file")
     (tmp_path / "folder.jpg").mkdir()
-    refused(tmp_path / "folder.jpg")
+    refused(tmp_path / "folder.jpg", "is a folder")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes in folders")
+@pytest.mark.parametrize("read", (lambda path: read_image(path, 32), read_header))
+def test_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")
+    os.symlink(tmp_path / "pipe.png", tmp_path / "link.png")
+    for name in ("pipe.png", "link.png"):
+        with pytest.raises(UserError, match=f"{name}: is a pipe, socket or device"):
+            read(tmp_path / name)
+
+
+class _Failing(io.BytesIO):
+    """A file on a disk that fails after some bytes."""
+
+    def __init__(self, data: bytes, good: int, number: int):
+        super().__init__(data)
+        self.good, self.number = good, number
+
+    def read(self, size: int | None = -1) -> bytes:
+        found = super().read(size)
+        if self.tell() > self.good:
+            raise OSError(self.number, os.strerror(self.number))
+        return found
+
+
+@pytest.mark.parametrize("good", (-1, 10, 3000))
+def test_errors_of_the_system_while_reading(tmp_path, monkeypatch, good):
+    """Of the file: a line that names it. Of the machine: not a word about the file."""
+    path = save(
+        tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    )
+    data, number = path.read_bytes(), 0
+
+    def opened(self: Path, mode: str) -> io.BytesIO:
+        if good < 0:
+            raise OSError(number, os.strerror(number), str(self))
+        return _Failing(data, good, number)
+
+    monkeypatch.setattr(Path, "open", opened)
+    for number in (errno.EIO, errno.ESTALE, errno.ELOOP):
+        refused(path, os.strerror(number))
+    for number in (errno.EMFILE, errno.ENOMEM):
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
+            read_image(path, 32)
+        assert not isinstance(caught.value, UserError)
 
 
 @pytest.mark.parametrize("content", [b"hello, this is text", b"B", b"GIF89a" + b"\0" * 50])

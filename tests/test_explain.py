@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from small_runs import finished_run, put, write_folder
 
-from sscjax import cli, explain, pictures, predict, saliency, trained
+from sscjax import cli, explain, files, pictures, predict, saliency, trained
 from sscjax.data import asked
 from sscjax.errors import UserError
 
@@ -62,6 +63,58 @@ def test_another_class_and_layer(run: Path, images: Path, tmp_path: Path) -> Non
     assert index["layer"] == "conv1_1_relu"
     assert [entry["explained"] for entry in index["images"]] == ["late", "late"]
     assert index["images"][0]["maps"]["hires_cam"]["size"] == [30, 30]
+
+
+def test_only_what_the_index_names_is_replaced(
+    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, keep = tmp_path / "out", tmp_path / "007.png"
+    keep.write_bytes(b"of the user")
+    monkeypatch.setattr(explain, "_explained", sheets)
+    monkeypatch.setattr(explain, "_text", lambda *args: "")
+
+    def again(some: Path, most: int) -> None:
+        explain.explain(run, [some], out, most=most, overwrite=True)
+
+    again(images, 3)
+    others = [out / "2026_biopsy.png", out / "005.png", out / "001_note.png", out / "notes.txt"]
+    for path in others:
+        path.write_bytes(b"of the user")
+    again(images, 2)
+    ours = ["000.png", "000_grad_cam.png", "001.png", "001_grad_cam.png", explain.INDEX]
+    assert {path.name for path in out.iterdir()} == {*ours, *(path.name for path in others)}
+    assert all(path.read_bytes() == b"of the user" for path in others)
+
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(UserError, match=r"holds 005.png, which is none of its results"):
+        again(images, 6)
+    broken = put(tmp_path / "broken" / "a.png")
+    broken.write_bytes(b"no image at all")
+    with pytest.raises(UserError, match="nothing is explained"):
+        again(broken, 2)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    # An index that was changed by hand removes nothing outside.
+    index = json.loads(before[explain.INDEX])
+    index["images"][0]["sheet"] = "../007.png"
+    (out / explain.INDEX).write_text(json.dumps(index), encoding="utf-8")
+    (out / "000.png").unlink()
+    again(images, 2)
+    assert keep.is_file()
+    (out / explain.INDEX).write_text('{"images": [{}]}', encoding="utf-8")
+    with pytest.raises(UserError, match="is damaged"):
+        again(images, 2)
+
+
+def sheets(opened: Any, draw: Any, some: Any, images: Any, of: str, out: Path, number: int) -> Any:
+    """Entries of sheets that are drawn in no time."""
+    entries = []
+    for k in range(number, number + len(some)):
+        names = (f"{k:03d}.png", f"{k:03d}_grad_cam.png")
+        for name in names:
+            files.write_bytes(out / name, b"a sheet")
+        entries.append({"sheet": names[0], "maps": {"grad_cam": {"overlay": names[1]}}})
+    return entries
 
 
 def test_mistakes(run: Path, images: Path, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ from sscjax import (
     summary,
     train,
 )
+from sscjax.data import asked, recipes
 from sscjax.errors import UserError
 from sscjax.progress import Progress
 
@@ -717,7 +718,15 @@ def test_read_only_place(disk: Disk, capfd: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("number", "mend"),
-    [(errno.ENOSPC, "free some space"), (errno.EROFS, "writable"), (errno.EIO, "look after")],
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EROFS, "writable"),
+        (errno.EIO, "look after"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENAMETOOLONG, "shorter"),
+        (errno.ELOOP, "ring"),
+        (errno.ENOTDIR, "a file stands where"),
+    ],
 )
 def test_storage_errors_are_one_line(
     number: int, mend: str, capsys: pytest.CaptureFixture[str]
@@ -728,6 +737,19 @@ def test_storage_errors_are_one_line(
     assert cli.call(fail) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: runs/a/curves.csv: ") and mend in said and said.count("\n") == 1
+
+
+def test_names_that_no_file_can_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = tmp_path / ("x" * 300)
+    programs: list[Callable[[], Any]] = [
+        lambda: recipes.from_path(long, 32),
+        lambda: asked.find(long, ("a", "b")),
+        lambda: train.run(small_config(), long),
+    ]
+    for program in programs:
+        assert cli.call(program) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("error: ") and "x" * 300 in said and "shorter" in said
 
 
 def test_other_system_errors_are_ours() -> None:

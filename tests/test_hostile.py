@@ -11,6 +11,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from small_runs import put
 
-from sscjax.data import decode, listing
+from sscjax import predict, whole_slides
+from sscjax.data import asked, decode, listing, sources
 from sscjax.data.slides import reading, tiling
 from sscjax.data.slides.tiling import Settings
 from sscjax.errors import UserError
@@ -95,6 +97,32 @@ def test_images(place: Path, data: bytes) -> None:
         assert str(path) in str(error)
     else:
         assert pixels.shape == (16, 16, 3) and pixels.dtype == np.uint8
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes in folders")
+def test_what_is_no_file(tmp_path: Path) -> None:
+    """Pipes, which would be waited for without end, and links that lead nowhere or in a ring."""
+    folder = tmp_path / "set"
+    for name in ("a/p/one.png", "b/q/two.png"):
+        put(folder / name)
+    odd = ["a/p/pipe.png", "a/p/pipe.tif", "a/p/ring.png", "b/q/gone.png"]
+    for name in odd[:2]:
+        os.mkfifo(folder / name)
+    (folder / odd[2]).symlink_to("ring.png")
+    (folder / odd[3]).symlink_to("nothing.png")
+    os.mkfifo(folder / "a" / "p" / "notes")
+    found = sources.load(folder, 32, corrupt="skip")
+    assert list(found.left_out) == odd and found.files.tolist() == ["a/p/one.png", "b/q/two.png"]
+    with pytest.raises(UserError) as caught:
+        sources.load(folder, 32)
+    clear(caught.value)
+    # The same when a run is asked about them, also whether they are slides.
+    assert whole_slides.part([folder]) == ([], [folder])
+    listed = predict.listed([folder], SimpleNamespace(classes=("a", "b")))  # type: ignore[arg-type]
+    [batch] = asked.decode(listed, 32, 10)
+    assert [listed[row].file for row, _ in batch.failed] == odd and len(batch.images) == 2
+    with pytest.raises(UserError, match="is a pipe"), reading.open_slide(folder / odd[1]):
+        pass
 
 
 # ---- manifests ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import sys
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +101,14 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.call(lambda: None) == 0
     with pytest.raises(ZeroDivisionError):  # a fault of ours keeps its traceback
         cli.call(lambda: print(1 / 0))
+
+
+def test_folder_that_is_a_link_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes out where the folder is made, in a line as for any other that cannot be."""
+    ring = tmp_path / "ring"
+    ring.symlink_to("ring")
+    monkeypatch.setattr(main, "_WORKDIR", SimpleNamespace(value=str(ring)))
+    assert main.workdir("any") == ring
 
 
 def _run(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -15,9 +15,10 @@ from sklearn.metrics import accuracy_score
 from small_runs import finished_run, put, write_folder
 
 import sscjax
-from sscjax import answers, cli, metrics, predict, trained
+from sscjax import answers, cli, metrics, predict, trained, whole_slides
 from sscjax.data import asked
 from sscjax.data.asked import Asked
+from sscjax.data.slides import folder
 from sscjax.errors import UserError
 from sscjax.trained import Answers, Rules
 
@@ -262,6 +263,31 @@ def test_results_are_never_replaced_unasked(run: Path, images: Path, tmp_path: P
         predict.predict(run, [images], tmp_path / "full", overwrite=True)
     with pytest.raises(UserError, match="is a file"):
         predict.predict(run, [images], tmp_path / "full" / "thesis.txt")
+
+
+def test_slides_of_something_else_are_left_alone(run: Path, images: Path, tmp_path: Path) -> None:
+    """Among the results a folder of this name is theirs where they cut it themselves."""
+    out = tmp_path / "out"
+    assert predict.predict(run, [images], out) == 0
+    for name in ("scan.svs", folder.SETTINGS):  # tiles of the user have settings, too
+        put(out / "slides" / "scan.png").rename(out / "slides" / name)
+    with pytest.raises(UserError, match="holds a folder slides of something else"):
+        whole_slides.refuse_folder(out)
+    assert predict.predict(run, [images], out, overwrite=True) == 0
+    assert len(list((out / "slides").iterdir())) == 2
+    shutil.copytree(out / "slides", tmp_path / "study" / "slides")
+    with pytest.raises(UserError, match="holds something else"):
+        predict.predict(run, [images], tmp_path / "study")
+
+    (out / "slides" / whole_slides._MARK).touch()
+    whole_slides.refuse_folder(out)
+    broken = put(tmp_path / "broken.png")
+    broken.write_bytes(b"no image at all")
+    with pytest.raises(UserError, match="nothing is predicted"):
+        predict.predict(run, [broken], out, overwrite=True)
+    assert whole_slides.ours(out)
+    assert predict.predict(run, [images], out, overwrite=True) == 0
+    assert not (out / "slides").exists()
 
 
 def test_folders_that_are_no_finished_run(copy: Path, tmp_path: Path) -> None:

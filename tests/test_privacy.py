@@ -232,7 +232,9 @@ def test_private_runs_tell_no_names(
     """Every byte that training, report, prediction and explanation write or say."""
     images, run = telltale_folder(tmp_path), tmp_path / "out" / "run"
     config = private_config(images)
-    command = ["--config=configs/smoke.py", f"--config.data.path={images}"]
+    command = [
+        "--config=configs/smoke.py", f"--config.data.path={images}", f"--workdir={images}/run",
+    ]  # fmt: skip
     with caplog.at_level("INFO", logger="sscjax"):
         print(train.run(config, run, command=command))
         answers, drawn = tmp_path / "out" / "answers", tmp_path / "out" / "drawn"
@@ -248,7 +250,9 @@ def test_private_runs_tell_no_names(
         "content of a jpg, png, tif or bmp file; convert or remove it"
     }
     assert kept["config"]["data"]["path"] == "(private)"
-    assert kept["command"] == ["--config=configs/smoke.py", "--config.data.path=(private)"]
+    assert kept["command"] == [
+        "--config=configs/smoke.py", "--config.data.path=(private)", "--workdir=(private)",
+    ]  # fmt: skip
     found = json.loads((answers / "predictions.json").read_text(encoding="utf-8"))
     assert found["images"][0]["file"] == "image 0001" and found["trained_on"] > 0
     assert {one["subject"] for one in found["images"]} == {f"subject {k:03d}" for k in range(1, 4)}
@@ -285,6 +289,54 @@ def test_the_search_for_names_finds_them(tmp_path: Path) -> None:
 def exif_of(images: Path) -> Image.Exif:
     with Image.open(next(images.rglob(f"{TELLTALE}_000.png"))) as image:
         return image.getexif()
+
+
+@pytest.fixture
+def clinic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of images in the one that commands are given in, another beside, and a link."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("data/x", "database", "configs"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "data" / "list.csv").touch()
+    (tmp_path / "configs" / "smoke.py").touch()
+    (tmp_path / "link").symlink_to("data")
+    return tmp_path / "data"
+
+
+# What stands where the images' place does, and what stays.
+GIVEN = ("python", "-m", "sscjax.main", "--config=configs/smoke.py", "--fresh", "--nodata", "-q")
+STAYS = ("--workdir=runs/data", "--workdir=database", "--config.name=data.path", "-d", "")
+GOES = ("--workdir={0}/run", "--workdir={0}/x", "--x=('{0}/a', '/b')", "-I{0}/x", "{0}", "{0}/x/y")
+
+
+@pytest.mark.parametrize("path", ("data", "data/", "./data", "{0}", "link", "data/list.csv"))
+def test_commands_tell_no_place_of_the_images(clinic: Path, path: str) -> None:
+    """Whole values go, whatever the place is called, and nothing else does."""
+    path = path.format(clinic)
+    goes = [word.format(clinic) for word in GOES] + ["--workdir=data/run", "data/x", "link/x"]
+    for given in ([f"--config.data.path={path}"], ["--config.data.path", path]):
+        found = anonymous.command([*GIVEN, *given, *STAYS, *goes], path)
+        assert found[: len(GIVEN)] == list(GIVEN)
+        assert "=".join(found[len(GIVEN) :][: len(given)]) == "--config.data.path=(private)"
+        rest = found[len(GIVEN) + len(given) :]
+        assert rest[: len(STAYS)] == list(STAYS)
+        assert all(re.fullmatch(r"(--\w+=)?\(private\)", word) for word in rest[len(STAYS) :])
+
+
+@pytest.mark.parametrize("path", (".", "..", "/", "../data", "~"))
+def test_places_that_many_words_would_hold(
+    clinic: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dot, a root: what lies there goes, and words that are no paths stay."""
+    monkeypatch.setenv("HOME", str(clinic))
+    monkeypatch.chdir(clinic)
+    words = [*GIVEN, f"--config.data.path={path}", f"--workdir={clinic}/run", f"--x={clinic}"]
+    found = anonymous.command(words, path)
+    kept = [word for word in GIVEN if "/" not in word]
+    assert [word for word in found if "(private)" not in word and "/" not in word] == kept
+    assert "--config.data.path=(private)" in found and "--workdir=(private)" in found
+    assert str(clinic) not in " ".join(found)
+    assert anonymous.command(words, "") == words
 
 
 def test_private_and_array_record_do_not_go_together(tmp_path: Path) -> None:

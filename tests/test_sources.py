@@ -235,6 +235,31 @@ def test_decoded_images_in_a_file_are_no_way_round_the_policy(with_broken, tmp_p
     refused(lambda: decode_listing(listed, SIZE, keep, "error"), "broken.jpg", "zero bytes")
 
 
+def test_images_in_a_file_that_can_be_read_later_are_not_left_black(
+    with_broken, tmp_path_factory, caplog
+):
+    """A file that could not be read for a while keeps its size and times, so the key, too."""
+    cache = tmp_path_factory.mktemp("cache")
+    path = with_broken / BROKEN[1]
+    other = (with_broken / "well" / "p9" / "whole.png").read_bytes()
+    path.write_bytes(bytes(len(other)))
+    stamp = path.stat().st_mtime_ns
+    recipe = recipes.from_path(with_broken, SIZE, corrupt="skip")
+    assert tuple(prepared.make(recipe, cache, 0).left_out) == BROKEN
+    path.write_bytes(other)
+    os.utime(path, ns=(stamp, stamp))
+    again = recipes.from_path(with_broken, SIZE, corrupt="skip")
+    assert again.key == recipe.key
+    for line in ("1 image(s) can be read now", ""):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            found = prepared.make(again, cache, 0)
+        assert line in caplog.text and bool(line) == ("decoded anew" in caplog.text)
+        assert tuple(found.left_out) == BROKEN[:1]
+        place = found.files.tolist().index(BROKEN[1])
+        np.testing.assert_array_equal(found.images[place], read_image(path, SIZE))
+
+
 def test_mask_that_cannot_be_read_takes_its_image_along(folder):
     write_image(folder / "ill" / "p1" / "more.png")
     for number, name in enumerate(("more_mask.png", "a_mask.png")):
@@ -272,6 +297,29 @@ def test_links(folder, tmp_path_factory):
     (folder / "ill" / "p3").unlink()
     link(folder / "well" / "p1" / "again.png", folder / "ill" / "p1" / "a.png")
     refused(lambda: load(folder, SIZE), "duplicate", "ill/p1/a.png")
+
+
+def test_links_that_lead_nowhere(folder, tmp_path_factory):
+    """They are images that cannot be read; put right, they are other data."""
+    link(folder / "ill" / "p1" / "ring.png", Path("ring.png"))
+    link(folder / "well" / "p1" / "gone.png", Path("later.png"))
+    gone = ["ill/p1/ring.png", "well/p1/gone.png"]
+    refused(lambda: recipes.from_path(folder, SIZE), "ring.png: cannot be read")
+    refused(lambda: load(folder, SIZE), "ring.png: cannot be read", "2 of the first 5", "gone.png")
+    recipe = recipes.from_path(folder, SIZE, corrupt="skip")
+    for max_bytes in (np.inf, 0, 0):
+        found = prepared.make(recipe, tmp_path_factory.getbasetemp() / "links", max_bytes)
+        assert list(found.left_out) == gone and len(found) == 3
+    assert list(load(folder, SIZE, corrupt="skip").left_out) == gone
+    write_image(folder / "other.png")
+    (folder / "other.png").rename(folder / "well" / "p1" / "later.png")
+    refused(lambda: recipes.from_path(folder, SIZE, corrupt="skip"), "duplicate", "gone.png")
+    (folder / "well" / "p1" / "later.png").rename(folder / "well" / "p1" / ".later.png")
+    (folder / "well" / "p1" / "gone.png").unlink()
+    link(folder / "well" / "p1" / "gone.png", Path(".later.png"))
+    again = recipes.from_path(folder, SIZE, corrupt="skip")
+    assert again.key != recipe.key
+    assert list(prepared.make(again, folder).left_out) == gone[:1]
 
 
 def test_the_folder_itself_may_be_a_link(folder, tmp_path_factory):

@@ -84,7 +84,13 @@ def test_slides_are_cut_as_the_training_tiles_were(
         for kind in ("heat_map", "decisive"):
             with Image.open(out / one[kind]) as image:
                 assert min(image.size) > 150
-    # Again into the same place, by other slides of the same names.
+    # Again into the same place, by other slides of the same names; not beside those of the user.
+    mark = out / "slides" / whole_slides._MARK
+    mark.unlink()
+    with pytest.raises(UserError, match="holds a folder slides of something else"):
+        predict.predict(run, [new / "a.tif"], out, overwrite=True)
+    assert (out / "slides" / "tiles").is_dir()
+    mark.touch()
     write_slide(new / "a.tif", dyed("late", 20), levels=1)
     assert predict.predict(run, [new / "a.tif"], out, overwrite=True) == 0
     assert len(predicted(out)["images"]) == 8

@@ -7,7 +7,10 @@ same numbers at every start, whatever the order in which it is read.
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -75,9 +78,47 @@ PRIVATE = "(private)"
 """What stands where the place of the images would."""
 
 
+_PATH_FLAG = re.compile(r"--?config\.data\.path")
+
+
 def command(words: Sequence[str], path: str) -> list[str]:
-    """The words of a command without the place of the images."""
-    return [word.replace(path, PRIVATE) if path else word for word in words]
+    """The words of a command without the place of the images.
+
+    A word, or what a flag is set to, is taken out as a whole where it is that place, lies in it, or
+    has it somewhere within, however either is spelt: a run's folder there tells it, too.
+
+    Args:
+      words: of a command that was given in this process's folder.
+      path: of the images: their folder, or a manifest in it; '' for none.
+    """
+    if not path:
+        return list(words)
+    place = os.path.expanduser(path)
+    folder = os.path.dirname(os.path.abspath(place)) if os.path.isfile(place) else place
+    target = os.path.realpath(folder)
+    spelt = {target, os.path.abspath(folder), os.path.normpath(folder)}
+    # Of these a word may hold one by chance: a root, a bare name, steps upwards alone.
+    spelt = {one for one in spelt if os.path.basename(one) not in ("", "..") and os.sep in one}
+    found: list[str] = []
+    before = ""
+    for word in words:
+        assigned = word.startswith("-") and "=" in word
+        flag, sign, value = word.partition("=") if assigned else ("", "", word)
+        hidden = _PATH_FLAG.fullmatch(flag or before) or _tells(value, target, spelt)
+        found.append(f"{flag}{sign}{PRIVATE}" if hidden else word)
+        before = word
+    return found
+
+
+def _tells(value: str, folder: str, spelt: Iterable[str]) -> bool:
+    """Whether a value names a folder or what is in it, or has one of its spellings within."""
+    place = os.path.expanduser(value)
+    target = os.path.realpath(place)
+    if any(one in value for one in spelt) or (value and target == folder):
+        return True
+    # Other words are no paths, though each would lie in the folder that a command is given in.
+    is_path = os.path.dirname(place) or os.path.lexists(place)
+    return bool(is_path) and Path(target).is_relative_to(folder)
 
 
 def config(found: Mapping[str, object]) -> dict[str, object]:

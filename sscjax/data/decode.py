@@ -7,13 +7,16 @@ and warnings, which a library must not change and worker threads cannot change s
 
 from __future__ import annotations
 
+import contextlib
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from sscjax.errors import UserError
+from sscjax.errors import BUSY, UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
 """Suffixes (lower case) by which an image file is found in a folder."""
@@ -71,19 +74,13 @@ def read_image(path: Path | str, size: int | None, *, max_pixels: int = MAX_PIXE
       uint8 [size,size,3] (or [H,W,3] when `size` is None), RGB, 0..255.
 
     Raises:
-      UserError: the file is missing, empty, truncated, no such image, under 8x8 pixels, over
-        `max_pixels`, or of a pixel format without an agreed white. The message names the file.
+      UserError: the file is missing, unreadable, empty, truncated, no such image, under 8x8 pixels,
+        over `max_pixels`, or of a pixel format without an agreed white. The message names the file.
+      OSError: the system cannot read any file now, for want of memory or of open files.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            return _decode(path, file, size, max_pixels)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; correct the path or restore the file") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{path}: is a folder, expected an image file") from error
-    except PermissionError as error:
-        raise UserError(f"{path}: may not be read; expected a readable image file") from error
+    with _opened(path) as file:
+        return _decode(path, file, size, max_pixels)
 
 
 def read_header(path: Path | str) -> tuple[str, int, int]:
@@ -93,7 +90,7 @@ def read_header(path: Path | str) -> tuple[str, int, int]:
       UserError: the file is no image that `read_image` would read.
     """
     path = Path(path)
-    with path.open("rb") as file:
+    with _opened(path) as file:
         image = _parse_header(path, file)
         return str(image.format), image.width, image.height
 
@@ -105,10 +102,40 @@ def read_upright_size(path: Path | str) -> tuple[int, int]:
       UserError: the file is no image that `read_image` would read.
     """
     path = Path(path)
-    with path.open("rb") as file:
+    with _opened(path) as file:
         image = _parse_header(path, file)
         turned = image.getexif().get(_ORIENTATION_TAG, 1) in _SIDEWAYS
         return (image.height, image.width) if turned else (image.width, image.height)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, while it is read.
+
+    Raises:
+      UserError: what the system has against reading it, by its name.
+      OSError: the system cannot read any file now.
+    """
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise UserError(f"{path}: is a folder, expected an image file")
+        if not stat.S_ISREG(kind):  # opening a pipe would wait for who writes into it
+            raise UserError(
+                f"{path}: is a pipe, socket or device, expected an image file; remove it"
+            )
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; correct the path or restore the file") from error
+    except PermissionError as error:
+        raise UserError(f"{path}: may not be read; expected a readable image file") from error
+    except OSError as error:
+        if error.errno in BUSY:
+            raise
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or _one_line(error)}); restore or remove it"
+        ) from error
 
 
 def resize_pixels(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -136,6 +163,7 @@ def _decode(path: Path, file: BinaryIO, size: int | None, max_pixels: int) -> np
     except UserError:
         raise
     except Exception as error:  # a parser of damaged bytes may fail in any way
+        _raise_if_busy(error)
         raise UserError(
             f"{path}: the image is truncated or damaged ({_one_line(error)}); replace or remove it"
         ) from error
@@ -154,6 +182,7 @@ def _parse_header(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
             try:
                 return parser(file, str(path))
             except Exception as error:  # as above: any failure means a damaged header
+                _raise_if_busy(error)
                 raise UserError(
                     f"{path}: the image's header is truncated or damaged ({_one_line(error)}); "
                     "replace or remove it"
@@ -233,6 +262,12 @@ def _reduce(image: Image.Image, size: int) -> Image.Image:
     left, top = (width - side) // 2, (height - side) // 2  # whole pixels: a pure crop is exact
     box = (left, top, left + side, top + side)
     return image.resize((size, size), Image.Resampling.LANCZOS, box=box)
+
+
+def _raise_if_busy(error: Exception) -> None:
+    """Raise an error that says nothing of the file, so that no sound image is left out for it."""
+    if isinstance(error, OSError) and error.errno in BUSY:
+        raise error
 
 
 def _one_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -388,18 +389,27 @@ def named_file(folder: Path, place: str, name: str) -> tuple[Path, str]:
 
 
 def _refuse_outside(folder: Path, path: Path, place: str) -> None:
-    target = path.resolve()
-    if not target.is_relative_to(folder.resolve()):
+    target = target_of(path)
+    if not target.is_relative_to(target_of(folder)):
         raise UserError(
             f"{place}: {path.name} leaves the folder {folder} (it links to {target}); copy the "
             "file into the folder"
         )
 
 
+def target_of(path: Path) -> Path:
+    """Where a path leads, links followed; of a link that leads round in a ring itself.
+
+    `Path.resolve` has that end some versions of Python with an error of its own. What such a link
+    is worth comes out where it is read.
+    """
+    return Path(os.path.realpath(path))
+
+
 def _refuse_shared_files(records: Sequence[ImageRecord], places: Sequence[str]) -> None:
     first: dict[Path, str] = {}
     for record, place in zip(records, places, strict=True):
-        target = record.path.resolve()
+        target = target_of(record.path)
         if target in first:
             raise UserError(
                 f"{place}: duplicate, the file {record.file} is already given by {first[target]}; "

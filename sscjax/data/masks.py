@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from sscjax.data.decode import IMAGE_SUFFIXES, read_upright_size
-from sscjax.errors import UserError
+from sscjax.errors import BUSY, UserError
 
 IGNORE = 255
 """The value of pixels that count for nothing."""
@@ -91,6 +91,8 @@ def read_mask(path: Path, image: Path, size: int) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # a parser of damaged bytes may fail in any way
+        if isinstance(error, OSError) and error.errno in BUSY:
+            raise
         raise UserError(
             f"{path}: cannot be read as a mask ({' '.join(str(error).split())}), expected a PNG; "
             "replace or remove it"

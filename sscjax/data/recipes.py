@@ -84,15 +84,8 @@ def from_path(
     listing = listings.list_images(path, classes, private=private)
     records = []
     for record in listing.records:
-        try:
-            paths = (record.path, *([record.mask] if record.mask else []))
-            stamps = [(one.stat().st_size, one.stat().st_mtime_ns) for one in paths]
-        except OSError as error:
-            raise UserError(
-                f"{record.path}: cannot be read ({error.strerror}); expected an image file that "
-                "stays in place while the set is read; restore it and run again"
-            ) from error
-        stamp = [number for pair in stamps for number in pair]
+        paths = (record.path, *([record.mask] if record.mask else []))
+        stamp = [number for one in paths for number in _stamp(one, corrupt)]
         records.append((record.file, record.label, record.subject, record.split, *stamp))
     manifest = Path(path).is_file() or (listing.folder / listings.MANIFEST).is_file()
     return Recipe(
@@ -112,6 +105,24 @@ def from_path(
         source=listing.source,
         make=lambda keep: sources.decode_listing(listing, image_size, keep, corrupt),
     )
+
+
+def _stamp(path: Path, corrupt: sources.Policy) -> tuple[int | None, int | None]:
+    """Size and modification time of a file; None of one that leads nowhere and is left out.
+
+    Raises:
+      UserError: there is no such file, and `corrupt` is 'error'.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        if corrupt == "skip":
+            return None, None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); expected an image file that stays in "
+            "place while the set is read; restore it and run again"
+        ) from error
+    return found.st_size, found.st_mtime_ns
 
 
 def from_synthetic(

@@ -167,9 +167,15 @@ def decode_listing(
 
         failed.update(_failures(decode, range(len(records)), corrupt))
 
-    images = keep((len(records), image_size, image_size, 3), np.uint8, fill)
+    shape = (len(records), image_size, image_size, 3)
+    images = keep(shape, np.uint8, fill)
     if not filled:
-        failed.update(_failures_before(images, records, image_size, corrupt))
+        failed, mended = _failures_before(images, records, image_size, corrupt)
+        if mended:
+            _LOG.info("%d image(s) can be read now: the images are decoded anew", mended)
+            failed = {}
+            _file_of(images).remove()
+            images = keep(shape, np.uint8, fill)
     maps, failed = _decode_masks(records, image_size, failed, corrupt)
     good = [index for index in range(len(records)) if index not in failed]
     if failed:
@@ -227,22 +233,31 @@ def _refusal(found: Mapping[int, str], read: int, total: int) -> str:
 
 def _failures_before(
     images: Rows, records: Sequence[ImageRecord], image_size: int, corrupt: Policy
-) -> dict[int, str]:
+) -> tuple[dict[int, str], int]:
     """The same for images that an earlier start decoded into a file.
 
-    What could not be read is black there, as few images are: those alone are tried again.
+    What could not be read is black there, as few images are: those alone are tried again. The
+    second value is how many of them can be read now and are not black: the file lacks them.
     """
+    mended: list[int] = []
 
     def read(index: int) -> str | None:
         try:
-            read_image(records[index].path, image_size)
+            if read_image(records[index].path, image_size).any():
+                mended.append(index)
         except UserError as error:
             return str(error)
         return None
 
+    black = _file_of(images).like(np.zeros((image_size, image_size, 3), np.uint8))
+    failed = _failures(read, black.tolist(), corrupt)
+    return failed, len(mended)
+
+
+def _file_of(images: Rows) -> rows.FileRows:
+    """Images that were there already: nothing but a file keeps them from start to start."""
     assert isinstance(images, rows.FileRows)
-    black = images.like(np.zeros((image_size, image_size, 3), np.uint8))
-    return _failures(read, black.tolist(), corrupt)
+    return images
 
 
 def _decode_masks(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,7 +71,8 @@ def open_slide(path: Path) -> Iterator[Slide]:
     Raises:
       UserError: it cannot be opened, or stops being readable; the message names the file.
     """
-    if path.suffix.lower() not in SLIDE_SUFFIXES:
+    # What is no file is refused there; OpenSlide would wait for a pipe without end.
+    if path.suffix.lower() not in SLIDE_SUFFIXES or not os.path.isfile(path):
         yield _Plain(decode.read_image(path, None))
         return
     openslide = _library()
@@ -95,6 +97,8 @@ def open_slide(path: Path) -> Iterator[Slide]:
 
 def opens(path: Path) -> bool:
     """Whether OpenSlide takes the file for a slide; False where it is not installed."""
+    if not os.path.isfile(path):
+        return False
     try:
         return _library().OpenSlide.detect_format(str(path)) is not None
     except UserError:
