@@ -30,6 +30,7 @@ from sscjax import (
     summary,
     train,
 )
+from sscjax.data import anonymous
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import DivergedError, UserError
 from sscjax.folds import Fold
@@ -69,6 +70,8 @@ def run(
     if config.protocol == "holdout":
         return train.run(config, folder, fresh=fresh, command=command)
     record.refuse_foreign(folder, FILE)
+    if config.get("private"):
+        anonymous.refuse_within(folder, config.data.path)
     with locks.Lock(folder) as lock:
         lock.take()
         record.clear(folder, FILE)

@@ -35,7 +35,7 @@ from sscjax import (
     summary,
 )
 from sscjax.course import Course, Finished, Result, Stage
-from sscjax.data import splits
+from sscjax.data import anonymous, splits
 from sscjax.data.dataset import ImageSet
 from sscjax.data.slides import folder as slides
 from sscjax.errors import UserError
@@ -84,6 +84,8 @@ def run(
       OSError: a disk that fills up, or can no longer be written, while the run is at work.
     """
     record.refuse_foreign(folder)
+    if config.get("private"):
+        anonymous.refuse_within(folder, config.data.path)
     with locks.Lock(folder) as lock:
         lock.take()
         record.clear(folder)

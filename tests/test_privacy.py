@@ -339,6 +339,15 @@ def test_places_that_many_words_would_hold(
     assert anonymous.command(words, "") == words
 
 
+def test_a_private_run_among_its_images(tmp_path: Path) -> None:
+    """Its report and its checkpoints name their own folder."""
+    images = write_folder(tmp_path / "images", subjects=3, tiles=4)
+    for path in (images, images / "manifest.csv"):
+        with pytest.raises(UserError, match="lies in the folder of the images"):
+            train.run(private_config(path), images / "run")
+    assert not (images / "run").exists()
+
+
 def test_private_and_array_record_do_not_go_together(tmp_path: Path) -> None:
     config = private_config(tmp_path)
     config.data.storage = "array_record"

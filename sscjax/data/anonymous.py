@@ -16,6 +16,7 @@ import numpy as np
 
 from sscjax.data.asked import Asked
 from sscjax.data.dataset import ImageSet
+from sscjax.errors import UserError
 
 UNREADABLE = "cannot be read"
 
@@ -108,6 +109,24 @@ def command(words: Sequence[str], path: str) -> list[str]:
         found.append(f"{flag}{sign}{PRIVATE}" if hidden else word)
         before = word
     return found
+
+
+def refuse_within(folder: Path, path: str) -> None:
+    """Raise a UserError for a run's folder within that of its images: its files name their own.
+
+    Args:
+      folder: of a private run.
+      path: of the images, as for `command`.
+    """
+    if not path:
+        return
+    place = Path(path).expanduser().resolve()
+    images = place.parent if place.is_file() else place
+    if folder.expanduser().resolve().is_relative_to(images):
+        raise UserError(
+            f"--workdir={folder} lies in the folder of the images, which config.private=True is "
+            "not to tell: choose a --workdir elsewhere"
+        )
 
 
 def _tells(value: str, folder: str, spelt: Iterable[str]) -> bool:
