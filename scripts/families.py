@@ -22,9 +22,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import pretrain_textures
-from sscjax import cli, metrics, pretrain
+from sscjax import cli, files, metrics, pretrain
 from sscjax.errors import UserError
 from sscjax.textures.draw import FAMILIES
+
+COLUMNS = ("balanced accuracy", "macro AUROC", "neighbours' AUROC", "found again")
 
 SIZE = 32
 # Textures of a family in a batch, so 64 pictures of all families.
@@ -50,12 +52,15 @@ def main() -> int:
     for name, config in trainings(args.images, args.seeds).items():
         folder = args.out / name.replace(" ", "_")
         pretrain.run(config, folder)
-        weights = str(folder / pretrain.WEIGHTS)
-        probe = backbone.probe_config(weights, args.classes, 1)
-        probe.data.path = str(args.data)
-        area, again = backbone.slide_figures(weights, places, tiles)
-        figures = metrics.figures(backbone.probed(probe), True)
-        found[name] = np.array([figures["balanced_accuracy"], figures["macro_auroc"], area, again])
+        kept = folder / "figures.json"
+        if not kept.is_file():
+            probe = backbone.probe_config(str(folder / pretrain.WEIGHTS), args.classes, 1)
+            probe.data.path = str(args.data)
+            figures = metrics.figures(backbone.probed(probe), True)
+            told = backbone.slide_figures(probe.pretrained, places, tiles)
+            scores = [figures["balanced_accuracy"], figures["macro_auroc"], *told]
+            files.write_json(kept, dict(zip(COLUMNS, scores, strict=True)))
+        found[name] = np.array([files.read_json(kept)[column] for column in COLUMNS])
         print(f"{name}: {found[name].round(3).tolist()}", file=sys.stderr, flush=True)
     for line in table(found):
         print(line)
@@ -83,9 +88,6 @@ def training(families: tuple[str, ...], images: int, seed: int) -> ConfigDict:
     config.average = 0.98
     config.test_every, config.keep_every = images, 0
     return config
-
-
-COLUMNS = ("balanced accuracy", "macro AUROC", "neighbours' AUROC", "found again")
 
 
 def table(found: dict[str, np.ndarray]) -> list[str]:
