@@ -26,7 +26,8 @@ def write_run(
     splits = metrics.figures_by_split(predictions, ordered=True)
     files.write_json(folder / "metrics.json", {"splits": splits})
     if hashes is not None:
-        rows = [{"file": file, "of": "file", "sha256": value} for file, value in hashes.items()]
+        same = {"label": "a", "subject": "s", "split": "test", "of": "file"}
+        rows = [{**same, "file": file, "sha256": value} for file, value in hashes.items()]
         manifest: dict[str, Any] = dict.fromkeys(provenance.KEYS)
         manifest |= {"images": rows, "sessions": [{}]}
         files.write_json(folder / provenance.FILE, manifest)
