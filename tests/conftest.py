@@ -25,6 +25,20 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+# Files that take a minute or more, the slowest first; several processes share the rest behind them.
+SLOWEST = (
+    *("test_train", "test_export_real", "test_web", "test_mobilenet_unet", "test_export"),
+    *("test_faults", "test_steps", "test_unet_runs", "test_layers_numeric", "test_doctor"),
+    *("test_protocol", "test_whole_slides", "test_equivalence", "test_hostile_runs"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole files in another order, their tests in their own."""
+    places = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing that earlier runs kept is found, and nothing is left in the user's cache folder."""
