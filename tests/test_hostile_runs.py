@@ -99,7 +99,7 @@ def ask(folder: Path) -> None:
             assert found.stage == "head"
 
 
-@tried(120)
+@tried(80)
 @given(data=st.data())
 def test_records_with_something_else_in_them(run: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(RECORDS))
@@ -112,7 +112,7 @@ def test_records_with_something_else_in_them(run: Path, data: st.DataObject) -> 
         ask(run)
 
 
-@tried(60)
+@tried(40)
 @given(data=st.data())
 def test_files_of_a_run_of_other_bytes(run: Path, data: st.DataObject) -> None:
     model = [path for path in (run / "stages/head/model").rglob("*") if path.is_file()]
@@ -145,7 +145,24 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@tried(60)
+def test_a_picture_of_another_folder(run: Path) -> None:
+    """The page takes no picture that a record names elsewhere."""
+    path = run / "explanations" / "explanations.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("../explanations/00.png", str(run / "explanations" / "00.png"), ""):
+        told["images"][0]["image"] = name
+        with (
+            replaced(path, json.dumps(told).encode()),
+            pytest.raises(UserError, match="no picture is called"),
+        ):
+            page.written(run)
+    picture = run / "explanations" / "00.png"
+    for data in (b"", picture.read_bytes()[:200], b"\x89PNG\r\n\x1a\n" + bytes(40)):
+        with replaced(picture, data), pytest.raises(UserError, match=r"00.png is damaged"):
+            page.written(run)
+
+
+@tried(40)
 @given(data=st.data())
 def test_checkpoints_of_other_bytes(checkpoints: Path, data: st.DataObject) -> None:
     """Found out, or nothing that is read is changed; the one before is there still."""

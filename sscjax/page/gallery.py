@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sscjax import pictures, segmentation
+from sscjax.errors import UserError
 from sscjax.page.folder import EXPLANATIONS, Folder
 
 # Pictures of a gallery: a protocol has more of them in the folders of its folds.
@@ -77,15 +78,23 @@ def _first_of_each(pairs: list[tuple[Folder, dict[str, Any]]]) -> list[Any]:
 
 
 def _picture(source: Folder, entry: Mapping[str, Any]) -> dict[str, Any]:
-    place = source.path / EXPLANATIONS
+    def uri(name: str) -> str:
+        path = source.path / EXPLANATIONS / name
+        # A name in a file could be that of any picture on the machine.
+        if path.name != name or not path.is_file():
+            raise UserError(
+                f"{source.path / EXPLANATIONS}: no picture is called {name!r}, expected those that "
+                "explanations.json names; give the run's command again"
+            )
+        try:
+            return pictures.data_uri(path, PICTURE_SIDE)
+        except (OSError, SyntaxError, ValueError) as error:  # as Pillow says of damaged ones
+            raise UserError(f"{path} is damaged ({error}): give the run's command again") from error
+
     return {
         **entry,
-        "uri": pictures.data_uri(place / entry["image"], PICTURE_SIDE),
+        "uri": uri(entry["image"]),
         "maps": [
-            {
-                "class": found["class"],
-                "uri": pictures.data_uri(place / found["overlay"], PICTURE_SIDE),
-            }
-            for found in entry["maps"]
+            {"class": found["class"], "uri": uri(found["overlay"])} for found in entry["maps"]
         ],
     }
