@@ -183,6 +183,17 @@ def test_subjects_and_provenance(run: Path) -> None:
     assert "SYNTHETIC IMAGES" in warned
 
 
+def test_what_is_said_where_the_last_epoch_is_taken(copy: Path) -> None:
+    record = json.loads((copy / "run.json").read_text(encoding="utf-8"))
+    assert "Circle: the epoch" in page.write(copy)[0].read_text(encoding="utf-8")
+    record["config"]["select"]["metric"] = "none"
+    record["config"]["model"] |= {"name": "fd_unet", "unet_block": "dense"}
+    (copy / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    text = page.write(copy)[0].read_text(encoding="utf-8")
+    assert "Circle: the epoch" not in text and "the last epoch was kept" in text
+    assert "Fully dense UNet, trained to tell" in text
+
+
 def test_missing_parts_are_named(copy: Path) -> None:
     shutil.rmtree(copy / "explanations")
     for name in ("curves.csv", "audit.json", "calibration.json", "manifest.json"):

@@ -25,6 +25,13 @@ MODEL_TITLES = {
 MOST_SUBJECTS = 300
 
 
+def model_title(model: Mapping[str, Any]) -> str:
+    """What a network is called, by `config.model`."""
+    if model["name"] == "fd_unet" and model["unet_block"] == "dense":
+        return "Fully dense UNet"
+    return MODEL_TITLES.get(model["name"], model["name"])
+
+
 def plural(count: int, noun: str) -> str:
     """`1 image`, `2,000 images`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -104,7 +111,7 @@ def summary(folder: Folder) -> dict[str, Any]:
             }
         )
     return {
-        "model": MODEL_TITLES.get(folder.config["model"]["name"], folder.config["model"]["name"]),
+        "model": model_title(folder.config["model"]),
         "classes": folder.record["data"]["classes"],
         "split": split,
         "images": figures["image"]["n"],
