@@ -8,7 +8,9 @@ pictures: the others have its share. With all families it is done for several se
 standard deviation each difference is measured, `z`, and of sixteen z one or two are beyond 1.8 by
 chance alone. Trainings that are finished in RUNS are not done again. Of each the frozen features
 are asked what scripts/backbone.py asks them: of tiles of a slide, and by a linear classifier of
-labelled images of subjects never seen. The table is Markdown.
+labelled images of subjects never seen. Two more trainings have another objective: that two looks of
+a texture be alike (VICReg), beside the labels or instead of them, on as many pictures in as large
+batches. The table is Markdown.
 """
 
 from __future__ import annotations
@@ -75,6 +77,12 @@ def trainings(images: int, seeds: int) -> dict[str, ConfigDict]:
     for name in FAMILIES:
         rest = tuple(other for other in FAMILIES if other != name)
         found[f"without {name}"] = training(rest, images, 0)
+    for name, labels in (("VICReg as well", 1.0), ("VICReg alone", 0.0)):
+        config = training(tuple(FAMILIES), images, 0)
+        config.looks, config.each, config.loss.similarity = 2, (EACH // 2,), 1.0
+        for label in ("classes", "families", "parameters"):
+            config.loss[label] = labels
+        found[name] = config
     return found
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sscjax import pretrain
 from sscjax.textures.draw import FAMILIES
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
@@ -30,12 +32,23 @@ def test_distances_are_in_deviations_of_the_seeds() -> None:
 
 def test_each_training_lacks_one_family_and_has_as_many_pictures() -> None:
     trainings = script.trainings(1000, 3)
-    assert len(trainings) == 3 + len(FAMILIES)
+    assert len(trainings) == 3 + len(FAMILIES) + 2
     assert len({config.seed for name, config in trainings.items() if "all" in name}) == 3
     for family in FAMILIES:
         config = trainings[f"without {family}"]
         assert set(FAMILIES) - set(config.families) == {family}
         assert config.images == (1000,) and config.seed == 0
+
+
+def test_all_see_as_many_pictures_at_once() -> None:
+    """With and without two looks of each texture."""
+    trainings = script.trainings(1000, 3)
+    plans = {name: pretrain.make_plan(config) for name, config in trainings.items()}
+    for name, config in trainings.items():
+        plan = dataclasses.replace(plans[name], each=config.each[0])
+        assert plan.batch == (60 if name.startswith("without") else 64)
+    assert plans["VICReg alone"].similarity == 1.0 and plans["VICReg alone"].classes == 0
+    assert plans["VICReg as well"].similarity == 1.0 and plans["VICReg as well"].classes == 1
 
 
 def test_too_few_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
