@@ -5,7 +5,7 @@
 The trainings are those of configs/pretrain_textures.py on `--images` pictures of 32 pixels, with a
 warm-up and an averaging of the weights that suit so few. Without a family there are as many
 pictures: the others have its share. With all families it is done for several seeds: by their
-standard deviation each difference is measured, `z`, and of sixteen z one or two are beyond 1.8 by
+standard deviation each difference is measured, `z`, and of sixteen z two or three are beyond 1.8 by
 chance alone. Trainings that are finished in RUNS are not done again. Of each the frozen features
 are asked what scripts/backbone.py asks them: of tiles of a slide, and by a linear classifier of
 labelled images of subjects never seen. Two more trainings have another objective: that two looks of
