@@ -349,7 +349,7 @@ def test_a_private_run_among_its_images(tmp_path: Path) -> None:
 
 
 def test_private_and_array_record_do_not_go_together(tmp_path: Path) -> None:
-    config = private_config(tmp_path)
+    config = private_config(tmp_path / "images")
     config.data.storage = "array_record"
     with pytest.raises(UserError, match="holds the names of files and subjects"):
         train.run(config, tmp_path / "run")
