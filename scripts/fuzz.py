@@ -134,9 +134,8 @@ def records(place: Path) -> tuple[list[bytes], Attempt]:
     """What a finished run says of itself, read by all that begins with such a run."""
     import small_runs
 
-    from sscjax import record, trained
+    from sscjax import page, record, trained
     from sscjax.errors import UserError
-    from sscjax.page import __main__ as page
 
     images = small_runs.write_folder(place / "images", subjects=3, tiles=6)
     run = small_runs.finished_run(place / "run", images, "cnn")
@@ -146,7 +145,7 @@ def records(place: Path) -> tuple[list[bytes], Attempt]:
         refused = None
         for path, before in sound.items():
             path.write_bytes(data)
-            for reader in (record.read, trained.open_run, page.written):
+            for reader in (record.read, trained.open_run, page.write_again):
                 try:
                     reader(run)
                 except UserError as error:

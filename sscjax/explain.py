@@ -10,7 +10,6 @@ same without what was learnt shows the image, not the answer.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import re
 import sys
@@ -176,7 +175,7 @@ def _earlier(out: Path, count: int) -> list[str]:
         ours = []
     else:
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))["images"]
+            entries = files.read_json(path)["images"]
             named = [entry["sheet"] for entry in entries]
             named += [one["overlay"] for entry in entries for one in entry["maps"].values()]
             # Whatever it names, nothing else is removed, and nothing outside.

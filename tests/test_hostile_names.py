@@ -225,6 +225,7 @@ def foreign(tmp_path: Path) -> str:
     try:
         (tmp_path / name).touch()
     except OSError:
+        # macOS and Windows refuse such a name themselves.
         pytest.skip("this file system has no names but UTF-8")
     return name
 

@@ -23,9 +23,8 @@ from hypothesis import strategies as st
 from small_runs import finished_run, write_folder
 from test_hostile import changed, clear, tried
 
-from sscjax import checkpoint, compare, provenance, record, trained
+from sscjax import checkpoint, compare, page, provenance, record, trained
 from sscjax.errors import UserError
-from sscjax.page import __main__ as page
 
 pytestmark = [pytest.mark.usefixtures("quick_compiler"), pytest.mark.filterwarnings("ignore")]
 
@@ -91,7 +90,7 @@ def ask(folder: Path) -> None:
     """All that reads a finished run: each gives something sound, or says what is wrong."""
     readers: tuple[Callable[[], Any], ...] = (
         lambda: trained.open_run(folder),
-        lambda: page.written(folder),
+        lambda: page.write_again(folder),
         lambda: record.read(folder),
         lambda: provenance.read(folder),
         lambda: compare.read_run(folder, "test"),
@@ -163,11 +162,11 @@ def test_a_picture_of_another_folder(run: Path) -> None:
             replaced(path, json.dumps(told).encode()),
             pytest.raises(UserError, match="no picture is called"),
         ):
-            page.written(run)
+            page.write_again(run)
     picture = run / "explanations" / "00.png"
     for data in (b"", picture.read_bytes()[:200], b"\x89PNG\r\n\x1a\n" + bytes(40)):
         with replaced(picture, data), pytest.raises(UserError, match=r"00.png is damaged"):
-            page.written(run)
+            page.write_again(run)
 
 
 @tried(40)

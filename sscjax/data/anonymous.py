@@ -94,8 +94,7 @@ def command(words: Sequence[str], path: str) -> list[str]:
     """
     if not path:
         return list(words)
-    place = os.path.expanduser(path)
-    folder = os.path.dirname(os.path.abspath(place)) if os.path.isfile(place) else place
+    folder = _folder_of(path)
     target = os.path.realpath(folder)
     spelt = {target, os.path.abspath(folder), os.path.normpath(folder)}
     # Of these a word may hold one by chance: a root, a bare name, steps upwards alone.
@@ -120,13 +119,17 @@ def refuse_within(folder: Path, path: str) -> None:
     """
     if not path:
         return
-    place = Path(path).expanduser().resolve()
-    images = place.parent if place.is_file() else place
-    if folder.expanduser().resolve().is_relative_to(images):
+    if folder.expanduser().resolve().is_relative_to(os.path.realpath(_folder_of(path))):
         raise UserError(
             f"--workdir={folder} lies in the folder of the images, which config.private=True is "
             "not to tell: choose a --workdir elsewhere"
         )
+
+
+def _folder_of(path: str) -> str:
+    """The folder of images, of which `path` may be a manifest; links are not followed."""
+    place = os.path.expanduser(path)
+    return os.path.dirname(os.path.abspath(place)) if os.path.isfile(place) else place
 
 
 def _tells(value: str, folder: str, spelt: Iterable[str]) -> bool:

@@ -4,6 +4,6 @@
 `python -m sscjax.page RUN` makes both anew from the folder alone.
 """
 
-from sscjax.page.render import CARD, PAGE, write
+from sscjax.page.render import CARD, PAGE, write, write_again
 
-__all__ = ["CARD", "PAGE", "write"]
+__all__ = ["CARD", "PAGE", "write", "write_again"]

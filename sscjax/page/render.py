@@ -8,6 +8,7 @@ from typing import Any
 
 import sscjax
 from sscjax import files, report
+from sscjax.errors import UserError
 from sscjax.page import evidence, gallery, plots, sections
 from sscjax.page.checklists import CHECKLISTS, Checklist
 from sscjax.page.folder import Folder, read
@@ -51,6 +52,28 @@ def write(path: Path) -> tuple[Path, Path]:
     for name, text in texts.items():
         files.write_text(path / name, text)
     return path / PAGE, path / CARD
+
+
+def write_again(path: Path) -> tuple[Path, Path]:
+    """As `write`, of a folder that may have been changed since its run.
+
+    Raises:
+      UserError: it holds no finished run, or what it holds is damaged.
+    """
+    import jinja2
+
+    try:
+        return write(path)
+    except UserError:
+        raise
+    except (
+        *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+        jinja2.TemplateRuntimeError,
+    ) as error:
+        raise UserError(
+            f"{path} is damaged or of another version ({type(error).__name__}: {error}): give "
+            "the run's command again, or train it anew"
+        ) from error
 
 
 def gather(folder: Folder) -> dict[str, Any]:
