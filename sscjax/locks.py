@@ -45,7 +45,12 @@ class Lock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.release()
+        try:
+            # Whatever an error says of files that are not there: where the folder went, it is that.
+            if isinstance(error, Exception):
+                self.check()
+        finally:
+            self.release()
 
     def take(self) -> None:
         """Take the lock, if the folder is there and can be written; harmless when it is taken.

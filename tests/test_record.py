@@ -155,3 +155,16 @@ def test_what_cannot_be_deleted_is_said(
     assert "what is left there of a deleted run cannot be deleted" in caplog.text
     record.clear(run)
     assert not list(run.iterdir())
+
+
+def test_an_error_in_a_folder_that_is_gone_is_said_to_be_that(tmp_path: Path) -> None:
+    """Whoever finds a file missing first, and whatever is made of it."""
+    folder = tmp_path / "run"
+    for away in (False, True):
+        folder.mkdir(exist_ok=True)
+        expected = "was moved, removed or replaced" if away else "holds no run"
+        with pytest.raises(UserError, match=expected), locks.Lock(folder) as lock:
+            lock.take()
+            if away:
+                folder.rename(tmp_path / "elsewhere")
+            raise UserError(f"{folder} holds no run")
