@@ -77,7 +77,7 @@ def watch(epochs: int, folder: Path) -> list[Reading]:
             # After its last epoch a stage's model is kept and the next one is made ready, once.
             if one is not None and one.epoch < epochs:
                 found.append(one)
-            time.sleep(0.05)
+            time.sleep(0.02)
     if process.returncode != 0:
         lines = (folder / "log").read_text(encoding="utf-8", errors="replace").splitlines()
         raise SystemExit(f"the run failed with code {process.returncode}: {lines[-1:]}")
@@ -114,13 +114,15 @@ def measure(epochs: int) -> tuple[list[str], list[str]]:
         )
         if memory[1] - memory[0] > KB_PER_EPOCH * 0.8 * epochs / 1024 + NOISE:
             broken.append(f"week: stage {name} grows from {memory[0]:.0f} to {memory[1]:.0f} MB")
-        # Those that no checkpoint opens for a moment: the fewest. Which of few readings falls into
-        # such a moment is chance.
-        left = [min(one.files for one in some) for some in (early, late)]
-        if left[1] > left[0] + FILES:
-            broken.append(f"week: stage {name} leaves {left[0]} files open and then {left[1]}")
-        if threads[1] > threads[0] + FILES:
-            broken.append(f"week: stage {name} has {threads[0]} threads and then {threads[1]}")
+        # What stays is the fewest of many readings: a checkpoint opens some for a moment.
+        halves = (
+            [one for one in mine if 0.1 * epochs <= one.epoch < 0.5 * epochs],
+            [one for one in mine if one.epoch >= 0.5 * epochs],
+        )
+        for what in ("files", "threads"):
+            left = [min(getattr(one, what) for one in half) for half in halves]
+            if left[1] > left[0] + FILES:
+                broken.append(f"week: stage {name} leaves {left[0]} {what} and then {left[1]}")
         if most > KEPT + 1:
             broken.append(f"week: stage {name} keeps {most} checkpoints")
     lines.append(f"\n{len(STAGES) * epochs:,} epochs in {seconds / 60:.1f} minutes")
