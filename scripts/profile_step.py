@@ -75,7 +75,7 @@ def _purpose(instruction: str, operation: str, name: str) -> str:
     if name.endswith("/pad") or instruction.startswith("pad"):
         return f"padding, {way}"
     if "_depthwise" in name:
-        inside = "while/body/closed_call/" in name.partition("_depthwise")[2]
+        inside = "cond/branch_1_fun/" in name.partition("_depthwise")[2]
         return f"depthwise and its ReLU6, {'kernel gradient' if inside else way}"
     if "_relu" in name or name.endswith(("select_n", "/max", "/min", "jit(clip)")):
         return f"the other ReLU6, {way}"

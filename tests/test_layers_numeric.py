@@ -16,8 +16,8 @@ import pytest
 from jax import lax
 from trees import assert_close
 
+from sscjax.models import depthwise, layers
 from sscjax.models import fast as ops
-from sscjax.models import layers
 
 SIZES = ((7, 8), (10, 5))  # odd and even on either axis
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -85,18 +85,40 @@ LAX_PADDING = {"keras": "SAME", "torch": ((1, 1), (1, 1)), "valid": "VALID"}
 def test_depthwise_conv(padding: ops.Padding, stride: int, size: tuple[int, int]) -> None:
     def fast(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
         padded = ops.pad_image(x, 3, stride, padding)
-        return ops.depthwise_conv(padded, kernel, bias, stride)
+        return depthwise.depthwise_conv(padded, kernel, bias, stride)
 
     plain = with_bias(plain_conv(stride, LAX_PADDING[padding], groups=6))
     modes = ("eager", "jit") if size == SIZES[0] and padding == "keras" else ("jit",)
     compare(fast, plain, normal(0, 2, *size, 6), normal(1, 3, 3, 1, 6), normal(2, 6), modes=modes)
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stride", (1, 2))
+@pytest.mark.parametrize("padding", ("keras", "torch", "valid"))
+def test_depthwise_conv_between_relu6(
+    padding: ops.Padding, stride: int, size: tuple[int, int]
+) -> None:
+    def fast(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        return depthwise.clipped_depthwise_conv(x, kernel, bias, stride, padding)
+
+    conv = with_bias(plain_conv(stride, LAX_PADDING[padding], groups=6))
+
+    def plain(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        return nn.relu6(conv(nn.relu6(x), kernel, bias))
+
+    # Large enough for either bound, on either side.
+    x, kernel, bias = 6 * normal(0, 2, *size, 6), normal(1, 3, 3, 1, 6), normal(2, 6)
+    modes = ("eager", "jit") if size == SIZES[0] and padding == "keras" else ("jit",)
+    compare(fast, plain, x, kernel, bias, modes=modes)
+    middle = conv(nn.relu6(x), kernel, bias)
+    for values in (x, middle):
+        assert float((values < 0).mean()) > 0.05 and float((values > 6).mean()) > 0.05
+
+
 @pytest.mark.parametrize("batch", (1, 3, 4))
 def test_depthwise_conv_of_other_batches(batch: int) -> None:
-    """The kernel's and the bias' gradients go through the images in pairs."""
     compare(
-        lambda x, kernel, bias: ops.depthwise_conv(x, kernel, bias, 1),
+        lambda x, kernel, bias: depthwise.depthwise_conv(x, kernel, bias, 1),
         with_bias(plain_conv(1, "VALID", groups=3)),
         normal(0, batch, 20, 35, 3),
         normal(1, 3, 3, 1, 3),
@@ -138,10 +160,10 @@ def test_convolutions_of_other_widths(kernel: int) -> None:
     """The gradients' index arithmetic, where 3 might hide a mistake; stride 3 skips pixels."""
     x = normal(0, 2, 9, 11, 4)
 
-    def depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-        return ops.depthwise_conv(x, kernel, None, stride)
+    def by_channel(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+        return depthwise.depthwise_conv(x, kernel, None, stride)
 
-    for fast, groups, outputs in ((depthwise, 4, 4), (ops.dense_conv, 1, 3)):
+    for fast, groups, outputs in ((by_channel, 4, 4), (ops.dense_conv, 1, 3)):
         weights = normal(1, kernel, kernel, 4 // groups, outputs)
         compare(
             lambda x, k, fast=fast: fast(x, k, 3),
@@ -152,8 +174,10 @@ def test_convolutions_of_other_widths(kernel: int) -> None:
         )
 
 
-# More channels, fewer, and fewer of so many pixels that the product is turned.
-@pytest.mark.parametrize("shape", ((2, 5, 4, 3, 6), (2, 5, 4, 6, 3), (2, 16, 16, 6, 3)))
+# More channels, many more, fewer, and fewer of so many pixels that the product is turned.
+@pytest.mark.parametrize(
+    "shape", ((2, 5, 4, 3, 6), (2, 5, 4, 3, 13), (2, 5, 4, 6, 3), (2, 16, 16, 6, 3))
+)
 def test_pointwise_conv(shape: tuple[int, ...]) -> None:
     *image, inputs, outputs = shape
     x, kernel = normal(0, *image, inputs), normal(1, 1, 1, inputs, outputs)
@@ -380,7 +404,7 @@ def test_other_devices_take_the_plain_formulations(monkeypatch: pytest.MonkeyPat
 
     def together(x: jax.Array) -> tuple[jax.Array, ...]:
         return (
-            ops.depthwise_conv(x, wide, bias, 2),
+            depthwise.depthwise_conv(x, wide, bias, 2),
             ops.dense_conv(x, dense, 1),
             ops.pointwise_conv(x, single, bias[:4]),
             ops.max_pool(x),

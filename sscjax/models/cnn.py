@@ -12,7 +12,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from sscjax.models import fast
 from sscjax.models import layers as ops
@@ -133,7 +132,7 @@ class CNN(nn.Module):
         found: dict[str, jax.Array] = {}
         for name in self.layer_names[first:last]:
             if name.endswith("_relu"):
-                x = jnp.maximum(x, 0.0)
+                x = fast.relu(x)
             elif name.startswith("conv"):
                 x = self._conv(name, x)
             elif name.startswith("pool"):

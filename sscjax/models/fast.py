@@ -3,16 +3,20 @@
 What XLA does badly on a CPU, and what stands here instead:
 
 - A grouped convolution runs a slow loop, and its kernel gradient becomes a dense convolution.
-  `depthwise_conv` is a sum of shifted products instead, with hand-written gradients.
-- A 1x1 convolution is not recognised as the matrix product that it is. `pointwise_conv` is one.
+  `depthwise`, a module of its own, has sums of shifted products.
+- A 1x1 convolution is not recognised as the matrix product that it is. `pointwise_conv` is one, and
+  a sum of products where it has few inputs and many outputs.
 - A sum over all leading axes (batch, height, width) keeps few numbers and runs down the memory in
   strides. `channel_sum` writes out sums of up to 16 neighbouring pixels instead, which stay in
   registers, and a matrix product adds up what is left.
-- The gradient of a clip is a division and a product over both bounds. `relu6` has a mask.
+- The gradient of a clip is a division and a product over both bounds. `relu6` and `relu` have a
+  mask.
+- What is read in two shapes, or in slices, is computed anew for each. `relu6` keeps one shape;
+  `after_storing` has its operands stored.
 - BatchNorm by running averages is a product and a sum per activation, and its gradient a sum over
   all of them. `fold` in the models multiplies it into the kernels, once per step.
 - The kernel gradient of a dense convolution is slow, and so is one of few input or few output
-  channels. `dense_conv` takes these as matrix products.
+  channels. `dense_conv` takes these as matrix products, and of colours as a sum of products.
 - The gradient of max pooling looks for the maximum again, window by window, and scatters.
   `max_pool` compares all pixels with their window's maximum at once.
 
@@ -56,12 +60,12 @@ def pad_image(x: jax.Array, kernel: int, stride: int, padding: Padding) -> jax.A
     return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
 
 
-def _on_cpu() -> bool:
+def on_cpu() -> bool:
     """Whether programs are compiled for the processors that the formulations here are made for."""
     return jax.default_backend() == "cpu"
 
 
-def _pixels(x: jax.Array, rows: slice, columns: slice) -> jax.Array:
+def pixels(x: jax.Array, rows: slice, columns: slice) -> jax.Array:
     """`x[:, rows, columns]` of [B,H,W,C]: indexing takes JAX ten times as long to trace."""
     top, bottom, down = rows.indices(x.shape[1])
     left, right, across = columns.indices(x.shape[2])
@@ -85,19 +89,19 @@ def _largest_divisor(number: int, limit: int) -> int:
     return max(d for d in range(1, max(1, min(number, limit)) + 1) if number % d == 0)
 
 
-def _pixel_sum(height: int, width: int, pixels: Callable[[slice, slice], jax.Array]) -> jax.Array:
+def pixel_sum(height: int, width: int, part: Callable[[slice, slice], jax.Array]) -> jax.Array:
     """Sum arrays [B,height,width,C] over all axes but the last: [1,C].
 
     Args:
       height: number of rows.
       width: number of columns.
-      pixels: gives the part [B,h,w,C] of the array in these rows and columns; what it computes
+      part: gives the part [B,h,w,C] of the array in these rows and columns; what it computes
         for that is done in registers.
     """
     columns = _largest_divisor(width, _TERMS)
     rows = _largest_divisor(height, _TERMS // columns)
     parts = [
-        pixels(slice(row, None, rows), slice(column, None, columns))
+        part(slice(row, height, rows), slice(column, width, columns))
         for row in range(rows)
         for column in range(columns)
     ]
@@ -109,11 +113,11 @@ def _pixel_sum(height: int, width: int, pixels: Callable[[slice, slice], jax.Arr
 
 def channel_sum(x: jax.Array) -> jax.Array:
     """Sum [..., C] over all axes but the last: [C]."""
-    if x.ndim < 3 or not _on_cpu():
+    if x.ndim < 3 or not on_cpu():
         return x.sum(axis=tuple(range(x.ndim - 1)))
     x = x.reshape(-1, *x.shape[-3:]) if x.ndim > 3 else x[None]
     height, width = x.shape[1:3]
-    return _pixel_sum(height, width, functools.partial(_pixels, x))[0]
+    return pixel_sum(height, width, functools.partial(pixels, x))[0]
 
 
 @jax.custom_vjp
@@ -126,18 +130,67 @@ add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), lambda _, g: (g, chan
 
 
 @jax.custom_vjp
-def relu6(x: jax.Array) -> jax.Array:
-    """Clip to [0, 6]; the gradient at the bounds themselves is 0, as in torch and TensorFlow."""
-    return jnp.clip(x, 0.0, 6.0)
+def relu(x: jax.Array) -> jax.Array:
+    """Maximum of `x` and 0; the gradient at 0 itself is 0, as in torch and TensorFlow."""
+    return jnp.maximum(x, 0.0)
 
 
-def _relu6_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    y = relu6(x)
+def _relu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = relu(x)
     return y, y
 
 
-# From the result, which the next layer keeps anyway.
-relu6.defvjp(_relu6_forward, lambda y, g: (jnp.where((y > 0) & (y < 6), g, 0.0),))
+relu.defvjp(_relu_forward, lambda y, g: (jnp.where(y > 0, g, 0.0),))
+
+
+def clip6(x: jax.Array) -> jax.Array:
+    """ReLU6, with JAX's own gradient: what `relu6` and `depthwise` compute."""
+    return jnp.clip(x, 0.0, 6.0)
+
+
+def within6(y: jax.Array, g: jax.Array) -> jax.Array:
+    """The gradient of a ReLU6 that gave `y`: 0 at the bounds themselves, as in the peers."""
+    return jnp.where((y > 0) & (y < 6), g, 0.0)
+
+
+@jax.custom_vjp
+def relu6(x: jax.Array) -> jax.Array:
+    """Clip to [0, 6]; the gradient at the bounds themselves is 0, as in torch and TensorFlow."""
+    return _flat_relu6(x).reshape(x.shape)
+
+
+def _flat_relu6(x: jax.Array) -> jax.Array:
+    return clip6(x.reshape(-1, x.shape[-1]))
+
+
+def _relu6_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = _flat_relu6(x)
+    return y.reshape(x.shape), y
+
+
+# From the result, which the next layer keeps anyway, and flat, as the product after it reads it:
+# XLA would compute it once for each shape.
+relu6.defvjp(_relu6_forward, lambda y, g: (within6(y, g.reshape(y.shape)).reshape(g.shape),))
+
+
+def after_storing(function: Callable[..., jax.Array], *operands: jax.Array) -> jax.Array:
+    """`function(*operands)` with the operands computed before it and stored.
+
+    What XLA finds cheap it computes anew for every slice that is taken of it, but not across the
+    border of a branch. This one is always taken, which XLA does not see.
+
+    Args:
+      function: of arrays, gives one array.
+      operands: of floats, the first of one entry at least.
+    """
+    first = operands[0].reshape(-1)[0]
+    bits = lax.bitcast_convert_type(first, f"int{8 * first.dtype.itemsize}")
+    return lax.cond(
+        bits | 1 != 0,
+        function,
+        lambda *operands: jnp.zeros_like(jax.eval_shape(function, *operands)),
+        *operands,
+    )
 
 
 def pointwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -145,7 +198,7 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = Non
 
     `bias` [D] is added where there is one.
     """
-    return (_pointwise if _on_cpu() else _plain_pointwise)(x, kernel, bias)
+    return (_pointwise if on_cpu() else _plain_pointwise)(x, kernel, bias)
 
 
 def _plain_pointwise(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
@@ -154,26 +207,36 @@ def _plain_pointwise(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) ->
     return found if bias is None else found + channels(bias, found)
 
 
-_pointwise = jax.custom_vjp(_plain_pointwise)
+# Up to so many inputs, to more than this many times as many outputs, a product of matrices takes
+# longer to write than to compute: added up in registers, the next operation writes its own.
+_FEW_INPUTS, _MANY_OUTPUTS = 16, 4
+
+
+@jax.custom_vjp
+def _pointwise(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    inputs, outputs = kernel.shape[-2:]
+    if inputs > _FEW_INPUTS or outputs <= _MANY_OUTPUTS * inputs:
+        return _plain_pointwise(x, kernel, bias)
+    found = _sum_of_products(x, kernel, 1)
+    return found if bias is None else found + channels(bias, found)
 
 
 def _pointwise_forward(
     x: jax.Array, kernel: jax.Array, bias: jax.Array | None
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
-    return _pointwise(x, kernel, bias), (x, kernel, bias)
+    return _pointwise(x, kernel, bias), (x.reshape(-1, x.shape[-1]), kernel, bias)
 
 
 def _pointwise_backward(
     saved: tuple[jax.Array, jax.Array, jax.Array | None], g: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    x, kernel, bias = saved
+    rows, kernel, bias = saved
     inputs, outputs = kernel.shape[-2:]
-    flat = g.reshape(-1, outputs)
-    x_gradient = (flat @ kernel.reshape(inputs, outputs).T).reshape(x.shape)
-    rows, bias_gradient = x.reshape(-1, inputs), None
+    flat, bias_gradient = g.reshape(-1, outputs), None
+    x_gradient = (flat @ kernel.reshape(inputs, outputs).T).reshape(*g.shape[:-1], inputs)
     if bias is not None and inputs < outputs:
         # A channel of ones: its row of the kernel gradient is the sum over the wider array.
-        rows = jnp.concatenate([rows, jnp.ones((len(rows), 1), x.dtype)], axis=1)
+        rows = jnp.concatenate([rows, jnp.ones((len(rows), 1), rows.dtype)], axis=1)
         both = rows.T @ flat
         return x_gradient, both[:-1].reshape(kernel.shape), both[-1]
     if bias is not None:
@@ -207,7 +270,7 @@ def _row_products(left: jax.Array, right: jax.Array) -> jax.Array:
 _pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
-def _taps(
+def taps(
     padded: jax.Array, kernel: int, stride: int, height: int, width: int
 ) -> list[list[jax.Array]]:
     """For each kernel position, the [B,height,width,C] input pixels that it multiplies."""
@@ -215,45 +278,13 @@ def _taps(
     def tap(i: int, j: int) -> jax.Array:
         rows = slice(i, i + stride * (height - 1) + 1, stride)
         columns = slice(j, j + stride * (width - 1) + 1, stride)
-        return _pixels(padded, rows, columns)
+        return pixels(padded, rows, columns)
 
     return [[tap(i, j) for j in range(kernel)] for i in range(kernel)]
 
 
-def _shifted_products(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    size = kernel.shape[0]
-    height = (padded.shape[1] - size) // stride + 1
-    width = (padded.shape[2] - size) // stride + 1
-    taps = _taps(padded, size, stride, height, width)
-    terms = [
-        lax.mul(taps[i][j], channels(kernel[i, j, 0], taps[i][j]))
-        for i in range(size)
-        for j in range(size)
-    ]
-    return functools.reduce(lax.add, terms)
-
-
-def depthwise_conv(
-    padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int
-) -> jax.Array:
-    """Convolve each channel with its own kernel, as a sum of shifted products.
-
-    Args:
-      padded: [B,H,W,C], already padded (`pad_image`).
-      kernel: [K,K,1,C].
-      bias: [C] to add, or None.
-      stride: 1 or more, the same on both axes.
-
-    Returns:
-      [B,(H-K)//stride+1,(W-K)//stride+1,C].
-    """
-    if _on_cpu():
-        return _depthwise(padded, kernel, bias, stride)
-    found = _plain_conv(padded, kernel, stride, groups=padded.shape[-1])
-    return found if bias is None else found + channels(bias, found)
-
-
-def _plain_conv(padded: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
+def plain_conv(padded: jax.Array, kernel: jax.Array, stride: int, groups: int = 1) -> jax.Array:
+    """XLA's own convolution of [B,H,W,C], already padded, with [K,K,C//groups,D]: [B,h,w,D]."""
     return lax.conv_general_dilated(
         padded,
         kernel,
@@ -264,87 +295,9 @@ def _plain_conv(padded: jax.Array, kernel: jax.Array, stride: int, groups: int =
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _depthwise(
-    padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int
-) -> jax.Array:
-    found = _shifted_products(padded, kernel, stride)
-    return found if bias is None else found + channels(bias, found)
-
-
-def _depthwise_forward(
-    padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
-    return _depthwise(padded, kernel, bias, stride), (padded, kernel, bias)
-
-
-# Blocks of one shape are traced once; inlined, so that nothing changes in what is compiled.
-@functools.partial(jax.jit, static_argnums=0, inline=True)
-def _depthwise_backward(
-    stride: int, saved: tuple[jax.Array, jax.Array, jax.Array | None], g: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    padded, kernel, bias = saved
-    size, (height, width) = kernel.shape[0], g.shape[1:3]
-
-    def sums(padded: jax.Array, g: jax.Array) -> jax.Array:
-        found = [
-            _pixel_sum(height, width, _products(padded, g, stride, i, j))
-            for i in range(size)
-            for j in range(size)
-        ]
-        if bias is not None:
-            found.append(_pixel_sum(height, width, functools.partial(_pixels, g)))
-        return jnp.concatenate(found)
-
-    def add(total: jax.Array, some: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return total + sums(*some), None
-
-    # A loop, because XLA would otherwise compute `g` again for each slice of it.
-    group = 2 if len(g) % 2 == 0 else 1
-    parts = jax.tree.map(lambda a: a.reshape(-1, group, *a.shape[1:]), (padded, g))
-    zero = jnp.zeros((size * size + (bias is not None), g.shape[-1]), g.dtype)
-    found = lax.scan(add, zero, parts)[0]
-    return (
-        _depthwise_input_gradient(g, kernel, stride, padded.shape),
-        found[: size * size].reshape(kernel.shape),
-        None if bias is None else found[-1],
-    )
-
-
-def _products(
-    padded: jax.Array, g: jax.Array, stride: int, i: int, j: int
-) -> Callable[[slice, slice], jax.Array]:
-    """Of some pixels of `g` and those that the kernel's entry (i, j) multiplies for them."""
-    height, width = g.shape[1:3]
-
-    def along(part: slice, first: int, size: int) -> slice:
-        return slice(
-            first + stride * part.start, first + stride * (size - 1) + 1, stride * part.step
-        )
-
-    # One slice each: a slice of a slice would be stored in between.
-    return lambda rows, columns: lax.mul(
-        _pixels(padded, along(rows, i, height), along(columns, j, width)),
-        _pixels(g, rows, columns),
-    )
-
-
-def _depthwise_input_gradient(
-    g: jax.Array, kernel: jax.Array, stride: int, shape: tuple[int, ...]
-) -> jax.Array:
-    """Spread `g` back over the input: the flipped kernel over the dilated, padded gradient."""
-    size = kernel.shape[0]
-    config = [(0, 0, 0)]
-    for axis in (1, 2):
-        dilated = (g.shape[axis] - 1) * stride + 1
-        config.append((size - 1, shape[axis] - dilated, stride - 1))
-    config.append((0, 0, 0))
-    spread = lax.pad(g, jnp.zeros((), g.dtype), config)
-    return _shifted_products(spread, kernel[::-1, ::-1], 1)
-
-
-_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
-
+# A 3x3 convolution of colours: as many products are quicker added up than copied for a product of
+# matrices, two to three times.
+_FEW_TERMS = 27
 
 # Below this many input channels a convolution is quicker as one product over whole patches.
 _FEW_CHANNELS = 8
@@ -363,18 +316,38 @@ def _patches(padded: jax.Array, size: int, stride: int) -> jax.Array:
     """All that each pixel of a convolution's result reads of [B,H,W,C]: [B,h,w,K*K*C]."""
     height = (padded.shape[1] - size) // stride + 1
     width = (padded.shape[2] - size) // stride + 1
-    rows = _taps(padded, size, stride, height, width)
+    rows = taps(padded, size, stride, height, width)
     return jnp.concatenate([tap for row in rows for tap in row], axis=-1)
 
 
+def _sum_of_products(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Each entry of the kernel times its pixels, added up in registers."""
+    size, _, inputs, outputs = kernel.shape
+    height = (padded.shape[1] - size) // stride + 1
+    width = (padded.shape[2] - size) // stride + 1
+    shape = (len(padded), height, width, outputs)
+    rows = taps(padded, size, stride, height, width)
+
+    def term(i: int, j: int, channel: int) -> jax.Array:
+        of_input = lax.index_in_dim(rows[i][j], channel, axis=3, keepdims=False)
+        # A number for each pixel, and one for each output.
+        pixel = lax.broadcast_in_dim(of_input, shape, (0, 1, 2))
+        return lax.mul(pixel, lax.broadcast_in_dim(kernel[i, j, channel], shape, (3,)))
+
+    terms = [term(i, j, c) for i in range(size) for j in range(size) for c in range(inputs)]
+    return functools.reduce(lax.add, terms)
+
+
 def _dense(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    if kernel[..., 0].size <= _FEW_TERMS:
+        return _sum_of_products(padded, kernel, stride)
     if kernel.shape[2] < _FEW_CHANNELS:
         patches = _patches(padded, kernel.shape[0], stride)
         flat = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
         return flat.reshape(*patches.shape[:3], -1)
     if _has_few_outputs(kernel, stride):
         return _sum_of_planes(padded, kernel)
-    return _plain_conv(padded, kernel, stride)
+    return plain_conv(padded, kernel, stride)
 
 
 def _sum_of_planes(padded: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -404,7 +377,7 @@ def dense_conv(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     Returns:
       [B,(H-K)//stride+1,(W-K)//stride+1,D].
     """
-    return (_dense_with_gradients if _on_cpu() else _plain_conv)(padded, kernel, stride)
+    return (_dense_with_gradients if on_cpu() else plain_conv)(padded, kernel, stride)
 
 
 _dense_with_gradients = jax.custom_vjp(_dense, nondiff_argnums=(2,))
@@ -463,7 +436,7 @@ def max_pool(x: jax.Array) -> jax.Array:
 
     The gradient goes to the first of equal maxima, as in torch.
     """
-    return (_max_pool if _on_cpu() else _plain_max_pool)(x)
+    return (_max_pool if on_cpu() else _plain_max_pool)(x)
 
 
 def _plain_max_pool(x: jax.Array) -> jax.Array:

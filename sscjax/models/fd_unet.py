@@ -350,7 +350,7 @@ class FDUNet(nn.Module):
                 )
                 return norms(x, batch_statistics=by_batch)
             case "relu":
-                return jnp.maximum(x, 0.0)
+                return fast.relu(x)
             case "relu6":
                 return fast.relu6(x)
             case "add":

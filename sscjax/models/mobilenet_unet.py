@@ -13,7 +13,7 @@ import functools
 
 import jax
 
-from sscjax.models import fast
+from sscjax.models import depthwise, fast
 from sscjax.models import layers as ops
 from sscjax.models.fd_unet import FDUNet, Layer
 from sscjax.models.mobilenet_v2 import MobileNetV2
@@ -102,7 +102,7 @@ class MobileNetUNet(FDUNet):
         if layer.kind == "depthwise":
             # Where it halves, a layer of its own has padded before it.
             x = x if layer.stride == 2 else fast.pad_image(x, size, 1, self.padding)
-            return fast.depthwise_conv(x, kernel, bias, layer.stride)
+            return depthwise.depthwise_conv(x, kernel, bias, layer.stride)
         x = fast.dense_conv(
             fast.pad_image(x, size, layer.stride, self.padding), kernel, layer.stride
         )

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sscjax.models import fast
+from sscjax.models import depthwise, fast
 from sscjax.models import layers as ops
 
 Kind = Literal["conv", "depthwise", "bn", "relu6", "pad", "add", "pool", "dropout", "dense"]
@@ -30,6 +30,10 @@ _BLOCKS = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+
+# The middle of a block; where it halves, a layer of its own pads.
+_MIDDLE = ("relu6", "depthwise", "bn", "relu6")
+_PADDED_MIDDLE = ("relu6", "pad", "depthwise", "bn", "relu6")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +263,10 @@ class MobileNetV2(nn.Module):
         found: dict[str, jax.Array] = {}
         shortcut = x
         padded = False
-        for index in range(first, len(stack)):
+        asked = {*capture, *reads, *(shift or ())}
+        together = self._together(stack[: min(len(stack), folded)], asked)
+        index = first - 1
+        while (index := index + 1) < len(stack):
             layer = stack[index]
             if index in starts:
                 shortcut = x
@@ -270,6 +277,10 @@ class MobileNetV2(nn.Module):
                     padded = False
                 elif layer.kind == "bn" and index >= folded:
                     x = self._norm(layer)(x, batch_statistics=index >= batch_from)
+                elif index in together:
+                    x = self._clipped_depthwise(stack[index:], x)
+                    index += together[index]
+                    layer = stack[index]
                 elif layer.kind == "relu6":
                     x = fast.relu6(x)
                 elif layer.kind == "pad":
@@ -291,6 +302,33 @@ class MobileNetV2(nn.Module):
                 features.append(ops.pool(x, self.pooling))
         return (x, found) if capture else x
 
+    @staticmethod
+    def _together(folded: tuple[Layer, ...], asked: set[str]) -> dict[int, int]:
+        """Where a ReLU6, a depthwise convolution and a ReLU6 are computed together.
+
+        Args:
+          folded: layers whose BatchNorm is in the kernel before it.
+          asked: layers whose own output is asked for, or changed.
+
+        Returns:
+          how many layers behind the first ReLU6 the other one is, by the index of the first.
+        """
+        found = {}
+        for index in range(len(folded)):
+            kinds = [one.kind for one in folded[index : index + 5]]
+            for shape in (_MIDDLE, _PADDED_MIDDLE):
+                between = {one.name for one in folded[index : index + len(shape) - 1]}
+                if tuple(kinds[: len(shape)]) == shape and not between & asked:
+                    found[index] = len(shape) - 1
+        return found
+
+    def _clipped_depthwise(self, layers: tuple[Layer, ...], x: jax.Array) -> jax.Array:
+        """From a ReLU6 on a depthwise convolution with its ReLU6."""
+        convolution, norm = layers[1:3] if layers[1].kind == "depthwise" else layers[2:4]
+        kernel = self._kernel(convolution, x.shape[-1])
+        bias = ops.Shift(norm.channels, name=norm.name)()
+        return depthwise.clipped_depthwise_conv(x, kernel, bias, convolution.stride, self.padding)
+
     def _norm(self, layer: Layer) -> ops.BatchNorm:
         return ops.BatchNorm(layer.channels, self.bn_epsilon, self.bn_momentum, name=layer.name)
 
@@ -308,6 +346,6 @@ class MobileNetV2(nn.Module):
         if not padded:
             x = fast.pad_image(x, layer.kernel, layer.stride, self.padding)
         if layer.kind == "depthwise":
-            return fast.depthwise_conv(x, kernel, bias, layer.stride)
+            return depthwise.depthwise_conv(x, kernel, bias, layer.stride)
         found = fast.dense_conv(x, kernel, layer.stride)
         return found if bias is None else fast.add_bias(found, bias)

@@ -1,0 +1,201 @@
+"""Depthwise convolution, with the ReLU6 before and behind it, in the form that XLA compiles well.
+
+On a CPU a grouped convolution runs a slow loop, and its kernel gradient becomes a dense
+convolution. Here it is a sum of shifted products, with hand-written gradients. In MobileNetV2 a
+ReLU6 stands before it and another behind. Done together, the padded input is all that is kept of
+the first, and the gradient is masked once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sscjax.models import fast
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+"""Rows before and after, columns before and after."""
+
+_NONE: Pads = ((0, 0), (0, 0))
+
+
+def depthwise_conv(
+    padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int
+) -> jax.Array:
+    """Convolve each channel with its own kernel.
+
+    Args:
+      padded: [B,H,W,C], already padded (`fast.pad_image`).
+      kernel: [K,K,1,C].
+      bias: [C] to add, or None.
+      stride: 1 or more, the same on both axes.
+
+    Returns:
+      [B,(H-K)//stride+1,(W-K)//stride+1,C].
+    """
+    if fast.on_cpu():
+        return _depthwise(padded, kernel, bias, stride, _NONE, False)
+    return _plain(padded, kernel, bias, stride)
+
+
+def clipped_depthwise_conv(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, padding: fast.Padding
+) -> jax.Array:
+    """ReLU6, padding, depthwise convolution, ReLU6.
+
+    Args:
+      x: [B,H,W,C], neither clipped nor padded.
+      kernel: [K,K,1,C].
+      bias: [C], added before the second ReLU6.
+      stride: 1 or more, the same on both axes.
+      padding: see `fast.pad_amounts`.
+
+    Returns:
+      [B,h,w,C].
+    """
+    size = kernel.shape[0]
+    if fast.on_cpu():
+        rows, columns = (fast.pad_amounts(n, size, stride, padding) for n in x.shape[1:3])
+        return _depthwise(x, kernel, bias, stride, (rows, columns), True)
+    padded = fast.pad_image(fast.relu6(x), size, stride, padding)
+    return fast.relu6(_plain(padded, kernel, bias, stride))
+
+
+def _plain(padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int) -> jax.Array:
+    found = fast.plain_conv(padded, kernel, stride, groups=padded.shape[-1])
+    return found if bias is None else found + fast.channels(bias, found)
+
+
+def _shifted_products(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    size = kernel.shape[0]
+    height = (padded.shape[1] - size) // stride + 1
+    width = (padded.shape[2] - size) // stride + 1
+    taps = fast.taps(padded, size, stride, height, width)
+    terms = [
+        lax.mul(taps[i][j], fast.channels(kernel[i, j, 0], taps[i][j]))
+        for i in range(size)
+        for j in range(size)
+    ]
+    return functools.reduce(lax.add, terms)
+
+
+# The padded input, the kernel, the bias, and the clipped result [N,C] where it is clipped.
+_Saved = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _depthwise(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    stride: int,
+    pads: Pads,
+    clipped: bool,
+) -> jax.Array:
+    return _forward(x, kernel, bias, stride, pads, clipped)[0]
+
+
+def _forward(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    stride: int,
+    pads: Pads,
+    clipped: bool,
+) -> tuple[jax.Array, _Saved]:
+    if clipped:
+        x = fast.clip6(x)
+    padded = x if pads == _NONE else jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    found = _shifted_products(padded, kernel, stride)
+    if bias is not None:
+        found += fast.channels(bias, found)
+    if not clipped:
+        return found, (padded, kernel, bias, None)
+    # Flat, as the product behind it reads it: XLA would compute it once for each shape.
+    flat = fast.clip6(found.reshape(-1, found.shape[-1]))
+    return flat.reshape(found.shape), (padded, kernel, bias, flat)
+
+
+# Blocks of one shape are traced once; inlined, so that nothing changes in what is compiled.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _backward(
+    stride: int, pads: Pads, clipped: bool, saved: _Saved, g: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    padded, kernel, bias, flat = saved
+    if flat is not None:
+        g = fast.within6(flat, g.reshape(flat.shape)).reshape(g.shape)
+    size, (height, width) = kernel.shape[0], g.shape[1:3]
+    (top, bottom), (left, right) = pads
+    # Spread over the input, as far as the flipped kernel reaches.
+    before = (size - 1 - top, size - 1 - left)
+    config = [(0, 0, 0)]
+    for axis in (1, 2):
+        length = padded.shape[axis] - sum(pads[axis - 1]) + size - 1
+        dilated = (g.shape[axis] - 1) * stride + 1
+        config.append((before[axis - 1], length - before[axis - 1] - dilated, stride - 1))
+    spread = lax.pad(g, jnp.zeros((), g.dtype), [*config, (0, 0, 0)])
+    x_gradient = _shifted_products(spread, kernel[::-1, ::-1], 1)
+    if clipped:
+        rows = slice(top, padded.shape[1] - bottom)
+        columns = slice(left, padded.shape[2] - right)
+        x_gradient = fast.within6(fast.pixels(padded, rows, columns), x_gradient)
+    if stride == 1:  # `spread` has all of `g`, and is stored already
+        sums = functools.partial(_sums, size, 1, (height, width), before, bias is not None)
+        found = fast.after_storing(sums, padded, spread)
+    else:
+        sums = functools.partial(_sums, size, stride, (height, width), (0, 0), bias is not None)
+        found = fast.after_storing(sums, padded, g)
+    kernel_gradient = found[: size * size].reshape(kernel.shape)
+    return x_gradient, kernel_gradient, None if bias is None else found[-1]
+
+
+def _sums(
+    size: int,
+    stride: int,
+    shape: tuple[int, int],
+    first: tuple[int, int],
+    with_bias: bool,
+    padded: jax.Array,
+    g: jax.Array,
+) -> jax.Array:
+    """The kernel's gradient and behind it the bias' one: [K*K,C] or [K*K+1,C].
+
+    Args:
+      size: K.
+      stride: of the convolution.
+      shape: rows and columns of its result.
+      first: row and column of `g` where its gradient begins.
+      with_bias: whether there is a bias.
+      padded: [B,H,W,C].
+      g: [B,h,w,C], in which the gradient is.
+    """
+    height, width = shape
+
+    def of_g(rows: slice, columns: slice) -> jax.Array:
+        return fast.pixels(g, _along(rows, first[0]), _along(columns, first[1]))
+
+    def products(i: int, j: int) -> Callable[[slice, slice], jax.Array]:
+        # One slice each: a slice of a slice would be stored in between.
+        return lambda rows, columns: lax.mul(
+            fast.pixels(padded, _along(rows, i, stride), _along(columns, j, stride)),
+            of_g(rows, columns),
+        )
+
+    entries = [products(i, j) for i in range(size) for j in range(size)]
+    if with_bias:
+        entries.append(of_g)
+    return jnp.concatenate([fast.pixel_sum(height, width, entry) for entry in entries])
+
+
+def _along(part: slice, first: int, stride: int = 1) -> slice:
+    """Where the pixels `part` of a result lie, of which the first one lies at `first`."""
+    return slice(
+        first + stride * part.start, first + stride * (part.stop - 1) + 1, stride * part.step
+    )
+
+
+_depthwise.defvjp(_forward, _backward)
