@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import attention
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -78,6 +79,11 @@ SKLEARN = "linear probe, scikit-learn, C=1"
 # The best recipe with another classifier, or another sum over a subject's images.
 ORDINAL, BAGGED = "ordered classes by CORN", "mean of ten, each of subjects drawn anew"
 MEDIAN = "subjects by the median of their images"
+# Classifiers of subjects: they say nothing of an image.
+OF_SUBJECTS = {
+    "subjects by attention over their images": attention.by_attention,
+    "subjects by their mean features": attention.by_means,
+}
 _BAGS = 10
 
 
@@ -89,7 +95,7 @@ def main() -> int:
     parser.add_argument("--classes", nargs="*", default=[], help="names of the classes in order")
     parser.add_argument("--repeats", type=int, default=5)
     others = {SKLEARN: by_sklearn, ORDINAL: by_corn, BAGGED: by_bags}
-    every = [*VARIANTS, *others, MEDIAN]
+    every = [*VARIANTS, *others, MEDIAN, *OF_SUBJECTS]
     parser.add_argument("--lines", nargs="*", default=every, help="all of them")
     parser.add_argument(
         "--runs",
@@ -115,7 +121,10 @@ def main() -> int:
         started = time.monotonic()
         changed = base.copy_and_resolve_references()
         changed.update_from_flattened_dict(PROBE if name == SKLEARN else VARIANTS.get(name, {}))
-        tables[name] = cross_validate(changed, others.get(name, by_run))
+        if name in OF_SUBJECTS:
+            tables[name] = cross_validate_subjects(changed, OF_SUBJECTS[name])
+        else:
+            tables[name] = cross_validate(changed, others.get(name, by_run))
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
         print(row(name, tables[name], tables.get("linear probe")), file=sys.stderr, flush=True)
     for stage in args.runs:
@@ -190,6 +199,7 @@ class Frozen:
 
 Classifier = Callable[[np.ndarray], np.ndarray]
 Fit = Callable[[ConfigDict, np.ndarray, ImageSet], Classifier]
+FitSubjects = Callable[[ConfigDict, np.ndarray, ImageSet], attention.Ask]
 
 
 def cross_validate(config: ConfigDict, fit: Fit, limit: int | None = None) -> Predictions:
@@ -211,11 +221,42 @@ def cross_validate(config: ConfigDict, fit: Fit, limit: int | None = None) -> Pr
         every = np.concatenate([chosen + k * len(images) for k in range(config.augment.copies + 1)])
         ask = fit(config, frozen.rows[every], frozen.copied.take(every))
         logits = np.mean([ask(view) for view in frozen.views], axis=0)
-        odds = np.exp(logits - logits.max(1, keepdims=True))
-        table = evaluate.table(images, place, odds / odds.sum(1, keepdims=True))
-        temperature = calibration.fit_temperature(table.where("val")).value
-        found.append(calibration.apply(table.where("test"), temperature))
+        found.append(calibrated(evaluate.table(images, place, shares(logits))))
     return Predictions.join(found)
+
+
+def cross_validate_subjects(config: ConfigDict, fit: FitSubjects) -> Predictions:
+    """As `cross_validate`, with a row for each subject, as `Predictions.by_subject` has it.
+
+    Args:
+      config: of the protocol, without copies and further views.
+      fit: makes a classifier of the images of what is trained on.
+    """
+    frozen = Frozen(config)
+    images, found = frozen.images, []
+    group, *_ = attention.subjects_of(images)
+    even = np.full((len(images), len(images.classes)), 1 / len(images.classes))
+    for fold in folds.plan(config, images):
+        place = prepare.make_splits(fold.config, images)
+        chosen = np.flatnonzero(place == "train")
+        ask = fit(config, frozen.rows[chosen], images.take(chosen))
+        # All images of a subject are in one split: a row each, in the same order.
+        table = evaluate.table(images, place, even).by_subject()
+        said = shares(ask(frozen.rows, group))
+        found.append(calibrated(dataclasses.replace(table, probabilities=said)))
+    return Predictions.join(found)
+
+
+def shares(logits: np.ndarray) -> np.ndarray:
+    """Probabilities [N,C] of logits [N,C]."""
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
+
+
+def calibrated(table: Predictions) -> Predictions:
+    """The rows that are tested, at the temperature that fits those of validation."""
+    temperature = calibration.fit_temperature(table.where("val")).value
+    return calibration.apply(table.where("test"), temperature)
 
 
 def some_subjects(training: ImageSet, limit: int, seed: int) -> np.ndarray:
@@ -310,9 +351,7 @@ def read_stage(stage: Path) -> Predictions:
     """
     found = []
     for fold in sorted(stage.parent.parent.glob(f"folds/*/stages/{stage.name}/predictions.csv")):
-        table = Predictions.read_csv(fold)
-        temperature = calibration.fit_temperature(table.where("val")).value
-        found.append(calibration.apply(table.where("test"), temperature))
+        found.append(calibrated(Predictions.read_csv(fold)))
     if not found:
         raise UserError(f"{stage} is no stage of a finished protocol: give RUN/stages/NAME")
     return Predictions.join(found)
@@ -353,22 +392,29 @@ HEAD = (
 
 def row(name: str, table: Predictions, probe: Predictions | None) -> str:
     """A line of the table; differences are from the probe's, per image and per subject."""
-    figures = metrics.figures(table, True)
-    edges = calibration.bin_edges(table.confidence, 10, "mass")
     by_subject = subjects_of(table, median=name == MEDIAN)
     other = table if probe is None else probe
     cells = [
         name,
+        *([report.UNDEFINED] * 6 if name in OF_SUBJECTS else of_images(table, other)),
+        report.percent(metrics.figures(by_subject, True)["balanced_accuracy"]),
+        difference(by_subject, subjects_of(other)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def of_images(table: Predictions, other: Predictions) -> list[str]:
+    """The columns per image; the difference is from the other's."""
+    figures = metrics.figures(table, True)
+    edges = calibration.bin_edges(table.confidence, 10, "mass")
+    return [
         report.percent(figures["balanced_accuracy"]),
         difference(table, other),
         report.number(figures["quadratic_kappa"]),
         report.number(figures["macro_auroc"]),
         report.number(figures["log_loss"]),
         report.number(calibration.expected_calibration_error(table, edges)),
-        report.percent(metrics.figures(by_subject, True)["balanced_accuracy"]),
-        difference(by_subject, subjects_of(other)),
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def subjects_of(table: Predictions, *, median: bool = False) -> Predictions:
