@@ -110,14 +110,20 @@ def _forward(
     if clipped:
         x = fast.clip6(x)
     padded = x if pads == _NONE else jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    found = _shifted_products(padded, kernel, stride)
-    if bias is not None:
-        found += fast.channels(bias, found)
-    if not clipped:
-        return found, (padded, kernel, bias, None)
-    # Flat, as the product behind it reads it: XLA would compute it once for each shape.
-    flat = fast.clip6(found.reshape(-1, found.shape[-1]))
-    return flat.reshape(found.shape), (padded, kernel, bias, flat)
+
+    def result(kernel: jax.Array, padded: jax.Array) -> jax.Array:
+        found = _shifted_products(padded, kernel, stride)
+        if bias is not None:
+            found += fast.channels(bias, found)
+        # Flat, as the product behind it reads it: XLA would compute it once for each shape.
+        flat = found.reshape(-1, found.shape[-1])
+        return fast.clip6(flat) if clipped else flat
+
+    # The entries that a slice takes from within the padding would be computed once more.
+    flat = fast.after_storing(result, kernel, padded)
+    height, width = ((n - kernel.shape[0]) // stride + 1 for n in padded.shape[1:3])
+    found = flat.reshape(len(x), height, width, x.shape[-1])
+    return found, (padded, kernel, bias, flat if clipped else None)
 
 
 # Blocks of one shape are traced once; inlined, so that nothing changes in what is compiled.
@@ -138,17 +144,24 @@ def _backward(
         dilated = (g.shape[axis] - 1) * stride + 1
         config.append((before[axis - 1], length - before[axis - 1] - dilated, stride - 1))
     spread = lax.pad(g, jnp.zeros((), g.dtype), [*config, (0, 0, 0)])
-    x_gradient = _shifted_products(spread, kernel[::-1, ::-1], 1)
-    if clipped:
-        rows = slice(top, padded.shape[1] - bottom)
-        columns = slice(left, padded.shape[2] - right)
-        x_gradient = fast.within6(fast.pixels(padded, rows, columns), x_gradient)
-    if stride == 1:  # `spread` has all of `g`, and is stored already
-        sums = functools.partial(_sums, size, 1, (height, width), before, bias is not None)
-        found = fast.after_storing(sums, padded, spread)
-    else:
-        sums = functools.partial(_sums, size, stride, (height, width), (0, 0), bias is not None)
-        found = fast.after_storing(sums, padded, g)
+    flipped = kernel[::-1, ::-1]
+
+    def of_input(padded: jax.Array, spread: jax.Array) -> jax.Array:
+        found = _shifted_products(spread, flipped, 1)
+        if clipped:
+            rows = slice(top, padded.shape[1] - bottom)
+            columns = slice(left, padded.shape[2] - right)
+            found = fast.within6(fast.pixels(padded, rows, columns), found)
+        return found.reshape(-1, found.shape[-1])
+
+    x_gradient = fast.after_storing(of_input, padded, spread)
+    rows, columns = (n - sum(pad) for n, pad in zip(padded.shape[1:3], pads, strict=True))
+    x_gradient = x_gradient.reshape(len(g), rows, columns, g.shape[-1])
+    # At stride 1 `spread` has all of `g`, and is stored already. A branch of its own, because
+    # nothing waits for it.
+    first = before if stride == 1 else (0, 0)
+    sums = functools.partial(_sums, size, stride, (height, width), first, bias is not None)
+    found = fast.after_storing(sums, padded, spread if stride == 1 else g)
     kernel_gradient = found[: size * size].reshape(kernel.shape)
     return x_gradient, kernel_gradient, None if bias is None else found[-1]
 

@@ -176,12 +176,14 @@ relu6.defvjp(_relu6_forward, lambda y, g: (within6(y, g.reshape(y.shape)).reshap
 def after_storing(function: Callable[..., jax.Array], *operands: jax.Array) -> jax.Array:
     """`function(*operands)` with the operands computed before it and stored.
 
-    What XLA finds cheap it computes anew for every slice that is taken of it, but not across the
-    border of a branch. This one is always taken, which XLA does not see.
+    What XLA finds cheap it computes anew for every slice that is taken of it, and a slice within a
+    padding it takes from what was padded; but not across the border of a branch. This one is always
+    taken, which XLA does not see.
 
     Args:
       function: of arrays, gives one array.
-      operands: of floats, the first of one entry at least.
+      operands: of floats; the first entry of the first one must be none that XLA knows, such as
+        padding.
     """
     first = operands[0].reshape(-1)[0]
     bits = lax.bitcast_convert_type(first, f"int{8 * first.dtype.itemsize}")
