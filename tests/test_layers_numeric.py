@@ -5,6 +5,7 @@ Errors are relative to the largest value of the reference, in float32.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -363,7 +364,13 @@ def test_shift_module() -> None:
     np.testing.assert_array_equal(layers.Shift(4).apply({"params": {"bias": bias}}), bias)
 
 
-# ---- relu6 --------------------------------------------------------------------------------------
+# ---- relu and relu6 -----------------------------------------------------------------------------
+
+
+def test_relu() -> None:
+    compare(ops.relu, nn.relu, normal(0, 3, 50))
+    x = jnp.asarray([-1.0, 0.0, 2.0])
+    np.testing.assert_array_equal(jax.grad(lambda x: ops.relu(x).sum())(x), [0, 0, 1])
 
 
 def test_relu6() -> None:
@@ -422,6 +429,25 @@ def test_other_devices_take_the_plain_formulations(monkeypatch: pytest.MonkeyPat
     assert "feature_group_count=9" not in here
     assert "custom_vjp" in here
     assert "custom_vjp" not in elsewhere
+
+    def clipped(x: jax.Array) -> jax.Array:
+        return depthwise.clipped_depthwise_conv(x, wide, bias, 2, "keras")
+
+    assert "feature_group_count=9" in str(jax.make_jaxpr(lambda x: clipped(x))(x))
+    found = value_and_pullback(clipped)((6 * x,), clipped(x))
+    monkeypatch.undo()
+    assert_close(value_and_pullback(clipped)((6 * x,), clipped(x)), found)
+
+
+def test_what_a_depthwise_convolution_slices_is_stored() -> None:
+    """XLA does not see that the branches are taken: else only the speed would be gone."""
+    x, kernel, bias = normal(0, 2, 8, 8, 9), normal(1, 3, 3, 1, 9), normal(2, 9)
+
+    def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return depthwise.clipped_depthwise_conv(x, kernel, bias, 1, "keras").sum()
+
+    text = str(jax.jit(jax.grad(loss, (0, 1))).lower(x, kernel).compile().as_text())
+    assert len(re.findall(r" conditional\(", text)) == 3
 
 
 # ---- dropout ------------------------------------------------------------------------------------

@@ -311,6 +311,35 @@ def test_fold(variables: dict[str, Any], folded: int) -> None:
     assert len(norms) == 52 and set(MODEL.norm_after.values()) == set(norms)
 
 
+@pytest.mark.parametrize("alpha", (0.25, 0.35))
+def test_layers_computed_together(alpha: float) -> None:
+    """Equal to one by one: also where the first block adds its input, as in very narrow networks.
+
+    What is asked for within a group is what it is without groups.
+    """
+    model = MODEL.clone(alpha=alpha)
+    assert ("expanded_conv_add" in model.layer_names) == (alpha == 0.25)
+    variables = random_weights.draw(model, 32)
+    last = model.cut_points[4]
+    folded = model.fold(variables["params"], variables["batch_stats"], len(model.layer_names))
+    x = np.random.default_rng(8).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    inside = ("Conv1_relu", "block_1_pad", "block_2_depthwise_BN", "block_2_depthwise_relu")
+
+    @jit_once
+    def run(v: dict[str, Any], folded: dict[str, Any], x: jax.Array) -> Any:
+        own = {"params": folded, "batch_stats": v["batch_stats"]}
+        plain, seen = model.apply(v, x, train=False, last=last, capture=inside)
+        count = len(model.layer_names)
+        together = model.apply(own, x, train=False, last=last, folded=count)
+        also, found = model.apply(own, x, train=False, last=last, folded=count, capture=inside)
+        return plain, seen, together, also, found
+
+    plain, seen, together, also, found = run(variables, folded, x)
+    assert_close(together, plain)
+    assert_close(also, plain)
+    assert_close(found, seen)
+
+
 # ---- the head -----------------------------------------------------------------------------------
 
 

@@ -96,6 +96,7 @@ def _depthwise(
     pads: Pads,
     clipped: bool,
 ) -> jax.Array:
+    """`x` padded by `pads` and convolved; `clipped`: with a ReLU6 before and one behind."""
     return _forward(x, kernel, bias, stride, pads, clipped)[0]
 
 
@@ -111,7 +112,7 @@ def _forward(
         x = fast.clip6(x)
     padded = x if pads == _NONE else jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
-    def result(kernel: jax.Array, padded: jax.Array) -> jax.Array:
+    def result(padded: jax.Array) -> jax.Array:
         found = _shifted_products(padded, kernel, stride)
         if bias is not None:
             found += fast.channels(bias, found)
@@ -120,7 +121,7 @@ def _forward(
         return fast.clip6(flat) if clipped else flat
 
     # The entries that a slice takes from within the padding would be computed once more.
-    flat = fast.after_storing(result, kernel, padded)
+    flat = fast.after_storing(kernel, result, padded)
     height, width = ((n - kernel.shape[0]) // stride + 1 for n in padded.shape[1:3])
     found = flat.reshape(len(x), height, width, x.shape[-1])
     return found, (padded, kernel, bias, flat if clipped else None)
@@ -154,14 +155,14 @@ def _backward(
             found = fast.within6(fast.pixels(padded, rows, columns), found)
         return found.reshape(-1, found.shape[-1])
 
-    x_gradient = fast.after_storing(of_input, padded, spread)
+    x_gradient = fast.after_storing(kernel, of_input, padded, spread)
     rows, columns = (n - sum(pad) for n, pad in zip(padded.shape[1:3], pads, strict=True))
     x_gradient = x_gradient.reshape(len(g), rows, columns, g.shape[-1])
     # At stride 1 `spread` has all of `g`, and is stored already. A branch of its own, because
     # nothing waits for it.
-    first = before if stride == 1 else (0, 0)
-    sums = functools.partial(_sums, size, stride, (height, width), first, bias is not None)
-    found = fast.after_storing(sums, padded, spread if stride == 1 else g)
+    origin = before if stride == 1 else (0, 0)
+    sums = functools.partial(_sums, size, stride, (height, width), origin, bias is not None)
+    found = fast.after_storing(kernel, sums, padded, spread if stride == 1 else g)
     kernel_gradient = found[: size * size].reshape(kernel.shape)
     return x_gradient, kernel_gradient, None if bias is None else found[-1]
 
@@ -170,10 +171,10 @@ def _sums(
     size: int,
     stride: int,
     shape: tuple[int, int],
-    first: tuple[int, int],
+    origin: tuple[int, int],
     with_bias: bool,
     padded: jax.Array,
-    g: jax.Array,
+    holding: jax.Array,
 ) -> jax.Array:
     """The kernel's gradient and behind it the bias' one: [K*K,C] or [K*K+1,C].
 
@@ -181,15 +182,15 @@ def _sums(
       size: K.
       stride: of the convolution.
       shape: rows and columns of its result.
-      first: row and column of `g` where its gradient begins.
+      origin: row and column of `holding` where the result's gradient begins.
       with_bias: whether there is a bias.
       padded: [B,H,W,C].
-      g: [B,h,w,C], in which the gradient is.
+      holding: [B,h,w,C], the result's gradient, or one that holds it.
     """
     height, width = shape
 
     def of_g(rows: slice, columns: slice) -> jax.Array:
-        return fast.pixels(g, _along(rows, first[0]), _along(columns, first[1]))
+        return fast.pixels(holding, _along(rows, origin[0]), _along(columns, origin[1]))
 
     def products(i: int, j: int) -> Callable[[slice, slice], jax.Array]:
         # One slice each: a slice of a slice would be stored in between.

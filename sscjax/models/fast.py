@@ -144,12 +144,12 @@ relu.defvjp(_relu_forward, lambda y, g: (jnp.where(y > 0, g, 0.0),))
 
 
 def clip6(x: jax.Array) -> jax.Array:
-    """ReLU6, with JAX's own gradient: what `relu6` and `depthwise` compute."""
+    """The values of a ReLU6; where it is differentiated, its gradient is `within6`."""
     return jnp.clip(x, 0.0, 6.0)
 
 
 def within6(y: jax.Array, g: jax.Array) -> jax.Array:
-    """The gradient of a ReLU6 that gave `y`: 0 at the bounds themselves, as in the peers."""
+    """Gradient of a ReLU6 that gave `y`: 0 at the bounds themselves, as in torch and TensorFlow."""
     return jnp.where((y > 0) & (y < 6), g, 0.0)
 
 
@@ -173,7 +173,9 @@ def _relu6_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 relu6.defvjp(_relu6_forward, lambda y, g: (within6(y, g.reshape(y.shape)).reshape(g.shape),))
 
 
-def after_storing(function: Callable[..., jax.Array], *operands: jax.Array) -> jax.Array:
+def after_storing(
+    unknown: jax.Array, function: Callable[..., jax.Array], *operands: jax.Array
+) -> jax.Array:
     """`function(*operands)` with the operands computed before it and stored.
 
     What XLA finds cheap it computes anew for every slice that is taken of it, and a slice within a
@@ -181,14 +183,14 @@ def after_storing(function: Callable[..., jax.Array], *operands: jax.Array) -> j
     taken, which XLA does not see.
 
     Args:
+      unknown: floats of which XLA cannot know the first, such as parameters.
       function: of arrays, gives one array.
-      operands: of floats; the first entry of the first one must be none that XLA knows, such as
-        padding.
+      operands: its arguments.
     """
-    first = operands[0].reshape(-1)[0]
+    first = unknown.reshape(-1)[0]
     bits = lax.bitcast_convert_type(first, f"int{8 * first.dtype.itemsize}")
     return lax.cond(
-        bits | 1 != 0,
+        (bits | 1) != 0,
         function,
         lambda *operands: jnp.zeros_like(jax.eval_shape(function, *operands)),
         *operands,

@@ -258,29 +258,32 @@ class MobileNetV2(nn.Module):
             raise ValueError(f"first={first}: the classifier reads {reads[0]}, a layer before it")
         features = [ops.pool(x, self.pooling)] if self.layer_names[:first][-1:] == reads[:1] else []
         # The end of the stem, too: in very narrow networks the first block has a shortcut.
-        starts = {*self.block_ends, self.layer_names.index("Conv1_relu") + 1}
+        ends = sorted({*self.block_ends, self.layer_names.index("Conv1_relu") + 1})
+        adds = [index for index, layer in enumerate(stack) if layer.kind == "add"]
+        starts = {max(end for end in ends if end <= index) for index in adds}
         batch_from = len(stack) if batch_statistics_from is None else batch_statistics_from
         found: dict[str, jax.Array] = {}
         shortcut = x
         padded = False
         asked = {*capture, *reads, *(shift or ())}
-        together = self._together(stack[: min(len(stack), folded)], asked)
-        index = first - 1
-        while (index := index + 1) < len(stack):
-            layer = stack[index]
+        groups = self._groups(first, stack[:folded], starts, asked)
+        done = first
+        for index in range(first, len(stack)):
+            if index < done:
+                continue
+            group = groups.get(index, stack[index : index + 1])
+            done, layer = index + len(group), group[-1]
             if index in starts:
                 shortcut = x
             with jax.named_scope(layer.name):  # for profilers
-                if layer.kind in ("conv", "depthwise"):
+                if len(group) > 1:
+                    x = self._clipped_depthwise(group, x)
+                elif layer.kind in ("conv", "depthwise"):
                     norm = stack[index + 1] if index + 1 < min(len(stack), folded) else None
                     x = self._convolve(layer, x, norm, padded)
                     padded = False
                 elif layer.kind == "bn" and index >= folded:
                     x = self._norm(layer)(x, batch_statistics=index >= batch_from)
-                elif index in together:
-                    x = self._clipped_depthwise(stack[index:], x)
-                    index += together[index]
-                    layer = stack[index]
                 elif layer.kind == "relu6":
                     x = fast.relu6(x)
                 elif layer.kind == "pad":
@@ -302,29 +305,35 @@ class MobileNetV2(nn.Module):
                 features.append(ops.pool(x, self.pooling))
         return (x, found) if capture else x
 
-    @staticmethod
-    def _together(folded: tuple[Layer, ...], asked: set[str]) -> dict[int, int]:
-        """Where a ReLU6, a depthwise convolution and a ReLU6 are computed together.
+    def _groups(
+        self, first: int, folded: tuple[Layer, ...], starts: set[int], asked: set[str]
+    ) -> dict[int, tuple[Layer, ...]]:
+        """Layers from a ReLU6 to the one behind a depthwise convolution, computed together.
 
         Args:
-          folded: layers whose BatchNorm is in the kernel before it.
+          first: the first layer that is run.
+          folded: layers from the input on whose BatchNorm is in the kernel before it.
+          starts: where the input of a block is kept for a layer that adds it.
           asked: layers whose own output is asked for, or changed.
 
         Returns:
-          how many layers behind the first ReLU6 the other one is, by the index of the first.
+          the layers of each group by the index of the first.
         """
         found = {}
-        for index in range(len(folded)):
-            kinds = [one.kind for one in folded[index : index + 5]]
-            for shape in (_MIDDLE, _PADDED_MIDDLE):
-                between = {one.name for one in folded[index : index + len(shape) - 1]}
-                if tuple(kinds[: len(shape)]) == shape and not between & asked:
-                    found[index] = len(shape) - 1
+        for index in range(first, len(folded)):
+            for kinds in (_MIDDLE, _PADDED_MIDDLE):
+                group = folded[index : index + len(kinds)]
+                if (
+                    tuple(layer.kind for layer in group) == kinds
+                    and not {layer.name for layer in group[:-1]} & asked
+                    and not starts & {*range(index + 1, index + len(kinds))}
+                ):
+                    found[index] = group
         return found
 
-    def _clipped_depthwise(self, layers: tuple[Layer, ...], x: jax.Array) -> jax.Array:
-        """From a ReLU6 on a depthwise convolution with its ReLU6."""
-        convolution, norm = layers[1:3] if layers[1].kind == "depthwise" else layers[2:4]
+    def _clipped_depthwise(self, group: tuple[Layer, ...], x: jax.Array) -> jax.Array:
+        """What `_groups` found, as one operation."""
+        convolution, norm = group[-3:-1]
         kernel = self._kernel(convolution, x.shape[-1])
         bias = ops.Shift(norm.channels, name=norm.name)()
         return depthwise.clipped_depthwise_conv(x, kernel, bias, convolution.stride, self.padding)
