@@ -83,7 +83,7 @@ def tiles(request: pytest.FixtureRequest, run: Path) -> list[Path]:
     try:
         shared = request.getfixturevalue("shared_data")
     except pytest.skip.Exception:
-        return sorted((run.parent / "skin").glob("*/*.png"))
+        return sorted((run.parent / "skin").rglob("*.png"))
     found = sorted((shared / "data" / "prostate_gleason").glob("*/*.jpg"))
     return found[:: len(found) // 200][:200]
 
