@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def depthwise_conv(
       [B,(H-K)//stride+1,(W-K)//stride+1,C].
     """
     if fast.on_cpu():
-        return _depthwise(padded, kernel, bias, stride, _NONE, False)
+        return _depthwise(padded, kernel, bias, _How(stride))
     return _plain(padded, kernel, bias, stride)
 
 
@@ -60,7 +61,7 @@ def clipped_depthwise_conv(
     size = kernel.shape[0]
     if fast.on_cpu():
         rows, columns = (fast.pad_amounts(n, size, stride, padding) for n in x.shape[1:3])
-        return _depthwise(x, kernel, bias, stride, (rows, columns), True)
+        return _depthwise(x, kernel, bias, _How(stride, (rows, columns), clipped=True))
     padded = fast.pad_image(fast.relu6(x), size, stride, padding)
     return fast.relu6(_plain(padded, kernel, bias, stride))
 
@@ -72,9 +73,7 @@ def _plain(padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride:
 
 def _shifted_products(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     size = kernel.shape[0]
-    height = (padded.shape[1] - size) // stride + 1
-    width = (padded.shape[2] - size) // stride + 1
-    taps = fast.taps(padded, size, stride, height, width)
+    taps = fast.taps(padded, size, stride)
     terms = [
         lax.mul(taps[i][j], fast.channels(kernel[i, j, 0], taps[i][j]))
         for i in range(size)
@@ -87,27 +86,23 @@ def _shifted_products(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.
 _Saved = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _depthwise(
-    x: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array | None,
-    stride: int,
-    pads: Pads,
-    clipped: bool,
-) -> jax.Array:
-    """`x` padded by `pads` and convolved; `clipped`: with a ReLU6 before and one behind."""
-    return _forward(x, kernel, bias, stride, pads, clipped)[0]
+class _How(NamedTuple):
+    """Padded by `pads` and convolved; `clipped`: with a ReLU6 before and one behind."""
+
+    stride: int
+    pads: Pads = _NONE
+    clipped: bool = False
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _depthwise(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, how: _How) -> jax.Array:
+    return _forward(x, kernel, bias, how)[0]
 
 
 def _forward(
-    x: jax.Array,
-    kernel: jax.Array,
-    bias: jax.Array | None,
-    stride: int,
-    pads: Pads,
-    clipped: bool,
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, how: _How
 ) -> tuple[jax.Array, _Saved]:
+    stride, pads, clipped = how
     if clipped:
         x = fast.clip6(x)
     padded = x if pads == _NONE else jnp.pad(x, ((0, 0), *pads, (0, 0)))
@@ -122,16 +117,17 @@ def _forward(
 
     # The entries that a slice takes from within the padding would be computed once more.
     flat = fast.after_storing(kernel, result, padded)
-    height, width = ((n - kernel.shape[0]) // stride + 1 for n in padded.shape[1:3])
+    height, width = fast.result_size(padded, kernel.shape[0], stride)
     found = flat.reshape(len(x), height, width, x.shape[-1])
     return found, (padded, kernel, bias, flat if clipped else None)
 
 
 # Blocks of one shape are traced once; inlined, so that nothing changes in what is compiled.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def _backward(
-    stride: int, pads: Pads, clipped: bool, saved: _Saved, g: jax.Array
+    how: _How, saved: _Saved, g: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    stride, pads, clipped = how
     padded, kernel, bias, flat = saved
     if flat is not None:
         g = fast.within6(flat, g.reshape(flat.shape)).reshape(g.shape)

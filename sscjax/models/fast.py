@@ -274,10 +274,15 @@ def _row_products(left: jax.Array, right: jax.Array) -> jax.Array:
 _pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
-def taps(
-    padded: jax.Array, kernel: int, stride: int, height: int, width: int
-) -> list[list[jax.Array]]:
-    """For each kernel position, the [B,height,width,C] input pixels that it multiplies."""
+def result_size(padded: jax.Array, kernel: int, stride: int) -> tuple[int, int]:
+    """Rows and columns of the convolution of [B,H,W,C], already padded."""
+    rows, columns = ((size - kernel) // stride + 1 for size in padded.shape[1:3])
+    return rows, columns
+
+
+def taps(padded: jax.Array, kernel: int, stride: int) -> list[list[jax.Array]]:
+    """For each kernel position, the [B,h,w,C] input pixels that it multiplies."""
+    height, width = result_size(padded, kernel, stride)
 
     def tap(i: int, j: int) -> jax.Array:
         rows = slice(i, i + stride * (height - 1) + 1, stride)
@@ -318,19 +323,15 @@ def _has_few_outputs(kernel: jax.Array, stride: int) -> bool:
 
 def _patches(padded: jax.Array, size: int, stride: int) -> jax.Array:
     """All that each pixel of a convolution's result reads of [B,H,W,C]: [B,h,w,K*K*C]."""
-    height = (padded.shape[1] - size) // stride + 1
-    width = (padded.shape[2] - size) // stride + 1
-    rows = taps(padded, size, stride, height, width)
+    rows = taps(padded, size, stride)
     return jnp.concatenate([tap for row in rows for tap in row], axis=-1)
 
 
 def _sum_of_products(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Each entry of the kernel times its pixels, added up in registers."""
     size, _, inputs, outputs = kernel.shape
-    height = (padded.shape[1] - size) // stride + 1
-    width = (padded.shape[2] - size) // stride + 1
-    shape = (len(padded), height, width, outputs)
-    rows = taps(padded, size, stride, height, width)
+    shape = (len(padded), *result_size(padded, size, stride), outputs)
+    rows = taps(padded, size, stride)
 
     def term(i: int, j: int, channel: int) -> jax.Array:
         of_input = lax.index_in_dim(rows[i][j], channel, axis=3, keepdims=False)
