@@ -225,12 +225,10 @@ def by_attention(config: ConfigDict, features: np.ndarray, training: ImageSet) -
       features: [N,D] float32.
       training: the N images.
     """
-    group, labels, first = subjects_of(training)
+    group, labels, parts, weights, objective = _setting(config, training)
     classes = len(training.classes)
-    weights, objective = _weighting(config, labels, classes)
     # The weights are in `shares`: as constants they would compile a program for each fold.
     objective = dataclasses.replace(objective, class_weights=())
-    parts = splits.subject_folds(training, linear.FOLDS, config.seed)[first]
     folds = parts == np.unique(parts)[:, None]
     if len(folds) < 2:
         raise UserError("nothing can be chosen by folds: some class has a single training subject")
@@ -282,13 +280,11 @@ def by_means(config: ConfigDict, features: np.ndarray, training: ImageSet) -> As
       features: [N,D] float32.
       training: the N images.
     """
-    group, labels, first = subjects_of(training)
-    _, objective = _weighting(config, labels, len(training.classes))
+    group, labels, parts, _, objective = _setting(config, training)
     stage, classes = config.stages.head, len(training.classes)
     problem = linear.Problem(
         means(features, group), labels, objective, classes, passes=stage.epochs
     )
-    parts = splits.subject_folds(training, linear.FOLDS, config.seed)[first]
     found = problem.fit(problem.choose(stage.l2, parts).l2)
     return lambda features, group: means(features, group) @ found.kernel + found.bias
 
@@ -304,13 +300,22 @@ def means(features: np.ndarray, group: np.ndarray) -> np.ndarray:
     return (shares @ features).astype(np.float32)
 
 
-def _weighting(
-    config: ConfigDict, labels: np.ndarray, classes: int
-) -> tuple[np.ndarray, steps.Objective]:
-    """The factor of each subject's loss [S], and the losses, with the factors in them."""
+def _setting(
+    config: ConfigDict, training: ImageSet
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, steps.Objective]:
+    """What is fitted to.
+
+    Returns:
+      the subject of each image [N]; of each subject its label, its fold and the factor of its loss,
+      [S] each; the losses, with the factors in them.
+    """
+    group, labels, first = subjects_of(training)
+    parts = splits.subject_folds(training, linear.FOLDS, config.seed)[first]
+    classes = len(training.classes)
     factors = build.class_weights(config.loss.class_weights, labels, classes)
     objective = dataclasses.replace(build.make_objective(config, classes), class_weights=factors)
-    return np.asarray(objective.weights(jnp.asarray(labels))), objective
+    weights = np.asarray(objective.weights(jnp.asarray(labels)))
+    return group, labels, parts, weights, objective
 
 
 def _together(logs: np.ndarray) -> np.ndarray:
