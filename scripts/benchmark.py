@@ -56,7 +56,8 @@ class Worker:
 
     def __init__(self, case: str, flags: list[str], cache: str | None = None) -> None:
         self.case = case
-        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache} if cache else None
+        # Nothing compiled elsewhere: perhaps it was for another number of processors.
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache or ""}
         self.process = subprocess.Popen(
             [sys.executable, str(WORKERS), *case.split(), *flags],
             stdin=subprocess.PIPE,

@@ -58,10 +58,17 @@ def choose(
     if known in candidates:
         return int(known)
     _LOG.info("micro-batch: measuring which is quickest here (once for this machine and network)")
-    seconds = measure(model, variables, first, size, batch, candidates)
-    best = min(candidates, key=seconds.__getitem__)
     usual = max(number for number in candidates if number <= USUAL)
-    if seconds[best] > _CLEARLY * seconds[usual]:
+    stretched = measure(model, variables, first, size, batch, candidates)
+    # Each stands for as much of the network as the others. By their sum the first would decide,
+    # whose images are the largest.
+    score = {
+        number: math.prod(seconds[number] / seconds[usual] for seconds in stretched)
+        ** (1 / len(stretched))
+        for number in candidates
+    }
+    best = min(candidates, key=score.__getitem__)
+    if score[best] > _CLEARLY:
         best = usual
     _LOG.info("micro-batch: %d of %s images at a time", best, "/".join(map(str, candidates)))
     try:
@@ -90,9 +97,9 @@ def measure(
     size: int,
     batch: int,
     candidates: Sequence[int],
-) -> dict[int, float]:
-    """Seconds of a training step of the `stretches` together, by micro-batch."""
-    total = dict.fromkeys(candidates, 0.0)
+) -> list[dict[int, float]]:
+    """Seconds of a training step of each of the `stretches`, by micro-batch."""
+    found = []
     for start, end in stretches(model, variables, first):
         calls = {n: _stretch(model, variables, start, end, size, batch, n) for n in candidates}
         least = dict.fromkeys(candidates, math.inf)
@@ -102,9 +109,8 @@ def measure(
                 call()
                 # Whatever else the machine does only ever adds.
                 least[number] = min(least[number], time.perf_counter() - started)
-        for number in candidates:
-            total[number] += least[number]
-    return total
+        found.append(least)
+    return found
 
 
 def _stretch(

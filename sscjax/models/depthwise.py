@@ -23,6 +23,9 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 
 _NONE: Pads = ((0, 0), (0, 0))
 
+KERNEL_GRADIENT = "depthwise_kernel_gradient"
+"""What profilers see it as."""
+
 
 def depthwise_conv(
     padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int
@@ -158,7 +161,8 @@ def _backward(
     # nothing waits for it.
     origin = before if stride == 1 else (0, 0)
     sums = functools.partial(_sums, size, stride, (height, width), origin, bias is not None)
-    found = fast.after_storing(kernel, sums, padded, spread if stride == 1 else g)
+    with jax.named_scope(KERNEL_GRADIENT):
+        found = fast.after_storing(kernel, sums, padded, spread if stride == 1 else g)
     kernel_gradient = found[: size * size].reshape(kernel.shape)
     return x_gradient, kernel_gradient, None if bias is None else found[-1]
 
