@@ -215,21 +215,25 @@ def _ratio(found: dict[str, Any], ours: str, peer: str) -> float:
     return statistics.median(a / b for a, b in pairs)
 
 
+def _rates(rates: list[float]) -> str:
+    """Their median and range."""
+    return f"{statistics.median(rates):.1f} ({min(rates):.0f} to {max(rates):.0f})"
+
+
 def table(results: dict[str, Any], size: int) -> str:
     """The rows as a Markdown table."""
     lines = [
-        "| work | sscjax, images/s | against | images/s | ratio | asked |",
+        "| work | sscjax, images/s (range) | against | images/s (range) | ratio | asked |",
         "|---|---|---|---|---|---|",
     ]
     for row, (ours, peers) in ROWS.items():
         found = results.get(row)
         if not found:
             continue
-        rate = statistics.median(found[ours]["rates"])
+        rate = _rates(found[ours]["rates"])
         for peer, asked in peers.items():
             lines.append(
-                f"| {row} | {rate:.1f} | {peer.partition('_')[0]} | "
-                f"{statistics.median(found[peer]['rates']):.1f} | "
+                f"| {row} | {rate} | {peer.partition('_')[0]} | {_rates(found[peer]['rates'])} | "
                 f"{_ratio(found, ours, peer):.2f} | {f'{asked:g}' if asked else ''} |"
             )
         if "sgemm" in found:
@@ -242,7 +246,7 @@ def table(results: dict[str, Any], size: int) -> str:
             )
             asked_share = f"{CEILING:.0%}" if row == "fine-tune step" else ""
             lines.append(
-                f"| {row} | {rate:.1f} | SGEMM at {2 * gemm / 1000:.0f} GFLOP/s, {work:.0f} M "
+                f"| {row} | {rate} | SGEMM at {2 * gemm / 1000:.0f} GFLOP/s, {work:.0f} M "
                 f"multiply-adds | {gemm / work:.0f} | {share:.0%} | {asked_share} |"
             )
     lines += _long_rows(results)
