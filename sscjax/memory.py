@@ -1,9 +1,9 @@
-"""Freed memory that stays with the process, so that every training step finds it warm.
+"""Freed memory that stays with the process, so that every training step finds it warm; or does not.
 
 XLA takes one large buffer for what a program computes in between and frees it at the end of each
 call. The allocator of glibc takes such a buffer from the system and gives it back, and the system
 clears every page anew: at 128x128 pixels 35,000 page faults for each step of 32 images, a tenth of
-its time.
+its time. What compiling a step frees is another matter: 0.7 GiB that nothing needs again.
 """
 
 from __future__ import annotations
@@ -36,3 +36,14 @@ def keep() -> bool:
     # freed whatever is set.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     return taken
+
+
+def give_back() -> bool:
+    """Return to the system what is free now: what compiling has left, which no step needs again.
+
+    Returns:
+      whether there was any, and a way to return it.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    return bool(ctypes.CDLL(None).malloc_trim(0))

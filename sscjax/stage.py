@@ -21,6 +21,7 @@ from sscjax import (
     features,
     interrupts,
     linear,
+    memory,
     metrics,
     optim,
     prepare,
@@ -307,6 +308,21 @@ def _snapshot(params: optim.Params, batch_stats: optim.Params) -> dict[str, opti
     return jax.tree.map(np.array, {"params": params, "batch_stats": batch_stats})
 
 
+def _giving_back(run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run`, after whose first call the memory that compiling it took is returned."""
+    new = True
+
+    def call(*arguments: Any) -> Any:
+        nonlocal new
+        found = run(*arguments)
+        if new:
+            memory.give_back()
+            new = False
+        return found
+
+    return call
+
+
 def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
     """Train the epochs that are left; changes `course` and returns the checkpoint's tree.
 
@@ -315,7 +331,7 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
     stage, last = work.stage, tree["last"]
     state = steps.TrainState(last["step"], last["params"], last["batch_stats"], tree["opt_state"])
     best = tree.get("best")
-    run = steps.make_epoch(work.program, work.optimizer)
+    run = _giving_back(steps.make_epoch(work.program, work.optimizer))
     predict = steps.make_predict(work.program)
     tell = steps.make_masks(work.program)
     saved = time.monotonic()
