@@ -28,7 +28,7 @@ import sscjax
 from sscjax import cli, files, machine, optim, report, steps
 from sscjax.data import trial
 from sscjax.errors import UserError
-from sscjax.models import MobileNetV2, Model, depthwise, fast, initial_variables
+from sscjax.models import MobileNetV2, Model, conv, depthwise, fast, initial_variables
 from sscjax.pretrained import cache, download
 
 State = Literal["ok", "note", "wrong"]
@@ -363,16 +363,16 @@ def _network() -> tuple[Arrays, np.ndarray]:
 
 def _loss(params: Arrays, images: jax.Array) -> jax.Array:
     """The network's loss: a number."""
-    x = fast.dense_conv(fast.pad_image(images, 3, 1, "keras"), params["first"], 1)
+    x = conv.dense_conv(fast.pad_image(images, 3, 1, "keras"), params["first"], 1)
     x = fast.relu6(x)
-    x = fast.pointwise_conv(x, params["expand"], params["expand bias"])
+    x = conv.pointwise_conv(x, params["expand"], params["expand bias"])
     kernel, bias = params["depthwise"], params["depthwise bias"]
     x = depthwise.clipped_depthwise_conv(x, kernel, bias, 1, "keras")
     padded = fast.pad_image(x, 3, 2, "keras")
     x = depthwise.depthwise_conv(padded, params["depthwise by 2"], None, 2)
-    x = fast.pointwise_conv(x, params["project"])
+    x = conv.pointwise_conv(x, params["project"])
     x, _, _ = fast.normalize_batch(x, params["scale"], params["shift"], 1e-3)
-    x = fast.max_pool(fast.dense_conv(x, params["second"], 1))
+    x = fast.max_pool(conv.dense_conv(x, params["second"], 1))
     logits = fast.add_bias(x.mean((1, 2)) @ params["dense"], params["dense bias"])
     labels = jnp.arange(_BATCH) % logits.shape[-1]
     chosen = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)

@@ -5,8 +5,6 @@ Errors are relative to the largest value of the reference, in float32.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -14,177 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from numeric import SIZES, compare, normal, plain_conv
 from trees import assert_close
 
-from sscjax.models import depthwise, layers
+from sscjax.models import conv, layers
 from sscjax.models import fast as ops
-
-SIZES = ((7, 8), (10, 5))  # odd and even on either axis
-DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-
-
-def normal(seed: int, *shape: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
-
-
-def value_and_pullback(function: Callable[..., Any]) -> Callable[..., Any]:
-    """f(arguments, g) -> (value, gradients of <value, g> by every argument)."""
-
-    def run(arguments: tuple[jax.Array, ...], g: Any) -> Any:
-        value, pull = jax.vjp(function, *arguments)
-        return value, pull(g)
-
-    return run
-
-
-def compare(
-    fast: Callable[..., Any],
-    plain: Callable[..., Any],
-    *arguments: jax.Array,
-    modes: tuple[str, ...] = ("eager", "jit"),
-) -> None:
-    shape = jax.eval_shape(plain, *arguments)
-    g = jax.tree.map(lambda leaf: normal(99, *leaf.shape), shape)
-    # The reference runs once: spare LLVM's work on it.
-    options = {"xla_backend_optimization_level": "0"}
-    reference = jax.jit(value_and_pullback(plain), compiler_options=options)(arguments, g)
-    if "jit" in modes:
-        assert_close(jax.jit(value_and_pullback(fast))(arguments, g), reference)
-    if "eager" in modes:
-        assert_close(value_and_pullback(fast)(arguments, g), reference)
-
-
-def plain_conv(stride: int, padding: Any, groups: int) -> Callable[..., jax.Array]:
-    def run(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            padding,
-            dimension_numbers=DIMENSIONS,
-            feature_group_count=groups,
-        )
-
-    return run
-
-
-def with_bias(convolution: Callable[..., Any]) -> Callable[..., Any]:
-    def run(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> Any:
-        return convolution(x, kernel) + bias.reshape(1, 1, 1, -1)
-
-    return run
-
-
-# What lax calls the paddings; torch's is on all sides alike.
-LAX_PADDING = {"keras": "SAME", "torch": ((1, 1), (1, 1)), "valid": "VALID"}
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("stride", (1, 2))
-@pytest.mark.parametrize("padding", ("keras", "torch", "valid"))
-def test_depthwise_conv(padding: ops.Padding, stride: int, size: tuple[int, int]) -> None:
-    def fast(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        padded = ops.pad_image(x, 3, stride, padding)
-        return depthwise.depthwise_conv(padded, kernel, bias, stride)
-
-    plain = with_bias(plain_conv(stride, LAX_PADDING[padding], groups=6))
-    modes = ("eager", "jit") if size == SIZES[0] and padding == "keras" else ("jit",)
-    compare(fast, plain, normal(0, 2, *size, 6), normal(1, 3, 3, 1, 6), normal(2, 6), modes=modes)
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("stride", (1, 2))
-@pytest.mark.parametrize("padding", ("keras", "torch", "valid"))
-def test_depthwise_conv_between_relu6(
-    padding: ops.Padding, stride: int, size: tuple[int, int]
-) -> None:
-    def fast(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        return depthwise.clipped_depthwise_conv(x, kernel, bias, stride, padding)
-
-    conv = with_bias(plain_conv(stride, LAX_PADDING[padding], groups=6))
-
-    def plain(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        return nn.relu6(conv(nn.relu6(x), kernel, bias))
-
-    # Large enough for either bound, on either side.
-    x, kernel, bias = 6 * normal(0, 2, *size, 6), normal(1, 3, 3, 1, 6), normal(2, 6)
-    modes = ("eager", "jit") if size == SIZES[0] and padding == "keras" else ("jit",)
-    compare(fast, plain, x, kernel, bias, modes=modes)
-    middle = conv(nn.relu6(x), kernel, bias)
-    for values in (x, middle):
-        assert float((values < 0).mean()) > 0.05 and float((values > 6).mean()) > 0.05
-
-
-@pytest.mark.parametrize("batch", (1, 3, 4))
-def test_depthwise_conv_of_other_batches(batch: int) -> None:
-    compare(
-        lambda x, kernel, bias: depthwise.depthwise_conv(x, kernel, bias, 1),
-        with_bias(plain_conv(1, "VALID", groups=3)),
-        normal(0, batch, 20, 35, 3),
-        normal(1, 3, 3, 1, 3),
-        normal(2, 3),
-        modes=("jit",),
-    )
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("stride", (1, 2))
-@pytest.mark.parametrize("padding", ("keras", "torch", "valid"))
-def test_dense_conv(padding: ops.Padding, stride: int, size: tuple[int, int]) -> None:
-    def fast(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return ops.dense_conv(ops.pad_image(x, 3, stride, padding), kernel, stride)
-
-    plain = plain_conv(stride, LAX_PADDING[padding], groups=1)
-    modes = ("eager", "jit") if size == SIZES[0] and padding == "keras" else ("jit",)
-    compare(fast, plain, normal(0, 2, *size, 3), normal(1, 3, 3, 3, 9), modes=modes)
-
-
-# Of few channels, of the input or the output, there are other formulations; of the last ones
-# the products of rows are turned.
-@pytest.mark.parametrize("stride", (1, 2))
-@pytest.mark.parametrize(
-    "shape", ((3, 3, 5), (3, 8, 2), (3, 8, 9), (2, 8, 5), (5, 44, 7), (3, 40, 2))
-)
-def test_dense_conv_of_few_and_many_channels(shape: tuple[int, int, int], stride: int) -> None:
-    compare(
-        lambda x, kernel: ops.dense_conv(x, kernel, stride),
-        plain_conv(stride, "VALID", groups=1),
-        normal(0, 2, 18, 11, shape[1]),
-        normal(1, shape[0], *shape),
-        modes=("eager", "jit") if shape == (3, 8, 2) else ("jit",),
-    )
-
-
-@pytest.mark.parametrize("kernel", (1, 2, 5))
-def test_convolutions_of_other_widths(kernel: int) -> None:
-    """The gradients' index arithmetic, where 3 might hide a mistake; stride 3 skips pixels."""
-    x = normal(0, 2, 9, 11, 4)
-
-    def by_channel(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-        return depthwise.depthwise_conv(x, kernel, None, stride)
-
-    for fast, groups, outputs in ((by_channel, 4, 4), (ops.dense_conv, 1, 3)):
-        weights = normal(1, kernel, kernel, 4 // groups, outputs)
-        compare(
-            lambda x, k, fast=fast: fast(x, k, 3),
-            plain_conv(3, "VALID", groups),
-            x,
-            weights,
-            modes=("jit",),
-        )
-
-
-# More channels, many more, fewer, and fewer of so many pixels that the product is turned.
-@pytest.mark.parametrize(
-    "shape", ((2, 5, 4, 3, 6), (2, 5, 4, 3, 13), (2, 5, 4, 6, 3), (2, 16, 16, 6, 3))
-)
-def test_pointwise_conv(shape: tuple[int, ...]) -> None:
-    *image, inputs, outputs = shape
-    x, kernel = normal(0, *image, inputs), normal(1, 1, 1, inputs, outputs)
-    compare(lambda x, k: ops.pointwise_conv(x, k), plain_conv(1, "VALID", 1), x, kernel)
-    plain = with_bias(plain_conv(1, "VALID", 1))
-    compare(ops.pointwise_conv, plain, x, kernel, normal(2, outputs))
 
 
 @pytest.mark.parametrize("shape", ((4, 3), (5, 2, 3), (2, 5, 4, 3), (3, 8, 48, 2), (1, 7, 97, 2)))
@@ -344,7 +176,7 @@ def test_fold_batch_norm() -> None:
     def fast(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
         norm = {"scale": scale, "bias": bias}
         folded, shift = layers.fold_batch_norm(kernel, norm, stats, EPSILON)
-        return ops.add_bias(ops.dense_conv(x, folded, 1), shift)
+        return ops.add_bias(conv.dense_conv(x, folded, 1), shift)
 
     def plain(x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
         own = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
@@ -399,55 +231,6 @@ def test_max_pool_where_maxima_are_equal() -> None:
     np.testing.assert_array_equal(ops.max_pool(image)[0, :, :, 0], [[1, 2]])
     gradient = jax.grad(lambda x: ops.max_pool(x).sum())(image)[0, :, :, 0]
     np.testing.assert_array_equal(gradient, [[1, 0, 0, 1, 0], [0, 0, 0, 0, 0]])
-
-
-# ---- other devices ------------------------------------------------------------------------------
-
-
-def test_other_devices_take_the_plain_formulations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a GPU runs: equal to what a CPU runs, and without the shifted products."""
-    x, bias = normal(0, 2, 8, 7, 9), normal(1, 9)
-    wide, dense, single = normal(2, 3, 3, 1, 9), normal(3, 3, 3, 9, 4), normal(4, 1, 1, 9, 4)
-
-    def together(x: jax.Array) -> tuple[jax.Array, ...]:
-        return (
-            depthwise.depthwise_conv(x, wide, bias, 2),
-            ops.dense_conv(x, dense, 1),
-            ops.pointwise_conv(x, single, bias[:4]),
-            ops.max_pool(x),
-            ops.channel_sum(x),
-        )
-
-    def traced() -> str:
-        return str(jax.make_jaxpr(lambda x: together(x))(x))  # not the trace of the call before
-
-    here, found = traced(), value_and_pullback(together)((x,), together(x))
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    elsewhere = traced()
-    assert_close(value_and_pullback(together)((x,), together(x)), found)
-    assert "feature_group_count=9" in elsewhere
-    assert "feature_group_count=9" not in here
-    assert "custom_vjp" in here
-    assert "custom_vjp" not in elsewhere
-
-    def clipped(x: jax.Array) -> jax.Array:
-        return depthwise.clipped_depthwise_conv(x, wide, bias, 2, "keras")
-
-    assert "feature_group_count=9" in str(jax.make_jaxpr(lambda x: clipped(x))(x))
-    found = value_and_pullback(clipped)((6 * x,), clipped(x))
-    monkeypatch.undo()
-    assert_close(value_and_pullback(clipped)((6 * x,), clipped(x)), found)
-
-
-def test_what_a_depthwise_convolution_slices_is_stored() -> None:
-    """XLA does not see that the branches are taken: else only the speed would be gone."""
-    x, kernel, bias = normal(0, 2, 8, 8, 9), normal(1, 3, 3, 1, 9), normal(2, 9)
-
-    def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return depthwise.clipped_depthwise_conv(x, kernel, bias, 1, "keras").sum()
-
-    text = str(jax.jit(jax.grad(loss, (0, 1))).lower(x, kernel).compile().as_text())
-    assert len(re.findall(r" conditional\(", text)) == 3
 
 
 # ---- dropout ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ the first, and the gradient is masked once.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -85,6 +86,10 @@ def _shifted_products(padded: jax.Array, kernel: jax.Array, stride: int) -> jax.
     return functools.reduce(lax.add, terms)
 
 
+def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
+    return math.prod(shape[:-1]), shape[-1]
+
+
 # The padded input, the kernel, the bias, and the clipped result [N,C] where it is clipped.
 _Saved = tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]
 
@@ -118,10 +123,11 @@ def _forward(
         flat = found.reshape(-1, found.shape[-1])
         return fast.clip6(flat) if clipped else flat
 
-    # The entries that a slice takes from within the padding would be computed once more.
-    flat = fast.after_storing(kernel, result, padded)
     height, width = fast.result_size(padded, kernel.shape[0], stride)
-    found = flat.reshape(len(x), height, width, x.shape[-1])
+    shape = (len(x), height, width, x.shape[-1])
+    # The entries that a slice takes from within the padding would be computed once more.
+    flat = fast.after_storing(kernel, _flat(shape), result, padded)
+    found = flat.reshape(shape)
     return found, (padded, kernel, bias, flat if clipped else None)
 
 
@@ -154,15 +160,22 @@ def _backward(
             found = fast.within6(fast.pixels(padded, rows, columns), found)
         return found.reshape(-1, found.shape[-1])
 
-    x_gradient = fast.after_storing(kernel, of_input, padded, spread)
     rows, columns = (n - sum(pad) for n, pad in zip(padded.shape[1:3], pads, strict=True))
-    x_gradient = x_gradient.reshape(len(g), rows, columns, g.shape[-1])
+    shape = (len(g), rows, columns, g.shape[-1])
+    x_gradient = fast.after_storing(kernel, _flat(shape), of_input, padded, spread)
+    x_gradient = x_gradient.reshape(shape)
     # At stride 1 `spread` has all of `g`, and is stored already. A branch of its own, because
     # nothing waits for it.
     origin = before if stride == 1 else (0, 0)
     sums = functools.partial(_sums, size, stride, (height, width), origin, bias is not None)
     with jax.named_scope(KERNEL_GRADIENT):
-        found = fast.after_storing(kernel, sums, padded, spread if stride == 1 else g)
+        found = fast.after_storing(
+            kernel,
+            (size * size + (bias is not None), g.shape[-1]),
+            sums,
+            padded,
+            spread if stride == 1 else g,
+        )
     kernel_gradient = found[: size * size].reshape(kernel.shape)
     return x_gradient, kernel_gradient, None if bias is None else found[-1]
 

@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sscjax.models import fast
+from sscjax.models import conv, fast
 from sscjax.models import layers as ops
 
 # The last four are those of an encoder that is another network's backbone.
@@ -378,11 +378,11 @@ class FDUNet(nn.Module):
         kernel = ops.ConvKernel(shape, self.initializer(layer.name), name=layer.name)()
         bias = ops.Shift(layer.channels, name=norm)() if norm else None
         if layer.kind == "transpose":
-            x = fast.double(x, kernel)
+            x = conv.double(x, kernel)
         elif layer.kernel == 1:
-            return fast.pointwise_conv(x, kernel, bias)
+            return conv.pointwise_conv(x, kernel, bias)
         else:
-            x = fast.dense_conv(fast.pad_image(x, layer.kernel, 1, self.padding), kernel, 1)
+            x = conv.dense_conv(fast.pad_image(x, layer.kernel, 1, self.padding), kernel, 1)
         return x if bias is None else fast.add_bias(x, bias)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sscjax.models import fast
+from sscjax.models import conv, fast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +122,12 @@ def fold_all(
       parameters by layer; of a folded BatchNorm the 'bias' is left.
     """
     found, chosen = dict(params), set(names)
-    for conv, norm in norm_after.items():
-        if conv in params and norm in chosen:
+    for convolution, norm in norm_after.items():
+        if convolution in params and norm in chosen:
             kernel, bias = fold_batch_norm(
-                params[conv]["kernel"], params[norm], batch_stats[norm], epsilon
+                params[convolution]["kernel"], params[norm], batch_stats[norm], epsilon
             )
-            found[conv], found[norm] = {"kernel": kernel}, {"bias": bias}
+            found[convolution], found[norm] = {"kernel": kernel}, {"bias": bias}
     return found
 
 
@@ -238,7 +238,7 @@ class PointwiseConv(nn.Module):
         shape = (1, 1, x.shape[-1], self.features)
         kernel = self.param("kernel", self.initializer, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return fast.pointwise_conv(x, kernel, bias)
+        return conv.pointwise_conv(x, kernel, bias)
 
 
 class Conv(nn.Module):
@@ -252,4 +252,4 @@ class Conv(nn.Module):
         """[B,H,W,C] to [B,H-K+1,W-K+1,D] for a kernel of `shape` [K,K,C,D]."""
         kernel = self.param("kernel", self.initializer, self.shape)
         bias = self.param("bias", nn.initializers.zeros, (self.shape[-1],))
-        return fast.add_bias(fast.dense_conv(x, kernel, 1), bias)
+        return fast.add_bias(conv.dense_conv(x, kernel, 1), bias)

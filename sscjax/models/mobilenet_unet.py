@@ -13,7 +13,7 @@ import functools
 
 import jax
 
-from sscjax.models import depthwise, fast
+from sscjax.models import conv, depthwise, fast
 from sscjax.models import layers as ops
 from sscjax.models.fd_unet import FDUNet, Layer
 from sscjax.models.mobilenet_v2 import MobileNetV2
@@ -98,12 +98,12 @@ class MobileNetUNet(FDUNet):
         kernel = ops.ConvKernel(shape, name=layer.name)()
         bias = ops.Shift(layer.channels, name=norm)() if norm else None
         if size == 1:
-            return fast.pointwise_conv(x, kernel, bias)
+            return conv.pointwise_conv(x, kernel, bias)
         if layer.kind == "depthwise":
             # Where it halves, a layer of its own has padded before it.
             x = x if layer.stride == 2 else fast.pad_image(x, size, 1, self.padding)
             return depthwise.depthwise_conv(x, kernel, bias, layer.stride)
-        x = fast.dense_conv(
+        x = conv.dense_conv(
             fast.pad_image(x, size, layer.stride, self.padding), kernel, layer.stride
         )
         return x if bias is None else fast.add_bias(x, bias)

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sscjax.models import depthwise, fast
+from sscjax.models import conv, depthwise, fast
 from sscjax.models import layers as ops
 
 Kind = Literal["conv", "depthwise", "bn", "relu6", "pad", "add", "pool", "dropout", "dense"]
@@ -351,10 +351,10 @@ class MobileNetV2(nn.Module):
         kernel = self._kernel(layer, x.shape[-1])
         bias = None if norm is None else ops.Shift(norm.channels, name=norm.name)()
         if layer.kernel == 1:
-            return fast.pointwise_conv(x, kernel, bias)
+            return conv.pointwise_conv(x, kernel, bias)
         if not padded:
             x = fast.pad_image(x, layer.kernel, layer.stride, self.padding)
         if layer.kind == "depthwise":
             return depthwise.depthwise_conv(x, kernel, bias, layer.stride)
-        found = fast.dense_conv(x, kernel, layer.stride)
+        found = conv.dense_conv(x, kernel, layer.stride)
         return found if bias is None else fast.add_bias(found, bias)
