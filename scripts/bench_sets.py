@@ -87,6 +87,7 @@ def measure(weights: Path, count: int) -> dict[str, Any]:
             f"--workdir={folder / 'run'}",
         ]
         environment = {**os.environ, "SSCJAX_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         seconds, peak = timed(command, environment, folder)
         stages = {
             stage: json.loads((folder / "run" / "stages" / stage / "stage.json").read_text("utf-8"))

@@ -217,7 +217,7 @@ def _ratio(found: dict[str, Any], ours: str, peer: str) -> float:
 
 def _rates(rates: list[float]) -> str:
     """Their median and range."""
-    return f"{statistics.median(rates):.1f} ({min(rates):.0f} to {max(rates):.0f})"
+    return f"{statistics.median(rates):.1f} ({min(rates):.3g} to {max(rates):.3g})"
 
 
 def table(results: dict[str, Any], size: int) -> str:

@@ -70,9 +70,9 @@ def purposes(text: str) -> dict[str, str]:
 
 
 def _purpose(instruction: str, operation: str, name: str) -> str:
-    way = "backward" if "transpose(" in name else "forward"
     from sscjax.models.depthwise import KERNEL_GRADIENT
 
+    way = "backward" if "transpose(" in name else "forward"
     if KERNEL_GRADIENT in name:
         return "depthwise, kernel gradient"
     if "dot" in instruction or operation == "dot" or "dot_general" in name.rpartition("/")[2]:

@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 
@@ -155,12 +156,18 @@ def set_up_jax() -> None:
     """Keep freed memory, and compiled programs in the cache folder for the next start."""
     memory.keep()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        # XLA splits a program's work between the processors that it may use, which JAX's key leaves
-        # out: what was compiled for one stays on one, and takes up to 1.4 times as long on two.
-        folder = cache.cache_dir() / "xla" / f"processors-{machine.processors()}"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_dir", str(programs_folder()))
     # Small ones, too: a start compiles some hundred of them, 20 ms each; reading one takes 1 ms.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def programs_folder() -> Path:
+    """Where compiled programs are kept.
+
+    XLA divides a program between the processors that it may use, which JAX's key leaves out: what
+    was compiled for one stays on one, and takes up to 1.4 times as long where there are two.
+    """
+    return cache.cache_dir() / "xla" / f"processors-{machine.parallelism()}"
 
 
 def nearest(name: str, known: list[str]) -> str | None:

@@ -146,7 +146,7 @@ def key(
     where = (
         *(jax.default_backend(), jax.devices()[0].device_kind, machine.processor()),
         *(
-            machine.processors(),
+            machine.parallelism(),
             jax.__version__,
             jaxlib.version.__version__,
             os.environ.get("XLA_FLAGS"),

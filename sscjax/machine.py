@@ -26,6 +26,15 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
+def parallelism() -> str:
+    """By what XLA divides a program, and its matrix products between threads: bits depend on it.
+
+    The processors that this process may use, and what the environment variable `NPROC` says.
+    """
+    told = os.environ.get("NPROC", "")
+    return f"{processors()}-as-{told}" if told.isdecimal() else str(processors())
+
+
 def source_sha256(folder: Path = Path(__file__).parent) -> str:
     """SHA-256 over the names and contents of the package's Python files."""
     digest = hashlib.sha256()

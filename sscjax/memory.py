@@ -1,4 +1,4 @@
-"""Freed memory that stays with the process, so that every training step finds it warm; or does not.
+"""Freed memory: kept with the process for the next training step, or given back.
 
 XLA takes one large buffer for what a program computes in between and frees it at the end of each
 call. The allocator of glibc takes such a buffer from the system and gives it back, and the system
@@ -39,7 +39,9 @@ def keep() -> bool:
 
 
 def give_back() -> bool:
-    """Return to the system what is free now: what compiling has left, which no step needs again.
+    """Return to the system all that is free now, such as what compiling has left.
+
+    A buffer that is used again and again comes back with its next use, its pages cleared once.
 
     Returns:
       whether there was any, and a way to return it.

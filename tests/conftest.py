@@ -11,6 +11,7 @@ import browsing
 import jax
 import pytest
 
+from sscjax import machine
 from sscjax.export import ort_web
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -20,7 +21,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Compiling takes most of the tests' time: what one process compiled, the others need not.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    jax.config.update("jax_compilation_cache_dir", str(REPOSITORY / ".pytest_cache" / "xla"))
+    _programs = REPOSITORY / ".pytest_cache" / "xla" / machine.parallelism()
+    jax.config.update("jax_compilation_cache_dir", str(_programs))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

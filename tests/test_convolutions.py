@@ -1,4 +1,7 @@
-"""The fast convolutions beside XLA's own, whatever their size, stride, padding and channels."""
+"""The fast convolutions beside XLA's own, whatever their size, stride, padding and channels.
+
+And what takes the place of all fast operations on other devices.
+"""
 
 from __future__ import annotations
 

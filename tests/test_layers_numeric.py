@@ -1,7 +1,4 @@
-"""Every fast operation against its plain formulation: values, gradients, eager and compiled.
-
-Errors are relative to the largest value of the reference, in float32.
-"""
+"""The fast operations but for convolutions against their plain formulations, and the layers."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from absl import flags
 from small_runs import write_folder
 
 from configs import smoke
-from sscjax import cli, fetch, main, summary, train
+from sscjax import cli, fetch, machine, main, summary, train
 from sscjax.errors import UserError
 from sscjax.models import mobilenet_v2
 from sscjax.pretrained import download
@@ -190,3 +190,18 @@ def test_fallback_error_stops(tmp_path: Path) -> None:
     with pytest.raises(download.WeightsUnavailableError, match="pretrained"):
         train.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_programs_are_kept_by_the_processors_they_were_compiled_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """JAX's key leaves them out: on two processors one would get what was compiled for one."""
+    folders = set()
+    for processors in (1, 2):
+        monkeypatch.setattr(machine, "processors", lambda found=processors: found)
+        for told in (None, "2"):
+            monkeypatch.delenv("NPROC", raising=False)
+            if told:
+                monkeypatch.setenv("NPROC", told)
+            folders.add(cli.programs_folder())
+    assert len(folders) == 4

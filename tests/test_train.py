@@ -18,6 +18,7 @@ from sscjax import (
     calibration,
     checkpoint,
     explanations,
+    memory,
     metrics,
     micro_batch,
     models,
@@ -304,10 +305,10 @@ def test_measured_micro_batch_stays_with_the_run(
     monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
     asked: list[Any] = []
 
-    def measure(model: Any, variables: Any, *rest: Any) -> dict[int, float]:
+    def measure(model: Any, variables: Any, *rest: Any) -> list[dict[int, float]]:
         micro_batch.stretches(model, variables, rest[0])
         asked.append(rest)
-        return {4: 1.0, 8: 2.0, 16: 3.0}
+        return [{4: 1.0, 8: 2.0, 16: 3.0}]
 
     monkeypatch.setattr(micro_batch, "measure", measure)
     train.run(config, tmp_path / "run")
@@ -319,6 +320,16 @@ def test_measured_micro_batch_stays_with_the_run(
     assert len(asked) == 1
     record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
     assert [stage["micro_batch"] for stage in record["stages"]] == [4]
+
+
+def test_memory_is_given_back_once_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compiling has left: not at every step, which would find none kept."""
+    given = []
+    monkeypatch.setattr(memory, "give_back", lambda: given.append(1))
+    config = one_stage_config()
+    config.stages.head.epochs = 2
+    train.run(config, tmp_path / "run")
+    assert given == [1]
 
 
 def test_damaged_micro_batch_of_a_run_is_said(tmp_path: Path) -> None:

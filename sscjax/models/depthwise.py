@@ -31,7 +31,7 @@ KERNEL_GRADIENT = "depthwise_kernel_gradient"
 def depthwise_conv(
     padded: jax.Array, kernel: jax.Array, bias: jax.Array | None, stride: int
 ) -> jax.Array:
-    """Convolve each channel with its own kernel.
+    """Convolve each channel with its own kernel; all arrays are of one type.
 
     Args:
       padded: [B,H,W,C], already padded (`fast.pad_image`).
@@ -50,7 +50,7 @@ def depthwise_conv(
 def clipped_depthwise_conv(
     x: jax.Array, kernel: jax.Array, bias: jax.Array, stride: int, padding: fast.Padding
 ) -> jax.Array:
-    """ReLU6, padding, depthwise convolution, ReLU6.
+    """ReLU6, padding, depthwise convolution, ReLU6; all arrays are of one type.
 
     Args:
       x: [B,H,W,C], neither clipped nor padded.
