@@ -3,7 +3,8 @@
     python scripts/bench_workers.py CASE [--threads=2 --size=128 --batch=32 --micro-batch=8]
 
 A worker sets its case up, runs it once unmeasured, prints `ready` with the seconds that took, and
-then answers each line on standard input with a line of JSON: seconds, images, peak resident bytes.
+then answers each line on standard input with a line of JSON: seconds, seconds of processors, images
+and peak resident bytes.
 """
 
 from __future__ import annotations
@@ -471,11 +472,12 @@ def main() -> None:
     run()
     print(json.dumps({"ready": time.perf_counter() - started}), file=answers, flush=True)
     for _ in sys.stdin:
-        started, count = time.perf_counter(), 0
+        started, busy, count = time.perf_counter(), time.process_time(), 0
         while not count or time.perf_counter() - started < args.seconds:
             count += run()
         found = {
             "seconds": time.perf_counter() - started,
+            "busy": time.process_time() - busy,
             "images": count,
             "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }

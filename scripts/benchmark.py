@@ -76,7 +76,7 @@ class Worker:
         return found
 
     def time(self) -> dict[str, Any]:
-        """Run the case once: seconds, images, peak."""
+        """Run the case once: seconds, of processors too, images, peak."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -92,15 +92,16 @@ def measure(cases: list[str], flags: list[str], rounds: int) -> dict[str, Any]:
     """Time each case, which may have flags of its own, once per round, in turn.
 
     Returns:
-      by case: 'rates' (images per second of each round), 'first' (seconds of set-up and the first
-      run) and 'peak' (resident bytes).
+      by case: 'rates' (images per second of each round), 'busy' (processors, of each round),
+      'first' (seconds of set-up and the first run) and 'peak' (resident bytes).
     """
     workers = []
     for case in cases:
         print(f"  starting {case}", file=sys.stderr, flush=True)
         workers.append(Worker(case, flags))
     found: dict[str, Any] = {
-        worker.case: {"rates": [], "first": worker.ready, "peak": 0} for worker in workers
+        worker.case: {"rates": [], "busy": [], "first": worker.ready, "peak": 0}
+        for worker in workers
     }
     for _ in range(rounds):
         for worker in workers:
@@ -108,6 +109,7 @@ def measure(cases: list[str], flags: list[str], rounds: int) -> dict[str, Any]:
             time.sleep(0.2)
             answer = worker.time()
             found[worker.case]["rates"].append(answer["images"] / answer["seconds"])
+            found[worker.case]["busy"].append(answer["busy"] / answer["seconds"])
             found[worker.case]["peak"] = answer["peak"]
     for worker in workers:
         worker.close()
@@ -250,7 +252,19 @@ def table(results: dict[str, Any], size: int) -> str:
                 f"multiply-adds | {gemm / work:.0f} | {share:.0%} | {asked_share} |"
             )
     lines += _long_rows(results)
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _busy(results)])
+
+
+def _busy(results: dict[str, Any]) -> str:
+    """How many processors each case kept busy, least to most over the rounds."""
+    cases = {
+        name: case["busy"]
+        for row in results.values()
+        for name, case in row.items()
+        if isinstance(case, dict) and "busy" in case
+    }
+    ranges = (f"{name} {min(busy):.1f} to {max(busy):.1f}" for name, busy in cases.items())
+    return f"Processors busy: {', '.join(ranges)}."
 
 
 def _long_rows(results: dict[str, Any]) -> list[str]:
