@@ -59,8 +59,9 @@ LIGHT: dict[str, object] = {
     "augment.blur": 1.0,
     "augment.jpeg": 40,
 }
+PROBE_LINE = "linear probe"
 VARIANTS: dict[str, dict[str, object]] = {
-    "linear probe": PROBE,
+    PROBE_LINE: PROBE,
     "best recipe": {},
     "128 pixels": {"data.image_size": 128},
     "the last layer alone": {"model.feature_layers": ()},
@@ -88,7 +89,7 @@ _BAGS = 10
 
 
 def main() -> int:
-    """Cross-validate every line and print the table."""
+    """Cross-validate every line and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of the images")
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights")
@@ -126,11 +127,9 @@ def main() -> int:
         else:
             tables[name] = cross_validate(changed, others.get(name, by_run))
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-        print(row(name, tables[name], tables.get("linear probe")), file=sys.stderr, flush=True)
     for stage in args.runs:
         tables[f"{stage.parent.parent.name}, {stage.name}"] = read_stage(stage)
-    lines = [row(name, table, tables.get("linear probe")) for name, table in tables.items()]
-    print("\n".join([*HEAD, *lines]))
+    print(tables_of(tables))
     return 0
 
 
@@ -364,7 +363,7 @@ def growth(base: ConfigDict, numbers: list[int]) -> str:
         "|---|---|---|---|---|",
     ]
     for limit in numbers:
-        for name in ("best recipe", "linear probe"):
+        for name in ("best recipe", PROBE_LINE):
             changed = base.copy_and_resolve_references()
             changed.update_from_flattened_dict(VARIANTS[name])
             table = cross_validate(changed, by_run, limit)
@@ -380,41 +379,55 @@ def growth(base: ConfigDict, numbers: list[int]) -> str:
     return "\n".join(lines)
 
 
-# --- the table ------------------------------------------------------------------------------------
+# --- the tables -----------------------------------------------------------------------------------
 
 
-HEAD = (
-    "| recipe | balanced accuracy per image | less the probe's | kappa | macro AUROC | "
-    "log loss | calibration error | balanced accuracy per subject | less the probe's |",
-    "|---|---|---|---|---|---|---|---|---|",
-)
+PER = ("image", "subject")
+# Figures whose difference from the probe's is given beside them.
+COMPARED = {
+    "balanced_accuracy": "balanced accuracy",
+    "quadratic_kappa": "kappa",
+    "macro_auroc": "macro AUROC",
+    "log_loss": "log loss",
+}
 
 
-def row(name: str, table: Predictions, probe: Predictions | None) -> str:
-    """A line of the table; differences are from the probe's, per image and per subject."""
-    by_subject = subjects_of(table, median=name == MEDIAN)
+def tables_of(found: dict[str, Predictions]) -> str:
+    """A table per image and one per subject, with a line for each recipe."""
+    titles = [part for title in COMPARED.values() for part in (title, "less the probe's")]
+    parts = []
+    for per in PER:
+        head = [f"recipe, per {per}", *titles, "calibration error"]
+        rows_of = (line(name, table, found.get(PROBE_LINE), per) for name, table in found.items())
+        shown = [cells for cells in rows_of if cells]
+        rule = ["---"] * len(head)
+        parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *shown)))
+    return "\n\n".join(parts)
+
+
+def line(name: str, table: Predictions, probe: Predictions | None, per: str) -> list[str]:
+    """The cells of a recipe's line; none per image where it only tells subjects.
+
+    Args:
+      name: of the recipe.
+      table: its predictions of images, or of subjects where it tells these alone.
+      probe: of the linear probe, of images; None where it was left out.
+      per: one of `PER`.
+    """
+    if per == "image" and name in OF_SUBJECTS:
+        return []
     other = table if probe is None else probe
-    cells = [
-        name,
-        *([report.UNDEFINED] * 6 if name in OF_SUBJECTS else of_images(table, other)),
-        report.percent(metrics.figures(by_subject, True)["balanced_accuracy"]),
-        difference(by_subject, subjects_of(other)),
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def of_images(table: Predictions, other: Predictions) -> list[str]:
-    """The columns per image; the difference is from the other's."""
-    figures = metrics.figures(table, True)
+    if per == "subject":
+        table, other = subjects_of(table, median=name == MEDIAN), subjects_of(other)
+    elif name == MEDIAN:
+        return []  # of images it is the best recipe
+    figures, apart = metrics.figures(table, True), differences(table, other)
+    cells = [name]
+    for figure in COMPARED:
+        shown = report.percent if figure == "balanced_accuracy" else report.number
+        cells += [shown(figures[figure]), apart[figure]]
     edges = calibration.bin_edges(table.confidence, 10, "mass")
-    return [
-        report.percent(figures["balanced_accuracy"]),
-        difference(table, other),
-        report.number(figures["quadratic_kappa"]),
-        report.number(figures["macro_auroc"]),
-        report.number(figures["log_loss"]),
-        report.number(calibration.expected_calibration_error(table, edges)),
-    ]
+    return [*cells, report.number(calibration.expected_calibration_error(table, edges))]
 
 
 def subjects_of(table: Predictions, *, median: bool = False) -> Predictions:
@@ -447,16 +460,25 @@ def _by_median(table: Predictions) -> Predictions:
     return dataclasses.replace(found, probabilities=shares.astype(found.probabilities.dtype))
 
 
-def difference(table: Predictions, other: Predictions) -> str:
-    """The difference of balanced accuracies with its interval; a dash from itself."""
+def differences(table: Predictions, other: Predictions) -> dict[str, str]:
+    """Of each figure in `COMPARED`, less the other's, with intervals; dashes from itself."""
     if np.array_equal(table.probabilities, other.probabilities):
-        return report.UNDEFINED
+        return dict.fromkeys(COMPARED, report.UNDEFINED)
     # By name, and the repeats of an image in their order.
     left, right = (one.take(np.argsort(one.files, kind="stable")) for one in (table, other))
-    ours, theirs = (metrics.figures(one, True)["balanced_accuracy"] for one in (left, right))
-    span = paired.difference_intervals(left, right, True)["balanced_accuracy"]
-    shown = f"{100 * (ours - theirs):+.1f}"
-    return shown if span is None else f"{shown} ({100 * span[0]:+.1f} to {100 * span[1]:+.1f})"
+    ours, theirs = metrics.figures(left, True), metrics.figures(right, True)
+    spans = paired.difference_intervals(left, right, True)
+    found = {}
+    for figure in COMPARED:
+        # Accuracies in points.
+        factor, form = (100, "+.1f") if figure == "balanced_accuracy" else (1, "+.3f")
+        shown = format(factor * (ours[figure] - theirs[figure]), form)
+        span = spans.get(figure)
+        if span is not None:
+            low, high = (format(factor * bound, form) for bound in span)
+            shown += f" ({low} to {high})"
+        found[figure] = shown
+    return found
 
 
 if __name__ == "__main__":

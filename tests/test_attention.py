@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from sklearn.metrics import cohen_kappa_score
 
 from configs import best_three_class
 from sscjax.data.dataset import ImageSet
@@ -146,7 +147,7 @@ def test_attention_finds_the_image_that_tells_and_means_do_not(
     assert right["by_attention"] > 0.9 and right["by_means"] < 0.7, right
 
 
-def test_row_of_subjects_has_dashes_for_images() -> None:
+def test_who_only_tells_subjects_has_no_line_of_images() -> None:
     rng = np.random.default_rng(7)
     labels = np.arange(24) % 2
     names = np.array([f"s{number:02}" for number in range(24)])
@@ -161,8 +162,27 @@ def test_row_of_subjects_has_dashes_for_images() -> None:
         ("x", "y"),
     )
     name = next(iter(recipe.OF_SUBJECTS))
-    cells = [cell.strip() for cell in recipe.row(name, table, images).strip("|").split("|")]
+    assert recipe.line(name, table, images, "image") == []
+    cells = recipe.line(name, table, images, "subject")
     accuracy = np.mean([(table.predicted == labels)[labels == label].mean() for label in (0, 1)])
-    assert cells[0] == name and set(cells[1:7]) == {"-"}
-    assert cells[7] == f"{100 * accuracy:.1f} %"
-    assert cells[8].startswith(f"{100 * (accuracy - 0.5):+.1f} (")
+    assert cells[:2] == [name, f"{100 * accuracy:.1f} %"]
+    assert cells[2].startswith(f"{100 * (accuracy - 0.5):+.1f} (")
+    kappa = cohen_kappa_score(labels, table.predicted, weights="quadratic")
+    assert cells[3] == f"{kappa:.3f}" and cells[4].startswith(f"{kappa:+.3f} (")
+    assert recipe.line("linear probe", images, images, "image")[2::2] == ["-"] * 4
+
+
+def test_tables_per_image_and_per_subject() -> None:
+    """A recipe for each line, as many cells as titles; those of subjects in the second alone."""
+    rng = np.random.default_rng(3)
+    labels, names = np.arange(24) % 2, np.array([f"s{number:02}" for number in range(24)])
+    odds = rng.uniform(0.1, 0.9, 24)
+    table = Predictions(
+        names, names, np.full(24, "test"), labels, np.stack([odds, 1 - odds], axis=1), ("x", "y")
+    )
+    of_subjects = next(iter(recipe.OF_SUBJECTS))
+    text = recipe.tables_of({"linear probe": table, of_subjects: table})
+    images, subjects = (part.splitlines() for part in text.split("\n\n"))
+    assert [line.split("|")[1].strip() for line in images[2:]] == ["linear probe"]
+    assert [line.split("|")[1].strip() for line in subjects[2:]] == ["linear probe", of_subjects]
+    assert len({line.count("|") for line in images + subjects}) == 1
