@@ -26,6 +26,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import clone  # noqa: F401  (the configs)
 import jax
 import jax.numpy as jnp
 import numpy as np

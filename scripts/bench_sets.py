@@ -21,10 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from clone import ROOT
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # the package, whether installed or not
 
 COUNTS = (200, 2000, 20_000)
 _PER_SUBJECT = 20

@@ -27,11 +27,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-WORKERS = ROOT / "scripts" / "bench_workers.py"
-sys.path.insert(0, str(ROOT))  # the package, whether installed or not
+import bench_sets
+from clone import ROOT
 
-import bench_sets  # noqa: E402  (beside this file)
+WORKERS = ROOT / "scripts" / "bench_workers.py"
 
 ROWS: dict[str, tuple[str, dict[str, float]]] = {
     # row: our case, then {peer: the ratio that is asked for}

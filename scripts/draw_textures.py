@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
+from clone import ROOT
 from PIL import Image
 
 from configs import pretrain_textures
 from sscjax import backbone, cli, pretrain
 
-ROOT = Path(__file__).resolve().parent.parent
 COLUMNS, SIZE = 14, 64
 
 

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 import backbone
+import clone  # noqa: F401  (the configs)
 import numpy as np
 from ml_collections import ConfigDict
 

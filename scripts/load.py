@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import clone  # noqa: F401  (the configs)
 import numpy as np
 from PIL import Image
 

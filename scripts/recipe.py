@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attention
+import clone  # noqa: F401  (the configs)
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
