@@ -15,6 +15,7 @@ of runs of that protocol that are there already, such as the paper's stages.
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import functools
 import sys
@@ -130,7 +131,7 @@ def main() -> int:
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     for stage in args.runs:
         tables[f"{stage.parent.parent.name}, {stage.name}"] = read_stage(stage)
-    print(tables_of(tables))
+    print("\n\n".join([tables_of(tables), *filter(None, map(swings, args.runs))]))
     return 0
 
 
@@ -355,6 +356,28 @@ def read_stage(stage: Path) -> Predictions:
     if not found:
         raise UserError(f"{stage} is no stage of a finished protocol: give RUN/stages/NAME")
     return Predictions.join(found)
+
+
+def swings(stage: Path) -> str:
+    """How a stage's balanced accuracy on validation swings from its third epoch on; '' without any.
+
+    Args:
+      stage: RUN/stages/NAME, where RUN is the folder of a protocol.
+    """
+    courses = []
+    for path in stage.parent.parent.glob("folds/*/curves.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            kept = [row for row in csv.DictReader(file) if row["stage"] == stage.name]
+        courses.append([100 * float(row["val_balanced_accuracy"]) for row in kept][2:])
+    if not courses or min(map(len, courses)) < 2:
+        return ""
+    deviation = np.mean([np.std(course, ddof=1) for course in courses])
+    reach = np.mean([max(course) - min(course) for course in courses])
+    return (
+        f"{stage.parent.parent.name}, {stage.name}: from epoch 3 on balanced accuracy per image of "
+        f"validation has a standard deviation of {deviation:.1f} points and a range of {reach:.1f} "
+        f"(means of {len(courses)} folds)"
+    )
 
 
 def growth(base: ConfigDict, numbers: list[int]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import logging
 import string
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from sscjax import cli, comparison_text, files, metrics, paired, paper, provenance
+from sscjax import cli, comparison_text, ensemble, files, metrics, paired, paper, provenance
 from sscjax.errors import UserError
 from sscjax.metrics import Predictions
+
+_LOG = logging.getLogger(__name__)
 
 TABLE = "predictions.csv"
 
@@ -46,7 +49,7 @@ class Run:
 
 
 def read_run(path: Path, split: str) -> Run:
-    """Read the predictions of a run, a stage or a protocol.
+    """Read the predictions of a run, a stage or a protocol, of whose repeats the first counts.
 
     Raises:
       UserError: there are none, or none of this split, or an image is predicted twice.
@@ -57,15 +60,17 @@ def read_run(path: Path, split: str) -> Run:
     predictions = metrics.Predictions.read_csv(table).where(split)
     if not len(predictions):
         raise UserError(f"{table} has no rows of the split {split!r}: choose another --split")
-    names, counts = np.unique(predictions.files, return_counts=True)
-    if counts.max() > 1:
+    folder = table.parent.parent.parent if table.parent.parent.name == "stages" else table.parent
+    names, first, counts = np.unique(predictions.files, return_index=True, return_counts=True)
+    if counts.min() == counts.max() > 1 and (folder / ensemble.RECORD).is_file():
+        # Repeat after repeat, each with every image. Tested twice, a patient is still one patient.
+        predictions = predictions.take(np.sort(first))
+        _LOG.info("%s: the first of %d repeats is taken", path, counts.max())
+    elif counts.max() > 1:
         raise UserError(
             f"{table} predicts {names[counts.argmax()]} {counts.max()} times in the split "
             f"{split!r}, expected once: give one run or fold, not several in one table"
         )
-    folder = table.parent
-    if folder.parent.name == "stages":
-        folder = folder.parent.parent
     return Run(path, predictions, _is_ordered(folder), _hashes(folder))
 
 

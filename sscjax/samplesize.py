@@ -53,6 +53,7 @@ class Need:
 
 def main() -> int:
     """Parse the command line, compute, print."""
+    cli.set_up_log()
     parser = argparse.ArgumentParser(
         prog="python -m sscjax.samplesize", description=__doc__.partition("\n")[0]
     )

@@ -208,6 +208,22 @@ def test_classes_in_another_order_have_no_kappa(
     assert all(run.ordered for run in compare.align([runs[0], runs[2]], intersection=False))
 
 
+def test_of_a_protocol_s_repeats_the_first_counts(
+    tmp_path: Path, tables: tuple[Predictions, Predictions]
+) -> None:
+    """Repeat after repeat in its table; without the protocol's record it is some table."""
+    once, again = tables
+    both = write_run(tmp_path / "both", Predictions.join([once, again]))
+    with pytest.raises(UserError, match="expected once"):
+        compare.read_run(both, "test")
+    (both / "protocol.json").write_text("{}", encoding="utf-8")
+    found = compare.read_run(both, "test").predictions
+    assert found.files.tolist() == once.files.tolist()
+    np.testing.assert_allclose(found.probabilities, once.probabilities, atol=1e-6)
+    stage = write_run(both / "stages" / "head", Predictions.join([once, again]))
+    assert len(compare.read_run(stage, "test").predictions) == len(once)
+
+
 def test_mistakes_are_one_line(
     tmp_path: Path,
     tables: tuple[Predictions, Predictions],
