@@ -14,6 +14,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import clone  # noqa: F401  (the package beside it)
 import jax
 import jax.numpy as jnp
 import numpy as np

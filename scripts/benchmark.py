@@ -251,19 +251,18 @@ def table(results: dict[str, Any], size: int) -> str:
                 f"multiply-adds | {gemm / work:.0f} | {share:.0%} | {asked_share} |"
             )
     lines += _long_rows(results)
-    return "\n".join([*lines, "", _busy(results)])
+    return "\n".join([*lines, *_busy(results)])
 
 
-def _busy(results: dict[str, Any]) -> str:
+def _busy(results: dict[str, Any]) -> list[str]:
     """How many processors each case kept busy, least to most over the rounds."""
-    cases = {
-        name: case["busy"]
+    ranges = [
+        f"{name} {min(case['busy']):.1f} to {max(case['busy']):.1f}"
         for row in results.values()
         for name, case in row.items()
         if isinstance(case, dict) and "busy" in case
-    }
-    ranges = (f"{name} {min(busy):.1f} to {max(busy):.1f}" for name, busy in cases.items())
-    return f"Processors busy: {', '.join(ranges)}."
+    ]
+    return ["", f"Processors busy: {', '.join(ranges)}."] if ranges else []
 
 
 def _long_rows(results: dict[str, Any]) -> list[str]:

@@ -445,7 +445,8 @@ def line(name: str, table: Predictions, probe: Predictions | None, per: str) -> 
         table, other = subjects_of(table, median=name == MEDIAN), subjects_of(other)
     elif name == MEDIAN:
         return []  # of images it is the best recipe
-    figures, apart = metrics.figures(table, True), differences(table, other)
+    figures = metrics.figures(table, True)
+    apart = differences(table, table if probe is None else other)
     cells = [name]
     for figure in COMPARED:
         shown = report.percent if figure == "balanced_accuracy" else report.number

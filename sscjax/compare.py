@@ -61,14 +61,17 @@ def read_run(path: Path, split: str) -> Run:
     if not len(predictions):
         raise UserError(f"{table} has no rows of the split {split!r}: choose another --split")
     folder = table.parent.parent.parent if table.parent.parent.name == "stages" else table.parent
-    names, first, counts = np.unique(predictions.files, return_index=True, return_counts=True)
-    if counts.min() == counts.max() > 1 and (folder / ensemble.RECORD).is_file():
-        # Repeat after repeat, each with every image. Tested twice, a patient is still one patient.
-        predictions = predictions.take(np.sort(first))
-        _LOG.info("%s: the first of %d repeats is taken", path, counts.max())
-    elif counts.max() > 1:
+    names, counts = np.unique(predictions.files, return_counts=True)
+    repeats, once = int(counts.max()), predictions.files[: len(names)]
+    # Repeat after repeat, each with every image; those of hold-outs have others each time.
+    in_turn = np.array_equal(predictions.files, np.tile(once, repeats))
+    if repeats > 1 and in_turn and (folder / ensemble.RECORD).is_file():
+        # Tested several times, a patient is still one patient.
+        predictions = predictions.take(np.arange(len(names)))
+        _LOG.info("%s: the first of %d repeats is taken", path, repeats)
+    elif repeats > 1:
         raise UserError(
-            f"{table} predicts {names[counts.argmax()]} {counts.max()} times in the split "
+            f"{table} predicts {names[counts.argmax()]} {repeats} times in the split "
             f"{split!r}, expected once: give one run or fold, not several in one table"
         )
     return Run(path, predictions, _is_ordered(folder), _hashes(folder))

@@ -222,6 +222,11 @@ def test_of_a_protocol_s_repeats_the_first_counts(
     np.testing.assert_allclose(found.probabilities, once.probabilities, atol=1e-6)
     stage = write_run(both / "stages" / "head", Predictions.join([once, again]))
     assert len(compare.read_run(stage, "test").predictions) == len(once)
+    # Every image twice, but not in turn: hold-outs, of which none has them all.
+    mixed = Predictions.join([once, again]).take(np.repeat(np.arange(len(once)), 2))
+    write_run(both, mixed)
+    with pytest.raises(UserError, match="expected once"):
+        compare.read_run(both, "test")
 
 
 def test_mistakes_are_one_line(

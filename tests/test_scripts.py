@@ -22,7 +22,10 @@ WITH_CONFIGS = sorted(
 def test_configs_are_found_from_any_folder(tmp_path: Path, name: str) -> None:
     """Imported, not run: it has all that it imports, and none of it by chance from this folder."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    program = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='imported')"
+    program = (
+        "import runpy, sys; runpy.run_path(sys.argv[1], run_name='imported'); "
+        "import sscjax; print(sscjax.__file__)"
+    )
     found = subprocess.run(
         [sys.executable, "-c", program, str(SCRIPTS / name)],
         cwd=tmp_path,
@@ -32,3 +35,5 @@ def test_configs_are_found_from_any_folder(tmp_path: Path, name: str) -> None:
         check=False,
     )
     assert found.returncode == 0, found.stderr
+    # The package of the clone, too, whatever is installed.
+    assert Path(found.stdout.strip()).parent.parent == SCRIPTS.parent
