@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from clone import ROOT
 
-# The reference models are those of the tests; the configs are found whether installed or not.
-_ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
+# The reference models are those of the tests.
+sys.path.insert(0, str(ROOT / "tests"))
 
 LEARNING_RATE = 1e-4
 FROZEN = 10

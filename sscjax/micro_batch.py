@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,8 +65,7 @@ def choose(
     # Each stands for as much of the network as the others. By their sum the first would decide,
     # whose images are the largest.
     score = {
-        number: math.prod(seconds[number] / seconds[usual] for seconds in stretched)
-        ** (1 / len(stretched))
+        number: statistics.geometric_mean(one[number] / one[usual] for one in stretched)
         for number in candidates
     }
     best = min(candidates, key=score.__getitem__)
