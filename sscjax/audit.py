@@ -304,8 +304,8 @@ def _subjects_across_splits(view: _View) -> dict[str, Any] | None:
 
 def _subject_labels(view: _View) -> np.ndarray:
     """[subjects, classes]: images of each."""
-    _, group = np.unique(view.images.subjects, return_inverse=True)
-    table = np.zeros((int(group.max()) + 1, len(view.images.classes)), np.int64)
+    names, group = np.unique(view.images.subjects, return_inverse=True)
+    table = np.zeros((len(names), len(view.images.classes)), np.int64)
     np.add.at(table, (group, view.images.labels), 1)
     return table
 

@@ -133,17 +133,33 @@ def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
         load = prepared.make if data.storage == "direct" else prepared.load
         image_set = load(recipe, cache.cache_dir() / "prepared", _max_bytes(config))
     if merge:
-        if not set(merge) <= set(image_set.classes):
-            # A user's own folder may hold the merged classes already.
-            missing = ", ".join(sorted(set(merge) - set(image_set.classes)))
-            _LOG.info("config.data.merge: no class %s in this set", missing)
-        present = {old: new for old, new in merge.items() if old in image_set.classes}
-        image_set = sources.merge_classes(image_set, present)
+        image_set = _merged(image_set, merge)
         if classes:
             image_set = _reorder(image_set, classes)
     synthetic = not (data.path or data.tfds)
     image_set = _with_mask_classes(config, image_set, synthetic)
     return anonymous.image_set(image_set) if private else image_set, synthetic
+
+
+def _merged(image_set: ImageSet, merge: dict[str, str]) -> ImageSet:
+    """The set with those of its classes merged that the config names and that it has.
+
+    A config names the merges of its own labels; other people's folders may hold other labels, or
+    the merged classes already.
+    """
+    present = {old: new for old, new in merge.items() if old in image_set.classes}
+    missing, has = sorted(set(merge) - set(present)), ", ".join(image_set.classes)
+    if not present and len(image_set.classes) == 2:
+        _LOG.info("config.data.merge does not apply: the set has two classes already (%s)", has)
+    elif missing:
+        _LOG.warning(
+            "config.data.merge names %s, and the set has %s: %s; set --config.data.merge to merge "
+            "others",
+            ", ".join(missing),
+            has,
+            f"only {', '.join(present)} are merged" if present else "nothing is merged",
+        )
+    return sources.merge_classes(image_set, present)
 
 
 def _with_mask_classes(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> ImageSet:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from small_runs import one_stage_config, write_folder
@@ -109,6 +111,61 @@ def test_a_window_is_found_where_it_was_cut(tiles: np.ndarray) -> None:
     assert likeness.min() > 0.9
     found = np.stack([placed.top, placed.left, placed.height, placed.width], axis=1)
     np.testing.assert_allclose(found, box[:, [0, 1, 2, 2]] / 96, atol=0.5 / 96)
+
+
+def test_pairs_given_up_on_the_way_and_no_pairs_at_all() -> None:
+    """All pairs of a chunk are given up before the last level: nothing is left to lay over."""
+    noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64), np.uint8)
+    for pairs in (0, 1, 2):
+        first, second = np.arange(pairs), np.arange(pairs) + 2
+        start = np.tile([0.0, 0.0, 1.0], (pairs, 1))
+        likeness, placed = align(noise, first, second, np.zeros(pairs, int), start)
+        assert likeness.tolist() == [-1.0] * pairs
+        assert placed.overlap.shape == (pairs,)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(["noise", "fibres", "copy", "blank", "tile"]), max_size=6),
+    subjects=st.lists(st.integers(0, 2), min_size=6, max_size=6),
+    labels=st.lists(st.integers(0, 2), min_size=6, max_size=6),
+    split=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_sets_of_any_size_are_audited(
+    kinds: list[str], subjects: list[int], labels: list[int], split: bool, seed: int
+) -> None:
+    """From no image to six, of one subject or several, of one class or several."""
+    rng, count = np.random.default_rng(seed), len(kinds)
+    tile = np.asarray(drawn().images[:1])[0][:64, :64]
+    stripes = 128 + 90 * np.sin(np.arange(64) / rng.uniform(1, 4) + rng.uniform(0, 6))
+    fibres = np.tile(stripes[:, None, None], (1, 64, 3))
+    kind_of = {
+        "noise": lambda: rng.integers(0, 256, (64, 64, 3)),
+        "fibres": lambda: (
+            np.tile(fibres[:, None, None], (1, 64, 3)) + rng.normal(0, 3, (64, 64, 3))
+        ),
+        "copy": lambda: tile[:, ::-1],
+        "blank": lambda: np.full((64, 64, 3), 240),
+        "tile": lambda: tile,
+    }
+    images = np.array([np.clip(kind_of[kind](), 0, 255) for kind in kinds], np.uint8)
+    image_set = ImageSet(
+        images.reshape(count, 64, 64, 3),
+        np.array(labels[:count], np.int32),
+        np.array([f"s{subject}" for subject in subjects[:count]], np.str_),
+        np.array([f"{k}.png" for k in range(count)], np.str_),
+        NAMES,
+    )
+    splits = np.array(["train", "val", "test"])[np.arange(count) % 3] if split else None
+    found = audit.audit(image_set, splits, None)
+    assert found["n_images"] == count
+    json.dumps(found, allow_nan=False)
+    copies = [k for k, kind in enumerate(kinds) if kind in ("copy", "tile")]
+    pairs = duplicates.find(image_set.images).pairs
+    assert {p.first for p in pairs} | {p.second for p in pairs} >= (
+        set(copies) if len(copies) > 1 else set()
+    )
 
 
 def test_blank_tiles_are_no_copies() -> None:

@@ -419,8 +419,8 @@ def test_bad_splits(folder):
 @pytest.mark.parametrize(
     "header,words",
     [
-        ("file,label", ("missing column(s) subject", "file, label")),
-        ("file;label;subject", ("missing column(s) file, label, subject", "commas")),
+        ("file,subject", ("missing column(s) label", "file, subject")),
+        ("file;label;subject", ("missing column(s) file, label, found", "commas")),
         ("", ("empty first line",)),
         ("file,label,subject,file", ("'file' appears twice",)),
     ],
@@ -428,6 +428,14 @@ def test_bad_splits(folder):
 def test_bad_headers(folder, header, words):
     write_manifest(folder, *GOOD, header=header)
     refused(lambda: load(folder, SIZE), str(folder / "manifest.csv"), *words)
+
+
+def test_without_a_column_for_subjects_each_image_is_one(folder, caplog):
+    rows = [",".join(row.split(",")[:2]) for row in GOOD]
+    write_manifest(folder, *rows, header="file,label")
+    images = load(folder, SIZE)
+    assert images.subjects.tolist() == [str(file) for file in images.files]
+    assert "name no subject" in caplog.text and "as one subject each" in images.source
 
 
 def test_bad_manifests(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from small_runs import one_stage_config, small_config, write_folder, written
 
 from sscjax import (
@@ -415,6 +417,31 @@ def test_paper_protocol_with_one_output(tmp_path: Path) -> None:
     assert "SPLIT BY IMAGE" in text
     table = metrics.Predictions.read_csv(tmp_path / "run" / "predictions.csv")
     assert table.classes == ("normal", "ssc") and len(table.where("train")) == 58
+
+
+@pytest.mark.parametrize("name", ["two_class", "best_two_class"])
+def test_two_class_configs_on_other_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """The configs' merge is of their own labels; a set with two others has nothing to merge."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.data.image_size = 32
+    for labels, expected, said in (
+        (("ill", "well"), ("ill", "well"), "does not apply"),
+        (("a", "b", "c"), ("a", "b", "c"), "nothing is merged"),
+        (("early", "late", "normal"), ("ssc", "normal"), ""),
+    ):
+        caplog.clear()
+        folder = tmp_path / "".join(labels)
+        for label in labels:
+            (folder / label / "patient").mkdir(parents=True)
+            pixels = np.full((32, 32, 3), len(label), np.uint8)
+            Image.fromarray(pixels).save(folder / label / "patient" / "a.png")
+        config.data.path = str(folder)
+        with caplog.at_level("INFO"):
+            image_set, _ = prepare.load_images(config)
+        assert image_set.classes == expected
+        assert said in caplog.text
 
 
 def test_more_outputs_than_classes(tmp_path: Path) -> None:

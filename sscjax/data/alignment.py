@@ -81,6 +81,8 @@ def align(
     likeness = np.full(len(first), -1.0)
     going = np.arange(len(first))
     for factor, steps in _LEVELS:
+        if not len(going):
+            break
         under = _reduced(thumbnails[first[going]], factor)
         over = _reduced(_oriented(thumbnails[second[going]], orientations[going]), factor)
         agreement = np.full(len(going), -1.0)
@@ -146,8 +148,9 @@ def _improve(
     along = rows @ np.gradient(under, axis=2) @ columns
     centres = ((np.arange(side) + 0.5) / side).astype(np.float32)
     parts = [down, down * centres[:, None], along, along * centres, image, np.ones_like(image)]
-    system = np.stack([(part * mask).reshape(count, -1) for part in parts], axis=1)
-    wanted = (over * mask).reshape(count, -1, 1)
+    # The number of pixels by name: NumPy cannot infer a -1 beside a count of 0.
+    system = np.stack([(part * mask).reshape(count, side * side) for part in parts], axis=1)
+    wanted = (over * mask).reshape(count, side * side, 1)
     agreement = _correlation(image, over, mask)
     normal = (system @ system.swapaxes(1, 2)).astype(np.float64)
     # A trace of damping: an even image determines no step, and takes none.

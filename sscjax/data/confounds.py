@@ -89,6 +89,8 @@ def find(
       classes: how many there are.
       seed: of the random deals.
     """
+    if not len(labels):
+        return []
     _, group = np.unique(subjects, return_inverse=True)
     count = np.bincount(group)
     votes = np.zeros((len(count), classes))

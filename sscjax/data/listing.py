@@ -18,7 +18,9 @@ from sscjax.files import csv_name, spelt, undecodable
 _LOG = logging.getLogger(__name__)
 
 MANIFEST = "manifest.csv"
-COLUMNS = ("file", "label", "subject")
+COLUMNS = ("file", "label")
+"""What a manifest must have; without `subject` each image is a subject of its own."""
+
 # Columns of names that `files.csv_text` may have written.
 _NAMES = ("label", "subject", "slide")
 SPLIT_NAMES = {
@@ -74,10 +76,10 @@ def list_images(path: Path | str, classes: Sequence[str] = (), *, private: bool 
     """Lists and checks an image set without decoding any image.
 
     A csv file or a folder with a `manifest.csv` is read as a manifest: columns `file` (relative
-    to the csv's folder), `label`, `subject` and optionally `split` and `mask`. Any other folder
-    holds one folder per class, with images at any depth: in `class/subject/image.jpg` the second
-    folder names the subject (the same name under two classes is the same subject), and an image
-    directly in its class folder is its own subject, which is logged as a warning. Hidden files and
+    to the csv's folder), `label` and optionally `subject`, `split` and `mask`. Any other
+    folder holds one folder per class, with images at any depth: in `class/subject/image.jpg` the
+    second folder names the subject (the same name under two classes is the same subject). An image
+    without a subject is a subject of its own, which is logged as a warning. Hidden files and
     files without an image suffix are passed over. A file `name_mask.png` beside an image is its
     mask; a manifest with a column `mask` names all masks there, and an empty cell is none.
 
@@ -149,7 +151,7 @@ def list_folder(folder: Path, classes: Sequence[str], *, private: bool = False) 
             "class folders",
             _shown(folder, private), skipped, " ".join(IMAGE_SUFFIXES), loose,
         )  # fmt: skip
-    source = _folder_source(_shown(folder, private), records)
+    source = _source(f"folder {_shown(folder, private)}", records)
     if skipped or loose:
         source += f"; passed over: {skipped} other file(s), {loose} image(s) outside class folders"
     return Listing(folder, names, tuple(records), source)
@@ -160,20 +162,20 @@ def _shown(place: Path, private: bool) -> str:
     return "(private)" if private else str(place)
 
 
-def _folder_source(folder: str, records: Sequence[ImageRecord]) -> str:
+def _source(name: str, records: Sequence[ImageRecord]) -> str:
     """The line for people; warns where images have no subject to split by."""
     alone = sum(record.subject == record.file for record in records)
     if not alone:
         subjects = {record.subject for record in records}
-        return f"folder {folder} ({len(records)} images of {len(subjects)} subjects)"
+        return f"{name} ({len(records)} images of {len(subjects)} subjects)"
     _LOG.warning(
         "%s: %d of %d images name no subject, so each counts as its own: the split cannot be "
         "by patient and the figures are optimistic; use class/subject/image.jpg folders or a "
         "%s with a subject column",
-        folder, alone, len(records), MANIFEST,
+        name, alone, len(records), MANIFEST,
     )  # fmt: skip
     return (
-        f"folder {folder} ({len(records)} images; {alone} without a subject, taken as one "
+        f"{name} ({len(records)} images; {alone} without a subject, taken as one "
         "subject each: the split is not by patient and the figures are optimistic)"
     )
 
@@ -277,9 +279,7 @@ def list_manifest(manifest: Path, classes: Sequence[str], *, private: bool = Fal
             f"{places[given.index(False)]}: empty split, while {sum(given)} of {len(given)} rows "
             "have one; fill all of them or remove the column"
         )
-    subjects = {record.subject for record in records}
-    shown = _shown(manifest, private)
-    source = f"manifest {shown} ({len(records)} images of {len(subjects)} subjects)"
+    source = _source(f"manifest {_shown(manifest, private)}", records)
     return Listing(folder, names, tuple(records), source)
 
 
@@ -327,7 +327,7 @@ def read_rows(manifest: Path, columns: Sequence[str]) -> list[tuple[int, dict[st
 def _check_header(manifest: Path, header: list[str], columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in header]
     if missing:
-        optional = " and optionally split" if "label" in columns else ""
+        optional = " and optionally subject, split" if "label" in columns else ""
         raise UserError(
             f"{manifest}: missing column(s) {', '.join(missing)}, found "
             f"{', '.join(header) or 'an empty first line'}; expected the first line to name "
@@ -341,8 +341,8 @@ def _check_header(manifest: Path, header: list[str], columns: Sequence[str]) -> 
 def _manifest_record(
     folder: Path, place: str, row: Mapping[str, str], classes: Sequence[str]
 ) -> ImageRecord:
-    for column in COLUMNS:
-        if not row[column]:
+    for column in (*COLUMNS, "subject"):
+        if not row.get(column, "-"):
             raise UserError(f"{place}: empty {column}; fill it in")
     label, split = row["label"], row.get("split", "")
     if classes and label not in classes:
@@ -359,7 +359,7 @@ def _manifest_record(
         mask = named_file(folder, place, row["mask"])[0] if row["mask"] else None
     else:
         mask = _beside(folder, path)
-    return ImageRecord(path, file, label, row["subject"], SPLIT_NAMES.get(split), mask)
+    return ImageRecord(path, file, label, row.get("subject", file), SPLIT_NAMES.get(split), mask)
 
 
 def named_file(folder: Path, place: str, name: str) -> tuple[Path, str]:

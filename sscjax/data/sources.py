@@ -120,7 +120,7 @@ def merge_classes(image_set: ImageSet, merge: Mapping[str, str]) -> ImageSet:
     if len(classes) < 2:
         raise UserError(
             f"merging leaves only the class {classes[0]!r} of {known}, expected at least two; "
-            "leave one class out of the merge"
+            "leave one class out of config.data.merge, or empty it to keep the classes apart"
         )
     new_labels = np.array([classes.index(name) for name in renamed], np.int32)
     pairs = ", ".join(f"{old} as {new}" for old, new in merge.items())

@@ -79,7 +79,7 @@ def block_sums(maps: np.ndarray) -> np.ndarray:
     """[N,S,S] to [N,BLOCKS*BLOCKS]: the sums over the parts."""
     count, side = maps.shape[:2]
     cell = side // BLOCKS
-    return maps.reshape(count, BLOCKS, cell, BLOCKS, cell).sum((2, 4)).reshape(count, -1)
+    return maps.reshape(count, BLOCKS, cell, BLOCKS, cell).sum((2, 4)).reshape(count, BLOCKS**2)
 
 
 def structured_blocks(detail: np.ndarray) -> np.ndarray:
