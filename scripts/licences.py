@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # What somebody installs who uses it; the rest is for those who change it.
-USED = ("", "slides", "export")
+USED = ("", "slides", "tensorboard", "export")
 DEVELOPED = ("test", "dev")
 
 COMMAND = "python scripts/licences.py"
@@ -95,7 +95,7 @@ def page() -> list[str]:
         "",
         f"    {COMMAND} > docs/licences.md",
         "",
-        "## To use it, with the extras `slides` and `export`",
+        "## To use it, with the extras `slides`, `tensorboard` and `export`",
         "",
         *table(used),
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import importlib
 import struct
 import subprocess
@@ -400,7 +401,8 @@ def read_events(path: Path) -> list[Any]:
     return events
 
 
-def scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
+def scalars(path: Path | None) -> dict[str, list[tuple[int, float]]]:
+    assert path is not None
     result: dict[str, list[tuple[int, float]]] = {}
     for event in read_events(path)[1:]:
         (value,) = event.summary.value
@@ -416,6 +418,7 @@ def test_event_log(tmp_path: Path) -> None:
         # Already on disk, as a killed run would leave it.
         assert len(scalars(log.path)["train/loss"]) == 300
     log.close()
+    assert log.path is not None
     first, *rest = read_events(log.path)
     assert first.file_version == "brain.Event:2"
     assert all(event.wall_time > 1.6e9 for event in rest)
@@ -446,3 +449,31 @@ def test_event_log_leaves_out_what_is_no_number(tmp_path: Path) -> None:
     with events.EventLog(tmp_path, [row]) as log:
         pass
     assert scalars(log.path) == {"train/loss": [(1, 0.5)]}
+
+
+def test_without_tensorboardx_no_folder_is_written_and_one_line_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)  # as Python does where it is missing
+    events._library.cache_clear()
+    try:
+        with caplog.at_level("DEBUG"):
+            for _ in range(2):  # a run has several stages
+                with events.EventLog(tmp_path / "tensorboard", curve_rows(2, 0)) as log:
+                    log.add(curve_rows(1, 0)[0])
+    finally:
+        events._library.cache_clear()
+    assert log.path is None and not list(tmp_path.iterdir())
+    (line,) = caplog.records
+    assert line.levelname == "INFO" and "pip install 'sscjax[tensorboard]'" in line.getMessage()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_full_disk_is_said_once(tmp_path: Path) -> None:
+    """Closing, too, would fail: what comes out is the error of the first write, and no other."""
+    with pytest.raises(OSError) as caught, events.EventLog(tmp_path) as log:
+        assert log.path is not None
+        log._writer._writer.close()
+        log._writer._writer = open("/dev/full", "wb")
+        log.add(curve_rows(1, 0)[0])
+    assert caught.value.errno == errno.ENOSPC and caught.value.__context__ is None
