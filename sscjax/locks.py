@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import platform
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from sscjax.errors import UserError
 
@@ -17,8 +17,6 @@ _LOG = logging.getLogger(__name__)
 
 # As what a killed writer leaves behind: no one's work (see `record.refuse_foreign`).
 NAME = ".lock.tmp"
-
-_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 class Lock:
@@ -34,7 +32,15 @@ class Lock:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._path = folder / NAME
-        self._file: IO[str] | None = None
+        # Other ways of locking would leave files that block the next run after a kill.
+        self._lock = FileLock(
+            self._path,
+            blocking=False,
+            thread_local=False,
+            fallback_to_soft=False,
+            on_acquired=self._sign,
+        )
+        self._taken: os.stat_result | None = None
 
     def __enter__(self) -> Lock:
         return self
@@ -61,32 +67,24 @@ class Lock:
         while self.folder.is_dir() and not self._is_ours():
             self.release()
             try:
-                file = self._path.open("a+", encoding="utf-8")
-            except OSError:  # who cannot write here disturbs nobody
-                return
-            try:
-                _hold(file)
-            except OSError as error:
-                if error.errno not in _TAKEN:
-                    _LOG.warning(
-                        "%s: its file system has no locks: see that no second run works there",
-                        self.folder,
-                    )
-                    self._file = file
-                    return
-                said = self._who(file)
-                file.close()
+                self._lock.acquire()
+            except Timeout as error:
+                if not self._path.exists():  # its holder gave it back just now
+                    continue
                 raise UserError(
-                    f"{self.folder}: another run is at work there{said}; wait for its end, stop "
-                    "it, or choose another --workdir"
+                    f"{self.folder}: another run is at work there{self._holder()}; wait for its "
+                    "end, stop it, or choose another --workdir"
                 ) from error
-            self._file = file
-            # The holder before may have removed the file between our opening and locking it.
-            if self._is_ours():
+            except OSError as error:
+                if error.filename is not None:  # who cannot write here disturbs nobody
+                    return
+                _LOG.warning(
+                    "%s: its file system has no locks: see that no second run works there",
+                    self.folder,
+                )
                 with contextlib.suppress(OSError):
-                    file.truncate(0)
-                    file.write(f"process {os.getpid()} on {platform.node()}\n")
-                    file.flush()
+                    self._taken = self._path.stat()
+                return
 
     def check(self) -> None:
         """See that the folder is still the one whose lock was taken.
@@ -94,7 +92,7 @@ class Lock:
         Raises:
           UserError: it was removed, moved or replaced.
         """
-        if self._file is not None and not self._is_ours():
+        if self._taken is not None and not self._is_ours():
             raise UserError(
                 f"{self.folder} was moved, removed or replaced while a run was at work there: put "
                 "it back and give the same command again, or choose another --workdir"
@@ -102,42 +100,32 @@ class Lock:
 
     def release(self) -> None:
         """Give the lock back; harmless when it is not taken."""
-        if self._file is None:
-            return
         if self._is_ours():
-            # On Windows an open file cannot be removed: it stays, empty of meaning.
+            # On Windows an open file cannot be removed: filelock does it afterwards.
             with contextlib.suppress(OSError):
                 self._path.unlink()
-        self._file.close()
-        self._file = None
+        self._taken = None
+        self._lock.release(force=True)
+
+    def _sign(self, descriptor: int) -> None:
+        """Say in the file who holds it; its first byte cannot be read by others on Windows."""
+        self._taken = os.fstat(descriptor)
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"\nprocess {os.getpid()} on {platform.node()}\n".encode())
 
     def _is_ours(self) -> bool:
-        if self._file is None:
-            return False
         try:
-            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+            return self._taken is not None and os.path.samestat(self._taken, self._path.stat())
         except OSError:
             return False
 
-    def _who(self, file: IO[str]) -> str:
+    def _holder(self) -> str:
         try:
-            file.seek(0)
-            said = file.read(200).strip()
+            with self._path.open("rb", buffering=0) as file:
+                file.seek(1)
+                text = file.read(200).decode(errors="replace").strip()
         except OSError:
             return ""
-        said = "".join(letter for letter in said if letter.isprintable())
-        return f" ({said})" if said else ""
-
-
-def _hold(file: IO[str]) -> None:
-    """Lock an open file without waiting; an OSError where that cannot be."""
-    if os.name == "nt":
-        import msvcrt
-
-        # Beyond what is written, which Windows would not let others read.
-        file.seek(1 << 20)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    else:
-        import fcntl
-
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        text = "".join(letter for letter in text if letter.isprintable())
+        return f" ({text})" if text else ""

@@ -397,17 +397,51 @@ def test_lock_where_no_folder_is(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
 def test_file_system_without_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
-    def refuse(file: Any) -> None:
-        raise OSError(95, "Operation not supported")
+    import fcntl
 
-    monkeypatch.setattr(locks, "_hold", refuse)
+    def refuse(*args: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with locks.Lock(tmp_path) as lock:
         lock.take()
         lock.check()
-    assert "has no locks" in caplog.text and not list(tmp_path.iterdir())
+        (tmp_path / locks.NAME).unlink()
+        with pytest.raises(UserError, match="was moved, removed or replaced"):
+            lock.check()
+    (warning,) = caplog.records
+    assert "has no locks" in warning.getMessage() and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_lock_given_back_while_another_waits_to_open_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that the second opened is removed before the second locks it."""
+    import fcntl
+
+    first, second = locks.Lock(tmp_path), locks.Lock(tmp_path)
+    first.take()
+    flock, calls = fcntl.flock, []
+
+    def meanwhile(descriptor: int, how: int) -> None:
+        calls.append(how)
+        if len(calls) == 1:
+            first.release()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    second.take()
+    second.check()
+    with pytest.raises(UserError, match=f"at work there .process {os.getpid()} on"):
+        first.take()
+    second.release()
+    assert not list(tmp_path.iterdir())
 
 
 def test_folder_is_moved_while_a_run_is_at_work(
@@ -714,6 +748,17 @@ def test_read_only_place(disk: Disk, capfd: pytest.CaptureFixture[str]) -> None:
     assert code == 2 and "cannot be written" in said and "--workdir" in said
     disk.read_only(False)
     assert not list(disk.folder.iterdir())
+
+
+def test_lock_of_a_folder_that_cannot_be_written(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk.read_only(True)
+    with locks.Lock(disk.folder) as lock:
+        lock.take()
+        lock.check()
+    assert not caplog.records and not list(disk.folder.iterdir())
+    disk.read_only(False)
 
 
 @pytest.mark.parametrize(
