@@ -7,7 +7,6 @@ import csv
 import json
 import re
 import sys
-import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import random_weights
 from ml_collections import ConfigDict
 
 from configs import default, pretrain_textures, smoke
-from sscjax import build, fetch, prepare, pretrain, report, steps, summary, train
+from sscjax import build, prepare, pretrain, report, steps, summary, train
 from sscjax.errors import UserError
 from sscjax.files import sha256
 from sscjax.models import MobileNetV2
@@ -37,11 +36,10 @@ FOLDER = Path(bundled.__file__).parent
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def unreachable(*args: Any, **kwargs: Any) -> Any:
-        raise urllib.error.URLError("no network")
-
     monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(fetch, "open_https", unreachable)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nobody listens
 
 
 def small(**changes: Any) -> ConfigDict:

@@ -144,7 +144,7 @@ def test_weights(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("the doctor fetches nothing")
 
-    monkeypatch.setattr(fetch, "fetch", never)
+    monkeypatch.setattr(fetch, "fetched", never)
     found = doctor.weights()
     assert found.state == "note" and download.BASE_URL in found.found
     path = cache.cache_dir() / download.release_name(128, 1.0)

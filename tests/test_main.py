@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from absl import flags
 from small_runs import write_folder
 
 from configs import smoke
-from sscjax import cli, fetch, machine, main, summary, train
+from sscjax import cli, machine, main, summary, train
 from sscjax.errors import UserError
 from sscjax.models import mobilenet_v2
 from sscjax.pretrained import download
@@ -145,11 +144,10 @@ def test_bad_input_of_a_real_start(tmp_path: Path) -> None:
 def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty cache, and no way to the release."""
 
-    def unreachable(*args: Any, **kwargs: Any) -> Any:
-        raise urllib.error.URLError("no network")
-
     monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(fetch, "open_https", unreachable)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nobody listens
 
 
 @pytest.mark.usefixtures("no_network", "quick_compiler")

@@ -159,7 +159,9 @@ def test_weights_are_the_one_thing_that_is_fetched(closed: Path) -> None:
     done = start(closed, program)
     attempts = (closed / "attempts").read_text(encoding="utf-8")
     assert done.returncode != 0 and "WeightsUnavailableError" in done.stderr
-    assert "https://storage.googleapis.com/tensorflow/keras-applications/" in attempts
+    assert "https://storage.googleapis.com/tensorflow/keras-applications/" in done.stderr
+    hosts = set(re.findall(r"socket.getaddrinfo \(b?'([^']*)'", attempts))
+    assert hosts == {"storage.googleapis.com"}
 
 
 # ---- names ---------------------------------------------------------------------------------------

@@ -19,8 +19,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
+import urllib3
 from browsing import Opened, Served, new_page, open_page, until
 from PIL import Image, ImageCms
+from requests.adapters import BaseAdapter
 from small_runs import finished_run, write_folder
 
 from sscjax import answers, pictures, trained
@@ -626,8 +629,31 @@ def test_another_runtime_is_refused(tmp_path: Path) -> None:
 FILES = list(ort_web.FILES.values())
 
 
-class Response(io.BytesIO):
-    headers = {"Content-Length": ""}
+class Cdn(BaseAdapter):
+    """Answers requests with bytes by their addresses, and counts them."""
+
+    def __init__(self, by_url: dict[str, bytes]) -> None:
+        super().__init__()
+        self.by_url, self.urls = by_url, list[str]()
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> Any:
+        assert request.url is not None
+        self.urls.append(request.url)
+        if request.url not in self.by_url:
+            raise requests.ConnectionError("nobody there")
+        response = requests.Response()
+        response.status_code, response.url = 200, request.url
+        body = io.BytesIO(self.by_url[request.url])
+        response.raw = urllib3.HTTPResponse(body, preload_content=False)
+        return response
+
+    def close(self) -> None:
+        pass
+
+    def session(self) -> requests.Session:
+        session = requests.Session()
+        session.mount("https://", self)
+        return session
 
 
 def test_the_runtime_is_fetched_once(
@@ -638,29 +664,21 @@ def test_the_runtime_is_fetched_once(
     by_url = {
         ort_web.BASE_URL + original: content[name] for name, (original, *_) in ort_web.FILES.items()
     }
-    urls: list[str] = []
-
-    def opener(url: str, timeout: float) -> Any:
-        urls.append(url)
-        return Response(by_url[url])
-
-    assert ort_web.read(None, opener=opener) == content
-    assert ort_web.read(None, opener=opener) == content
-    assert urls == list(by_url) and all(url.startswith("https://") for url in urls)
+    cdn = Cdn(by_url)
+    assert ort_web.read(None, session=cdn.session()) == content
+    assert ort_web.read(None, session=cdn.session()) == content
+    assert cdn.urls == list(by_url) and all(url.startswith("https://") for url in cdn.urls)
 
 
 def test_a_wrong_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path))
+    url = ort_web.BASE_URL + FILES[0][0]
     with pytest.raises(UserError, match="gave another file than the one expected; name it by"):
-        ort_web.read(None, opener=lambda url, timeout: Response(b"other"))
+        ort_web.read(None, session=Cdn({url: b"other"}).session())
     with pytest.raises(UserError, match="sends more than"):
-        ort_web.read(None, opener=lambda url, timeout: Response(bytes(80_000)))
-
-    def refused(url: str, timeout: float) -> Any:
-        raise ConnectionRefusedError("nobody there")
-
+        ort_web.read(None, session=Cdn({url: bytes(80_000)}).session())
     with pytest.raises(UserError, match="cannot be fetched .*nobody there.*--ort-web=PATH"):
-        ort_web.read(None, opener=refused)
+        ort_web.read(None, session=Cdn({}).session())
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

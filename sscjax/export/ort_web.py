@@ -6,16 +6,17 @@ They come from a folder that the user names, or are fetched once and kept in the
 from __future__ import annotations
 
 import hashlib
-import http.client
 import logging
-import os
 import tarfile
-import urllib.error
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sscjax import fetch, files
+from sscjax import files
 from sscjax.errors import UserError
 from sscjax.pretrained.cache import cache_dir
+
+if TYPE_CHECKING:
+    import requests
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,19 +45,19 @@ MEND = (
 )
 
 
-def read(place: Path | None, *, opener: fetch.Opener | None = None) -> dict[str, bytes]:
+def read(place: Path | None, *, session: requests.Session | None = None) -> dict[str, bytes]:
     """The files by their names in the page's folder.
 
     Args:
       place: an archive as npm packs it, or a folder that holds the files; None fetches them, or
         takes what was fetched before.
-      opener: opens URLs, see `fetch.fetch`.
+      session: what sends the requests, see `fetch.fetched`.
 
     Raises:
       UserError: a file is not there, is another one, or cannot be fetched.
     """
     if place is None:
-        return {name: _kept(*file, opener) for name, file in FILES.items()}
+        return {name: _kept(*file, session) for name, file in FILES.items()}
     place = place.expanduser()
     try:
         found = _in_folder(place) if place.is_dir() else _in_archive(place)
@@ -100,22 +101,17 @@ def _in_archive(path: Path) -> dict[str, bytes]:
     return found
 
 
-def _kept(name: str, size: int, expected: str, opener: fetch.Opener | None) -> bytes:
+def _kept(name: str, size: int, expected: str, session: requests.Session | None) -> bytes:
     path = cache_dir() / f"onnxruntime-web-{VERSION}" / name
     if path.is_file() and files.sha256(path) == expected:
         return path.read_bytes()
+    from sscjax import fetch  # see there why here
+
     url = BASE_URL + name
     _LOG.info("downloading %s to %s", url, path)
-    with fetch.temporary(path) as partial:
-        try:
-            fetch.fetch(url, partial, size, opener=opener)
-        except (OSError, http.client.HTTPException) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            raise UserError(
-                f"no onnxruntime-web: {url} cannot be fetched ({type(error).__name__}: "
-                f"{' '.join(str(reason).split())[:160]}); {MEND}"
-            ) from error
-        if files.sha256(partial) != expected:
-            raise UserError(f"{url} gave another file than the one expected; {MEND}")
-        os.replace(partial, path)
+    try:
+        with fetch.fetched(url, path, size, sha256=expected, session=session):
+            pass
+    except UserError as error:
+        raise UserError(f"no onnxruntime-web: {error}; {MEND}") from error
     return path.read_bytes()

@@ -7,17 +7,18 @@ must stay the same.
 
 from __future__ import annotations
 
-import http.client
 import logging
-import os
-import urllib.error
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sscjax import fetch, files
+from sscjax import files
 from sscjax.errors import UserError
 from sscjax.files import sha256, write_json
 from sscjax.pretrained.cache import cache_dir
 from sscjax.pretrained.load import ALPHAS, backbone_tree, load_backbone
+
+if TYPE_CHECKING:
+    import requests
 
 # keras.applications.mobilenet_v2: BASE_WEIGHT_PATH, and the sizes that were trained.
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
@@ -50,13 +51,15 @@ def release_name(image_size: int, alpha: float) -> str:
     return f"{prefix}_{float(alpha)}_{size}_no_top.h5"
 
 
-def imagenet_weights(image_size: int, alpha: float, *, opener: fetch.Opener | None = None) -> Path:
+def imagenet_weights(
+    image_size: int, alpha: float, *, session: requests.Session | None = None
+) -> Path:
     """Path of the release file in the cache, downloaded if it is not there yet.
 
     Args:
         image_size: height and width of the model's input, in pixels.
         alpha: width multiplier, one of `ALPHAS`.
-        opener: opens URLs; None takes HTTPS with the system's certificates and proxies.
+        session: what sends the request; None takes `fetch.https_session`.
 
     Raises:
         WeightsUnavailableError: not in the cache and the release cannot be reached.
@@ -66,15 +69,15 @@ def imagenet_weights(image_size: int, alpha: float, *, opener: fetch.Opener | No
     if path.is_file():
         _check_pinned(path, alpha)
         return path
+    from sscjax import fetch  # see there why here
+
     url = BASE_URL + path.name
     _log.info("downloading ImageNet weights from %s to %s", url, path)
-    with fetch.temporary(path) as partial:
-        try:
-            fetch.fetch(url, partial, MAX_BYTES, opener=opener)
-        except (OSError, http.client.HTTPException) as error:
-            raise WeightsUnavailableError(_ways_out(path, url, error)) from error
-        _verify(partial, alpha, f"{url} gave")
-        os.replace(partial, path)
+    try:
+        with fetch.fetched(url, path, MAX_BYTES, session=session) as partial:
+            _verify(partial, alpha, f"{url} gave")
+    except fetch.UnreachableError as error:
+        raise WeightsUnavailableError(_ways_out(path, error)) from error
     _pin(path)
     return path
 
@@ -117,12 +120,10 @@ def _check_pinned(path: Path, alpha: float) -> None:
         )
 
 
-def _ways_out(path: Path, url: str, error: Exception) -> str:
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+def _ways_out(path: Path, error: Exception) -> str:
     return (
-        f"no ImageNet weights: {url} cannot be fetched"
-        f" ({type(error).__name__}: {' '.join(str(reason).split())[:160]}), and {path} does not"
-        " exist. Four ways out: (1) connect once, or copy that file to that path;"
+        f"no ImageNet weights: {error}, and {path} does not exist. Four ways out:"
+        " (1) connect once, or copy that file to that path;"
         " (2) --config.pretrained=PATH with a Keras .h5 or .weights.h5, a .safetensors or a .pth;"
         " (3) --config.pretrained=bundled for the package's own backbone, or"
         " --config.pretrained_fallback=bundled to take it whenever this happens;"
