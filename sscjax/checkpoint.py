@@ -31,11 +31,6 @@ import orbax.checkpoint as ocp
 
 from sscjax.errors import BUSY, UserError
 
-# Orbax reports every save in several lines, and every failure with the stacks of all its threads,
-# although it raises it as well: what our users need to know of it is said here.
-for _name in ("absl", "orbax"):
-    logging.getLogger(_name).setLevel(logging.CRITICAL)
-
 _LOG = logging.getLogger(__name__)
 
 DAMAGED = ".damaged"

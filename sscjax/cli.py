@@ -57,6 +57,7 @@ def call(program: Callable[[], int | None]) -> int:
 
     Any other exception is a fault of ours and keeps its traceback.
     """
+    quiet_orbax()
     try:
         _refuse_undecodable()
         with interrupts.handled():
@@ -125,6 +126,16 @@ def _quoted(word: str) -> str:
         for letter in word
     ]
     return f"$'{''.join(parts)}'"
+
+
+def quiet_orbax() -> None:
+    """Silence the log of Orbax, for programs alone: in a notebook it stays as its user set it.
+
+    It reports every save in several lines, and every failure with the stacks of all its threads,
+    although it raises it as well: what users need to know of it `sscjax.checkpoint` says.
+    """
+    for name in ("absl", "orbax"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def set_up_log() -> None:

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -320,3 +322,33 @@ def test_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not found") as caught:
         load_model(tmp_path / "none", params())
     assert_clear(str(caught.value), tmp_path / "none", "give --fresh")
+
+
+IMPORTS = """
+import importlib, logging, pkgutil, sys
+import absl.logging, orbax.checkpoint
+
+def levels():
+    return {name: logging.getLogger(name).level for name in ("", "absl", "orbax", "jax", "pooch")}
+
+logging.getLogger("absl").setLevel(logging.INFO)
+logging.getLogger("orbax").setLevel(logging.DEBUG)
+before = levels()
+import sscjax.checkpoint
+for module in pkgutil.walk_packages(sscjax.__path__, "sscjax."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except ImportError:  # of an extra that is not installed
+            pass
+assert "sscjax.train" in sys.modules and levels() == before, levels()
+from sscjax import cli
+cli.call(lambda: None)
+assert {logging.getLogger(name).level for name in ("absl", "orbax")} == {logging.CRITICAL}
+"""
+
+
+def test_imports_leave_the_loggers_of_others_alone() -> None:
+    """Programs alone silence Orbax."""
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

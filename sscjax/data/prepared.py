@@ -287,7 +287,7 @@ def _quiet_absl() -> Iterator[None]:
     """Keeps tensorflow-datasets from warning that a config made at run time is not built in."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(max(level, logging.ERROR))
     try:
         yield
     finally:
