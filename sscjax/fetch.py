@@ -22,6 +22,8 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 
 from sscjax.errors import UserError
 
+Session = requests.Session
+
 CONNECT_SECONDS = 10.0
 STALL_SECONDS = 30.0  # without a byte
 TOTAL_SECONDS = 900.0

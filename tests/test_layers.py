@@ -95,6 +95,11 @@ OWNERS: dict[str, tuple[str, ...]] = {
     ),
     "threadpoolctl": ("data",),
     "tqdm": ("progress",),
+    "filelock": ("locks",),
+    "pooch": ("fetch",),
+    "requests": ("fetch",),
+    "urllib3": ("fetch",),
+    "tensorboardX": ("events",),
     "h5py": ("pretrained",),
     "safetensors": ("pretrained",),
     "platformdirs": ("pretrained.cache",),
@@ -104,16 +109,16 @@ OWNERS: dict[str, tuple[str, ...]] = {
 # Libraries that may only be imported inside a function: they may be missing.
 LAZY = (
     *("torch", "array_record", "onnx", "onnxruntime", "flatbuffers", "openslide", "torchstain"),
-    "packaging",
+    *("packaging", "tensorboardX"),
 )
 
 # Parts that import the standard library, these, and what the layers allow them of the package.
 ONLY: dict[str, tuple[str, ...]] = {
     "errors": (),
     "files": ("numpy",),
-    "fetch": (),
+    "fetch": ("pooch", "requests", "urllib3"),
     "interrupts": (),
-    "locks": (),
+    "locks": ("filelock",),
     "paper": (),
     "progress": ("tqdm",),
     "rows": ("numpy",),
@@ -125,7 +130,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "thresholds": ("numpy",),
     "assess": ("numpy",),
     "figures": ("numpy", "matplotlib"),
-    "events": ("numpy",),
+    "events": ("numpy", "tensorboardX"),
     "delong": ("numpy", "scipy"),
     "paired": ("numpy", "scipy"),
     "comparison_text": (),

@@ -16,7 +16,7 @@ from sscjax.errors import UserError
 from sscjax.pretrained.cache import cache_dir
 
 if TYPE_CHECKING:
-    import requests
+    from sscjax import fetch
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ MEND = (
 )
 
 
-def read(place: Path | None, *, session: requests.Session | None = None) -> dict[str, bytes]:
+def read(place: Path | None, *, session: fetch.Session | None = None) -> dict[str, bytes]:
     """The files by their names in the page's folder.
 
     Args:
@@ -101,7 +101,7 @@ def _in_archive(path: Path) -> dict[str, bytes]:
     return found
 
 
-def _kept(name: str, size: int, expected: str, session: requests.Session | None) -> bytes:
+def _kept(name: str, size: int, expected: str, session: fetch.Session | None) -> bytes:
     path = cache_dir() / f"onnxruntime-web-{VERSION}" / name
     if path.is_file() and files.sha256(path) == expected:
         return path.read_bytes()

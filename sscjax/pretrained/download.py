@@ -18,7 +18,7 @@ from sscjax.pretrained.cache import cache_dir
 from sscjax.pretrained.load import ALPHAS, backbone_tree, load_backbone
 
 if TYPE_CHECKING:
-    import requests
+    from sscjax import fetch
 
 # keras.applications.mobilenet_v2: BASE_WEIGHT_PATH, and the sizes that were trained.
 BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
@@ -52,7 +52,7 @@ def release_name(image_size: int, alpha: float) -> str:
 
 
 def imagenet_weights(
-    image_size: int, alpha: float, *, session: requests.Session | None = None
+    image_size: int, alpha: float, *, session: fetch.Session | None = None
 ) -> Path:
     """Path of the release file in the cache, downloaded if it is not there yet.
 
