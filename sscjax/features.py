@@ -70,20 +70,27 @@ def compute(
       batch_stats: the network's running averages, by layer.
       stored: inputs as the program takes them.
       batch_size: images per call.
-      progress: called with the number of images done since the last call.
+      progress: called with the number of images done since the last call, those that `keep` has
+        already among them.
       keep: where the outputs go.
     """
     function = steps.make_features(program, last)
+    computed = 0
 
     def fill(target: Target) -> None:
+        nonlocal computed
         some = functools.partial(function, params, batch_stats)
         for part, result in _parts(some, stored, batch_size):
             target[part] = result
+            computed += len(result)
             progress(len(result))
 
     variables = {"params": params, "batch_stats": batch_stats}
     shape = prefix_shape(program.model, variables, last, tuple(stored.shape))
-    return keep(shape, np.float32, fill)
+    outputs = keep(shape, np.float32, fill)
+    if not computed:  # they were kept by an earlier run
+        progress(len(stored))
+    return outputs
 
 
 def batched(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import sys
 import time
 from types import TracebackType
 
 import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 _LOG = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 15.0
+
+# With a bar of fixed length, or at 80 columns nothing would be left for it; what comes last is cut.
+_BAR = (
+    "{desc}: {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+    ", {rate_noinv_fmt}"
+)
 
 
 class Progress:
@@ -28,19 +35,23 @@ class Progress:
         self._new, self._first, self._started, self._said = 0, 0, 0.0, time.monotonic()
         self._said_at = 0  # images at the last line
         self._note = ""
-        self._bar: tqdm.tqdm | None = None
-        if sys.stderr.isatty():
-            self._bar = tqdm.tqdm(
-                desc=title,
-                total=total,
-                initial=done,
-                unit=" images",
-                unit_scale=True,
-                dynamic_ncols=True,
-                smoothing=0.1,
-            )
+        self._bar = tqdm.tqdm(
+            desc=title,
+            total=total,
+            initial=done,
+            unit=" images",
+            bar_format=_BAR,
+            dynamic_ncols=True,
+            smoothing=0.1,
+            disable=None,  # unless on a terminal
+        )
+        self._redirected = contextlib.ExitStack()
 
     def __enter__(self) -> Progress:
+        log = logging.getLogger("sscjax")
+        if not self._bar.disable and log.handlers:
+            # Lines of the log go above the bar, not into it.
+            self._redirected.enter_context(logging_redirect_tqdm([log]))
         return self
 
     def __exit__(
@@ -49,16 +60,15 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        elif kind is None and self._new > self._said_at:
+        self._redirected.close()
+        if self._bar.disable and kind is None and self._new > self._said_at:
             self._say()
+        self._bar.close()
 
     def note(self, text: str) -> None:
         """Show `text` (the newest figures) behind the bar."""
         self._note = text
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
+        self._bar.set_postfix_str(text, refresh=False)
 
     def advance(self, images: int) -> None:
         """Count `images` more."""
@@ -66,9 +76,8 @@ class Progress:
             # The first images wait for the compiler: the rate is that of the others.
             self._first, self._started = images, time.monotonic()
         self._new += images
-        if self._bar is not None:
-            self._bar.update(images)
-        elif time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
+        self._bar.update(images)
+        if self._bar.disable and time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
             self._say()
 
     def _say(self) -> None:

@@ -60,6 +60,25 @@ def test_compute(batch_size: int, done: list[int]) -> None:
     assert told == done
 
 
+def test_features_that_were_kept_count_as_done(tmp_path: Path) -> None:
+    variables = random_weights.draw(SMALL, 17)
+    program = steps.Program(SMALL, steps.Objective("softmax"), scaled)
+    store = features.Store(tmp_path, 1e6)
+    for expected in ([4, 4, 2], [10]):
+        told: list[int] = []
+        features.compute(
+            program,
+            LAST,
+            variables["params"],
+            {},
+            IMAGES,
+            batch_size=4,
+            progress=told.append,
+            keep=store.keep("a", held=True),
+        )
+        assert told == expected
+
+
 def test_batches_have_one_shape() -> None:
     """The tail is filled up with the last image, so that nothing compiles twice."""
     seen: list[Any] = []

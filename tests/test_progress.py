@@ -1,6 +1,12 @@
-"""Progress without a terminal: log lines with share, rate and time left."""
+"""Progress: log lines with share, rate and time left; on a terminal of 80 columns a bar."""
 
 from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +36,48 @@ def test_an_empty_task_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="sscjax"), progress.Progress("features", total=0):
         pass
     assert not caplog.records
+
+
+BAR = """
+import logging
+from sscjax import cli
+from sscjax.progress import Progress
+
+cli.set_up_log()
+with Progress("stage finetune", 12000, done=4000) as bar:
+    bar.note("loss 1.103, val loss 1.197, val accuracy 25.0%")
+    bar.advance(4000)
+    logging.getLogger("sscjax.features").info("a line of the log")
+    bar.advance(4000)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_a_terminal_of_80_columns_has_a_bar() -> None:
+    import pty
+    import termios
+
+    outside, inside = pty.openpty()
+    termios.tcsetwinsize(inside, (24, 80))
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", BAR],
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
+        env=environment,
+        cwd=Path(__file__).resolve().parent.parent,
+        check=False,
+    )
+    os.close(inside)
+    screen = os.read(outside, 2**16).decode()
+    os.close(outside)
+    assert done.returncode == 0, screen
+    lines = [line for line in re.split(r"[\r\n]+", screen) if line.strip()]
+    assert max(map(len, lines)) <= 80
+    bars = [line for line in lines if line.startswith("stage finetune")]
+    assert re.match(r"stage finetune:  33%\|\S{4}\s{8}\| 4000/12000, \S+ left", bars[0])
+    assert re.match(r"stage finetune: 100%\|\S{12}\| 12000/12000, 00:00 left, loss 1.1", bars[-1])
+    assert lines.count("a line of the log") == 1  # by itself, not in the bar
