@@ -16,7 +16,6 @@ import numpy as np
 import optax
 
 from sscjax import (
-    build,
     evaluate,
     features,
     interrupts,
@@ -56,8 +55,8 @@ _WHOLE_EPOCH_BYTES = 65_536
 class _Work:
     """Everything that the epochs of a stage use, made once.
 
-    `program` begins at what is stored, `whole` at the image. `masked` are the validation images
-    that have a mask, where masks are trained.
+    `program` begins at what is stored. `masked` are the validation images that have a mask, where
+    masks are trained.
     """
 
     stage: Stage
@@ -66,13 +65,11 @@ class _Work:
     labels: dict[str, str]
     frozen: optim.Params
     program: steps.Program
-    whole: steps.Program
     optimizer: optax.GradientTransformation
     stored: Rows
     stored_originals: Rows
     masked: ImageSet | None
     training_labels: np.ndarray
-    training_weights: np.ndarray | None
     validation: np.ndarray
     checkpoints: Checkpoints
     on_epoch: Callable[[list[dict[str, Any]]], None]
@@ -120,8 +117,6 @@ def run_stage(
     Raises:
       UserError: the loss stops being finite, or the stage's fields contradict each other.
     """
-    if not stage.micro_batch:
-        raise ValueError("the stage's micro_batch is still open: `micro_batch.choose` finds one")
     work = _set_up(stage, images, network, inputs, store, checkpoints, on_epoch)
     tree = _start_tree(work)
     course = Course(stage.name, rows=list(curves))
@@ -133,14 +128,10 @@ def run_stage(
             *(stage.name, course.epoch, stage.epochs),
             f" and {course.steps} steps" if course.steps else "",
         )
-    course.take(stage.micro_batch)
     on_epoch(course.rows)
     tree = (_solve if stage.solved else _epochs)(work, tree, course)
     chosen = tree["best"] if "best" in tree else tree["last"]
-    trained = chosen["params"]
-    if "best" not in tree:
-        trained = optim.averaged(tree["opt_state"]) or trained
-    params = optim.combine(trained, work.frozen)
+    params = optim.combine(chosen["params"], work.frozen)
     found = _predicted(work, params, chosen["batch_stats"])
     counts = optim.count_parameters(network.params, network.batch_stats, work.labels)
     table = evaluate.table(images.originals, images.splits, found)
@@ -148,13 +139,12 @@ def run_stage(
 
 
 def _predicted(work: _Work, params: optim.Params, batch_stats: optim.Params) -> np.ndarray:
-    """Probabilities of all originals: from what is stored, or from every view of the images."""
-    several = work.stage.views > 1
+    """Probabilities of all originals, from what is stored."""
     return evaluate.probabilities(
-        steps.make_predict(work.whole if several else work.program),
+        steps.make_predict(work.program),
         params,
         batch_stats,
-        work.images.originals.images if several else work.stored_originals,
+        work.stored_originals,
         batch_size=work.stage.batch_size,
     )
 
@@ -172,23 +162,13 @@ def check(stage: Stage, network: Network) -> None:
             f"stage {stage.name}: optimizer='lbfgs' fits one dense layer, and the classifier has "
             f"{len(trained)} ({', '.join(trained)}); set another optimizer or model.cnn_dense=()"
         )
-    if stage.mixup and not stage.solved and network.objective.segmentation:
-        raise UserError(
-            f"stage {stage.name}: mixup={stage.mixup:g} mixes images, and their masks cannot be "
-            "mixed; set mixup=0, or loss.segmentation=0 to train without masks"
-        )
     trains_masks = network.objective.segmentation > 0 and not stage.solved
     if stage.metric == metrics.MASK_METRIC and not trains_masks:
         raise UserError(
             f"config.select.metric={metrics.MASK_METRIC}, and stage {stage.name} trains no masks: "
             "set it to another, or loss.segmentation above 0 and another optimizer than 'lbfgs'"
         )
-    _optimizer(stage, network, steps_per_epoch=1)
-
-
-def prefix(stage: Stage, network: Network) -> int:
-    """How many layers of the network are constant in this stage."""
-    return features.prefix_length(network.model, _labels(stage, network))
+    _optimizer(stage, steps_per_epoch=1)
 
 
 def _labels(stage: Stage, network: Network) -> dict[str, str]:
@@ -201,9 +181,7 @@ def _labels(stage: Stage, network: Network) -> dict[str, str]:
     )
 
 
-def _optimizer(
-    stage: Stage, network: Network, steps_per_epoch: int
-) -> optax.GradientTransformation:
+def _optimizer(stage: Stage, steps_per_epoch: int) -> optax.GradientTransformation:
     schedule = optim.make_schedule(
         stage.schedule,
         stage.learning_rate,
@@ -211,20 +189,8 @@ def _optimizer(
         warmup_steps=round(stage.warmup_epochs * steps_per_epoch),
         end_factor=stage.end_factor,
     )
-    model, average = network.model, None
-    if stage.average != "none" and not stage.solved:
-        half = steps_per_epoch * stage.epochs // 2
-        average = optim.average_weights(stage.average, decay=stage.average_decay, after=half)
-    rates = optim.rates_by_depth(model.layer_names, stage.first_layer_rate)
     return optim.make_optimizer(
-        stage.optimizer,
-        schedule,
-        weight_decay=stage.weight_decay,
-        clip_norm=stage.clip_norm,
-        pull=stage.pull,
-        pulled=model.layer_names[: model.head_start],
-        rates=rates if stage.first_layer_rate < 1 else None,
-        average=average,
+        stage.optimizer, schedule, weight_decay=stage.weight_decay, clip_norm=stage.clip_norm
     )
 
 
@@ -254,13 +220,11 @@ def _set_up(
         batch_statistics_from=first_trained if stage.batch_norm == "batch" else None,
         micro_batch=stage.micro_batch,
         drawn_by=stage.drawn_by,
-        mixup=0.0 if stage.solved else stage.mixup,
     )
-    whole = dataclasses.replace(program, views=stage.views)
     program, training_inputs, originals = stage_inputs.prepare(
         stage, images, network, program, labels, store
     )
-    optimizer = _optimizer(stage, network, math.ceil(len(training) / stage.batch_size))
+    optimizer = _optimizer(stage, math.ceil(len(training) / stage.batch_size))
     validation = np.flatnonzero(images.splits == "val")
     return _Work(
         stage=stage,
@@ -269,13 +233,11 @@ def _set_up(
         labels=labels,
         frozen=frozen,
         program=program,
-        whole=whole,
         optimizer=optimizer,
         stored=training_inputs,
         stored_originals=originals,
         masked=_masked(images, validation) if program.tells_masks else None,
         training_labels=training.labels,
-        training_weights=build.subject_weights(stage.subject_weights, training.subjects),
         validation=validation,
         checkpoints=checkpoints,
         on_epoch=on_epoch,
@@ -352,7 +314,7 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
             better = value is not None and _is_better(stage.metric, value, course.best_value)
             if better:
                 course.best_epoch, course.best_value = epoch, value
-                best = _snapshot(_kept(state), state.batch_stats)
+                best = _snapshot(state.params, state.batch_stats)
             _count(work, course, epoch, row)
             course.stopped_early = 0 < stage.patience <= epoch - course.best_epoch
             course.seconds += time.monotonic() - started
@@ -366,11 +328,6 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
             if interrupts.asked():
                 break
     return _tree(state, best)
-
-
-def _kept(state: steps.TrainState) -> optim.Params:
-    """The parameters that a stage is judged by and ends with: their average, where it keeps one."""
-    return optim.averaged(state.opt_state) or state.params
 
 
 def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
@@ -389,7 +346,6 @@ def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
         work.training_labels,
         work.network.objective,
         last["params"][layer]["bias"].shape[0],
-        weights=work.training_weights,
         passes=stage.epochs,
     )
     choice = _penalty(work, problem)
@@ -486,12 +442,10 @@ def _epoch(
     """The steps of an epoch that are left; no figures where a signal stopped it before its end."""
     stage, images = work.stage, len(work.training_labels)
     order, real = epoch_order(stage.seed, stage.index, epoch, images, stage.batch_size)
-    given = work.training_weights
-    weights = real if given is None else real * given[order]
     key = jax.random.fold_in(jax.random.key(stage.seed), stage.index)
     key = jax.random.fold_in(key, epoch)
     for part, stored, labels, places in _calls(work, order, course.steps):
-        state, sums = run(state, work.frozen, stored, labels, places, weights[part], key)
+        state, sums = run(state, work.frozen, stored, labels, places, real[part], key)
         course.loss += float(sums.loss)
         course.correct += float(sums.correct)
         course.steps += len(places)
@@ -537,7 +491,7 @@ def _validate(
 ) -> float | None:
     """Add the validation figures to the row; the value of the stage's metric, if it has one."""
     images, chosen = work.images, work.validation
-    params = optim.combine(_kept(state), work.frozen)
+    params = optim.combine(state.params, work.frozen)
     found = evaluate.probabilities(
         predict,
         params,

@@ -159,10 +159,6 @@ class Program:
         result is the whole batch's as long as BatchNorm uses its running averages.
       drawn_by: the micro-batch that dropout is drawn by, a multiple of `micro_batch`: one that is
         made smaller later changes no draw; 0: `micro_batch` itself.
-      views: of each image, whose logits are averaged where nothing is trained, see `views_of`;
-        stored features have one.
-      mixup: parameter of the Beta distribution that the shares of mixed images come from (Zhang et
-        al. 2018, ICLR); 0 mixes nothing.
     """
 
     model: Model
@@ -172,8 +168,6 @@ class Program:
     batch_statistics_from: int | None = None
     micro_batch: int = 0
     drawn_by: int = 0
-    views: int = 1
-    mixup: float = 0.0
 
     @property
     def folded(self) -> int:
@@ -229,13 +223,8 @@ class Program:
     ) -> jax.Array:
         """Output of the first `last` layers (None: logits) for `stored` [B,...], nothing random.
 
-        With `capture` the output of that layer instead, which must be among them. Logits are the
-        mean over the program's views; layers before them see the image as it is.
+        With `capture` the output of that layer instead, which must be among them.
         """
-        if last is None and not capture and self.first == 0 and self.views > 1:
-            once = dataclasses.replace(self, views=1)
-            found = once.outputs(params, batch_stats, views_of(stored, self.views))
-            return found.reshape(self.views, len(stored), -1).mean(0)
         names = (capture,) if capture else ()
         found, seen = self.captured(params, batch_stats, stored, last, names)
         return seen[capture] if capture else found
@@ -248,7 +237,7 @@ class Program:
         last: int | None = None,
         names: tuple[str, ...] = (),
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Output of the first `last` layers, and of those of them that are named, of one view.
+        """Output of the first `last` layers, and of those of them that are named.
 
         Goes through the network in micro-batches where the program asks for them.
         """
@@ -276,25 +265,6 @@ class Program:
             return some(stored)
         found = jax.lax.map(some, stored.reshape(batch // size, size, *stored.shape[1:]))
         return jax.tree.map(lambda leaf: leaf.reshape(batch, *leaf.shape[2:]), found)
-
-
-VIEWS = (1, 2, 4, 8)
-
-
-def views_of(images: jax.Array, count: int) -> jax.Array:
-    """Images [B,S,S,C] as they are and moved, view after view: [count*B,S,S,C].
-
-    Args:
-      images: square ones.
-      count: 1; 2 adds the mirror image, 4 are the quarter turns, 8 these and their mirror images.
-    """
-    if count not in VIEWS:
-        raise ValueError(f"{count} views, expected one of {VIEWS}")
-    turns = range(4 if count > 2 else 1)
-    found = [jnp.rot90(images, quarters, (1, 2)) for quarters in turns]
-    if count in (2, 8):
-        found += [view[:, :, ::-1] for view in found]
-    return jnp.concatenate(found)
 
 
 def _micro_size(program: Program, batch: int) -> int:
@@ -333,37 +303,13 @@ class Targets:
 
     Attributes:
       labels: [B] int32.
-      weights: [B] float32, factors of the losses; 0 for images that only fill up a batch.
-      others: [B] int32, labels of the images mixed in; None where none are.
-      share: [B] float32 in [0.5, 1], how much of each image is its own.
+      weights: [B] float32, 1; 0 for images that only fill up a batch.
       masks: [B,H,W] int32, `IGNORE` where nothing is known; None where none are told.
     """
 
     labels: jax.Array
     weights: jax.Array
-    others: jax.Array | None = None
-    share: jax.Array | None = None
     masks: jax.Array | None = None
-
-
-def _mix(
-    program: Program, x: jax.Array, targets: Targets, key: jax.Array
-) -> tuple[jax.Array, Targets]:
-    """Each image with its neighbour in the batch, which is a random one: batches are shuffled.
-
-    The larger share is the image's own, so that it keeps its label where labels are counted; the
-    pairs are the same without that.
-    """
-    if not program.mixup:
-        return x, targets
-    # Apart from the keys of augmentation and dropout.
-    own = jax.random.fold_in(key, 1)
-    share = jax.random.beta(own, program.mixup, program.mixup, targets.labels.shape, jnp.float32)
-    share = jnp.maximum(share, 1 - share)
-    part = share.reshape(-1, *(1 for _ in x.shape[1:]))
-    mixed = part * x + (1 - part) * jnp.roll(x, 1, axis=0)
-    others = jnp.roll(targets.labels, 1)
-    return mixed, dataclasses.replace(targets, others=others, share=share)
 
 
 def _gradients(
@@ -392,7 +338,6 @@ def _gradients(
         known = (masks != IGNORE) * (weights > 0)[:, None, None]
         pixels = jnp.maximum(known.sum(), 1.0)
         with_mask = jnp.maximum(known.any(axis=(1, 2)).sum(), 1.0)
-    whole, targets = _mix(program, whole, targets, key)
     # Folding, and its gradient, once per step: the scan below differentiates what was folded.
     fold = functools.partial(_fold, program, frozen=frozen, batch_stats=state.batch_stats)
     trained, unfold, constant = jax.vjp(fold, state.params, has_aux=True)
@@ -412,10 +357,6 @@ def _gradients(
         real = (targets.weights > 0).astype(losses.dtype)
         sums = Sums((losses * real).sum(), (right * real).sum(), real.sum())
         weighted = losses * program.objective.weights(targets.labels)
-        if targets.others is not None and targets.share is not None:
-            other = program.objective.losses(logits, targets.others)
-            other *= program.objective.weights(targets.others)
-            weighted = targets.share * weighted + (1 - targets.share) * other
         value = (weighted * targets.weights).sum() / total
         if program.objective.classification != 1.0:
             value *= program.objective.classification
@@ -474,7 +415,7 @@ def make_epoch(program: Program, optimizer: optax.GradientTransformation) -> Cal
     Returns:
       f(state, frozen, stored, labels, order, real, key) -> (state, Sums): `stored` [N,...] and
       `labels` [N] are the training set, `order` [S,B] int32 the images of each step, `weights`
-      [S,B] float32 factors of their losses, 0 for padding, `key` the random key of the epoch. Every
+      [S,B] float32 1, 0 for padding, `key` the random key of the epoch. Every
       step draws its randomness from the key and the state's step, so that an epoch taken in
       several calls equals the epoch taken in one. `state` is donated.
     """

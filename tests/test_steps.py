@@ -17,7 +17,6 @@ import numpy as np
 import optax
 import pytest
 import random_weights
-from scipy import stats
 from trees import assert_close, assert_same
 
 from sscjax import optim, steps
@@ -374,42 +373,6 @@ def test_weighted_gradient_by_hand() -> None:
     assert float(sums.count) == 7
 
 
-@pytest.mark.parametrize("micro_batch", [0, 4])
-def test_mixed_gradient_by_hand(micro_batch: int) -> None:
-    """Of the last bias, from the logits of the mixed images; a share is its image's own."""
-    objective = steps.Objective("softmax", 0.0, (0.5, 2.0, 1.0))
-    what = program(objective=objective, mixup=0.7, micro_batch=micro_batch)
-    x = scaled(jnp.asarray(IMAGES[EIGHT]), None)
-    # The key of the first step, as an epoch draws it.
-    key = jax.random.fold_in(jax.random.key(0), 0)
-    targets = steps.Targets(jnp.asarray(LABELS[EIGHT]), jnp.ones(8))
-    mixed, both = steps._mix(what, x, targets, key)
-    assert both.share is not None and both.others is not None
-    share = np.asarray(both.share, np.float64)[:, None]
-    assert share.min() >= 0.5 and len(np.unique(share)) == 8
-    own, others = LABELS[EIGHT], np.roll(LABELS[EIGHT], 1)
-    part = share[:, :, None, None]
-    wanted = part * np.asarray(x) + (1 - part) * np.roll(np.asarray(x), 1, axis=0)
-    np.testing.assert_allclose(mixed, wanted, rtol=1e-5, atol=1e-6)
-    logits = MODEL.apply(random_weights.draw(MODEL, 16), mixed, train=False)
-    odds, weights = np.exp(log_softmax(logits)), np.array([0.5, 2.0, 1.0])
-    expected = share * weights[own][:, None] * (odds - np.eye(3)[own])
-    expected += (1 - share) * weights[others][:, None] * (odds - np.eye(3)[others])
-    found, _ = gradient_of_one_step(what, EIGHT, np.ones(8))
-    np.testing.assert_allclose(
-        found["predictions"]["bias"], expected.sum(0) / 8, rtol=1e-4, atol=1e-6
-    )
-
-
-def test_shares_of_a_mixture_are_of_their_beta_distribution() -> None:
-    what = program(mixup=0.7)
-    targets = steps.Targets(jnp.zeros(4000, jnp.int32), jnp.ones(4000))
-    _, both = steps._mix(what, jnp.zeros((4000, 1)), targets, jax.random.key(3))
-    assert both.share is not None
-    found = stats.kstest(np.asarray(both.share), lambda x: 2 * stats.beta(0.7, 0.7).cdf(x) - 1)
-    assert found.pvalue > 0.01
-
-
 # ---- an epoch -----------------------------------------------------------------------------------
 
 
@@ -618,23 +581,3 @@ def test_convolutions_are_xlas_own() -> None:
 
     text = steps.jit(convolve).lower(x, kernel).compile().as_text()  # type: ignore[attr-defined]
     assert "ynn" not in text
-
-
-@pytest.mark.parametrize("count", steps.VIEWS)
-def test_views_are_numpys(count: int) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), dtype=np.uint8)
-    turned = [np.rot90(images, k, (1, 2)) for k in range(4)]
-    wanted = {
-        1: [images],
-        2: [images, images[:, :, ::-1]],
-        4: turned,
-        8: [*turned, *(view[:, :, ::-1] for view in turned)],
-    }[count]
-    found = np.asarray(steps.views_of(jnp.asarray(images), count))
-    np.testing.assert_array_equal(found, np.concatenate(wanted))
-    assert len(np.unique(found.reshape(2 * count, -1), axis=0)) == 2 * count
-
-
-def test_other_numbers_of_views_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 views"):
-        steps.views_of(jnp.zeros((1, 4, 4, 3)), 3)
