@@ -1,4 +1,4 @@
-"""Which layers train, and how: partition of the parameters, schedules, optax transforms."""
+"""Which layers train, and how: labels by layer, schedules, the optimizer masked by the labels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -69,14 +70,18 @@ def partition(params: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[Par
     Raises:
       ValueError: a layer without a label, a label of no layer or an unknown label.
     """
+    _check_labels(labels, params)
+    trained = {name: leaf for name, leaf in params.items() if labels[name] == TRAIN}
+    frozen = {name: leaf for name, leaf in params.items() if labels[name] == FREEZE}
+    return trained, frozen
+
+
+def _check_labels(labels: Mapping[str, str], params: Mapping[str, Any]) -> None:
     unmatched = sorted(set(labels) ^ set(params))
     if unmatched:
         raise ValueError(f"labels and parameters differ in the layers {', '.join(unmatched)}")
     if not set(labels.values()) <= {TRAIN, FREEZE}:
         raise ValueError(f"unknown label among {', '.join(sorted(set(labels.values())))}")
-    trained = {name: leaf for name, leaf in params.items() if labels[name] == TRAIN}
-    frozen = {name: leaf for name, leaf in params.items() if labels[name] == FREEZE}
-    return trained, frozen
 
 
 def combine(trained: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
@@ -151,7 +156,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Optimizer over the trained part of the parameters.
+    """Optimizer of the trained layers; `freeze_mask` makes it one of the whole network.
 
     Adam has Keras' epsilon 1e-7. 'lbfgs' takes no steps of its own (see `linear`): it has nothing
     to keep.
@@ -193,8 +198,25 @@ def freeze_mask(
 ) -> optax.GradientTransformation:
     """The optimizer for the whole tree: `optimizer` where a layer trains, zero where it is frozen.
 
-    Frozen layers get no optimizer state. The training step differentiates over the trained part
-    alone and so needs `optimizer` alone; this form is for whoever holds the gradients of all.
+    Frozen layers get no optimizer state, and a clipped global norm is that of the trained layers.
+    What stands for the gradients of frozen layers is not read; see `with_frozen`.
+
+    Args:
+      optimizer: sees the trained layers alone.
+      labels: 'train' or 'freeze' by layer name.
+
+    Returns:
+      a transform over parameters by layer; its `init` and `update` raise a ValueError unless every
+      layer has a label and every label a layer.
     """
-    transforms = {TRAIN: optimizer, FREEZE: optax.set_to_zero()}
-    return optax.multi_transform(transforms, dict(labels))
+
+    def by_layer(params: Mapping[str, Any]) -> dict[str, str]:
+        _check_labels(labels, params)
+        return dict(labels)
+
+    return optax.multi_transform({TRAIN: optimizer, FREEZE: optax.set_to_zero()}, by_layer)
+
+
+def with_frozen(gradients: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
+    """Gradients of the trained layers, and zeros for the `frozen` ones, which XLA removes."""
+    return combine(gradients, jax.tree.map(jnp.zeros_like, dict(frozen)))

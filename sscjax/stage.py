@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -168,7 +168,7 @@ def check(stage: Stage, network: Network) -> None:
             f"config.select.metric={metrics.MASK_METRIC}, and stage {stage.name} trains no masks: "
             "set it to another, or loss.segmentation above 0 and another optimizer than 'lbfgs'"
         )
-    _optimizer(stage, steps_per_epoch=1)
+    _optimizer(stage, labels, steps_per_epoch=1)
 
 
 def _labels(stage: Stage, network: Network) -> dict[str, str]:
@@ -181,7 +181,10 @@ def _labels(stage: Stage, network: Network) -> dict[str, str]:
     )
 
 
-def _optimizer(stage: Stage, steps_per_epoch: int) -> optax.GradientTransformation:
+def _optimizer(
+    stage: Stage, labels: Mapping[str, str], steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """Over the whole network's parameters: it moves the layers that train, and no other."""
     schedule = optim.make_schedule(
         stage.schedule,
         stage.learning_rate,
@@ -189,9 +192,10 @@ def _optimizer(stage: Stage, steps_per_epoch: int) -> optax.GradientTransformati
         warmup_steps=round(stage.warmup_epochs * steps_per_epoch),
         end_factor=stage.end_factor,
     )
-    return optim.make_optimizer(
+    optimizer = optim.make_optimizer(
         stage.optimizer, schedule, weight_decay=stage.weight_decay, clip_norm=stage.clip_norm
     )
+    return optim.freeze_mask(optimizer, labels)
 
 
 def _set_up(
@@ -224,7 +228,7 @@ def _set_up(
     program, training_inputs, originals = stage_inputs.prepare(
         stage, images, network, program, labels, store
     )
-    optimizer = _optimizer(stage, math.ceil(len(training) / stage.batch_size))
+    optimizer = _optimizer(stage, labels, math.ceil(len(training) / stage.batch_size))
     validation = np.flatnonzero(images.splits == "val")
     return _Work(
         stage=stage,
@@ -251,18 +255,21 @@ def _masked(images: Images, chosen: np.ndarray) -> ImageSet | None:
 
 
 def _start_tree(work: _Work) -> dict[str, Any]:
-    """What a checkpoint holds, at the start of the stage."""
+    """What a checkpoint holds, at the start of the stage: the trained layers alone."""
     trained, _ = optim.partition(work.network.params, work.labels)
-    # Copies: the step donates its state, and the network's arrays are needed again.
-    trained = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trained)
-    batch_stats = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), work.network.batch_stats)
+    trained, batch_stats = _copied(trained), _copied(work.network.batch_stats)
     last = {"step": jnp.int32(0), "params": trained, "batch_stats": batch_stats}
     # As one program: one by one, its arrays would be as many programs as they have shapes.
-    opt_state = jax.jit(work.optimizer.init)(trained)
+    opt_state = jax.jit(work.optimizer.init)(work.network.params)
     tree: dict[str, Any] = {"last": last, "opt_state": opt_state}
     if work.stage.metric != "none":
         tree["best"] = _snapshot(trained, batch_stats)
     return tree
+
+
+def _copied(tree: optim.Params) -> optim.Params:
+    """In memory of its own: a step donates its state, and the network's arrays are needed again."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
 def _snapshot(params: optim.Params, batch_stats: optim.Params) -> dict[str, optim.Params]:
@@ -291,9 +298,10 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
     A first Ctrl-C or SIGTERM lets the step at hand end, and what is done is saved.
     """
     stage, last = work.stage, tree["last"]
-    state = steps.TrainState(last["step"], last["params"], last["batch_stats"], tree["opt_state"])
+    params = optim.combine(last["params"], _copied(work.frozen))
+    state = steps.TrainState(last["step"], params, last["batch_stats"], tree["opt_state"])
     best = tree.get("best")
-    run = _giving_back(steps.make_epoch(work.program, work.optimizer))
+    run = _giving_back(steps.make_epoch(work.program, work.optimizer, work.labels))
     predict = steps.make_predict(work.program)
     tell = steps.make_masks(work.program)
     saved = time.monotonic()
@@ -308,13 +316,14 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
             state, row = _epoch(work, run, state, course, epoch, progress)
             if row is None:
                 course.seconds += time.monotonic() - started
-                _save(work, course, _tree(state, best))
+                _save(work, course, _tree(work, state, best))
                 break
             value = _validate(work, predict, tell, state, row, epoch)
             better = value is not None and _is_better(stage.metric, value, course.best_value)
             if better:
                 course.best_epoch, course.best_value = epoch, value
-                best = _snapshot(state.params, state.batch_stats)
+                trained, _ = optim.partition(state.params, work.labels)
+                best = _snapshot(trained, state.batch_stats)
             _count(work, course, epoch, row)
             course.stopped_early = 0 < stage.patience <= epoch - course.best_epoch
             course.seconds += time.monotonic() - started
@@ -323,11 +332,11 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
             over = epoch == stage.epochs or course.stopped_early
             late = time.monotonic() - saved >= stage.checkpoint_seconds
             if over or late or interrupts.asked():
-                _save(work, course, _tree(state, best))
+                _save(work, course, _tree(work, state, best))
                 saved = time.monotonic()
             if interrupts.asked():
                 break
-    return _tree(state, best)
+    return _tree(work, state, best)
 
 
 def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
@@ -352,7 +361,8 @@ def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
     found = problem.fit(choice.l2)
     params = {layer: {"kernel": jnp.asarray(found.kernel), "bias": jnp.asarray(found.bias)}}
     step = jnp.int32(found.passes)
-    state = steps.TrainState(step, params, last["batch_stats"], tree["opt_state"])
+    whole = optim.combine(params, work.frozen)
+    state = steps.TrainState(step, whole, last["batch_stats"], tree["opt_state"])
     row = {"train_loss": found.loss, "train_accuracy": found.accuracy}
     predict, tell = steps.make_predict(work.program), steps.make_masks(work.program)
     course.best_value = _validate(work, predict, tell, state, row, epoch=1)
@@ -361,7 +371,7 @@ def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
     course.l2, course.seconds = choice.l2, time.monotonic() - started
     work.on_epoch(course.rows)
     snapshot = None if stage.metric == "none" else _snapshot(params, state.batch_stats)
-    tree = _tree(state, snapshot)
+    tree = _tree(work, state, snapshot)
     _save(work, course, tree)
     _LOG.info("stage %s: solved after %d passes, %s", stage.name, found.passes, _note(row))
     return tree
@@ -390,8 +400,10 @@ def _penalty(work: _Work, problem: linear.Problem) -> linear.Choice:
     return choice
 
 
-def _tree(state: steps.TrainState, best: dict[str, Any] | None) -> dict[str, Any]:
-    last = {"step": state.step, "params": state.params, "batch_stats": state.batch_stats}
+def _tree(work: _Work, state: steps.TrainState, best: dict[str, Any] | None) -> dict[str, Any]:
+    """What a checkpoint holds. Frozen layers are those that the stage starts from: left out."""
+    trained, _ = optim.partition(state.params, work.labels)
+    last = {"step": state.step, "params": trained, "batch_stats": state.batch_stats}
     tree = {"last": last, "opt_state": state.opt_state}
     return tree if best is None else {**tree, "best": best}
 
@@ -445,7 +457,7 @@ def _epoch(
     key = jax.random.fold_in(jax.random.key(stage.seed), stage.index)
     key = jax.random.fold_in(key, epoch)
     for part, stored, labels, places in _calls(work, order, course.steps):
-        state, sums = run(state, work.frozen, stored, labels, places, real[part], key)
+        state, sums = run(state, stored, labels, places, real[part], key)
         course.loss += float(sums.loss)
         course.correct += float(sums.correct)
         course.steps += len(places)
@@ -491,10 +503,9 @@ def _validate(
 ) -> float | None:
     """Add the validation figures to the row; the value of the stage's metric, if it has one."""
     images, chosen = work.images, work.validation
-    params = optim.combine(state.params, work.frozen)
     found = evaluate.probabilities(
         predict,
-        params,
+        state.params,
         state.batch_stats,
         rows.View(work.stored_originals, chosen),
         batch_size=work.stage.batch_size,
@@ -512,7 +523,7 @@ def _validate(
     if work.masked is not None:
         counts, _ = evaluate.mask_counts(
             tell,
-            params,
+            state.params,
             state.batch_stats,
             work.masked,
             batch_size=work.stage.batch_size,

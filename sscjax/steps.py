@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.struct
@@ -47,9 +47,9 @@ class TrainState:
 
     Attributes:
       step: int32, steps taken in this stage.
-      params: the trained part of the parameters, by layer.
+      params: all parameters, by layer; those of frozen layers stay as they are, to the bit.
       batch_stats: BatchNorm running averages of the whole network, by layer.
-      opt_state: of the optimizer over `params`.
+      opt_state: of the optimizer over `params`, masked by the labels of the layers.
     """
 
     step: jax.Array
@@ -314,12 +314,16 @@ class Targets:
 
 def _gradients(
     program: Program,
-    state: TrainState,
+    params: optim.Params,
     frozen: optim.Params,
+    batch_stats: optim.Params,
     batch: tuple[jax.Array, jax.Array, jax.Array],
     key: jax.Array,
 ) -> tuple[optim.Params, optim.Params, Sums]:
-    """Gradients over the trained part, new running averages, sums; a scan over micro-batches."""
+    """Gradients over the trained `params`, new running averages, sums; a scan over micro-batches.
+
+    Nothing is differentiated by `frozen`.
+    """
     stored, labels, weights = batch
     size = _micro_size(program, len(labels))
     # Images that dropout is drawn for at once: `size` of them, or several such parts.
@@ -339,8 +343,8 @@ def _gradients(
         pixels = jnp.maximum(known.sum(), 1.0)
         with_mask = jnp.maximum(known.any(axis=(1, 2)).sum(), 1.0)
     # Folding, and its gradient, once per step: the scan below differentiates what was folded.
-    fold = functools.partial(_fold, program, frozen=frozen, batch_stats=state.batch_stats)
-    trained, unfold, constant = jax.vjp(fold, state.params, has_aux=True)
+    fold = functools.partial(_fold, program, frozen=frozen, batch_stats=batch_stats)
+    trained, unfold, constant = jax.vjp(fold, params, has_aux=True)
 
     def loss(
         folded: optim.Params,
@@ -349,8 +353,8 @@ def _gradients(
         drawn: tuple[int, jax.Array] | None,
     ) -> tuple[jax.Array, Any]:
         x, targets = part
-        (logits, seen), batch_stats = program.logits(
-            optim.combine(folded, constant), state.batch_stats, x, key, drawn
+        (logits, seen), updated = program.logits(
+            optim.combine(folded, constant), batch_stats, x, key, drawn
         )
         losses = program.objective.losses(logits, targets.labels)
         right = program.objective.probabilities(logits).argmax(-1) == targets.labels
@@ -369,7 +373,7 @@ def _gradients(
                 dice = objective.dice_losses(told, targets.masks)
                 of_masks += objective.dice * (dice * has).sum() / with_mask
             value += objective.segmentation * of_masks
-        return value, (batch_stats, sums)
+        return value, (updated, sums)
 
     def one(part: tuple[jax.Array, Targets], index: jax.Array) -> Any:
         drawn = None
@@ -391,8 +395,8 @@ def _gradients(
         return gradients, aux
 
     if size == len(labels):
-        gradients, (batch_stats, sums) = one((whole, targets), jnp.int32(0))
-        return unfold(gradients)[0], batch_stats, sums
+        gradients, (updated, sums) = one((whole, targets), jnp.int32(0))
+        return unfold(gradients)[0], updated, sums
     parts = jax.tree.map(
         lambda leaf: leaf.reshape(len(labels) // size, size, *leaf.shape[1:]),
         (whole, targets),
@@ -406,28 +410,37 @@ def _gradients(
     zero = jnp.zeros(())
     start = (jax.tree.map(jnp.zeros_like, trained), Sums(zero, zero, zero))
     (gradients, sums), _ = jax.lax.scan(add, start, (jnp.arange(len(labels) // size), parts))
-    return unfold(gradients)[0], state.batch_stats, sums
+    return unfold(gradients)[0], batch_stats, sums
 
 
-def make_epoch(program: Program, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+def make_epoch(
+    program: Program, optimizer: optax.GradientTransformation, layer_labels: Mapping[str, str]
+) -> Callable[..., Any]:
     """A jitted function that takes any number of training steps.
 
+    Args:
+      program: how the network is run.
+      optimizer: over the whole tree of parameters, `optim.freeze_mask` of `layer_labels`.
+      layer_labels: 'train' or 'freeze' by layer name.
+
     Returns:
-      f(state, frozen, stored, labels, order, real, key) -> (state, Sums): `stored` [N,...] and
-      `labels` [N] are the training set, `order` [S,B] int32 the images of each step, `weights`
-      [S,B] float32 1, 0 for padding, `key` the random key of the epoch. Every
-      step draws its randomness from the key and the state's step, so that an epoch taken in
-      several calls equals the epoch taken in one. `state` is donated.
+      f(state, stored, labels, order, weights, key) -> (state, Sums): `stored` [N,...] and `labels`
+      [N] are the training set, `order` [S,B] int32 the images of each step, `weights` [S,B] float32
+      1, 0 for padding, `key` the random key of the epoch. Every step draws its randomness from the
+      key and the state's step, so that an epoch taken in several calls equals the epoch taken in
+      one. `state` is donated, with the parameters of frozen layers.
     """
 
     def step(
-        state: TrainState,
-        frozen: optim.Params,
-        batch: tuple[jax.Array, jax.Array, jax.Array],
-        key: jax.Array,
+        state: TrainState, batch: tuple[jax.Array, jax.Array, jax.Array], key: jax.Array
     ) -> tuple[TrainState, Sums]:
         step_key = jax.random.fold_in(key, state.step)
-        gradients, batch_stats, sums = _gradients(program, state, frozen, batch, step_key)
+        # Differentiated over the trained layers alone, updated over all: there the masks act.
+        trained, frozen = optim.partition(state.params, layer_labels)
+        gradients, batch_stats, sums = _gradients(
+            program, trained, frozen, state.batch_stats, batch, step_key
+        )
+        gradients = optim.with_frozen(gradients, frozen)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, batch_stats, opt_state), sums
@@ -435,7 +448,6 @@ def make_epoch(program: Program, optimizer: optax.GradientTransformation) -> Cal
     @functools.partial(jit, donate_argnums=0)
     def run(
         state: TrainState,
-        frozen: optim.Params,
         stored: jax.Array,
         labels: jax.Array,
         order: jax.Array,
@@ -444,7 +456,7 @@ def make_epoch(program: Program, optimizer: optax.GradientTransformation) -> Cal
     ) -> tuple[TrainState, Sums]:
         def chosen(state: TrainState, item: tuple[jax.Array, jax.Array]) -> Any:
             index, weights = item
-            return step(state, frozen, (stored[index], labels[index], weights), key)
+            return step(state, (stored[index], labels[index], weights), key)
 
         if len(order) == 1:  # no loop around a single step
             return chosen(state, (order[0], weights[0]))

@@ -151,6 +151,42 @@ def test_interrupted_run_ends_identical(
     assert _outcome(tmp_path / "run") == _outcome(reference)
 
 
+def test_checkpoints_hold_the_trained_layers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen ones are those that the stage starts from, and come back to the bit."""
+    save, saved = checkpoint.Checkpoints.save, []
+
+    def save_and_keep(self: checkpoint.Checkpoints, step: int, tree: Any, info: Any) -> None:
+        saved.append((info["stage"], jax.tree.map(np.array, tree)))
+        save(self, step, tree, info)
+
+    models: list[Any] = []
+    save_model = checkpoint.save_model
+
+    def save_and_keep_model(folder: Path, tree: Any) -> None:
+        models.append(jax.tree.map(np.array, tree))
+        save_model(folder, tree)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", save_and_keep)
+    monkeypatch.setattr(checkpoint, "save_model", save_and_keep_model)
+    config = small_config()
+    config.stages.finetune.freeze_first = 2
+    train.run(config, tmp_path)
+    found = dict(saved)
+    trained = {"head": {"dense1", "predictions"}, "finetune": {"conv1_2", "dense1", "predictions"}}
+    assert set(found) == set(trained)
+    for name, names in trained.items():
+        tree = found[name]
+        assert set(tree["last"]["params"]) == set(tree["best"]["params"]) == names
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
+        assert not [path for path in paths if "conv1_1" in path]
+    head, finetune = (tree["params"] for tree in models)
+    for name, layer in head.items():
+        for kind, leaf in layer.items():
+            assert (leaf.tobytes() == finetune[name][kind].tobytes()) == (name == "conv1_1")
+
+
 def test_finished_run_says_so_and_changes_nothing(
     reference: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
