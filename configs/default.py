@@ -37,20 +37,6 @@ def stage() -> ConfigDict:
     config.weight_decay = 0.0
     # Gradients are scaled down to this global norm; 0 leaves them.
     config.clip_norm = 0.0
-    # Share of the learning rate that the network's first layer gets; the last one has all of it,
-    # those between are spaced geometrically (discriminative rates). 1: all alike.
-    config.first_layer_rate = 1.0
-    # How strongly layers of the backbone are pulled back to where the stage began (L2-SP), per
-    # unit of learning rate, as weight decay pulls to 0.
-    config.pull = 0.0
-    # What is validated and kept: 'none', the weights of an epoch's last step; 'ema', their moving
-    # average, of which each step keeps `average_decay`; 'swa', their mean over the stage's second
-    # half.
-    config.average = "none"
-    config.average_decay = 0.99
-    # Mix each image with another of its batch, and their losses alike, by shares of a Beta
-    # distribution with this parameter; 0: off. Labels are not mixed by 'lbfgs'.
-    config.mixup = 0.0
     # 'lbfgs' only: strength of the L2 penalty on standardised features. Of several, the one that
     # does best in 5-fold cross-validation over the subjects of the training images.
     config.l2 = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
@@ -191,10 +177,9 @@ def get_config() -> ConfigDict:
     config.model.outputs = 0
     # Share of the classifier's inputs dropped in training.
     config.model.dropout = 0.2
-    # What MobileNetV2's classifier reads: layers of the backbone, () the last one ...
+    # What MobileNetV2's classifier reads: layers of the backbone, () the last one; of
+    # each of their channels the mean over the image.
     config.model.feature_layers = ()
-    # ... and of each of their channels the 'mean' over the image, its deviation 'std', its 'max'.
-    config.model.pooling = ("mean",)
     # The CNN's channels of each block and units of each hidden dense layer.
     config.model.cnn_widths = (32, 64, 128, 256)
     config.model.cnn_dense = (128,)
@@ -231,9 +216,6 @@ def get_config() -> ConfigDict:
     config.loss.label_smoothing = 0.0
     # 'balanced' weighs classes by the inverse of their training images; 'none'.
     config.loss.class_weights = "balanced"
-    # 'balanced' weighs each image by the inverse of its subject's training images, so that every
-    # subject has the same say, however many images it has; 'none'.
-    config.loss.subject_weights = "none"
     # Weight of the classes' loss; 0 trains the masks alone, and the classes stay guesses.
     config.loss.classification = 1.0
     # Weight of the masks' cross-entropy beside it; 0 trains without masks. Only 'fd_unet' and
@@ -249,15 +231,9 @@ def get_config() -> ConfigDict:
     # Images per step.
     config.batch_size = 32
     # Images that go through the network at a time within a step, to stay in the processor's
-    # cache; 0 measures at the start which number is quickest, and remembers it in the cache folder.
-    # The last bits of a result depend on it: to repeat them elsewhere, or without that memory, set
-    # the number that the run's run.json has. `batch_size` takes the whole batch.
-    config.micro_batch = 0
-
-    # Views of an image whose logits are averaged at the end of a stage and for new images
-    # (test-time augmentation): 1; 2 with its mirror image; 4 quarter turns; 8 with theirs. Takes
-    # as many times longer.
-    config.views = 1
+    # cache; `batch_size` takes the whole batch. The last bits of a result depend on it. A run that
+    # was killed for want of memory can be resumed with a smaller number that divides the first.
+    config.micro_batch = 8
 
     config.select = ConfigDict()
     # Validation metric that picks the best epoch of a stage: 'accuracy', 'balanced_accuracy',
@@ -330,9 +306,6 @@ def as_unet(config: ConfigDict, name: str, epochs: int) -> ConfigDict:
     config.model.unet_width = 8
     config.model.unet_growth = 2
     config.data.image_size = 64
-    # BatchNorm by the batch takes it whole: the micro-batch is of prediction alone, and measuring
-    # which is quickest would take longer than it saves.
-    config.micro_batch = 8
     config = _from_scratch(config, name, epochs)
     # The only stage augments on line.
     config.augment.copies = 0

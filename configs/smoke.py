@@ -20,7 +20,6 @@ def get_config() -> ConfigDict:
     config.model.alpha = 0.35
     config.pretrained = "none"
     config.batch_size = 16
-    config.micro_batch = 8
     config.stages.head.epochs = 3
     config.stages.finetune.epochs = 2
     # Only the last blocks train: the step compiles sooner.

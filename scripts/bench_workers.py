@@ -93,21 +93,19 @@ def _step(args: argparse.Namespace, model: Any, freeze: int, *, scratch: bool = 
     labels = optim.label_layers(
         model.layer_names, model.head_start, params, trainable="all", freeze_first=freeze
     )
-    trained, frozen = optim.partition(params, labels)
-    optimizer = optim.make_optimizer(
-        "adam", optim.make_schedule("constant", LEARNING_RATE, steps=1)
-    )
+    adam = optim.make_optimizer("adam", optim.make_schedule("constant", LEARNING_RATE, steps=1))
+    optimizer = optim.freeze_mask(adam, labels)
     program = _program(args, model)
     if scratch:
         program = dataclasses.replace(program, batch_statistics_from=0, micro_batch=0)
-    epoch = steps.make_epoch(program, optimizer)
-    state = steps.TrainState(jnp.int32(0), trained, statistics, jax.jit(optimizer.init)(trained))
+    epoch = steps.make_epoch(program, optimizer, labels)
+    state = steps.TrainState(jnp.int32(0), params, statistics, jax.jit(optimizer.init)(params))
     x, y = (jnp.asarray(part) for part in images(args, args.batch))
     order, real = np.arange(args.batch, dtype=np.int32)[None], np.ones((1, args.batch), np.float32)
 
     def run() -> int:
         nonlocal state
-        state, sums = epoch(state, frozen, x, y, order, real, jax.random.key(0))
+        state, sums = epoch(state, x, y, order, real, jax.random.key(0))
         float(sums.loss)
         jax.block_until_ready(state)
         return args.batch

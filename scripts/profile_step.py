@@ -35,8 +35,8 @@ def build(micro_batch: int) -> tuple[Any, Any, Any]:
     labels = optim.label_layers(
         model.layer_names, model.head_start, params, trainable="all", freeze_first=FROZEN
     )
-    trained, frozen = optim.partition(params, labels)
-    optimizer = optim.make_optimizer("adam", optim.make_schedule("constant", 1e-4, steps=1))
+    adam = optim.make_optimizer("adam", optim.make_schedule("constant", 1e-4, steps=1))
+    optimizer = optim.freeze_mask(adam, labels)
     program = steps.Program(
         model,
         steps.Objective("softmax"),
@@ -45,16 +45,15 @@ def build(micro_batch: int) -> tuple[Any, Any, Any]:
     )
     rng = np.random.default_rng(0)
     stored = jnp.asarray(rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8))
-    state = steps.TrainState(jnp.int32(0), trained, statistics, optimizer.init(trained))
+    state = steps.TrainState(jnp.int32(0), params, statistics, optimizer.init(params))
     rest = (
-        frozen,
         stored,
         jnp.asarray(rng.integers(0, CLASSES, BATCH).astype(np.int32)),
         np.arange(BATCH, dtype=np.int32)[None],
         np.ones((1, BATCH), np.float32),
         jax.random.key(0),
     )
-    epoch = steps.make_epoch(program, optimizer)
+    epoch = steps.make_epoch(program, optimizer, labels)
     return epoch.lower(state, *rest).compile(), state, rest  # type: ignore[attr-defined]
 
 

@@ -25,7 +25,6 @@ from pathlib import Path
 
 import attention
 import clone  # noqa: F401  (the configs)
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression
@@ -67,13 +66,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "best recipe": {},
     "128 pixels": {"data.image_size": 128},
     "the last layer alone": {"model.feature_layers": ()},
-    "means and deviations": {"model.pooling": ("mean", "std")},
-    "means and maxima": {"model.pooling": ("mean", "max")},
     "two copies, flipped, turned and cropped": COPIES,
     "two copies, stains changed too": {**COPIES, "augment.stain": 0.3},
     "two copies, light, blur and JPEG changed too": {**COPIES, **LIGHT},
-    "four views averaged": {"views": 4},
-    "subjects weighted alike": {"loss.subject_weights": "balanced"},
     "labels smoothed": {"loss.label_smoothing": 0.1},
     "classes unweighted": {"loss.class_weights": "none"},
     "weak penalty, not chosen": {"stages.head.l2": (1e-5,)},
@@ -139,7 +134,7 @@ def main() -> int:
 
 
 class Frozen:
-    """Features of the frozen network for the originals, their copies and their views."""
+    """Features of the frozen network for the originals and their copies."""
 
     def __init__(self, config: ConfigDict) -> None:
         self.images, synthetic = prepare.load_images(config)
@@ -162,15 +157,6 @@ class Frozen:
         # Copy k of image i is row k * N + i.
         self.rows = self._compute(copied.images)
         self.copied = copied
-        count = config.views
-        self.views = [self.rows[: len(self.images)]]
-        if count > 1:
-            pixels = np.asarray(self.images.images[:])
-            for view in range(1, count):
-                moved = np.asarray(steps.views_of(jnp.asarray(pixels), count)).reshape(
-                    count, *pixels.shape
-                )
-                self.views.append(self._compute(moved[view]))
 
     def _compute(self, images: rows.Rows) -> np.ndarray:
         network, last = self._network, self.program.model.features_end
@@ -221,7 +207,7 @@ def cross_validate(config: ConfigDict, fit: Fit, limit: int | None = None) -> Pr
         # The originals that are trained on, and their copies.
         every = np.concatenate([chosen + k * len(images) for k in range(config.augment.copies + 1)])
         ask = fit(config, frozen.rows[every], frozen.copied.take(every))
-        logits = np.mean([ask(view) for view in frozen.views], axis=0)
+        logits = ask(frozen.rows[: len(images)])
         found.append(calibrated(evaluate.table(images, place, shares(logits))))
     return Predictions.join(found)
 
@@ -230,7 +216,7 @@ def cross_validate_subjects(config: ConfigDict, fit: FitSubjects) -> Predictions
     """As `cross_validate`, with a row for each subject, as `Predictions.by_subject` has it.
 
     Args:
-      config: of the protocol, without copies and further views.
+      config: of the protocol, without copies.
       fit: makes a classifier of the images of what is trained on.
     """
     frozen = Frozen(config)
@@ -277,12 +263,9 @@ def some_subjects(training: ImageSet, limit: int, seed: int) -> np.ndarray:
 def by_run(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Classifier:
     """As a stage with 'lbfgs' does it."""
     classes, stage = len(training.classes), config.stages.head
-    each = build.subject_weights(config.loss.subject_weights, training.subjects)
-    weights = build.class_weights(config.loss.class_weights, training.labels, classes, each)
+    weights = build.class_weights(config.loss.class_weights, training.labels, classes)
     objective = dataclasses.replace(build.make_objective(config, classes), class_weights=weights)
-    problem = linear.Problem(
-        rows_of, training.labels, objective, classes, weights=each, passes=stage.epochs
-    )
+    problem = linear.Problem(rows_of, training.labels, objective, classes, passes=stage.epochs)
     parts = splits.subject_folds(training, linear.FOLDS, config.seed)
     found = problem.fit(problem.choose(stage.l2, parts).l2)
     return lambda x: x @ found.kernel + found.bias

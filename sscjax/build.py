@@ -24,7 +24,6 @@ from sscjax.models import (
     MobileNetUNet,
     MobileNetV2,
     Model,
-    Pooling,
     UNetBlock,
     initial_variables,
 )
@@ -98,12 +97,7 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
     outputs = output_count(config, classes)
     objective = dataclasses.replace(
         make_objective(config, outputs),
-        class_weights=class_weights(
-            config.loss.class_weights,
-            images.training.labels,
-            classes,
-            subject_weights(config.loss.subject_weights, images.training.subjects),
-        ),
+        class_weights=class_weights(config.loss.class_weights, images.training.labels, classes),
     )
     if objective.segmentation:
         found = images.originals.take(np.flatnonzero(images.splits == "train"))
@@ -215,10 +209,10 @@ def build_model(config: ConfigDict, outputs: int, mask_classes: int) -> MobileNe
     if wish.alpha <= 0:
         raise UserError(f"config.model.alpha={wish.alpha}: expected a width above 0")
     if wish.name == "mobilenet_v2":
-        layers, pooling = tuple(wish.feature_layers), tuple(wish.pooling)
+        layers = tuple(wish.feature_layers)
         network = MobileNetV2(outputs, alpha=wish.alpha, dropout_rate=wish.dropout)
-        check_reading(network, layers, pooling)
-        return network.clone(feature_layers=layers, pooling=pooling)
+        check_reading(network, layers)
+        return network.clone(feature_layers=layers)
     if wish.name == "cnn":
         for field in ("cnn_widths", "cnn_dense"):
             if min(wish[field], default=1) < 1:
@@ -274,8 +268,8 @@ def _build_unet(config: ConfigDict, outputs: int, mask_classes: int) -> FDUNet:
     return model
 
 
-def check_reading(model: MobileNetV2, layers: tuple[str, ...], pooling: tuple[str, ...]) -> None:
-    """Raise a UserError unless a classifier can read these layers in these ways."""
+def check_reading(model: MobileNetV2, layers: tuple[str, ...]) -> None:
+    """Raise a UserError unless a classifier can read these layers."""
     # A convolution's own output is never seen: BatchNorm is folded into its kernel.
     known = [
         layer.name
@@ -290,27 +284,6 @@ def check_reading(model: MobileNetV2, layers: tuple[str, ...], pooling: tuple[st
                 f"config.model.feature_layers={layers}: {name!r} is not the output of a BatchNorm, "
                 f"an activation or an addition of the backbone, or is there twice{hint}"
             )
-    kinds = get_args(Pooling)
-    if not pooling or not set(pooling) <= set(kinds) or len(set(pooling)) < len(pooling):
-        raise UserError(
-            f"config.model.pooling={pooling}: expected some of {', '.join(kinds)}, each once"
-        )
-
-
-def subject_weights(kind: str, subjects: np.ndarray) -> np.ndarray | None:
-    """Factor of the loss of each image trained on, [N] float32 with mean 1; None for none.
-
-    Args:
-      kind: 'balanced', all images of a subject together weigh as much as those of any other; or
-        'none'.
-      subjects: [N] names.
-    """
-    if kind == "none":
-        return None
-    if kind != "balanced":
-        raise UserError(f"config.loss.subject_weights={kind!r}: expected 'balanced' or 'none'")
-    _, place, counts = np.unique(subjects, return_inverse=True, return_counts=True)
-    return (len(subjects) / len(counts) / counts[place]).astype(np.float32)
 
 
 def mask_weights(kind: str, masks: Rows, classes: int) -> tuple[float, ...]:
@@ -334,9 +307,7 @@ def mask_weights(kind: str, masks: Rows, classes: int) -> tuple[float, ...]:
     return tuple((found / (found * shares).sum()).tolist())
 
 
-def class_weights(
-    kind: str, labels: np.ndarray, classes: int, weights: np.ndarray | None = None
-) -> tuple[float, ...]:
+def class_weights(kind: str, labels: np.ndarray, classes: int) -> tuple[float, ...]:
     """Factor of the loss of each class, () for none.
 
     Args:
@@ -344,13 +315,12 @@ def class_weights(
         'none'.
       labels: [N] of the images trained on.
       classes: number of classes.
-      weights: [N] what each image weighs beside that; None for 1.
     """
     if kind == "none":
         return ()
     if kind != "balanced":
         raise UserError(f"config.loss.class_weights={kind!r}: expected 'balanced' or 'none'")
-    totals = np.bincount(labels, weights, minlength=classes)
+    totals = np.bincount(labels, minlength=classes)
     # Python floats, so that the weights are constants of the compiled step.
     return tuple(float(totals.sum() / (classes * total)) for total in totals)
 

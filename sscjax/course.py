@@ -29,18 +29,11 @@ class Stage:
     weight_decay: float
     clip_norm: float
     l2: tuple[float, ...]
-    first_layer_rate: float
-    pull: float
-    average: Literal["none", "ema", "swa"]
-    average_decay: float
-    mixup: float
     patience: int
-    subject_weights: Literal["none", "balanced"]
     batch_size: int
     micro_batch: int
     drawn_by: int
     metric: str
-    views: int
     feature_megabytes: float
     checkpoint_seconds: float
 
@@ -49,8 +42,11 @@ class Stage:
             raise UserError(f"stage {self.name}: epochs={self.epochs}, expected 1 or more")
         if self.batch_size < 1:
             raise UserError(f"config.batch_size={self.batch_size}, expected 1 or more")
-        if self.micro_batch < 0:
-            raise UserError(f"config.micro_batch={self.micro_batch}, expected 0 or more")
+        if self.micro_batch < 1:
+            raise UserError(
+                f"config.micro_batch={self.micro_batch}, expected 1 or more; set it to 8, or to "
+                "batch_size to take the whole batch at once"
+            )
         for name, value in (("learning_rate", self.learning_rate), ("patience", self.patience)):
             if value < 0:
                 raise UserError(f"stage {self.name}: {name}={value}, expected 0 or more")
@@ -61,19 +57,6 @@ class Stage:
             )
         if self.solved:
             self._check_solved()
-        for name, value, most in (
-            ("first_layer_rate", self.first_layer_rate, 1.0),
-            ("average_decay", self.average_decay, 0.999999),
-        ):
-            if not 0 < value <= most:
-                raise UserError(f"stage {self.name}: {name}={value}, expected above 0, to {most:g}")
-        for name, value in (("pull", self.pull), ("mixup", self.mixup)):
-            if value < 0:
-                raise UserError(f"stage {self.name}: {name}={value}, expected 0 or more")
-        if self.average not in ("none", "ema", "swa"):
-            raise UserError(
-                f"stage {self.name}: average={self.average!r}, expected 'none', 'ema' or 'swa'"
-            )
         if self.batch_norm not in ("running", "batch"):
             raise UserError(
                 f"stage {self.name}: batch_norm={self.batch_norm!r}, expected 'running' or 'batch'"
@@ -121,7 +104,6 @@ class Course:
       l2: of a stage that was solved: the chosen strength of the penalty.
       steps: taken in an epoch that was interrupted; 0 between epochs.
       loss, correct: sums over the images of these steps.
-      micro_batches: pairs of an epoch and the micro-batch that was taken from it on.
     """
 
     stage: str
@@ -135,12 +117,6 @@ class Course:
     steps: int = 0
     loss: float = 0.0
     correct: float = 0.0
-    micro_batches: list[list[int]] = dataclasses.field(default_factory=list)
-
-    def take(self, micro_batch: int) -> None:
-        """Note the micro-batch of the epochs to come, where it is another one than before."""
-        if not self.micro_batches or self.micro_batches[-1][1] != micro_batch:
-            self.micro_batches.append([self.epoch + 1, micro_batch])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -465,17 +465,17 @@ def measured(model: Model, size: int, seconds: float, batch: int = 32) -> dict[s
     labels = optim.label_layers(
         model.layer_names, model.head_start, params, trainable="all", freeze_first=frozen_layers
     )
-    trained, frozen = optim.partition(params, labels)
-    optimizer = optim.make_optimizer("adam", optim.make_schedule("constant", 1e-4, steps=1))
-    state = steps.TrainState(jnp.int32(0), trained, statistics, optimizer.init(trained))
-    epoch = steps.make_epoch(program, optimizer)
+    adam = optim.make_optimizer("adam", optim.make_schedule("constant", 1e-4, steps=1))
+    optimizer = optim.freeze_mask(adam, labels)
+    state = steps.TrainState(jnp.int32(0), params, statistics, optimizer.init(params))
+    epoch = steps.make_epoch(program, optimizer, labels)
     kinds = jnp.asarray(rng.integers(0, 3, batch).astype(np.int32))
     order = np.arange(batch, dtype=np.int32)[None]
     real = np.ones((1, batch), np.float32)
 
     def step() -> Any:
         nonlocal state
-        state, sums = epoch(state, frozen, stored, kinds, order, real, jax.random.key(0))
+        state, sums = epoch(state, stored, kinds, order, real, jax.random.key(0))
         return sums.loss
 
     return {"forward pass": forward, "training step": _rate(step, seconds, batch)}

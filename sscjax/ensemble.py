@@ -122,8 +122,7 @@ class Ensemble:
 def _alike(one: Trained, other: Trained) -> bool:
     """Whether two networks do the same with the same parameters."""
     ours, theirs = (
-        (each.model, each.scaling, each.program.views, each.program.objective.kind)
-        for each in (one, other)
+        (each.model, each.scaling, each.program.objective.kind) for each in (one, other)
     )
     return ours == theirs
 

@@ -77,7 +77,6 @@ class Problem:
         objective: steps.Objective,
         outputs: int,
         *,
-        weights: np.ndarray | None = None,
         passes: int = 200,
     ) -> None:
         """Set up; nothing is fitted yet.
@@ -87,7 +86,6 @@ class Problem:
           labels: [N] int.
           objective: losses, with their class weights.
           outputs: number of logits.
-          weights: [N] further factors of the losses, 0 or more; None for 1.
           passes: over the features, at most, for one fit.
         """
         features = np.asarray(features, np.float32)
@@ -97,8 +95,7 @@ class Problem:
         self._scale = np.where(constant, np.inf, deviation) * np.sqrt(features.shape[1])
         self._outputs, self._passes = outputs, passes
         self._labels = jnp.asarray(labels, jnp.int32)
-        own = np.asarray(objective.weights(self._labels))
-        self._weights = own if weights is None else own * weights
+        self._weights = np.asarray(objective.weights(self._labels))
         self._objective = objective
         self._features = jnp.asarray((features - self._mean) / self._scale)
         # XLA:CPU takes six times as long for the product with the transpose of a matrix of few

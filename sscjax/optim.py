@@ -1,10 +1,10 @@
-"""Which layers train, and how: partition of the parameters, schedules, optax transforms."""
+"""Which layers train, and how: labels by layer, schedules, the optimizer masked by the labels."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -70,14 +70,18 @@ def partition(params: Mapping[str, Any], labels: Mapping[str, str]) -> tuple[Par
     Raises:
       ValueError: a layer without a label, a label of no layer or an unknown label.
     """
+    _check_labels(labels, params)
+    trained = {name: leaf for name, leaf in params.items() if labels[name] == TRAIN}
+    frozen = {name: leaf for name, leaf in params.items() if labels[name] == FREEZE}
+    return trained, frozen
+
+
+def _check_labels(labels: Mapping[str, str], params: Mapping[str, Any]) -> None:
     unmatched = sorted(set(labels) ^ set(params))
     if unmatched:
         raise ValueError(f"labels and parameters differ in the layers {', '.join(unmatched)}")
     if not set(labels.values()) <= {TRAIN, FREEZE}:
         raise ValueError(f"unknown label among {', '.join(sorted(set(labels.values())))}")
-    trained = {name: leaf for name, leaf in params.items() if labels[name] == TRAIN}
-    frozen = {name: leaf for name, leaf in params.items() if labels[name] == FREEZE}
-    return trained, frozen
 
 
 def combine(trained: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
@@ -151,12 +155,8 @@ def make_optimizer(
     *,
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
-    pull: float = 0.0,
-    pulled: Collection[str] = (),
-    rates: Mapping[str, float] | None = None,
-    average: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
-    """Optimizer over the trained part of the parameters.
+    """Optimizer of the trained layers; `freeze_mask` makes it one of the whole network.
 
     Adam has Keras' epsilon 1e-7. 'lbfgs' takes no steps of its own (see `linear`): it has nothing
     to keep.
@@ -167,11 +167,6 @@ def make_optimizer(
       weight_decay: AdamW's, decoupled; for 'adamw' and 'sgd'. It acts on kernels alone: biases and
         BatchNorm are masked out.
       clip_norm: largest global norm of the gradients; 0 does not clip.
-      pull: as weight decay, but towards where the layers `pulled` began: L2-SP (Li, Grandvalet and
-        Davoine 2018, ICML), decoupled.
-      pulled: names of layers.
-      rates: factor of the learning rate of each layer, see `rates_by_depth`; None for 1.
-      average: sees the parameters after each step, see `average_weights`.
     """
     if name == "lbfgs":
         return optax.identity()
@@ -188,120 +183,8 @@ def make_optimizer(
     parts.append(base[name])
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, mask=kernel_mask))
-    if pull:
-        parts.append(pull_to_start(pull, pulled))
     parts.append(optax.scale_by_learning_rate(learning_rate))
-    if rates is not None:
-        parts.append(_scale_by_layer(rates))
-    if average is not None:
-        parts.append(average)
     return optax.chain(*parts)
-
-
-def rates_by_depth(layer_names: Sequence[str], first: float) -> dict[str, float]:
-    """Factor of the learning rate by layer: `first` at the first, 1 at the last, geometric between.
-
-    Discriminative fine-tuning (Howard and Ruder 2018, ACL): early layers know what all images have
-    in common, and need to change the least.
-    """
-    last = max(1, len(layer_names) - 1)
-    return {name: float(first ** (1 - depth / last)) for depth, name in enumerate(layer_names)}
-
-
-def _scale_by_layer(rates: Mapping[str, float]) -> optax.GradientTransformation:
-    def scaled(updates: Params, params: Params | None) -> Params:
-        del params
-        return {
-            name: jax.tree.map(lambda leaf, rate=rates[name]: leaf * rate, layer)
-            for name, layer in updates.items()
-        }
-
-    return optax.stateless(scaled)
-
-
-class PullState(NamedTuple):
-    """Where the layers began that are pulled back; part of a checkpoint."""
-
-    start: Params
-
-
-def pull_to_start(strength: float, layers: Collection[str]) -> optax.GradientTransformation:
-    """Adds `strength` times the way from the start to the updates of these layers."""
-
-    def init(params: Params) -> PullState:
-        return PullState({name: _copied(params[name]) for name in params if name in layers})
-
-    def update(
-        updates: Params, state: PullState, params: Params | None = None
-    ) -> tuple[Params, PullState]:
-        assert params is not None
-        pulled = {
-            name: jax.tree.map(
-                lambda update, now, start: update + strength * (now - start),
-                *(updates[name], params[name], start),
-            )
-            for name, start in state.start.items()
-        }
-        return {**updates, **pulled}, state
-
-    return optax.GradientTransformation(init, update)
-
-
-class AverageState(NamedTuple):
-    """Steps taken, and the average of the parameters; part of a checkpoint."""
-
-    steps: jax.Array
-    average: Params
-
-
-def average_weights(
-    kind: Literal["ema", "swa"], *, decay: float = 0.99, after: int = 0
-) -> optax.GradientTransformation:
-    """Keeps an average of the parameters over the steps; stands last, and changes no update.
-
-    Args:
-      kind: 'ema', moving, exponential: each step keeps `decay` of the average, less in the first
-        steps, so that the start is soon forgotten. 'swa', the plain mean of the parameters after
-        step `after` (stochastic weight averaging, Izmailov et al. 2018, UAI; of every step).
-      decay: of 'ema', in [0, 1).
-      after: of 'swa', steps that are not averaged.
-    """
-
-    def init(params: Params) -> AverageState:
-        return AverageState(jnp.int32(0), _copied(params))
-
-    def update(
-        updates: Params, state: AverageState, params: Params | None = None
-    ) -> tuple[Params, AverageState]:
-        assert params is not None
-        count = state.steps + 1
-        if kind == "ema":
-            # The warm-up of TensorFlow's ExponentialMovingAverage.
-            share = 1 - jnp.minimum(decay, (1.0 + count) / (10.0 + count))
-        else:
-            share = 1 / jnp.maximum(count - after, 1).astype(jnp.float32)
-        average = jax.tree.map(
-            lambda average, new: average + share * (new - average),
-            *(state.average, optax.apply_updates(params, updates)),
-        )
-        return updates, AverageState(count, average)
-
-    return optax.GradientTransformation(init, update)
-
-
-def averaged(opt_state: Any) -> Params | None:
-    """What `average_weights` keeps in an optimizer's state; None where it has no part in it."""
-    found: list[AverageState] = [
-        part
-        for part in jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, AverageState))
-        if isinstance(part, AverageState)
-    ]
-    return found[0].average if found else None
-
-
-def _copied(tree: Any) -> Any:
-    """The same in memory of its own: a step gives the memory of its parameters away."""
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
 def kernel_mask(params: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
@@ -315,8 +198,25 @@ def freeze_mask(
 ) -> optax.GradientTransformation:
     """The optimizer for the whole tree: `optimizer` where a layer trains, zero where it is frozen.
 
-    Frozen layers get no optimizer state. The training step differentiates over the trained part
-    alone and so needs `optimizer` alone; this form is for whoever holds the gradients of all.
+    Frozen layers get no optimizer state, and a clipped global norm is that of the trained layers.
+    What stands for the gradients of frozen layers is not read; see `with_frozen`.
+
+    Args:
+      optimizer: sees the trained layers alone.
+      labels: 'train' or 'freeze' by layer name.
+
+    Returns:
+      a transform over parameters by layer; its `init` and `update` raise a ValueError unless every
+      layer has a label and every label a layer.
     """
-    transforms = {TRAIN: optimizer, FREEZE: optax.set_to_zero()}
-    return optax.multi_transform(transforms, dict(labels))
+
+    def by_layer(params: Mapping[str, Any]) -> dict[str, str]:
+        _check_labels(labels, params)
+        return dict(labels)
+
+    return optax.multi_transform({TRAIN: optimizer, FREEZE: optax.set_to_zero()}, by_layer)
+
+
+def with_frozen(gradients: Mapping[str, Any], frozen: Mapping[str, Any]) -> Params:
+    """Gradients of the trained layers, and zeros for the `frozen` ones, which XLA removes."""
+    return combine(gradients, jax.tree.map(jnp.zeros_like, dict(frozen)))

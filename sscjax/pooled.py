@@ -54,7 +54,6 @@ class Outcome:
       stages: the same by the model of each stage.
       search: of 'nested': the candidates, their scores and which was chosen.
       masks: of its test images, where masks are told.
-      micro_batches: those that it was trained with.
     """
 
     fold: Fold
@@ -64,7 +63,6 @@ class Outcome:
     stages: dict[str, Predictions]
     search: dict[str, Any] | None
     masks: segmentation.Table | None = None
-    micro_batches: frozenset[int] = frozenset()
 
 
 def read(fold: Fold, place: Path, image_set: ImageSet, search: dict[str, Any] | None) -> Outcome:
@@ -85,7 +83,6 @@ def read(fold: Fold, place: Path, image_set: ImageSet, search: dict[str, Any] | 
         fold=fold,
         metrics=found,
         fallback=summary.stand_in(run["weights"]) if run else "",
-        micro_batches=frozenset(record.sizes(run) if run else ()),
         predictions=_tested(fold, place / "predictions.csv", image_set),
         stages={
             name: _tested(fold, place / "stages" / name / "predictions.csv", image_set)
@@ -175,12 +172,6 @@ def write(
         named=summary.names_classes(config, synthetic),
         leaks=leaks,
     )
-    sizes = sorted(frozenset[int]().union(*(one.micro_batches for one in outcomes)))
-    if len(sizes) > 1:
-        warnings.append(
-            f"MICRO-BATCH CHANGED: runs of this protocol had {' and '.join(map(str, sizes))}.\n"
-            "It changes the rounding of sums, and with it the last digits of the figures."
-        )
     found = {"warnings": warnings, **_metrics(config, outcomes, tables, by_stage, images)}
     told = [one.masks for one in outcomes if one.masks is not None]
     if told:

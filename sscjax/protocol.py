@@ -84,7 +84,7 @@ def _run_all(
     """`run` of several folds, with the lock of the folder, which is taken if that is there."""
     earlier = None if fresh else _read(folder)
     if earlier is not None:
-        free = record.free_to_change(earlier, config.micro_batch)
+        free = record.free_to_change(earlier)
         asked = config.to_dict()
         record.refuse(record.config_differences(earlier["config"], asked, free=free), folder)
     grid = search.candidates(config) if config.protocol == "nested" else []

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 import sscjax
 from sscjax import build, files, locks, prepare
-from sscjax.course import Finished, Stage
+from sscjax.course import Stage
 from sscjax.data import anonymous
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
@@ -78,24 +78,6 @@ def shown_command(config: ConfigDict, words: Sequence[str]) -> list[str]:
 def left_out(image_set: ImageSet) -> dict[str, Any]:
     """What a record says of images that cannot be read; nothing where all can."""
     return {"left_out": dict(image_set.left_out)} if image_set.left_out else {}
-
-
-def sizes(record: Mapping[str, Any]) -> set[int]:
-    """Every micro-batch that a finished run was trained with."""
-    changed = record.get("micro_batches", {}).values()
-    return {stage["micro_batch"] for stage in record["stages"]} | {
-        size for pairs in changed for _, size in pairs
-    }
-
-
-def micro_batches(finished: Mapping[str, Finished]) -> dict[str, Any]:
-    """What a record says of stages with several micro-batches; nothing where all had the same.
-
-    Of each stage pairs of an epoch and the micro-batch that was taken from it on.
-    """
-    taken = {name: one.course.micro_batches for name, one in finished.items()}
-    several = {size for pairs in taken.values() for _, size in pairs}
-    return {"micro_batches": taken} if len(several) > 1 else {}
 
 
 def read_json(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
@@ -201,8 +183,6 @@ def read(folder: Path) -> dict[str, Any] | None:
     try:
         record = files.read_json(path)
         found = {key: record[key] for key in KEYS}
-        # Only where it was changed by hand.
-        found |= {key: record[key] for key in ("micro_batches",) if key in record}
         sizes = [int(stage["micro_batch"]) for stage in found["stages"]]
         if not sizes or min(sizes) < 1:
             raise ValueError("a stage with a micro_batch above 0 is expected")
@@ -253,18 +233,13 @@ def config_differences(
     ]
 
 
-def free_to_change(then: Mapping[str, Any], micro_batch: int) -> tuple[str, ...]:
-    """Fields that a run or protocol may be gone on with otherwise than it was begun.
+def free_to_change(then: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields in which the config of a run or protocol that is resumed may differ from `then`.
 
-    With another micro-batch it needs another amount of memory, and the result is rounded otherwise;
-    0 takes the one that it has. Where nothing is left to be done, an other one would do nothing.
-
-    Args:
-      then: its record.
-      micro_batch: that of the config now.
+    With a smaller micro-batch it needs less memory, and sums are rounded otherwise. Where nothing
+    is left to be done, another one would do nothing.
     """
-    unfinished = then["status"] != "finished"
-    return ("config.micro_batch",) if unfinished or not micro_batch else ()
+    return ("config.micro_batch",) if then["status"] != "finished" else ()
 
 
 def same_evaluation(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

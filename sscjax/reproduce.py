@@ -165,9 +165,6 @@ def changed_surroundings(folder: Path) -> list[str]:
             found = [line for line in found if not line.startswith("code.git")]
         found += record.config_differences(session["environment"], environment, "environment")
         lines |= dict.fromkeys(found)
-    kept = record.read(folder)
-    if kept is not None and "micro_batches" in kept:
-        lines[f"the micro-batch was changed during the run: {kept['micro_batches']}"] = None
     return list(lines)
 
 

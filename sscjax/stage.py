@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ import numpy as np
 import optax
 
 from sscjax import (
-    build,
     evaluate,
     features,
     interrupts,
@@ -56,8 +55,8 @@ _WHOLE_EPOCH_BYTES = 65_536
 class _Work:
     """Everything that the epochs of a stage use, made once.
 
-    `program` begins at what is stored, `whole` at the image. `masked` are the validation images
-    that have a mask, where masks are trained.
+    `program` begins at what is stored. `masked` are the validation images that have a mask, where
+    masks are trained.
     """
 
     stage: Stage
@@ -66,13 +65,11 @@ class _Work:
     labels: dict[str, str]
     frozen: optim.Params
     program: steps.Program
-    whole: steps.Program
     optimizer: optax.GradientTransformation
     stored: Rows
     stored_originals: Rows
     masked: ImageSet | None
     training_labels: np.ndarray
-    training_weights: np.ndarray | None
     validation: np.ndarray
     checkpoints: Checkpoints
     on_epoch: Callable[[list[dict[str, Any]]], None]
@@ -120,8 +117,6 @@ def run_stage(
     Raises:
       UserError: the loss stops being finite, or the stage's fields contradict each other.
     """
-    if not stage.micro_batch:
-        raise ValueError("the stage's micro_batch is still open: `micro_batch.choose` finds one")
     work = _set_up(stage, images, network, inputs, store, checkpoints, on_epoch)
     tree = _start_tree(work)
     course = Course(stage.name, rows=list(curves))
@@ -133,14 +128,10 @@ def run_stage(
             *(stage.name, course.epoch, stage.epochs),
             f" and {course.steps} steps" if course.steps else "",
         )
-    course.take(stage.micro_batch)
     on_epoch(course.rows)
     tree = (_solve if stage.solved else _epochs)(work, tree, course)
     chosen = tree["best"] if "best" in tree else tree["last"]
-    trained = chosen["params"]
-    if "best" not in tree:
-        trained = optim.averaged(tree["opt_state"]) or trained
-    params = optim.combine(trained, work.frozen)
+    params = optim.combine(chosen["params"], work.frozen)
     found = _predicted(work, params, chosen["batch_stats"])
     counts = optim.count_parameters(network.params, network.batch_stats, work.labels)
     table = evaluate.table(images.originals, images.splits, found)
@@ -148,13 +139,12 @@ def run_stage(
 
 
 def _predicted(work: _Work, params: optim.Params, batch_stats: optim.Params) -> np.ndarray:
-    """Probabilities of all originals: from what is stored, or from every view of the images."""
-    several = work.stage.views > 1
+    """Probabilities of all originals, from what is stored."""
     return evaluate.probabilities(
-        steps.make_predict(work.whole if several else work.program),
+        steps.make_predict(work.program),
         params,
         batch_stats,
-        work.images.originals.images if several else work.stored_originals,
+        work.stored_originals,
         batch_size=work.stage.batch_size,
     )
 
@@ -172,23 +162,13 @@ def check(stage: Stage, network: Network) -> None:
             f"stage {stage.name}: optimizer='lbfgs' fits one dense layer, and the classifier has "
             f"{len(trained)} ({', '.join(trained)}); set another optimizer or model.cnn_dense=()"
         )
-    if stage.mixup and not stage.solved and network.objective.segmentation:
-        raise UserError(
-            f"stage {stage.name}: mixup={stage.mixup:g} mixes images, and their masks cannot be "
-            "mixed; set mixup=0, or loss.segmentation=0 to train without masks"
-        )
     trains_masks = network.objective.segmentation > 0 and not stage.solved
     if stage.metric == metrics.MASK_METRIC and not trains_masks:
         raise UserError(
             f"config.select.metric={metrics.MASK_METRIC}, and stage {stage.name} trains no masks: "
             "set it to another, or loss.segmentation above 0 and another optimizer than 'lbfgs'"
         )
-    _optimizer(stage, network, steps_per_epoch=1)
-
-
-def prefix(stage: Stage, network: Network) -> int:
-    """How many layers of the network are constant in this stage."""
-    return features.prefix_length(network.model, _labels(stage, network))
+    _optimizer(stage, labels, steps_per_epoch=1)
 
 
 def _labels(stage: Stage, network: Network) -> dict[str, str]:
@@ -202,8 +182,9 @@ def _labels(stage: Stage, network: Network) -> dict[str, str]:
 
 
 def _optimizer(
-    stage: Stage, network: Network, steps_per_epoch: int
+    stage: Stage, labels: Mapping[str, str], steps_per_epoch: int
 ) -> optax.GradientTransformation:
+    """Over the whole network's parameters: it moves the layers that train, and no other."""
     schedule = optim.make_schedule(
         stage.schedule,
         stage.learning_rate,
@@ -211,21 +192,10 @@ def _optimizer(
         warmup_steps=round(stage.warmup_epochs * steps_per_epoch),
         end_factor=stage.end_factor,
     )
-    model, average = network.model, None
-    if stage.average != "none" and not stage.solved:
-        half = steps_per_epoch * stage.epochs // 2
-        average = optim.average_weights(stage.average, decay=stage.average_decay, after=half)
-    rates = optim.rates_by_depth(model.layer_names, stage.first_layer_rate)
-    return optim.make_optimizer(
-        stage.optimizer,
-        schedule,
-        weight_decay=stage.weight_decay,
-        clip_norm=stage.clip_norm,
-        pull=stage.pull,
-        pulled=model.layer_names[: model.head_start],
-        rates=rates if stage.first_layer_rate < 1 else None,
-        average=average,
+    optimizer = optim.make_optimizer(
+        stage.optimizer, schedule, weight_decay=stage.weight_decay, clip_norm=stage.clip_norm
     )
+    return optim.freeze_mask(optimizer, labels)
 
 
 def _set_up(
@@ -254,13 +224,11 @@ def _set_up(
         batch_statistics_from=first_trained if stage.batch_norm == "batch" else None,
         micro_batch=stage.micro_batch,
         drawn_by=stage.drawn_by,
-        mixup=0.0 if stage.solved else stage.mixup,
     )
-    whole = dataclasses.replace(program, views=stage.views)
     program, training_inputs, originals = stage_inputs.prepare(
         stage, images, network, program, labels, store
     )
-    optimizer = _optimizer(stage, network, math.ceil(len(training) / stage.batch_size))
+    optimizer = _optimizer(stage, labels, math.ceil(len(training) / stage.batch_size))
     validation = np.flatnonzero(images.splits == "val")
     return _Work(
         stage=stage,
@@ -269,13 +237,11 @@ def _set_up(
         labels=labels,
         frozen=frozen,
         program=program,
-        whole=whole,
         optimizer=optimizer,
         stored=training_inputs,
         stored_originals=originals,
         masked=_masked(images, validation) if program.tells_masks else None,
         training_labels=training.labels,
-        training_weights=build.subject_weights(stage.subject_weights, training.subjects),
         validation=validation,
         checkpoints=checkpoints,
         on_epoch=on_epoch,
@@ -289,18 +255,21 @@ def _masked(images: Images, chosen: np.ndarray) -> ImageSet | None:
 
 
 def _start_tree(work: _Work) -> dict[str, Any]:
-    """What a checkpoint holds, at the start of the stage."""
+    """What a checkpoint holds, at the start of the stage: the trained layers alone."""
     trained, _ = optim.partition(work.network.params, work.labels)
-    # Copies: the step donates its state, and the network's arrays are needed again.
-    trained = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trained)
-    batch_stats = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), work.network.batch_stats)
+    trained, batch_stats = _copied(trained), _copied(work.network.batch_stats)
     last = {"step": jnp.int32(0), "params": trained, "batch_stats": batch_stats}
     # As one program: one by one, its arrays would be as many programs as they have shapes.
-    opt_state = jax.jit(work.optimizer.init)(trained)
+    opt_state = jax.jit(work.optimizer.init)(work.network.params)
     tree: dict[str, Any] = {"last": last, "opt_state": opt_state}
     if work.stage.metric != "none":
         tree["best"] = _snapshot(trained, batch_stats)
     return tree
+
+
+def _copied(tree: optim.Params) -> optim.Params:
+    """In memory of its own: a step donates its state, and the network's arrays are needed again."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
 
 
 def _snapshot(params: optim.Params, batch_stats: optim.Params) -> dict[str, optim.Params]:
@@ -329,9 +298,10 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
     A first Ctrl-C or SIGTERM lets the step at hand end, and what is done is saved.
     """
     stage, last = work.stage, tree["last"]
-    state = steps.TrainState(last["step"], last["params"], last["batch_stats"], tree["opt_state"])
+    params = optim.combine(last["params"], _copied(work.frozen))
+    state = steps.TrainState(last["step"], params, last["batch_stats"], tree["opt_state"])
     best = tree.get("best")
-    run = _giving_back(steps.make_epoch(work.program, work.optimizer))
+    run = _giving_back(steps.make_epoch(work.program, work.optimizer, work.labels))
     predict = steps.make_predict(work.program)
     tell = steps.make_masks(work.program)
     saved = time.monotonic()
@@ -346,13 +316,14 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
             state, row = _epoch(work, run, state, course, epoch, progress)
             if row is None:
                 course.seconds += time.monotonic() - started
-                _save(work, course, _tree(state, best))
+                _save(work, course, _tree(work, state, best))
                 break
             value = _validate(work, predict, tell, state, row, epoch)
             better = value is not None and _is_better(stage.metric, value, course.best_value)
             if better:
                 course.best_epoch, course.best_value = epoch, value
-                best = _snapshot(_kept(state), state.batch_stats)
+                trained, _ = optim.partition(state.params, work.labels)
+                best = _snapshot(trained, state.batch_stats)
             _count(work, course, epoch, row)
             course.stopped_early = 0 < stage.patience <= epoch - course.best_epoch
             course.seconds += time.monotonic() - started
@@ -361,16 +332,11 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
             over = epoch == stage.epochs or course.stopped_early
             late = time.monotonic() - saved >= stage.checkpoint_seconds
             if over or late or interrupts.asked():
-                _save(work, course, _tree(state, best))
+                _save(work, course, _tree(work, state, best))
                 saved = time.monotonic()
             if interrupts.asked():
                 break
-    return _tree(state, best)
-
-
-def _kept(state: steps.TrainState) -> optim.Params:
-    """The parameters that a stage is judged by and ends with: their average, where it keeps one."""
-    return optim.averaged(state.opt_state) or state.params
+    return _tree(work, state, best)
 
 
 def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
@@ -389,14 +355,14 @@ def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
         work.training_labels,
         work.network.objective,
         last["params"][layer]["bias"].shape[0],
-        weights=work.training_weights,
         passes=stage.epochs,
     )
     choice = _penalty(work, problem)
     found = problem.fit(choice.l2)
     params = {layer: {"kernel": jnp.asarray(found.kernel), "bias": jnp.asarray(found.bias)}}
     step = jnp.int32(found.passes)
-    state = steps.TrainState(step, params, last["batch_stats"], tree["opt_state"])
+    whole = optim.combine(params, work.frozen)
+    state = steps.TrainState(step, whole, last["batch_stats"], tree["opt_state"])
     row = {"train_loss": found.loss, "train_accuracy": found.accuracy}
     predict, tell = steps.make_predict(work.program), steps.make_masks(work.program)
     course.best_value = _validate(work, predict, tell, state, row, epoch=1)
@@ -405,7 +371,7 @@ def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
     course.l2, course.seconds = choice.l2, time.monotonic() - started
     work.on_epoch(course.rows)
     snapshot = None if stage.metric == "none" else _snapshot(params, state.batch_stats)
-    tree = _tree(state, snapshot)
+    tree = _tree(work, state, snapshot)
     _save(work, course, tree)
     _LOG.info("stage %s: solved after %d passes, %s", stage.name, found.passes, _note(row))
     return tree
@@ -434,8 +400,10 @@ def _penalty(work: _Work, problem: linear.Problem) -> linear.Choice:
     return choice
 
 
-def _tree(state: steps.TrainState, best: dict[str, Any] | None) -> dict[str, Any]:
-    last = {"step": state.step, "params": state.params, "batch_stats": state.batch_stats}
+def _tree(work: _Work, state: steps.TrainState, best: dict[str, Any] | None) -> dict[str, Any]:
+    """What a checkpoint holds. Frozen layers are those that the stage starts from: left out."""
+    trained, _ = optim.partition(state.params, work.labels)
+    last = {"step": state.step, "params": trained, "batch_stats": state.batch_stats}
     tree = {"last": last, "opt_state": state.opt_state}
     return tree if best is None else {**tree, "best": best}
 
@@ -486,12 +454,10 @@ def _epoch(
     """The steps of an epoch that are left; no figures where a signal stopped it before its end."""
     stage, images = work.stage, len(work.training_labels)
     order, real = epoch_order(stage.seed, stage.index, epoch, images, stage.batch_size)
-    given = work.training_weights
-    weights = real if given is None else real * given[order]
     key = jax.random.fold_in(jax.random.key(stage.seed), stage.index)
     key = jax.random.fold_in(key, epoch)
     for part, stored, labels, places in _calls(work, order, course.steps):
-        state, sums = run(state, work.frozen, stored, labels, places, weights[part], key)
+        state, sums = run(state, stored, labels, places, real[part], key)
         course.loss += float(sums.loss)
         course.correct += float(sums.correct)
         course.steps += len(places)
@@ -537,10 +503,9 @@ def _validate(
 ) -> float | None:
     """Add the validation figures to the row; the value of the stage's metric, if it has one."""
     images, chosen = work.images, work.validation
-    params = optim.combine(_kept(state), work.frozen)
     found = evaluate.probabilities(
         predict,
-        params,
+        state.params,
         state.batch_stats,
         rows.View(work.stored_originals, chosen),
         batch_size=work.stage.batch_size,
@@ -558,7 +523,7 @@ def _validate(
     if work.masked is not None:
         counts, _ = evaluate.mask_counts(
             tell,
-            params,
+            state.params,
             state.batch_stats,
             work.masked,
             batch_size=work.stage.batch_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import flax.struct
@@ -47,9 +47,9 @@ class TrainState:
 
     Attributes:
       step: int32, steps taken in this stage.
-      params: the trained part of the parameters, by layer.
+      params: all parameters, by layer; those of frozen layers stay as they are, to the bit.
       batch_stats: BatchNorm running averages of the whole network, by layer.
-      opt_state: of the optimizer over `params`.
+      opt_state: of the optimizer over `params`, masked by the labels of the layers.
     """
 
     step: jax.Array
@@ -159,10 +159,6 @@ class Program:
         result is the whole batch's as long as BatchNorm uses its running averages.
       drawn_by: the micro-batch that dropout is drawn by, a multiple of `micro_batch`: one that is
         made smaller later changes no draw; 0: `micro_batch` itself.
-      views: of each image, whose logits are averaged where nothing is trained, see `views_of`;
-        stored features have one.
-      mixup: parameter of the Beta distribution that the shares of mixed images come from (Zhang et
-        al. 2018, ICLR); 0 mixes nothing.
     """
 
     model: Model
@@ -172,8 +168,6 @@ class Program:
     batch_statistics_from: int | None = None
     micro_batch: int = 0
     drawn_by: int = 0
-    views: int = 1
-    mixup: float = 0.0
 
     @property
     def folded(self) -> int:
@@ -229,13 +223,8 @@ class Program:
     ) -> jax.Array:
         """Output of the first `last` layers (None: logits) for `stored` [B,...], nothing random.
 
-        With `capture` the output of that layer instead, which must be among them. Logits are the
-        mean over the program's views; layers before them see the image as it is.
+        With `capture` the output of that layer instead, which must be among them.
         """
-        if last is None and not capture and self.first == 0 and self.views > 1:
-            once = dataclasses.replace(self, views=1)
-            found = once.outputs(params, batch_stats, views_of(stored, self.views))
-            return found.reshape(self.views, len(stored), -1).mean(0)
         names = (capture,) if capture else ()
         found, seen = self.captured(params, batch_stats, stored, last, names)
         return seen[capture] if capture else found
@@ -248,7 +237,7 @@ class Program:
         last: int | None = None,
         names: tuple[str, ...] = (),
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Output of the first `last` layers, and of those of them that are named, of one view.
+        """Output of the first `last` layers, and of those of them that are named.
 
         Goes through the network in micro-batches where the program asks for them.
         """
@@ -276,25 +265,6 @@ class Program:
             return some(stored)
         found = jax.lax.map(some, stored.reshape(batch // size, size, *stored.shape[1:]))
         return jax.tree.map(lambda leaf: leaf.reshape(batch, *leaf.shape[2:]), found)
-
-
-VIEWS = (1, 2, 4, 8)
-
-
-def views_of(images: jax.Array, count: int) -> jax.Array:
-    """Images [B,S,S,C] as they are and moved, view after view: [count*B,S,S,C].
-
-    Args:
-      images: square ones.
-      count: 1; 2 adds the mirror image, 4 are the quarter turns, 8 these and their mirror images.
-    """
-    if count not in VIEWS:
-        raise ValueError(f"{count} views, expected one of {VIEWS}")
-    turns = range(4 if count > 2 else 1)
-    found = [jnp.rot90(images, quarters, (1, 2)) for quarters in turns]
-    if count in (2, 8):
-        found += [view[:, :, ::-1] for view in found]
-    return jnp.concatenate(found)
 
 
 def _micro_size(program: Program, batch: int) -> int:
@@ -333,47 +303,27 @@ class Targets:
 
     Attributes:
       labels: [B] int32.
-      weights: [B] float32, factors of the losses; 0 for images that only fill up a batch.
-      others: [B] int32, labels of the images mixed in; None where none are.
-      share: [B] float32 in [0.5, 1], how much of each image is its own.
+      weights: [B] float32, 1; 0 for images that only fill up a batch.
       masks: [B,H,W] int32, `IGNORE` where nothing is known; None where none are told.
     """
 
     labels: jax.Array
     weights: jax.Array
-    others: jax.Array | None = None
-    share: jax.Array | None = None
     masks: jax.Array | None = None
-
-
-def _mix(
-    program: Program, x: jax.Array, targets: Targets, key: jax.Array
-) -> tuple[jax.Array, Targets]:
-    """Each image with its neighbour in the batch, which is a random one: batches are shuffled.
-
-    The larger share is the image's own, so that it keeps its label where labels are counted; the
-    pairs are the same without that.
-    """
-    if not program.mixup:
-        return x, targets
-    # Apart from the keys of augmentation and dropout.
-    own = jax.random.fold_in(key, 1)
-    share = jax.random.beta(own, program.mixup, program.mixup, targets.labels.shape, jnp.float32)
-    share = jnp.maximum(share, 1 - share)
-    part = share.reshape(-1, *(1 for _ in x.shape[1:]))
-    mixed = part * x + (1 - part) * jnp.roll(x, 1, axis=0)
-    others = jnp.roll(targets.labels, 1)
-    return mixed, dataclasses.replace(targets, others=others, share=share)
 
 
 def _gradients(
     program: Program,
-    state: TrainState,
+    params: optim.Params,
     frozen: optim.Params,
+    batch_stats: optim.Params,
     batch: tuple[jax.Array, jax.Array, jax.Array],
     key: jax.Array,
 ) -> tuple[optim.Params, optim.Params, Sums]:
-    """Gradients over the trained part, new running averages, sums; a scan over micro-batches."""
+    """Gradients over the trained `params`, new running averages, sums; a scan over micro-batches.
+
+    Nothing is differentiated by `frozen`.
+    """
     stored, labels, weights = batch
     size = _micro_size(program, len(labels))
     # Images that dropout is drawn for at once: `size` of them, or several such parts.
@@ -392,10 +342,9 @@ def _gradients(
         known = (masks != IGNORE) * (weights > 0)[:, None, None]
         pixels = jnp.maximum(known.sum(), 1.0)
         with_mask = jnp.maximum(known.any(axis=(1, 2)).sum(), 1.0)
-    whole, targets = _mix(program, whole, targets, key)
     # Folding, and its gradient, once per step: the scan below differentiates what was folded.
-    fold = functools.partial(_fold, program, frozen=frozen, batch_stats=state.batch_stats)
-    trained, unfold, constant = jax.vjp(fold, state.params, has_aux=True)
+    fold = functools.partial(_fold, program, frozen=frozen, batch_stats=batch_stats)
+    trained, unfold, constant = jax.vjp(fold, params, has_aux=True)
 
     def loss(
         folded: optim.Params,
@@ -404,18 +353,14 @@ def _gradients(
         drawn: tuple[int, jax.Array] | None,
     ) -> tuple[jax.Array, Any]:
         x, targets = part
-        (logits, seen), batch_stats = program.logits(
-            optim.combine(folded, constant), state.batch_stats, x, key, drawn
+        (logits, seen), updated = program.logits(
+            optim.combine(folded, constant), batch_stats, x, key, drawn
         )
         losses = program.objective.losses(logits, targets.labels)
         right = program.objective.probabilities(logits).argmax(-1) == targets.labels
         real = (targets.weights > 0).astype(losses.dtype)
         sums = Sums((losses * real).sum(), (right * real).sum(), real.sum())
         weighted = losses * program.objective.weights(targets.labels)
-        if targets.others is not None and targets.share is not None:
-            other = program.objective.losses(logits, targets.others)
-            other *= program.objective.weights(targets.others)
-            weighted = targets.share * weighted + (1 - targets.share) * other
         value = (weighted * targets.weights).sum() / total
         if program.objective.classification != 1.0:
             value *= program.objective.classification
@@ -428,7 +373,7 @@ def _gradients(
                 dice = objective.dice_losses(told, targets.masks)
                 of_masks += objective.dice * (dice * has).sum() / with_mask
             value += objective.segmentation * of_masks
-        return value, (batch_stats, sums)
+        return value, (updated, sums)
 
     def one(part: tuple[jax.Array, Targets], index: jax.Array) -> Any:
         drawn = None
@@ -450,8 +395,8 @@ def _gradients(
         return gradients, aux
 
     if size == len(labels):
-        gradients, (batch_stats, sums) = one((whole, targets), jnp.int32(0))
-        return unfold(gradients)[0], batch_stats, sums
+        gradients, (updated, sums) = one((whole, targets), jnp.int32(0))
+        return unfold(gradients)[0], updated, sums
     parts = jax.tree.map(
         lambda leaf: leaf.reshape(len(labels) // size, size, *leaf.shape[1:]),
         (whole, targets),
@@ -465,28 +410,37 @@ def _gradients(
     zero = jnp.zeros(())
     start = (jax.tree.map(jnp.zeros_like, trained), Sums(zero, zero, zero))
     (gradients, sums), _ = jax.lax.scan(add, start, (jnp.arange(len(labels) // size), parts))
-    return unfold(gradients)[0], state.batch_stats, sums
+    return unfold(gradients)[0], batch_stats, sums
 
 
-def make_epoch(program: Program, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+def make_epoch(
+    program: Program, optimizer: optax.GradientTransformation, layer_labels: Mapping[str, str]
+) -> Callable[..., Any]:
     """A jitted function that takes any number of training steps.
 
+    Args:
+      program: how the network is run.
+      optimizer: over the whole tree of parameters, `optim.freeze_mask` of `layer_labels`.
+      layer_labels: 'train' or 'freeze' by layer name.
+
     Returns:
-      f(state, frozen, stored, labels, order, real, key) -> (state, Sums): `stored` [N,...] and
-      `labels` [N] are the training set, `order` [S,B] int32 the images of each step, `weights`
-      [S,B] float32 factors of their losses, 0 for padding, `key` the random key of the epoch. Every
-      step draws its randomness from the key and the state's step, so that an epoch taken in
-      several calls equals the epoch taken in one. `state` is donated.
+      f(state, stored, labels, order, weights, key) -> (state, Sums): `stored` [N,...] and `labels`
+      [N] are the training set, `order` [S,B] int32 the images of each step, `weights` [S,B] float32
+      1, 0 for padding, `key` the random key of the epoch. Every step draws its randomness from the
+      key and the state's step, so that an epoch taken in several calls equals the epoch taken in
+      one. `state` is donated, with the parameters of frozen layers.
     """
 
     def step(
-        state: TrainState,
-        frozen: optim.Params,
-        batch: tuple[jax.Array, jax.Array, jax.Array],
-        key: jax.Array,
+        state: TrainState, batch: tuple[jax.Array, jax.Array, jax.Array], key: jax.Array
     ) -> tuple[TrainState, Sums]:
         step_key = jax.random.fold_in(key, state.step)
-        gradients, batch_stats, sums = _gradients(program, state, frozen, batch, step_key)
+        # Differentiated over the trained layers alone, updated over all: there the masks act.
+        trained, frozen = optim.partition(state.params, layer_labels)
+        gradients, batch_stats, sums = _gradients(
+            program, trained, frozen, state.batch_stats, batch, step_key
+        )
+        gradients = optim.with_frozen(gradients, frozen)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, batch_stats, opt_state), sums
@@ -494,7 +448,6 @@ def make_epoch(program: Program, optimizer: optax.GradientTransformation) -> Cal
     @functools.partial(jit, donate_argnums=0)
     def run(
         state: TrainState,
-        frozen: optim.Params,
         stored: jax.Array,
         labels: jax.Array,
         order: jax.Array,
@@ -503,7 +456,7 @@ def make_epoch(program: Program, optimizer: optax.GradientTransformation) -> Cal
     ) -> tuple[TrainState, Sums]:
         def chosen(state: TrainState, item: tuple[jax.Array, jax.Array]) -> Any:
             index, weights = item
-            return step(state, frozen, (stored[index], labels[index], weights), key)
+            return step(state, (stored[index], labels[index], weights), key)
 
         if len(order) == 1:  # no loop around a single step
             return chosen(state, (order[0], weights[0]))

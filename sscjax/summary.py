@@ -67,7 +67,6 @@ def write(
         named=names_classes(config, images.synthetic),
         leaks=leaks,
     )
-    said += micro_batch_warning(finished)
     ordered = images.ordered
     by_stage = {
         name: metrics.figures_by_split(one.predictions, ordered) for name, one in finished.items()
@@ -175,22 +174,6 @@ def reach(images: prepare.Images, ranges: Mapping[str, Any]) -> str:
     if images.by == "image":
         line += "\nSplit by image: they say nothing of patients who are not in training."
     return line
-
-
-def micro_batch_warning(finished: Mapping[str, Finished]) -> list[str]:
-    """A line where the run was gone on with by another micro-batch than it was begun with."""
-    taken = [
-        f"{size} from epoch {epoch} of stage {name} on"
-        for name, one in finished.items()
-        for epoch, size in one.course.micro_batches
-    ]
-    sizes = {size for one in finished.values() for _, size in one.course.micro_batches}
-    if len(sizes) < 2:
-        return []
-    return [
-        f"MICRO-BATCH CHANGED: {', '.join(taken)}.\n"
-        "It changes the rounding of sums, and with it the last digits of the figures."
-    ]
 
 
 def left_out_warning(image_set: ImageSet) -> str:

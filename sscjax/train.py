@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from sscjax import (
     files,
     locks,
     metrics,
-    micro_batch,
     outliers,
     page,
     prepare,
@@ -42,7 +41,7 @@ from sscjax.errors import UserError
 from sscjax.optim import Counts
 from sscjax.pretrained import cache
 from sscjax.progress import Progress
-from sscjax.stage import check, prefix, run_stage
+from sscjax.stage import check, run_stage
 
 _LOG = logging.getLogger(__name__)
 
@@ -105,7 +104,7 @@ def _run(
     """`run`, with the lock of its folder, which is taken if the folder is there."""
     earlier = None if fresh else record.read(folder)
     if earlier is not None:
-        free = record.free_to_change(earlier, config.micro_batch)
+        free = record.free_to_change(earlier)
         now = config.to_dict()
         record.refuse(record.config_differences(earlier["config"], now, free=free), folder)
     stages = make_stages(config)
@@ -123,7 +122,7 @@ def _run(
     stages = _fit_to_weights(stages, network, config.scratch.learning_rate)
     for stage in stages:
         check(stage, network)
-    stages = _fit_to_machine(stages, network, config.data.image_size, earlier)
+    stages = _drawn_as_begun(stages, earlier)
     now = {
         **record.make(config, images, network, stages),
         "command": record.shown_command(config, command),
@@ -151,7 +150,6 @@ def _run(
         float(config.features.disk_megabytes) * 2**20,
     )
     finished = _run_stages(config, folder, stages, images, network, store, lock)
-    now |= record.micro_batches(finished)
     inputs = _features(config, folder, stages, images, network, summary.choose(config, finished))
     masks = _masks(config, folder, stages, images, network, summary.choose(config, finished))
     lock.check()
@@ -242,9 +240,6 @@ def make_stages(config: ConfigDict) -> list[Stage]:
     for name in ("max_megabytes", "disk_megabytes"):
         if config.features[name] < 0:
             raise UserError(f"config.features.{name}={config.features[name]}: expected 0 or more")
-    if config.views not in steps.VIEWS:
-        known = ", ".join(map(str, steps.VIEWS))
-        raise UserError(f"config.views={config.views}: expected one of {known}")
     if config.select.stage not in ("best", "last"):
         raise UserError(f"config.select.stage={config.select.stage!r}: expected 'best' or 'last'")
     return [_stage(config, index) for index in range(len(config.stage_order))]
@@ -263,9 +258,7 @@ def _stage(config: ConfigDict, index: int) -> Stage:
         batch_size=config.batch_size,
         micro_batch=config.micro_batch,
         drawn_by=0,
-        subject_weights=config.loss.subject_weights,
         metric=config.select.metric,
-        views=config.views,
         feature_megabytes=config.features.max_megabytes,
         checkpoint_seconds=config.checkpoint.every_seconds,
         **wanted,
@@ -305,53 +298,28 @@ def _fit_to_weights(
     ]
 
 
-def _fit_to_machine(
-    stages: list[Stage], network: build.Network, size: int, earlier: dict[str, Any] | None
-) -> list[Stage]:
-    """Fill in the micro-batch where the config leaves it open: the run's own when it goes on.
+def _drawn_as_begun(stages: list[Stage], earlier: Mapping[str, Any] | None) -> list[Stage]:
+    """Dropout stays as it was begun where a run goes on with a smaller micro-batch.
 
     Raises:
-      UserError: a run is to go on with a micro-batch that is no part of the one it was begun with.
+      UserError: the micro-batch does not divide the one that the run was begun with.
     """
-    then = None if earlier is None else earlier["stages"][0]
-    found = stages[0].micro_batch
-    if then is not None:
-        begun = then.get("drawn_by") or then["micro_batch"]
-        found = found or then["micro_batch"]
-        if found != then["micro_batch"]:
-            _say_other_micro_batch(stages, then["micro_batch"], found, begun)
-    elif not found:
-        variables = {"params": network.params, "batch_stats": network.batch_stats}
-        # By the stage that trains the most layers: there the time goes. Where only the head trains,
-        # it goes into the features of the whole network.
-        first = min(prefix(stage, network) for stage in stages)
-        first = first if first < network.model.head_start else 0
-        folder, batch = cache.cache_dir(), stages[0].batch_size
-        found = micro_batch.choose(network.model, variables, first, size, batch, folder)
-    # What is drawn at random stays as it was begun.
-    drawn_by = 0 if then is None or begun == found else begun
-    return [dataclasses.replace(one, micro_batch=found, drawn_by=drawn_by) for one in stages]
-
-
-def _say_other_micro_batch(stages: list[Stage], then: int, now: int, begun: int) -> None:
-    """A run goes on with another micro-batch than before, because it is told to."""
-    batch = stages[0].batch_size
+    if earlier is None:
+        return stages
+    then, now, batch = earlier["stages"][0], stages[0].micro_batch, stages[0].batch_size
+    begun = then["drawn_by"] or then["micro_batch"]
     if steps.part_size(begun, batch) % steps.part_size(now, batch):
         raise UserError(
-            f"config.micro_batch={now}: this run was begun with {begun}, and can go on with a "
-            "number that divides it, or 0 for the one it has"
+            f"config.micro_batch={now}: this run was begun with {begun}; set it to {begun}, or to "
+            "a number that divides it"
         )
-    _LOG.warning(
-        "config.micro_batch: %d then, %d from here on: the result differs in its rounding",
-        then,
-        now,
-    )
-    for stage in stages:
-        if stage.batch_norm == "batch":
-            _LOG.warning(
-                "stage %s takes its batch whole, for BatchNorm: there it saves no memory",
-                stage.name,
-            )
+    if now != then["micro_batch"]:
+        _LOG.warning(
+            "config.micro_batch: %d then, %d from here on: the result differs in its rounding",
+            then["micro_batch"],
+            now,
+        )
+    return [dataclasses.replace(stage, drawn_by=0 if begun == now else begun) for stage in stages]
 
 
 def _run_stages(

@@ -179,7 +179,7 @@ def _make_run(
 
     It gives probabilities [B,C], features [B,D] and masks [B,H,W] uint8, None without, all from one
     pass through the network. Features are what the classifier is fed of the image as it is, masks
-    are of that image, too; probabilities are those of the mean logits of its views.
+    are of that image, too.
     """
     model = program.model
     layers, end = len(model.layer_names), model.features_end
@@ -191,13 +191,12 @@ def _make_run(
     def run(
         params: Any, batch_stats: Any, images: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        views, masks = steps.views_of(images, program.views), None
-        trunk, seen = program.captured(params, batch_stats, views, end, names)
+        masks = None
+        trunk, seen = program.captured(params, batch_stats, images, end, names)
         if names:
-            masks = seen[MASK][: len(images)].argmax(-1).astype(jnp.uint8)
+            masks = seen[MASK].argmax(-1).astype(jnp.uint8)
         logits = rest.outputs(params, batch_stats, trunk, layers)
-        logits = logits.reshape(program.views, len(images), -1).mean(0)
-        features = evaluate.pooled(trunk[: len(images)])
+        features = evaluate.pooled(trunk)
         return program.objective.probabilities(logits), features, masks
 
     return run
@@ -280,8 +279,8 @@ def _build(
     if stage not in [one["name"] for one in kept["stages"]]:
         raise ValueError(f"no stage is called {stage!r}")
     temperature = float(found["temperature"])
-    if not 0 < temperature < math.inf or config.views not in steps.VIEWS:
-        raise ValueError(f"temperature is {temperature}, views are {config.views}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}")
     classes = tuple(kept["data"]["classes"])
     outputs = build.output_count(config, len(classes))
     assumed = convention.CONVENTIONS[kept["weights"]["convention"]]
@@ -299,7 +298,6 @@ def _build(
         build.make_objective(config, outputs),
         build.make_inputs(config, assumed.scaling, online=False),
         micro_batch=int(kept["stages"][0]["micro_batch"]),
-        views=int(config.views),
     )
     return Trained(
         folder=folder,

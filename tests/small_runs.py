@@ -23,7 +23,6 @@ def small_config() -> ConfigDict:
     config.data.synthetic.late = 12
     for name in ("normal", "early", "late"):
         config.data.synthetic[f"{name}_subjects"] = 6
-    config.micro_batch = 8
     config.model.name = "cnn"
     config.model.cnn_widths = (4,)
     config.model.cnn_dense = (8,)

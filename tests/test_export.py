@@ -65,15 +65,10 @@ MODELS = ("cnn", "mobilenet_v2")
 READER = "reader"
 READING = {
     "model__feature_layers": ("block_2_add", "block_16_project_BN", "out_relu"),
-    "model__pooling": ("std", "mean", "max"),
     "stages__head__optimizer": "lbfgs",
     "stages__head__l2": (1e-2,),
     "stages__head__epochs": 50,
 }
-
-
-# The same of means alone, of which maps can be drawn.
-MEANS = "means"
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +89,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, skin: Path) -> Runs:
             place = tmp_path_factory.mktemp(model) / "run"
             if model == READER:
                 found[model] = finished_run(place, skin, "mobilenet_v2", **READING)
-            elif model == MEANS:
-                means = {**READING, "model__pooling": ("mean",)}
-                found[model] = finished_run(place, skin, "mobilenet_v2", **means)
             else:
                 found[model] = finished_run(place, skin, model)
         return found[model]
@@ -142,7 +134,7 @@ def assert_as(opened: Trained, pixels: np.ndarray, outputs: Any, tolerance: floa
 # ---- the same answers ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["cnn", MEANS])
+@pytest.mark.parametrize("model", ["cnn", READER])
 def test_snippets_answer_as_the_run(
     runs: Runs,
     tmp_path: Path,
@@ -153,13 +145,13 @@ def test_snippets_answer_as_the_run(
     """Of each format: what the documentation says how to read gives what `Trained` gives."""
     opened = trained.open_run(runs(model))
     pixels = noise(5, 32)
-    if model == MEANS:
+    if model == READER:
         # What is compared here is not compared before as well: XLA takes long for it.
         alike = check.Agreement(1, "test", 0.0, 0.0, 0, None, (1.0, 1.0), (None, None))
         monkeypatch.setattr(check, "compare", lambda *args: alike)
     for name, suffix in EXACT.items():
         # Nor is this, which test_export_real.py has of the whole network.
-        if model == MEANS and name == "stablehlo":
+        if model == READER and name == "stablehlo":
             continue
         said = program.export(runs(model), name, tmp_path / f"skin{suffix}", Wish())
         assert "0 answers" in said and "For research only" in said
@@ -169,7 +161,7 @@ def test_snippets_answer_as_the_run(
     plain = run_snippet("Plain arrays", tmp_path, pixels)
     assert_as(opened, pixels, plain)
     assert {key: plain["about"][key] for key in read["about"]} == read["about"]
-    if model == MEANS:
+    if model == READER:
         np.testing.assert_allclose(plain["maps"], read["outputs"]["maps"], atol=2e-4)
     else:
         compiled = run_snippet("StableHLO", tmp_path, pixels)
@@ -179,13 +171,6 @@ def test_snippets_answer_as_the_run(
         assert read["about"]["maps_absent"]
     # onnxruntime complains on the process's own streams, which Python does not see.
     assert "onnxruntime" not in capfd.readouterr().err
-
-
-def test_a_file_answers_from_one_view(runs: Runs, tmp_path: Path) -> None:
-    opened = trained.open_run(runs("cnn"))
-    several = dataclasses.replace(opened.program, views=4)
-    with pytest.raises(UserError, match="averages 4 views .* --config.views=1"):
-        frozen.freeze(dataclasses.replace(opened, program=several))
 
 
 def test_stablehlo_needs_nothing_of_this_package(runs: Runs, tmp_path: Path) -> None:
@@ -275,7 +260,7 @@ def test_graph_of_other_networks(runs: Runs, tmp_path: Path, model: str, kind: s
 def test_maps_of_several_layers(runs: Runs) -> None:
     """The sum of each layer's own, enlarged; they add up to the logits, but for the bias."""
     size = 96
-    opened = dataclasses.replace(trained.open_run(runs(MEANS)), image_size=size)
+    opened = dataclasses.replace(trained.open_run(runs(READER)), image_size=size)
     whole, found = frozen.freeze(opened), metadata.metadata(opened)
     pixels = noise(2, size)
     outputs = in_onnxruntime(whole, found, pixels)

@@ -29,7 +29,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "features",
         "intervals",
-        "micro_batch",
         "saliency",
         "audit",
         "course",

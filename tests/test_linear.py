@@ -7,14 +7,13 @@ import json
 import logging
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression
 from small_runs import one_stage_config, written
 
-from sscjax import build, linear, metrics, page, prepare, steps, summary, train, trained
+from sscjax import linear, metrics, page, prepare, steps, summary, train, trained
 from sscjax.data import splits, synthetic
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
@@ -86,13 +85,13 @@ def test_weights_of_images_equal_repeating_them() -> None:
     twice = np.arange(30) % 2 == 0
     rows = np.concatenate([np.arange(30), np.flatnonzero(twice)])
     objective = steps.Objective("softmax")
-    weighted = linear.Problem(data.features, data.labels, objective, 3, weights=1.0 + twice)
+    weighted = linear.Problem(data.features, data.labels, objective, 3)
     repeated = linear.Problem(data.features[rows], data.labels[rows], objective, 3)
     # The same standardisation: what differs is how often an image is counted.
     repeated._mean, repeated._scale = weighted._mean, weighted._scale
     x = (data.features[rows] - weighted._mean) / weighted._scale
     repeated._held = (x, x.T.copy(), repeated._held[2])
-    first, _ = weighted.solve(1e-2)
+    first, _ = weighted.solve(1e-2, 1.0 + twice)
     second, _ = repeated.solve(1e-2)
     np.testing.assert_allclose(first, second, atol=2e-3 * np.abs(second).max())
 
@@ -148,14 +147,12 @@ def solved_config(model: str = "mobilenet_v2") -> ConfigDict:
     config.model.alpha = 0.35
     if model == "mobilenet_v2":
         config.model.feature_layers = ("block_2_add", "out_relu")
-        config.model.pooling = ("mean", "std")
     else:
         config.model.cnn_dense = ()
     config.stages.head.optimizer = "lbfgs"
     config.stages.head.epochs = 200
     config.stages.head.l2 = (1e-3, 1e-1)
     config.augment.copies = 1
-    config.views = 4
     return config
 
 
@@ -181,20 +178,13 @@ def test_a_solved_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train.run(config, tmp_path / "one")
     assert written(tmp_path / "one") == before
     said = sections.provenance(page_folder.read(tmp_path / "one"))
-    assert [one["l2"] for one in said["solved"]] == [kept["course"]["l2"]] and said["views"] == 4
+    assert [one["l2"] for one in said["solved"]] == [kept["course"]["l2"]]
     opened = trained.open_run(tmp_path / "one")
     image_set, _ = prepare.load_images(config)
     table = metrics.Predictions.read_csv(tmp_path / "one/predictions.csv")
     assert table.files.tolist() == image_set.files.tolist()
     found = trained.Answers.join(opened.answer([image_set.images[:32], image_set.images[32:]]))
     np.testing.assert_allclose(found.probabilities, table.probabilities, atol=1e-6)
-    # The logits of four views, one at a time and averaged by hand.
-    once = jax.jit(dataclasses.replace(opened.program, views=1).outputs)
-    turned = [np.rot90(image_set.images[:8], k, (1, 2)) for k in range(4)]
-    logits = [once(opened.params, opened.batch_stats, images) for images in turned]
-    odds = np.exp(np.mean(logits, axis=0) / opened.rules.temperature)
-    wanted = odds / odds.sum(1, keepdims=True)
-    np.testing.assert_allclose(found.probabilities[:8], wanted, atol=1e-5)
 
 
 @pytest.mark.usefixtures("quick")
@@ -235,15 +225,12 @@ def test_one_subject_of_a_class_leaves_no_choice(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"views": 3}, "views=3: expected one of 1, 2, 4, 8"),
         (
             {"model.feature_layers": ("block_2_ad",)},
             "'block_2_ad' is not the output of .*'block_2_add'",
         ),
         ({"model.feature_layers": ("block_2_project",)}, "did you mean 'block_2_project_BN'"),
         ({"model.feature_layers": ("out_relu", "out_relu")}, "or is there twice"),
-        ({"model.pooling": ("mean", "median")}, "expected some of mean, std, max, each once"),
-        ({"model.pooling": ()}, "expected some of mean, std, max"),
         ({"stages.head.trainable": "all"}, "fits the classifier alone; set trainable='head'"),
         ({"stages.head.online_augment": True}, "needs the same images all the time"),
         ({"stages.head.l2": ()}, r"l2=\(\), expected numbers above 0"),
@@ -263,18 +250,3 @@ def test_mistakes(tmp_path: Path, changes: dict[str, object], expected: str) -> 
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=expected):
         train.run(config, tmp_path)
-
-
-def test_subjects_have_the_same_say() -> None:
-    """Weighing them alike is the same as repeating their images until all have as many."""
-    subjects = np.array(["a"] * 6 + ["b"] * 2 + ["c"] * 3)
-    labels = np.array([0] * 6 + [1] * 2 + [0, 1, 1])
-    weights = build.subject_weights("balanced", subjects)
-    assert weights is not None and weights.mean() == pytest.approx(1)
-    for name in "abc":
-        assert weights[subjects == name].sum() == pytest.approx(11 / 3)
-    assert build.subject_weights("none", subjects) is None
-    repeats = np.array([1] * 6 + [3] * 2 + [2] * 3)
-    again = np.repeat(labels, repeats)
-    by_class = build.class_weights("balanced", labels, 2, weights)
-    assert by_class == pytest.approx(build.class_weights("balanced", again, 2))

@@ -18,6 +18,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_sco
 from small_runs import one_stage_config, small_config, write_folder, written
 
 from sscjax import (
+    build,
     checkpoint,
     cli,
     ensemble,
@@ -486,9 +487,11 @@ def test_most_models_tell_the_mask() -> None:
 
 
 def test_each_model_is_asked_as_it_was_trained(kfold: Path) -> None:
-    """Of two that differ in their views alone each answers with its own."""
+    """Of two that differ in the scaling of pixels alone each answers with its own."""
     one = trained.open_run(kfold / "folds/fold_0")
-    other = dataclasses.replace(one, program=dataclasses.replace(one.program, views=4))
+    inputs = build.make_inputs(ConfigDict(one.record["config"]), "imagenet", online=False)
+    program = dataclasses.replace(one.program, inputs=inputs)
+    other = dataclasses.replace(one, scaling="imagenet", program=program)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
     apart = [next(iter(each.answer([pixels]))).probabilities for each in (one, other)]
     assert np.abs(apart[0] - apart[1]).max() > 1e-4

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -17,7 +17,6 @@ import numpy as np
 import optax
 import pytest
 import random_weights
-from scipy import stats
 from trees import assert_close, assert_same
 
 from sscjax import optim, steps
@@ -50,28 +49,43 @@ def program(**changes: Any) -> steps.Program:
     return steps.Program(**settings)
 
 
-def state(
-    optimizer: optax.GradientTransformation = KEEP_GRADIENT, frozen: tuple[str, ...] = ()
-) -> tuple[steps.TrainState, optim.Params]:
-    params = random_weights.draw(MODEL, 16)["params"]
-    away = {name: params.pop(name) for name in frozen}
-    return steps.TrainState(jnp.int32(0), params, {}, optimizer.init(params)), away
+def begin(
+    what: steps.Program,
+    variables: Any,
+    optimizer: optax.GradientTransformation = KEEP_GRADIENT,
+    frozen: Collection[str] = (),
+) -> tuple[Callable[..., Any], steps.TrainState]:
+    """The epoch of a program and the state at its start; all but the `frozen` layers train."""
+    params = jax.tree.map(jnp.array, dict(variables["params"]))
+    labels = {name: optim.FREEZE if name in frozen else optim.TRAIN for name in params}
+    masked = optim.freeze_mask(optimizer, labels)
+    statistics = dict(variables.get("batch_stats", {}))
+    start = steps.TrainState(jnp.int32(0), params, statistics, masked.init(params))
+    return steps.make_epoch(what, masked, labels), start
 
 
 @functools.cache
-def gradient_keeper(what: steps.Program) -> Callable[..., Any]:
-    """Compiled once for all tests of one program."""
-    return steps.make_epoch(what, KEEP_GRADIENT)
+def gradient_keeper(
+    what: steps.Program, frozen: tuple[str, ...]
+) -> tuple[Callable[..., Any], Callable[[], steps.TrainState]]:
+    """Compiled once for all tests of one program; with what makes its state at the start."""
+    run, _ = begin(what, random_weights.draw(MODEL, 16), frozen=frozen)
+    return run, lambda: begin(what, random_weights.draw(MODEL, 16), frozen=frozen)[1]
+
+
+def gradients_kept(end: steps.TrainState) -> Any:
+    """By layer, of those that train."""
+    trace = end.opt_state.inner_states[optim.TRAIN].inner_state.trace
+    return {name: layer for name, layer in trace.items() if jax.tree.leaves(layer)}
 
 
 def gradient_of_one_step(
     what: steps.Program, order: Any, real: Any, frozen: tuple[str, ...] = ()
 ) -> tuple[Any, steps.Sums]:
-    start, away = state(frozen=frozen)
-    run = gradient_keeper(what)
+    run, start = gradient_keeper(what, frozen)
     order, real = jnp.asarray([order]), jnp.asarray([real], jnp.float32)
-    end, sums = run(start, away, IMAGES, LABELS, order, real, jax.random.key(0))
-    return end.opt_state.trace, sums
+    end, sums = run(start(), IMAGES, LABELS, order, real, jax.random.key(0))
+    return gradients_kept(end), sums
 
 
 def log_softmax(logits: Any) -> np.ndarray:
@@ -184,15 +198,12 @@ def with_masks(stored: Any, key: jax.Array | None) -> jax.Array:
 
 def joint_gradient(micro: int, order: Any, real: Any, objective: steps.Objective = JOINT) -> Any:
     """The gradient of one step, and the running averages after it."""
-    tree = random_weights.draw(UNET, 16)
-    params, batch_stats = tree["params"], tree["batch_stats"]
     what = steps.Program(UNET, objective, with_masks, micro_batch=micro)
-    start = steps.TrainState(jnp.int32(0), params, batch_stats, KEEP_GRADIENT.init(params))
+    run, start = begin(what, random_weights.draw(UNET, 16))
     stored = np.concatenate([IMAGES, MAPS[..., None]], axis=-1)
     order, real = jnp.asarray([order]), jnp.asarray([real], jnp.float32)
-    run = steps.make_epoch(what, KEEP_GRADIENT)
-    end, sums = run(start, {}, stored, LABELS, order, real, jax.random.key(0))
-    return end.opt_state.trace, sums
+    end, sums = run(start, stored, LABELS, order, real, jax.random.key(0))
+    return gradients_kept(end), sums
 
 
 @pytest.fixture(scope="module")
@@ -374,42 +385,6 @@ def test_weighted_gradient_by_hand() -> None:
     assert float(sums.count) == 7
 
 
-@pytest.mark.parametrize("micro_batch", [0, 4])
-def test_mixed_gradient_by_hand(micro_batch: int) -> None:
-    """Of the last bias, from the logits of the mixed images; a share is its image's own."""
-    objective = steps.Objective("softmax", 0.0, (0.5, 2.0, 1.0))
-    what = program(objective=objective, mixup=0.7, micro_batch=micro_batch)
-    x = scaled(jnp.asarray(IMAGES[EIGHT]), None)
-    # The key of the first step, as an epoch draws it.
-    key = jax.random.fold_in(jax.random.key(0), 0)
-    targets = steps.Targets(jnp.asarray(LABELS[EIGHT]), jnp.ones(8))
-    mixed, both = steps._mix(what, x, targets, key)
-    assert both.share is not None and both.others is not None
-    share = np.asarray(both.share, np.float64)[:, None]
-    assert share.min() >= 0.5 and len(np.unique(share)) == 8
-    own, others = LABELS[EIGHT], np.roll(LABELS[EIGHT], 1)
-    part = share[:, :, None, None]
-    wanted = part * np.asarray(x) + (1 - part) * np.roll(np.asarray(x), 1, axis=0)
-    np.testing.assert_allclose(mixed, wanted, rtol=1e-5, atol=1e-6)
-    logits = MODEL.apply(random_weights.draw(MODEL, 16), mixed, train=False)
-    odds, weights = np.exp(log_softmax(logits)), np.array([0.5, 2.0, 1.0])
-    expected = share * weights[own][:, None] * (odds - np.eye(3)[own])
-    expected += (1 - share) * weights[others][:, None] * (odds - np.eye(3)[others])
-    found, _ = gradient_of_one_step(what, EIGHT, np.ones(8))
-    np.testing.assert_allclose(
-        found["predictions"]["bias"], expected.sum(0) / 8, rtol=1e-4, atol=1e-6
-    )
-
-
-def test_shares_of_a_mixture_are_of_their_beta_distribution() -> None:
-    what = program(mixup=0.7)
-    targets = steps.Targets(jnp.zeros(4000, jnp.int32), jnp.ones(4000))
-    _, both = steps._mix(what, jnp.zeros((4000, 1)), targets, jax.random.key(3))
-    assert both.share is not None
-    found = stats.kstest(np.asarray(both.share), lambda x: 2 * stats.beta(0.7, 0.7).cdf(x) - 1)
-    assert found.pvalue > 0.01
-
-
 # ---- an epoch -----------------------------------------------------------------------------------
 
 
@@ -418,18 +393,20 @@ def epoch() -> Callable[..., Any]:
     """f(cuts, seed): four steps of six images with everything random, in calls that end at cuts."""
     model = MODEL.clone(dropout_rate=0.5)
     optimizer = optim.make_optimizer("adam", optim.make_schedule("linear", 0.01, steps=4))
-    run = steps.make_epoch(program(model=model, inputs=noisy, micro_batch=3), optimizer)
+    what, variables = (
+        program(model=model, inputs=noisy, micro_batch=3),
+        random_weights.draw(MODEL, 16),
+    )
+    run, _ = begin(what, variables, optimizer)
     order = jnp.asarray(np.random.default_rng(3).permutation(24).reshape(4, 6))
     real = jnp.ones((4, 6)).at[3, 5].set(0.0)
 
     def take(cuts: tuple[int, ...] = (4,), seed: int = 0) -> tuple[Any, list[float]]:
-        now, frozen = state(optimizer)
+        _, now = begin(what, variables, optimizer)
         total, start = [0.0, 0.0, 0.0], 0
         for cut in cuts:
             part = slice(start, cut)
-            now, sums = run(
-                now, frozen, IMAGES, LABELS, order[part], real[part], jax.random.key(seed)
-            )
+            now, sums = run(now, IMAGES, LABELS, order[part], real[part], jax.random.key(seed))
             total = [a + float(b) for a, b in zip(total, jax.tree.leaves(sums), strict=True)]
             start = cut
         return now, total
@@ -461,13 +438,12 @@ def test_epoch_is_determined_by_its_key(epoch: Callable[..., Any]) -> None:
 def test_steps_of_an_epoch_differ_in_their_noise() -> None:
     """The same images at two steps: without learning only the step's own key tells them apart."""
     still = optax.set_to_zero()
-    run = steps.make_epoch(program(inputs=noisy), still)
-    start, frozen = state(still)
+    run, start = begin(program(inputs=noisy), random_weights.draw(MODEL, 16), still)
     params = jax.tree.map(np.asarray, start.params)
     losses = []
     for _ in range(2):
         args = (IMAGES, LABELS, jnp.arange(4)[None], jnp.ones((1, 4)), jax.random.key(0))
-        start, sums = run(start, frozen, *args)
+        start, sums = run(start, *args)
         losses.append(float(sums.loss))
     assert_same(start.params, params)
     assert losses[0] != losses[1]
@@ -476,14 +452,13 @@ def test_steps_of_an_epoch_differ_in_their_noise() -> None:
 def test_training_learns() -> None:
     """Three patterns in noise: the loss of 24 steps on them falls below a tenth."""
     optimizer = optim.make_optimizer("adam", optax.constant_schedule(0.01))
-    run = steps.make_epoch(program(micro_batch=8), optimizer)
+    run, now = begin(program(micro_batch=8), random_weights.draw(MODEL, 16), optimizer)
     pattern = np.random.default_rng(4).integers(0, 256, (3, 16, 16, 3))
     images = (0.7 * pattern[LABELS] + 0.3 * IMAGES).astype(np.uint8)
     order = jnp.tile(jnp.arange(24).reshape(1, 24), (24, 1))
-    now, frozen = state(optimizer)
     means = []
     for _ in range(2):
-        now, sums = run(now, frozen, images, LABELS, order, jnp.ones((24, 24)), jax.random.key(0))
+        now, sums = run(now, images, LABELS, order, jnp.ones((24, 24)), jax.random.key(0))
         means.append(float(sums.loss / sums.count))
     assert means[1] < 0.1 * np.log(3)
     assert float(sums.correct) == float(sums.count) == 24 * 24
@@ -517,12 +492,12 @@ def test_gradients_through_folded_kernels(kernel_trains: bool) -> None:
         return -jax.nn.log_softmax(logits)[jnp.arange(4), LABELS[:4]].mean()
 
     expected = jax.jit(jax.grad(loss))(own)
-    start = steps.TrainState(jnp.int32(0), own, statistics, KEEP_GRADIENT.init(own))
-    run = steps.make_epoch(what, KEEP_GRADIENT)
+    both = {"params": {**own, **away}, "batch_stats": statistics}
+    run, start = begin(what, both, frozen=away)
     order, real = jnp.arange(4)[None], jnp.ones((1, 4))
-    end, _ = run(start, away, x, LABELS[:4], order, real, jax.random.key(0))
-    assert set(end.opt_state.trace) == set(own) and "block_16_expand_BN" in own
-    assert_close(end.opt_state.trace, expected)
+    end, _ = run(start, x, LABELS[:4], order, real, jax.random.key(0))
+    assert set(gradients_kept(end)) == set(own) and "block_16_expand_BN" in own
+    assert_close(gradients_kept(end), expected)
 
 
 def test_batch_statistics_in_training() -> None:
@@ -541,11 +516,10 @@ def test_batch_statistics_in_training() -> None:
         batch_statistics_from=first,
         micro_batch=2,  # would normalise by two images: not taken
     )
-    start = steps.TrainState(jnp.int32(0), own, variables["batch_stats"], KEEP_GRADIENT.init(own))
+    run, start = begin(what, {**variables, "params": own})
     kernel = np.asarray(own["Conv_1"]["kernel"], np.float64)[0, 0]
-    run = steps.make_epoch(what, KEEP_GRADIENT)
     order, real = jnp.arange(8)[None], jnp.ones((1, 8))
-    end, _ = run(start, {}, x, LABELS[:8], order, real, jax.random.key(0))
+    end, _ = run(start, x, LABELS[:8], order, real, jax.random.key(0))
 
     y = (x.astype(np.float64) @ kernel).reshape(-1, 1280)
     for leaf, value in (("mean", y.mean(0)), ("var", y.var(0))):
@@ -618,23 +592,3 @@ def test_convolutions_are_xlas_own() -> None:
 
     text = steps.jit(convolve).lower(x, kernel).compile().as_text()  # type: ignore[attr-defined]
     assert "ynn" not in text
-
-
-@pytest.mark.parametrize("count", steps.VIEWS)
-def test_views_are_numpys(count: int) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), dtype=np.uint8)
-    turned = [np.rot90(images, k, (1, 2)) for k in range(4)]
-    wanted = {
-        1: [images],
-        2: [images, images[:, :, ::-1]],
-        4: turned,
-        8: [*turned, *(view[:, :, ::-1] for view in turned)],
-    }[count]
-    found = np.asarray(steps.views_of(jnp.asarray(images), count))
-    np.testing.assert_array_equal(found, np.concatenate(wanted))
-    assert len(np.unique(found.reshape(2 * count, -1), axis=0)) == 2 * count
-
-
-def test_other_numbers_of_views_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 views"):
-        steps.views_of(jnp.zeros((1, 4, 4, 3)), 3)

@@ -22,7 +22,6 @@ from sscjax import (
     explanations,
     memory,
     metrics,
-    micro_batch,
     models,
     outliers,
     page,
@@ -152,32 +151,40 @@ def test_interrupted_run_ends_identical(
     assert _outcome(tmp_path / "run") == _outcome(reference)
 
 
-def test_gentle_fine_tuning_resumes_to_the_bit(
+def test_checkpoints_hold_the_trained_layers_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Averaged, pulled back, mixed, with rates by depth: their state goes through checkpoints."""
+    """Frozen ones are those that the stage starts from, and come back to the bit."""
+    save, saved = checkpoint.Checkpoints.save, []
+
+    def save_and_keep(self: checkpoint.Checkpoints, step: int, tree: Any, info: Any) -> None:
+        saved.append((info["stage"], jax.tree.map(np.array, tree)))
+        save(self, step, tree, info)
+
+    models: list[Any] = []
+    save_model = checkpoint.save_model
+
+    def save_and_keep_model(folder: Path, tree: Any) -> None:
+        models.append(jax.tree.map(np.array, tree))
+        save_model(folder, tree)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", save_and_keep)
+    monkeypatch.setattr(checkpoint, "save_model", save_and_keep_model)
     config = small_config()
-    for name, value in (
-        *(("average", "ema"), ("pull", 0.1), ("first_layer_rate", 0.1), ("mixup", 0.4)),
-        ("learning_rate", 0.01),
-    ):
-        config.stages.finetune[name] = value
-    config.loss.subject_weights = "balanced"
-    train.run(config, tmp_path / "whole")
-    save, done = checkpoint.Checkpoints.save, []
-
-    def save_then_stop(self: checkpoint.Checkpoints, *args: Any) -> None:
-        save(self, *args)
-        done.append(args[0])
-        if len(done) == 6:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Checkpoints, "save", save_then_stop)
-        with pytest.raises(KeyboardInterrupt):
-            train.run(config, tmp_path / "cut")
-    train.run(config, tmp_path / "cut")
-    assert _outcome(tmp_path / "cut") == _outcome(tmp_path / "whole")
+    config.stages.finetune.freeze_first = 2
+    train.run(config, tmp_path)
+    found = dict(saved)
+    trained = {"head": {"dense1", "predictions"}, "finetune": {"conv1_2", "dense1", "predictions"}}
+    assert set(found) == set(trained)
+    for name, names in trained.items():
+        tree = found[name]
+        assert set(tree["last"]["params"]) == set(tree["best"]["params"]) == names
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
+        assert not [path for path in paths if "conv1_1" in path]
+    head, finetune = (tree["params"] for tree in models)
+    for name, layer in head.items():
+        for kind, leaf in layer.items():
+            assert (leaf.tobytes() == finetune[name][kind].tobytes()) == (name == "conv1_1")
 
 
 def test_finished_run_says_so_and_changes_nothing(
@@ -296,32 +303,6 @@ def test_fresh_deletes_nothing_but_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file"):
         train.run(small_config(), tmp_path / "thesis.txt")
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
-
-
-def test_measured_micro_batch_stays_with_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What another measurement finds later must not change the bits of a run that goes on."""
-    config = one_stage_config()
-    config.micro_batch = 0
-    monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
-    asked: list[Any] = []
-
-    def measure(model: Any, variables: Any, *rest: Any) -> list[dict[int, float]]:
-        micro_batch.stretches(model, variables, rest[0])
-        asked.append(rest)
-        return [{4: 1.0, 8: 2.0, 16: 3.0}]
-
-    monkeypatch.setattr(micro_batch, "measure", measure)
-    train.run(config, tmp_path / "run")
-    # Only the head trains: its time goes into the features, from the first layer on.
-    assert asked == [(0, config.data.image_size, config.batch_size, [4, 8, 16])]
-    (tmp_path / "run" / "report.txt").unlink()
-    (tmp_path / "cache" / "micro_batch.json").unlink()
-    train.run(config, tmp_path / "run")
-    assert len(asked) == 1
-    record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
-    assert [stage["micro_batch"] for stage in record["stages"]] == [4]
 
 
 def test_memory_is_given_back_once_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,13 +447,7 @@ def test_more_outputs_than_classes(tmp_path: Path) -> None:
         ("stage_order", ("head", "tail"), "config.stages has"),
         ("stage_order", (), "is empty"),
         ("loss.class_weights", "some", "expected 'balanced' or 'none'"),
-        ("loss.subject_weights", "some", "expected 'balanced' or 'none'"),
         ("loss.classification", 0.0, "0 with loss.segmentation above 0"),
-        ("stages.finetune.average", "mean", "expected 'none', 'ema' or 'swa'"),
-        ("stages.finetune.average_decay", 1.0, "expected above 0"),
-        ("stages.finetune.first_layer_rate", 0.0, "expected above 0, to 1"),
-        ("stages.finetune.pull", -1.0, "expected 0 or more"),
-        ("stages.finetune.mixup", -1.0, "expected 0 or more"),
         ("stage_order", ("head", "head"), "distinct"),
         ("stages.finetune.freeze_first", 999, "expected 0 to"),
         ("stages.finetune.optimizer", "adm", "expected one of adam"),
@@ -483,6 +458,7 @@ def test_more_outputs_than_classes(tmp_path: Path) -> None:
         ("loss.label_smoothing", 2.0, "0 to less than 1"),
         ("checkpoint.keep", 0, "1 or more"),
         ("batch_size", 0, "expected 1 or more"),
+        ("micro_batch", 0, "micro_batch=0, expected 1 or more; set it to 8"),
         ("calibration.threshold", "best", "expected 'youden' or 'sensitivity'"),
         ("pretrained", "imagenet", "there are no weights"),
     ],

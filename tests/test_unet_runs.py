@@ -376,9 +376,6 @@ def test_a_run_with_masks(masked: Masked, tmp_path: Path) -> None:
     config.loss.segmentation = 0.5
     with pytest.raises(UserError, match="config.loss.segmentation: 1.0 then, 0.5 now"):
         train.run(config, masked.run)
-    config.stages[config.stage_order[0]].mixup = 0.4
-    with pytest.raises(UserError, match="mixup=0.4 mixes images, and their masks cannot be mixed"):
-        train.run(config, tmp_path / "mixed")
 
 
 # ---- mistakes -----------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def step(one: Operation, x: jax.Array, found: dict[str, jax.Array]) -> jax.Array
         assert one.bias is not None
         return _transpose(one, x) + one.bias.reshape(1, 1, 1, -1)
     if one.kind == "pool":
-        return jnp.concatenate([pool(found[name], one.pooling) for name in one.reads], axis=-1)
+        return jnp.concatenate([pool(found[name]) for name in one.reads], axis=-1)
     if one.kind == "flatten":
         return x.reshape(x.shape[0], -1)
     assert one.kind == "max_pool"

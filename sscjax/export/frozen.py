@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sscjax.errors import UserError
-from sscjax.models import CNN, MASK, FDUNet, MobileNetV2, Pooling, fast
+from sscjax.models import CNN, MASK, FDUNet, MobileNetV2, fast
 from sscjax.pretrained import convention
 from sscjax.trained import Trained
 
@@ -42,9 +41,8 @@ class Operation:
       kind: 'conv', 'transpose' (transposed 2x2 convolution of stride 2: [N,h,w,C] to
         [N,2h,2w,D]), 'relu' (max(x,0)), 'relu6' (clip to 0..6), 'add' (of an earlier output),
         'concat' (an earlier output's channels before these), 'max_pool' (2x2, stride 2, an odd last
-        row or column left out), 'pool' (over space: of each of several outputs [N,h,w,C] several
-        numbers [N,C], one beside the other), 'flatten' ([N,h,w,C] to [N,h*w*C], channels last) or
-        'dense'.
+        row or column left out), 'pool' (the mean over space of each of several outputs [N,h,w,C],
+        one beside the other), 'flatten' ([N,h,w,C] to [N,h*w*C], channels last) or 'dense'.
       kernel: of 'conv' [K,K,C/groups,D], of 'transpose' [2,2,C,D] (the first two say which of the
         four pixels), of 'dense' [C,D], float32.
       bias: [D] float32.
@@ -53,7 +51,6 @@ class Operation:
       groups: of 'conv': 1, or one per channel.
       other: of 'add', the operation whose output is added; of 'concat', whose channels are first.
       reads: of 'pool', the operations whose outputs are pooled, in order.
-      pooling: of 'pool', what is taken of each channel, in order, see `models.layers.pool`.
     """
 
     name: str
@@ -65,7 +62,6 @@ class Operation:
     groups: int = 1
     other: str = ""
     reads: tuple[str, ...] = ()
-    pooling: tuple[Pooling, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,17 +119,8 @@ LEAST = float(np.finfo(np.float32).tiny)
 
 
 def freeze(opened: Trained) -> Frozen:
-    """Fold and flatten the network of an opened run.
-
-    Raises:
-      UserError: the run averages several views of an image, which a file has no place for.
-    """
-    model, views = opened.model, opened.program.views
-    if views > 1:
-        raise UserError(
-            f"{opened.folder} averages {views} views of each image, and a file answers from one: "
-            "train the run with --config.views=1 to export it"
-        )
+    """Fold and flatten the network of an opened run."""
+    model = opened.model
     params = model.fold(opened.params, opened.batch_stats, len(model.layer_names))
     if isinstance(model, MobileNetV2):
         operations = _mobilenet_v2(model, params, opened.image_size)
@@ -168,13 +155,13 @@ def freeze(opened: Trained) -> Frozen:
 
 
 def _evidence(operations: Sequence[Operation], size: int) -> tuple[Evidence, ...]:
-    """Of every output that is pooled by its mean: the gradient of the logits over its pixels.
+    """Of every output that is pooled: the gradient of the logits over its pixels.
 
     The maps have the side of the largest. What a smaller one says of a pixel is spread over those
     in its place, so that a map still adds up to its logit, but for the bias.
     """
     pool, logits = operations[-2:]
-    if pool.kind != "pool" or pool.pooling != ("mean",):
+    if pool.kind != "pool":
         return ()
     assert logits.kernel is not None
     kernel = _both_ways(logits.kernel)
@@ -239,8 +226,7 @@ def _mobilenet_v2(model: MobileNetV2, params: dict[str, Any], size: int) -> list
         elif layer.kind == "add":
             found.append(Operation(layer.name, "add", other=shortcut))
         elif layer.kind == "pool":
-            reads = model.read_layers
-            found.append(Operation(layer.name, "pool", reads=reads, pooling=model.pooling))
+            found.append(Operation(layer.name, "pool", reads=model.read_layers))
         elif layer.kind == "dense":
             found.append(_dense(layer.name, params))
         last = found[-1].name if found else INPUT
@@ -299,7 +285,7 @@ def _unet(model: FDUNet, params: dict[str, Any], size: int) -> list[Operation]:
             size //= 2
         elif layer.kind == "pool":
             reads = renamed[layer.joins] if layer.joins else last
-            found.append(Operation(name, "pool", reads=(reads,), pooling=("mean",)))
+            found.append(Operation(name, "pool", reads=(reads,)))
         elif layer.kind == "dense":
             found.append(_dense(name, params))
         if layer.kind != "mask":

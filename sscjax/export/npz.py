@@ -30,7 +30,7 @@ def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
 
     The metadata has four keys more than `metadata.metadata` says: trunk, features, masks_from (the
     operation whose output are the logits of masks, '' without) and operations, each of these with
-    name, kind, stride, padding, groups, other, reads and pooling as `frozen.Operation` says.
+    name, kind, stride, padding, groups, other and reads as `frozen.Operation` says.
     """
     whole, found = frozen.freeze(opened), metadata.metadata(opened)
     steps = [
@@ -42,7 +42,6 @@ def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
             "groups": one.groups,
             "other": one.other,
             "reads": list(one.reads),
-            "pooling": list(one.pooling),
         }
         for one in whole.operations
     ]

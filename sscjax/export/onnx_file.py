@@ -16,7 +16,6 @@ import sscjax
 from sscjax.export import check, frozen, metadata
 from sscjax.export.check import Outcome, Wish
 from sscjax.export.frozen import Frozen, Operation
-from sscjax.models.layers import LEAST_VARIANCE
 from sscjax.trained import Trained
 
 # Old enough for onnxruntime 1.14 and onnxruntime-web of the same year, new enough for 8-bit
@@ -202,24 +201,7 @@ def _mean(graph: _Graph, image: str, name: str) -> str:
 
 def _pool(graph: _Graph, one: Operation) -> str:
     """As `models.layers.pool`, of each output read."""
-    parts = []
-    for name in one.reads:
-        for kind in one.pooling:
-            place = f"{one.name}/{name}/{kind}"
-            if kind == "mean":
-                parts.append(_mean(graph, name, place))
-            elif kind == "max":
-                found = graph.node("GlobalMaxPool", [name], f"{place}/pooled")
-                parts.append(graph.node("Flatten", [found], place))
-            else:
-                assert kind == "std"
-                mean = graph.node("GlobalAveragePool", [name], f"{place}/mean")
-                offset = graph.node("Sub", [name, mean], f"{place}/offset")
-                square = graph.node("Mul", [offset, offset], f"{place}/square")
-                variance = _mean(graph, square, f"{place}/variance")
-                least = graph.constant(f"{place}/least", LEAST_VARIANCE)
-                kept = graph.node("Add", [variance, least], f"{place}/kept")
-                parts.append(graph.node("Sqrt", [kept], place))
+    parts = [_mean(graph, name, f"{one.name}/{name}/mean") for name in one.reads]
     return graph.node("Concat", parts, one.name, axis=1)
 
 

@@ -12,7 +12,7 @@ from sscjax.models.cnn import CNN
 from sscjax.models.fd_unet import Block as UNetBlock
 from sscjax.models.fd_unet import FDUNet
 from sscjax.models.initial import initial_variables
-from sscjax.models.layers import MASK, Pooling
+from sscjax.models.layers import MASK
 from sscjax.models.mobilenet_unet import MobileNetUNet
 from sscjax.models.mobilenet_v2 import MobileNetV2
 from sscjax.models.protocol import Model
@@ -25,7 +25,6 @@ __all__ = [
     "MobileNetUNet",
     "MobileNetV2",
     "Model",
-    "Pooling",
     "UNetBlock",
     "initial_variables",
 ]

@@ -56,15 +56,10 @@ class CNN(nn.Module):
         return self.head_start
 
     @property
-    def block_ends(self) -> tuple[int, ...]:
-        """Layer counts after which a block has ended, and 0."""
-        names = self.layer_names
-        return (0, *(i + 1 for i, name in enumerate(names) if name.startswith("pool")))
-
-    @property
     def cut_points(self) -> tuple[int, ...]:
         """Layer counts n after which the network may be cut: the ends of the blocks."""
-        return self.block_ends
+        names = self.layer_names
+        return (0, *(i + 1 for i, name in enumerate(names) if name.startswith("pool")))
 
     def smallest_input(self) -> int:
         """The least height and width in pixels that leave one pixel after the last block."""

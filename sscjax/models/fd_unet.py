@@ -209,27 +209,18 @@ class FDUNet(nn.Module):
         return len(self.layers) - 2
 
     @property
-    def block_ends(self) -> tuple[int, ...]:
-        """Layer counts after which a part has ended, 0 and `head_start` among them.
+    def cut_points(self) -> tuple[int, ...]:
+        """Layer counts n after which one activation is all that the rest needs.
 
-        One activation goes on from there: there is none between the first block on the way down and
-        its skip connection on the way up.
+        There is none between the first block on the way down and its skip connection on the way up.
         """
-        return self._cuts()
-
-    def _cuts(self) -> tuple[int, ...]:
-        """The ends of blocks, and 0, after which no earlier output is read."""
         stack = self.layers
         places = {layer.name: index for index, layer in enumerate(stack)}
         joins = [(places[one.joins], places[one.name]) for one in stack if one.joins]
         ends = [index + 1 for index, layer in enumerate(stack) if layer.ends_block]
         # A cut after n layers has the output of layer n - 1, counted from 0, and no earlier one.
-        return (0, *(n for n in ends if not any(a < n - 1 and n <= b for a, b in joins)))
-
-    @property
-    def cut_points(self) -> tuple[int, ...]:
-        """Layer counts n after which one activation is all that the rest needs."""
-        return (*self._cuts(), self.features_end)
+        cuts = [n for n in ends if not any(a < n - 1 and n <= b for a, b in joins)]
+        return (0, *cuts, self.features_end)
 
     def initializer(self, layer: str) -> ops.KernelDraw:
         """How the kernel of a layer starts."""
@@ -365,7 +356,7 @@ class FDUNet(nn.Module):
                 draw = self.initializer(layer.name)
                 return ops.PointwiseConv(layer.channels, draw, name=layer.name)(x)
             case "pool":
-                return ops.pool(kept[layer.joins] if layer.joins else x, ("mean",))
+                return ops.pool(kept[layer.joins] if layer.joins else x)
             case "dropout" if train and self.dropout_rate > 0:
                 return ops.dropout(x, self.dropout_rate, self.make_rng("dropout"), drawn)
             case "dense":

@@ -169,31 +169,10 @@ class BatchNorm(nn.Module):
 MASK = "segmentation"
 """The layer whose output, seen by `capture`, are the logits of masks [B,H,W,classes]."""
 
-Pooling = Literal["mean", "std", "max"]
 
-# Where a channel is the same everywhere, the gradient of its deviation would be infinite.
-LEAST_VARIANCE = 1e-6
-
-
-def pool(x: jax.Array, kinds: tuple[Pooling, ...]) -> jax.Array:
-    """One number per kind and channel for [B,h,w,C]: [B,len(kinds)*C], kind after kind.
-
-    Args:
-      x: activations.
-      kinds: 'mean', 'max' and 'std', the standard deviation over space (the diagonal of
-        second-order pooling; Carreira et al. 2012), each once.
-    """
-    found: list[jax.Array] = []
-    for kind in kinds:
-        if kind == "max":
-            found.append(x.max(axis=(1, 2)))
-            continue
-        value = x.mean(axis=(1, 2))
-        if kind == "std":
-            variance = jnp.square(x - value[:, None, None]).mean(axis=(1, 2))
-            value = jnp.sqrt(variance + LEAST_VARIANCE)
-        found.append(value)
-    return found[0] if len(found) == 1 else jnp.concatenate(found, axis=-1)
+def pool(x: jax.Array) -> jax.Array:
+    """Global average pooling: activations [B,h,w,C] to their mean over space [B,C]."""
+    return x.mean(axis=(1, 2))
 
 
 class Dense(nn.Module):

@@ -72,15 +72,6 @@ class MobileNetUNet(FDUNet):
         """Index of the first layer behind the backbone."""
         return len(_encoder(self.alpha))
 
-    @property
-    def block_ends(self) -> tuple[int, ...]:
-        """Layer counts after which a block of the backbone has ended, 0 and `head_start` too.
-
-        Between them the backbone can be run in stretches; only `cut_points` leave nothing behind.
-        """
-        ends = [n for n, layer in enumerate(_encoder(self.alpha), 1) if layer.ends_block]
-        return (0, *ends)
-
     def initializer(self, layer: str) -> ops.KernelDraw:
         """How the kernel of a layer starts: the backbone's as in Keras."""
         return ops.GLOROT_UNIFORM if self._is_old(layer) else super().initializer(layer)

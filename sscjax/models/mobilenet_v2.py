@@ -117,8 +117,8 @@ class MobileNetV2(nn.Module):
       bn_epsilon: added to the variance, likewise.
       bn_momentum: of the running averages, used only with batch statistics.
       feature_layers: layers of the backbone whose outputs the classifier reads, in any order; ()
-        reads the last one. Early layers tell texture and colour, late ones shapes.
-      pooling: what it reads of each channel of them, see `layers.pool`.
+        reads the last one. Early layers tell texture and colour, late ones shapes. Of each of
+        their channels it reads the mean over the image.
     """
 
     outputs: int
@@ -128,7 +128,6 @@ class MobileNetV2(nn.Module):
     bn_epsilon: float = 1e-3
     bn_momentum: float = 0.999
     feature_layers: tuple[str, ...] = ()
-    pooling: tuple[ops.Pooling, ...] = ("mean",)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -256,7 +255,7 @@ class MobileNetV2(nn.Module):
         reads = self.read_layers if pools else ()
         if reads and first > self.layer_names.index(reads[0]) + 1:
             raise ValueError(f"first={first}: the classifier reads {reads[0]}, a layer before it")
-        features = [ops.pool(x, self.pooling)] if self.layer_names[:first][-1:] == reads[:1] else []
+        features = [ops.pool(x)] if self.layer_names[:first][-1:] == reads[:1] else []
         # The end of the stem, too: in very narrow networks the first block has a shortcut.
         ends = sorted({*self.block_ends, self.layer_names.index("Conv1_relu") + 1})
         adds = [index for index, layer in enumerate(stack) if layer.kind == "add"]
@@ -302,7 +301,7 @@ class MobileNetV2(nn.Module):
             if layer.name in capture:
                 found[layer.name] = x
             if layer.name in reads:
-                features.append(ops.pool(x, self.pooling))
+                features.append(ops.pool(x))
         return (x, found) if capture else x
 
     def _groups(

@@ -24,10 +24,6 @@ class Model(Protocol):
         """How many layers make what the classifier is fed: features [B,D] or a map [B,h,w,D]."""
 
     @property
-    def block_ends(self) -> tuple[int, ...]:
-        """Numbers of layers after which a block has ended, from 0 to `head_start`."""
-
-    @property
     def cut_points(self) -> tuple[int, ...]:
         """Numbers of layers after which one activation is all that the rest needs."""
 

@@ -311,7 +311,6 @@ def provenance(folder: Folder) -> dict[str, Any]:
     return {
         "stages": stages,
         "solved": [stage for stage in stages if stage["l2"] is not None],
-        "views": config.get("views", 1),
         "parameters": stages[0]["frozen"] + stages[0]["trained"] if stages else None,
         "select": config["select"],
         "class_weights": config["loss"]["class_weights"],
