@@ -157,14 +157,6 @@ def get_config() -> ConfigDict:
     # How far the amount of each stain may change (HED jitter): 0.3 multiplies its optical density
     # by 0.7 to 1.3. Networks otherwise learn the stain of a laboratory. 0: off.
     config.augment.stain = 0.0
-    # How far all values, and their distances from the image's mean, may be scaled: 0.2 multiplies
-    # by 0.8 to 1.2. 0: off.
-    config.augment.brightness = 0.0
-    config.augment.contrast = 0.0
-    # Largest blur: deviation of a Gaussian in pixels, up to 4. 0: off.
-    config.augment.blur = 0.0
-    # Least quality at which an image is compressed once more as JPEG; 100: off.
-    config.augment.jpeg = 100
     # Least side of the random crop, as a share of the image; the crop is enlarged back.
     config.augment.crop = 0.8
 

@@ -34,15 +34,10 @@ UNET: dict[str, Any] = {"depth": 3, "width": 8, "growth": 2, "layers_per_block":
 UNET_BATCH = 8
 
 # What a step may do to its images first: fields of `augment.Changes`.
-STAIN: dict[str, Any] = {"turn": True, "stain": 0.2}
-LIGHT: dict[str, Any] = {"brightness": 0.2, "contrast": 0.2}
 AUGMENT: dict[str, dict[str, Any] | None] = {
     "nothing": None,
     "place": {},
-    "stain": STAIN,
-    "light": {**STAIN, **LIGHT},
-    "blur": {**STAIN, **LIGHT, "blur": 1.0},
-    "jpeg": {**STAIN, **LIGHT, "blur": 1.0, "jpeg": 40},
+    "stain": {"turn": True, "stain": 0.2},
 }
 
 # Images of the paper's second study.

@@ -327,9 +327,6 @@ AUGMENTED = {
     "nothing": "nothing",
     "place": "flips and crops, as the paper",
     "stain": "quarter turns and stains, too",
-    "light": "brightness and contrast, too",
-    "blur": "a blur, too",
-    "jpeg": "JPEG, too: everything",
 }
 
 

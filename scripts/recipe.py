@@ -54,12 +54,6 @@ from sscjax.pretrained import cache
 
 PROBE: dict[str, object] = {"data.image_size": 128, "model.feature_layers": ()}
 COPIES: dict[str, object] = {"augment.copies": 2, "augment.turn": True}
-LIGHT: dict[str, object] = {
-    "augment.brightness": 0.2,
-    "augment.contrast": 0.2,
-    "augment.blur": 1.0,
-    "augment.jpeg": 40,
-}
 PROBE_LINE = "linear probe"
 VARIANTS: dict[str, dict[str, object]] = {
     PROBE_LINE: PROBE,
@@ -68,7 +62,6 @@ VARIANTS: dict[str, dict[str, object]] = {
     "the last layer alone": {"model.feature_layers": ()},
     "two copies, flipped, turned and cropped": COPIES,
     "two copies, stains changed too": {**COPIES, "augment.stain": 0.3},
-    "two copies, light, blur and JPEG changed too": {**COPIES, **LIGHT},
     "labels smoothed": {"loss.label_smoothing": 0.1},
     "classes unweighted": {"loss.class_weights": "none"},
     "weak penalty, not chosen": {"stages.head.l2": (1e-5,)},

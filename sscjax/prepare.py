@@ -294,16 +294,12 @@ def copies_before_split(config: ConfigDict, image_set: ImageSet) -> ImageSet:
 
 def changes(config: ConfigDict) -> augment.Changes:
     """What augmentation may do."""
-    wish = config.augment
+    block = config.augment
     return augment.Changes(
-        flip=bool(wish.flip),
-        turn=bool(wish.turn),
-        crop=float(wish.crop),
-        stain=float(wish.stain),
-        brightness=float(wish.brightness),
-        contrast=float(wish.contrast),
-        blur=float(wish.blur),
-        jpeg=int(wish.jpeg),
+        flip=bool(block.flip),
+        turn=bool(block.turn),
+        crop=float(block.crop),
+        stain=float(block.stain),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,10 +60,6 @@ def params(
         transpose=jnp.zeros(1, bool),
         scale=jnp.ones((1, 3)),
         shift=jnp.zeros((1, 3)),
-        brightness=jnp.ones(1),
-        contrast=jnp.ones(1),
-        sigma=jnp.zeros(1),
-        quality=jnp.full(1, 100.0),
     )
 
 
@@ -167,52 +162,6 @@ def test_stained_batches_stay_in_range_and_differ() -> None:
 def test_a_stain_out_of_range_is_refused(stain: float) -> None:
     with pytest.raises(UserError, match="stain is"):
         Changes(stain=stain)
-
-
-def test_light_is_drawn_within_its_range_and_apart() -> None:
-    how = Changes(stain=0.3, brightness=0.2, contrast=0.4, blur=1.5, jpeg=41)
-    drawn = augment_params(jax.random.key(0), 3000, how)
-    for found, least, most in (
-        (drawn.brightness, 0.8, 1.2),
-        (drawn.contrast, 0.6, 1.4),
-        (drawn.sigma, 0.0, 1.5),
-        (drawn.quality, 41, 100),
-    ):
-        quantiles = np.quantile(np.asarray(found), [0, 0.25, 0.5, 0.75, 1])
-        np.testing.assert_allclose(quantiles, np.linspace(least, most, 5), atol=0.03 * most)
-        assert float(found.min()) >= least - 1e-6 and float(found.max()) <= most + 1e-6
-    numbers = [drawn.brightness, drawn.contrast, drawn.sigma, drawn.quality, drawn.scale, drawn.top]
-    together = np.corrcoef(np.column_stack(numbers).T)
-    assert np.abs(together - np.eye(8)).max() < 0.08
-    # Neither place nor stain is changed by them.
-    alone = augment_params(jax.random.key(0), 3000, Changes(stain=0.3))
-    np.testing.assert_array_equal(alone.scale, drawn.scale)
-    np.testing.assert_array_equal(alone.share, drawn.share)
-
-
-def test_looks_on_line_are_those_of_copies() -> None:
-    how = Changes(flip=False, crop=1.0, brightness=0.3, contrast=0.3, blur=1.0, jpeg=30)
-    before = image_set(1)
-    copy = augment.augmented_copies(before, 1, 9, how).images[1]
-    drawn = augment._params(jnp.asarray(augment._draws(9, "a/0.png", 1))[None], how)
-    found = augment.look(drawn, jnp.asarray(before.images[:1].astype(np.float32)), how)
-    np.testing.assert_allclose(np.round(found[0]), copy, atol=1)
-    assert not np.array_equal(copy, before.images[0])
-    assert float(found.min()) >= 0 and float(found.max()) <= 255
-
-
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        ({"brightness": 1.0}, "brightness is 1.0, expected 0 to less than 1"),
-        ({"contrast": -0.1}, "contrast is -0.1"),
-        ({"blur": 9.0}, "blur is 9.0 pixels, expected 0 to 4"),
-        ({"jpeg": 0}, "jpeg is 0, expected a quality of 1 to 100"),
-    ],
-)
-def test_a_look_out_of_range_is_refused(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        Changes(**change)
 
 
 def test_crops_are_uniform_in_side_and_position() -> None:

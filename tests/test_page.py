@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from small_runs import one_stage_config
 
+from configs import default
 from sscjax import intervals, metrics, page, report, train
 from sscjax.errors import UserError
 from sscjax.metrics import Predictions
-from sscjax.page import charts, checklists, plots, render
+from sscjax.page import charts, checklists, plots, render, sections
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -434,6 +435,75 @@ def test_the_page_says_how_often_images_were_tested(
     page.write(folder)
     expected = said.format(half=len(whole) // 2, all=len(whole))
     assert expected in text_of(section(parse(folder), "data"))
+
+
+PAPER = "horizontal and vertical flips, crops of at least 80% of the side, enlarged back"
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        (
+            {},
+            f"Random augmentation of training images: {PAPER}; in 2 copies of each training image, "
+            "made after the split (stage head); on-line, drawn again for every step (stage "
+            "finetune).",
+        ),
+        (
+            {"augment.copies": 0},
+            f"Random augmentation of training images: {PAPER}; on-line, drawn again for every step "
+            "(stage finetune).",
+        ),
+        (
+            {
+                "augment.flip": False,
+                "augment.turn": True,
+                "augment.stain": 0.3,
+                "augment.crop": 1.0,
+                "augment.copies": 1,
+                "stages.finetune.online_augment": False,
+            },
+            "Random augmentation of training images: quarter turns, amounts of stain changed by up "
+            "to 30%; in 1 copy of each training image, made after the split (stage head, "
+            "finetune).",
+        ),
+        (
+            {
+                "augment.copies": 0,
+                "augment.counts_before_split": "a:9,b:8",
+                "stage_order": ("head",),
+            },
+            f"Random augmentation of training images: {PAPER}; in copies made BEFORE the split, up "
+            "to a:9,b:8 per class.",
+        ),
+        (
+            {"augment.flip": False, "augment.crop": 1.0, "stage_order": ("head",)},
+            "Training images were repeated without any change, in 2 copies of each training image, "
+            "made after the split (stage head).",
+        ),
+        # On-line with nothing to change, and copies that no stage reads.
+        (
+            {"augment.flip": False, "augment.crop": 1.0, "stage_order": ("finetune",)},
+            "Training images were not augmented.",
+        ),
+        ({"augment.copies": 0, "stage_order": ("head",)}, "Training images were not augmented."),
+    ],
+)
+def test_augmentation_is_told_as_it_was(changes: dict[str, Any], said: str) -> None:
+    config = default.get_config()
+    config.update_from_flattened_dict(changes)
+    assert sections.augmentation(config.to_dict()) == said
+
+
+def test_a_run_without_augmentation_says_so(run: Path, copy: Path) -> None:
+    before = text_of(section(parse(run), "data"))
+    assert f"{PAPER}; in 1 copy of each training image, made after the split (stage head)" in before
+    record = json.loads((copy / "run.json").read_text("utf-8"))
+    record["config"]["augment"]["copies"] = 0
+    write_json(copy / "run.json", record)
+    page.write(copy)
+    after = text_of(section(parse(copy), "data"))
+    assert "Training images were not augmented." in after and "flips" not in after
 
 
 def test_many_folds_are_drawn_as_one_range() -> None:

@@ -2,7 +2,7 @@
 
 One random transform serves both ways. It is drawn per image as `AugmentParams`, so that a
 segmentation map can be moved with its image (flip, turn, crop, enlarge), and applied as two matrix
-products. What does not move anything (stain, light, blur, compression) stands in `looks`.
+products. The change of the stains, which moves nothing, stands in `stain`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sscjax import rows
-from sscjax.data import looks
+from sscjax.data import stain
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.rows import Rows
@@ -27,13 +27,11 @@ from sscjax.rows import Rows
 _PLACE = 5
 # ... drawn apart from these, the quarter turn and a factor and a shift for each stain ...
 _STAIN = 7
-# ... and apart from all, brightness, contrast, blur and quality.
-_LIGHT = 4
-DRAWS = _PLACE + _STAIN + _LIGHT
+DRAWS = _PLACE + _STAIN
 _BATCH = 32  # off line: one shape, so one compilation, for any number of images
 # Crops lie on these grids, and pixels are mixed in steps of 1/256. Every product of such a weight
-# with an 8-bit value is exact in float32, so uint8 results are the same on every machine; of looks
-# logarithms and long sums may differ in the last bit.
+# with an 8-bit value is exact in float32, so uint8 results are the same on every machine; of stains
+# logarithms may differ in the last bit.
 _SHARE_STEPS = 2.0**14
 _PIXEL_STEPS = 2.0**10
 _WEIGHT_STEPS = 2.0**8
@@ -41,8 +39,6 @@ _WEIGHT_STEPS = 2.0**8
 # A stain's amount is shifted by up to this share of `Changes.stain`, in natural units of optical
 # density: what a slide's background or a scanner's white adds.
 _SHIFT_SHARE = 0.1
-# Wider ones take time, and leave nothing to see of a nucleus.
-_MOST_BLUR = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,34 +52,20 @@ class Changes:
       stain: how far the amount of each of three stains may change: its optical density is
         multiplied by 1 +- `stain`, in [0, 1), and shifted by up to a tenth of that (HED jitter;
         Tellez et al. 2018, IEEE TMI 37:2126). 0 changes no colour.
-      brightness: every value is multiplied by 1 +- `brightness`, in [0, 1).
-      contrast: distances from the image's mean are multiplied by 1 +- `contrast`, in [0, 1).
-      blur: largest deviation in pixels of a Gaussian that smooths the image, 0 to 4.
-      jpeg: least quality, 1 to 100, at which the image is compressed once more; 100 does not.
     """
 
     flip: bool = True
     turn: bool = False
     crop: float = 0.8
     stain: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    blur: float = 0.0
-    jpeg: int = 100
 
     def __post_init__(self) -> None:
         if not 0.0 < self.crop <= 1.0:
             raise UserError(
                 f"crop is {self.crop}, expected the smallest side share, above 0 and up to 1"
             )
-        for name in ("stain", "brightness", "contrast"):
-            value = getattr(self, name)
-            if not 0.0 <= value < 1.0:
-                raise UserError(f"{name} is {value}, expected 0 to less than 1")
-        if not 0.0 <= self.blur <= _MOST_BLUR:
-            raise UserError(f"blur is {self.blur} pixels, expected 0 to {_MOST_BLUR:g}")
-        if not 1 <= self.jpeg <= 100:
-            raise UserError(f"jpeg is {self.jpeg}, expected a quality of 1 to 100")
+        if not 0.0 <= self.stain < 1.0:
+            raise UserError(f"stain is {self.stain}, expected 0 to less than 1")
 
 
 PAPER = Changes()
@@ -102,10 +84,6 @@ class AugmentParams(NamedTuple):
       transpose: [B] bool, rows and columns change places, before all else.
       scale: [B,3] float32, factor of the optical density of each stain.
       shift: [B,3] float32, added to it.
-      brightness: [B] float32, factor of all values.
-      contrast: [B] float32, factor of their distances from the mean.
-      sigma: [B] float32, deviation of the blur in pixels.
-      quality: [B] float32, of JPEG.
     """
 
     share: jax.Array
@@ -116,10 +94,6 @@ class AugmentParams(NamedTuple):
     transpose: jax.Array
     scale: jax.Array
     shift: jax.Array
-    brightness: jax.Array
-    contrast: jax.Array
-    sigma: jax.Array
-    quality: jax.Array
 
 
 def augment_batch(key: jax.Array, images: jax.Array, how: Changes = PAPER) -> jax.Array:
@@ -172,9 +146,8 @@ def augment_params(key: jax.Array, batch: int, how: Changes = PAPER) -> AugmentP
     def draw(index: jax.Array) -> jax.Array:
         own = jax.random.fold_in(key, index)
         place = jax.random.uniform(own, (_PLACE,), jnp.float32)
-        stain = jax.random.uniform(jax.random.fold_in(own, 1), (_STAIN,), jnp.float32)
-        light = jax.random.uniform(jax.random.fold_in(own, 2), (_LIGHT,), jnp.float32)
-        return jnp.concatenate([place, stain, light])
+        colour = jax.random.uniform(jax.random.fold_in(own, 1), (_STAIN,), jnp.float32)
+        return jnp.concatenate([place, colour])
 
     return _params(jax.vmap(draw)(jnp.arange(batch)), how)
 
@@ -202,23 +175,15 @@ def apply(params: AugmentParams, images: jax.Array, *, turn: bool = False) -> ja
 
 
 def look(params: AugmentParams, images: jax.Array, how: Changes) -> jax.Array:
-    """The images [B,H,W,3], 0 to 255, as another laboratory would have them; same dtype and range.
+    """The images [B,H,W,3], 0 to 255, stained as in another laboratory; same dtype and range.
 
-    In the order in which it happens: stain, light, blur, compression. What `how` leaves out is not
-    computed.
+    Where `how` changes no stain nothing is computed.
     """
-    if how == dataclasses.replace(how, stain=0.0, brightness=0.0, contrast=0.0, blur=0.0, jpeg=100):
+    if not how.stain:
         return images
-    found = images.astype(jnp.float32).transpose(0, 3, 1, 2)
-    if how.stain:
-        found = looks.stained(found, params.scale, params.shift)
-    if how.brightness or how.contrast:
-        found = looks.lit(found, params.brightness, params.contrast)
-    if how.blur:
-        found = looks.blurred(found, params.sigma, how.blur)
-    if how.jpeg < 100:
-        found = looks.compressed(found, params.quality)
-    return found.transpose(0, 2, 3, 1).astype(images.dtype)
+    planes = images.astype(jnp.float32).transpose(0, 3, 1, 2)
+    stained = stain.stained(planes, params.scale, params.shift)
+    return stained.transpose(0, 2, 3, 1).astype(images.dtype)
 
 
 def _transposed(params: AugmentParams, images: jax.Array) -> jax.Array:
@@ -246,8 +211,7 @@ def _params(draws: jax.Array, how: Changes) -> AugmentParams:
     rows, columns = ((draws[:, index] < 0.5) & how.flip for index in (3, 4))
     # As numpy.rot90: a quarter turn is a transposition, and then a flip of the rows.
     quarters = jnp.floor(draws[:, 5] * 4).astype(jnp.int32) * int(how.turn)
-    amounts = 2.0 * draws[:, 6 : _PLACE + _STAIN] - 1.0
-    light = draws[:, _PLACE + _STAIN :]
+    amounts = 2.0 * draws[:, 6:DRAWS] - 1.0
     return AugmentParams(
         share=1.0 - cut,
         top=draws[:, 1],
@@ -257,10 +221,6 @@ def _params(draws: jax.Array, how: Changes) -> AugmentParams:
         transpose=quarters % 2 == 1,
         scale=1.0 + how.stain * amounts[:, :3],
         shift=how.stain * _SHIFT_SHARE * amounts[:, 3:],
-        brightness=1.0 + how.brightness * (2.0 * light[:, 0] - 1.0),
-        contrast=1.0 + how.contrast * (2.0 * light[:, 1] - 1.0),
-        sigma=how.blur * light[:, 2],
-        quality=jnp.floor(how.jpeg + (101 - how.jpeg) * light[:, 3]),
     )
 
 
@@ -374,10 +334,8 @@ def _digest(seed: int, file: str, copy: int) -> bytes:
 def _draws(seed: int, file: str, copy: int) -> np.ndarray:
     """[DRAWS] float32 in [0, 1), from hashes: no generator whose stream may change is involved."""
     place = _digest(seed, file, copy)
-    stain = hashlib.sha256(place).digest()
-    light = hashlib.sha256(stain).digest()
-    parts = ((place, _PLACE), (stain, _STAIN), (light, _LIGHT))
-    words = [np.frombuffer(some, "<u4", n) for some, n in parts]
+    colour = hashlib.sha256(place).digest()
+    words = [np.frombuffer(place, "<u4", _PLACE), np.frombuffer(colour, "<u4", _STAIN)]
     return (np.concatenate(words) >> 8).astype(np.float32) * np.float32(2.0**-24)
 
 

@@ -148,9 +148,51 @@ def flow(folder: Folder) -> dict[str, Any]:
         "size": folder.config["data"]["image_size"],
         "convention": folder.record["weights"].get("convention", ""),
         "split": folder.config["split"],
-        "augment": folder.config["augment"],
+        "augmentation": augmentation(folder.config),
         "merge": folder.config["data"]["merge"],
     }
+
+
+def augmentation(config: Mapping[str, Any]) -> str:
+    """What was done to the training images of a run: a sentence or more.
+
+    Args:
+      config: the run's, as nested dicts.
+    """
+    block = config["augment"]
+    stages = {name: config["stages"][name]["online_augment"] for name in config["stage_order"]}
+    online = [name for name, is_online in stages.items() if is_online]
+    offline = [name for name, is_online in stages.items() if not is_online]
+    changes = [
+        text
+        for applies, text in (
+            (block["flip"], "horizontal and vertical flips"),
+            (block["turn"], "quarter turns"),
+            (block["stain"], f"amounts of stain changed by up to {block['stain']:.0%}"),
+            (
+                block["crop"] < 1,
+                f"crops of at least {block['crop']:.0%} of the side, enlarged back",
+            ),
+        )
+        if applies
+    ]
+    sources = []
+    if block["counts_before_split"]:
+        sources.append(
+            f"in copies made BEFORE the split, up to {block['counts_before_split']} per class"
+        )
+    if block["copies"] and offline:
+        sources.append(
+            f"in {block['copies']} cop{'y' if block['copies'] == 1 else 'ies'} of each training "
+            f"image, made after the split (stage {', '.join(offline)})"
+        )
+    if online and changes:
+        sources.append(f"on-line, drawn again for every step (stage {', '.join(online)})")
+    if not sources:
+        return "Training images were not augmented."
+    if not changes:
+        return f"Training images were repeated without any change, {'; '.join(sources)}."
+    return f"Random augmentation of training images: {', '.join(changes)}; {'; '.join(sources)}."
 
 
 def _tested(folder: Folder, table: Predictions, read: Predictions) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sscjax.data import looks
+from sscjax.textures import scanner
 from sscjax.textures.tissue import Pigments
 
 # Directions of optical density in red, green and blue: haematoxylin, eosin and DAB (Ruifrok and
@@ -80,9 +80,9 @@ def photographed(key: jax.Array, planes: jax.Array, jpeg: bool = True) -> jax.Ar
     def even(k: int, low: float, high: float) -> jax.Array:
         return jax.random.uniform(keys[k], (batch,), minval=low, maxval=high)
 
-    planes = looks.lit(planes, even(0, 0.8, 1.15), even(1, 0.6, 1.3))
+    planes = scanner.lit(planes, even(0, 0.8, 1.15), even(1, 0.6, 1.3))
     # Half of them sharp.
-    planes = looks.blurred(planes, even(2, -MOST_BLUR, MOST_BLUR).clip(0), MOST_BLUR)
+    planes = scanner.blurred(planes, even(2, -MOST_BLUR, MOST_BLUR).clip(0), MOST_BLUR)
     # A last word may give fewer than four pixels.
     bits = jax.random.bits(keys[3], (-(-planes.size // 4),), jnp.uint32)
     # The sum of four bytes is as good as normal; one word gives four pixels by its turned copies.
@@ -91,7 +91,7 @@ def photographed(key: jax.Array, planes: jax.Array, jpeg: bool = True) -> jax.Ar
     noise = noise[: planes.size].reshape(planes.shape)
     planes += even(4, -6.0, 7.0).clip(0)[:, None, None, None] * noise
     planes = jnp.clip(planes, 0.0, 255.0)
-    return looks.compressed(planes, even(5, 30.0, 100.0)) if jpeg else planes
+    return scanner.compressed(planes, even(5, 30.0, 100.0)) if jpeg else planes
 
 
 def _scrambled(bits: jax.Array, times: int) -> jax.Array:

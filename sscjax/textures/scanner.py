@@ -1,7 +1,7 @@
-"""What another laboratory, scanner or program does to the same tissue: stain, light, blur, JPEG.
+"""What a scanner does to a picture of a texture: light, blur, JPEG.
 
-All functions take images as planes [B,3,H,W] float32, 0 to 255, and one number (or three) for
-each of them, and return planes of the same shape and range. Everything is written as sums of whole
+All functions take images as planes [B,3,H,W] float32, 0 to 255, and one number for each of them,
+and return planes of the same shape and range. Everything is written as sums of whole
 planes or rows: XLA on CPU takes ten times as long for a matrix product with so small a matrix, and
 is slow at gathers and general convolutions.
 """
@@ -11,11 +11,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-# Optical densities in red, green and blue of haematoxylin, eosin and DAB, each of length 1
-# (Ruifrok and Johnston 2001, Anal Quant Cytol Histol 23:291).
-_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-_STAINS = _STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True)
 
 # Tables K.1 and K.2 of ITU-T T.81 (JPEG), for quality 50: steps of the frequencies of 8x8 pixels.
 _LUMA = np.array(
@@ -40,17 +35,6 @@ _YCC = np.array([[0.299, -0.168736, 0.5], [0.587, -0.331264, -0.418688], [0.114,
 # Beyond so many deviations a Gaussian is nothing.
 _REACH = 3.0
 _LEAST_SIGMA = 1e-3
-
-
-def stained(planes: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
-    """Other amounts of the three stains: densities times `scale` [B,3], plus `shift` [B,3]."""
-    stains = jnp.asarray(_STAINS, jnp.float32)
-    unmix = jnp.asarray(np.linalg.inv(_STAINS), jnp.float32)
-    # From density to amounts, changed, and back: one matrix and one shift for each image.
-    matrix = _matmul(unmix[None] * scale[:, None, :], stains)
-    density = -jnp.log((planes + 1.0) / 256.0)
-    changed = _mixed(density, matrix) + _matmul(shift, stains)[:, :, None, None]
-    return _clipped(256.0 * jnp.exp(-changed) - 1.0)
 
 
 def lit(planes: jax.Array, brightness: jax.Array, contrast: jax.Array) -> jax.Array:
@@ -133,8 +117,3 @@ def _mixed(planes: jax.Array, matrix: jax.Array) -> jax.Array:
 
 def _clipped(planes: jax.Array) -> jax.Array:
     return jnp.clip(planes, 0.0, 255.0)
-
-
-def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
-    # Full float32 also where an accelerator would by default round the factors first.
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)

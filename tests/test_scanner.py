@@ -1,4 +1,4 @@
-"""Looks against Pillow, SciPy and hand calculation."""
+"""The scanner of textures against Pillow, SciPy and hand calculation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from sscjax.data import looks
+from sscjax.textures import scanner
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -38,7 +38,7 @@ def test_compression_is_that_of_libjpeg(quality: int) -> None:
     file = io.BytesIO()
     Image.fromarray(image[0]).save(file, "jpeg", quality=quality, subsampling=0)
     expected = np.asarray(Image.open(file)).astype(float)
-    found = looks.compressed(planes(image), jnp.array([float(quality)]))
+    found = scanner.compressed(planes(image), jnp.array([float(quality)]))
     # libjpeg's whole-number transform rounds otherwise here and there.
     difference = np.abs(pixels(found)[0] - expected)
     assert np.abs(expected - image[0]).mean() > 0.4
@@ -48,7 +48,7 @@ def test_compression_is_that_of_libjpeg(quality: int) -> None:
 @pytest.mark.parametrize("sigma", [0.0, 0.4, 1.0, 1.7])
 def test_blur_is_scipys(sigma: float) -> None:
     image = smooth().astype(np.float32)
-    found = pixels(looks.blurred(planes(image), jnp.array([sigma]), 1.7))[0]
+    found = pixels(scanner.blurred(planes(image), jnp.array([sigma]), 1.7))[0]
     reach = int(np.ceil(3 * 1.7))
     expected = ndimage.gaussian_filter(
         image[0], (sigma, sigma, 0), mode="nearest", radius=(reach, reach, 0)
@@ -58,20 +58,20 @@ def test_blur_is_scipys(sigma: float) -> None:
 
 def test_light_by_hand() -> None:
     image = jnp.asarray([[[[10.0, 30.0]]] * 3] * 2).reshape(2, 3, 1, 2)
-    found = looks.lit(image, jnp.array([1.0, 2.0]), jnp.array([1.5, 1.0]))
+    found = scanner.lit(image, jnp.array([1.0, 2.0]), jnp.array([1.5, 1.0]))
     np.testing.assert_allclose(found[0, 0, 0], [5.0, 35.0], rtol=1e-6)
     np.testing.assert_allclose(found[1, 0, 0], [20.0, 60.0], rtol=1e-6)
-    bright = looks.lit(jnp.full((1, 3, 2, 2), 200.0), jnp.array([1.9]), jnp.ones(1))
+    bright = scanner.lit(jnp.full((1, 3, 2, 2), 200.0), jnp.array([1.9]), jnp.ones(1))
     assert float(bright.max()) == 255.0
 
 
 def test_every_image_has_its_own() -> None:
     image = planes(np.repeat(smooth(), 2, 0))
     for found in (
-        looks.compressed(image, jnp.array([10.0, 90.0])),
-        looks.blurred(image, jnp.array([0.0, 2.0]), 2.0),
+        scanner.compressed(image, jnp.array([10.0, 90.0])),
+        scanner.blurred(image, jnp.array([0.0, 2.0]), 2.0),
     ):
         alone = np.asarray(found)
         assert np.abs(alone[0] - alone[1]).mean() > 1
-    blurred = looks.blurred(image, jnp.array([0.0, 2.0]), 2.0)
+    blurred = scanner.blurred(image, jnp.array([0.0, 2.0]), 2.0)
     np.testing.assert_allclose(blurred[0], image[0], atol=1e-3)
