@@ -28,7 +28,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the package, installed or not; torch's network
 
-FILES = {"stablehlo": ".zip", "onnx": ".onnx", "onnx-int8": ".onnx"}
+FILES = {"stablehlo": ".zip", "onnx": ".onnx"}
 TORCH, PAGE = "torch", "page"
 
 # A measurement lasts at least so long.

@@ -27,7 +27,6 @@ from sscjax import (
     answers,
     cli,
     export,
-    metrics,
     saliency,
     trained,
 )
@@ -39,10 +38,8 @@ from sscjax.export import (
     check,
     formats,
     frozen,
-    images,
     metadata,
     onnx_file,
-    onnx_int8,
     program,
 )
 from sscjax.export.check import Wish
@@ -58,7 +55,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-EXACT = {"onnx": ".onnx", "stablehlo": ".zip", "npz": ".npz"}
+EXACT = {"onnx": ".onnx", "stablehlo": ".zip"}
 MODELS = ("cnn", "mobilenet_v2")
 
 # MobileNetV2 whose classifier is solved for, on several layers.
@@ -166,12 +163,7 @@ def test_snippets_answer_as_the_run(
     read = run_snippet("ONNX", tmp_path, pixels)
     assert_as(opened, pixels, read["outputs"])
     assert list(read["outputs"]) == read["about"]["outputs"]
-    plain = run_snippet("Plain arrays", tmp_path, pixels)
-    assert_as(opened, pixels, plain)
-    assert {key: plain["about"][key] for key in read["about"]} == read["about"]
-    if model == MEANS:
-        np.testing.assert_allclose(plain["maps"], read["outputs"]["maps"], atol=2e-4)
-    else:
+    if model != MEANS:
         compiled = run_snippet("StableHLO", tmp_path, pixels)
         assert_as(opened, pixels, compiled["outputs"])
         assert compiled["about"] == read["about"]
@@ -362,7 +354,7 @@ def test_same_run_same_bytes_and_a_record_beside(runs: Runs, tmp_path: Path) -> 
         # No place on the machine that it was made on.
         for place in (str(REPOSITORY), str(Path.home()), str(runs("cnn").parent)):
             assert place.encode() not in one.read_bytes()
-    assert len(list(tmp_path.iterdir())) == 12
+    assert len(list(tmp_path.iterdir())) == 8
 
 
 def test_onnx_is_what_old_readers_read(runs: Runs, tmp_path: Path) -> None:
@@ -453,89 +445,6 @@ def test_documented_preparation_is_that_of_the_run(tmp_path: Path) -> None:
     np.testing.assert_array_equal(names["prepared"](path, 32), decode.read_image(path, 32))
 
 
-# ---- 8 bit --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_eight_bit_is_measured(runs: Runs, skin: Path, tmp_path: Path, model: str) -> None:
-    opened = trained.open_run(runs(model))
-    path = tmp_path / "small.onnx"
-    said = program.export(runs(model), "onnx-int8", path, Wish())
-    program.export(runs(model), "onnx", tmp_path / "large.onnx", Wish())
-    assert path.stat().st_size < 0.6 * (tmp_path / "large.onnx").stat().st_size
-    kept = json.loads((tmp_path / "small.onnx.json").read_text("utf-8"))
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    about = json.loads(session.get_modelmeta().custom_metadata_map["sscjax"])
-    assert about["quantised"] == kept["quantised"]
-    measured = about["quantised"]["measured"]
-    # The same by hand, from the run's table and this file.
-    table = metrics.Predictions.read_csv(runs(model) / "predictions.csv")
-    test = table.splits == "test"
-    pixels = np.stack([decode.read_image(skin / name, 32) for name in table.files[test]])
-    probabilities, distance = session.run(["probabilities", "distance"], {"images": pixels})
-    expected = table.probabilities[test]
-    gap = np.abs(probabilities - expected).max()
-    assert measured["largest_difference"]["probabilities"] == pytest.approx(gap, abs=1e-5)
-    assert 0 < gap < 0.5
-    share = (probabilities.argmax(axis=1) == table.labels[test]).mean()
-    assert measured["accuracy"]["file"] == pytest.approx(share)
-    share = (expected.argmax(axis=1) == table.labels[test]).mean()
-    assert measured["accuracy"]["run"] == pytest.approx(share)
-    assert measured["images"] == len(pixels)
-    assert f"accuracy {100 * share:.1f} % in float32" in said
-    assert distance.shape == (len(pixels),) and opened.rules.temperature == about["temperature"]
-
-
-def test_eight_bit_file_holds_the_rounded_weights(runs: Runs, tmp_path: Path) -> None:
-    """onnxruntime rounds again, and finds nothing to round."""
-    opened = trained.open_run(runs("mobilenet_v2"))
-    whole = frozen.freeze(opened)
-    left = onnx_int8.left_alone(whole)
-    assert {"bn_Conv1", "predictions"} < left and "Conv_1_bn" not in left
-    calibration = images.find(opened, None, ("train",), onnx_int8.CALIBRATION)
-    rounded = onnx_int8.round_weights(whole, left, calibration.images)
-    path = tmp_path / "small.onnx"
-    program.export(runs("mobilenet_v2"), "onnx-int8", path, Wish())
-    kept = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer}
-    checked = 0
-    for one in rounded.operations:
-        if one.kind == "conv" and one.name not in left and one.kernel is not None:
-            steps = kept[f"{one.name}/kernel_quantized"]
-            scale = kept[f"{one.name}/kernel_scale"].reshape(-1, 1, 1, 1)
-            found = (steps * scale).transpose(2, 3, 1, 0)
-            assert steps.dtype == np.int8 and np.abs(steps).max() <= 64
-            np.testing.assert_allclose(found, one.kernel, atol=1e-6 * np.abs(one.kernel).max())
-            checked += 1
-    assert checked > 20
-
-
-def test_rounding_keeps_the_mean_of_every_channel(runs: Runs) -> None:
-    """With biases that make up for it; without, some means are far off."""
-    opened = trained.open_run(runs("mobilenet_v2"))
-    whole = frozen.freeze(opened)
-    left = onnx_int8.left_alone(whole)
-    pixels = noise(8, 32)
-    rounded = onnx_int8.round_weights(whole, left, pixels)
-    bare = tuple(
-        dataclasses.replace(new, bias=old.bias)
-        for old, new in zip(whole.operations, rounded.operations, strict=True)
-    )
-    means = {}
-    for name, operations in (
-        ("exact", whole.operations),
-        ("corrected", rounded.operations),
-        ("bare", bare),
-    ):
-        x = jax.numpy.asarray(pixels * np.float32(1 / 127.5) - np.float32(1))
-        found = {frozen.INPUT: x}
-        for one in operations:
-            x = found[one.name] = apply.step(one, x, found)
-            if one.name == "Conv_1_bn":
-                means[name] = np.asarray(x.mean(axis=(0, 1, 2)))
-    off = np.abs(means["bare"] - means["exact"]).max()
-    assert np.abs(means["corrected"] - means["exact"]).max() < 1e-3 * off
-
-
 # ---- a file that is wrong, and everything a user can get wrong ----------------------------------
 
 
@@ -572,12 +481,12 @@ def test_what_is_not_a_number_disagrees() -> None:
 
 
 def test_results_are_never_replaced_unasked(runs: Runs, tmp_path: Path) -> None:
-    out = tmp_path / "one.npz"
-    program.export(runs("cnn"), "npz", out, Wish())
+    out = tmp_path / "one.onnx"
+    program.export(runs("cnn"), "onnx", out, Wish())
     before = out.read_bytes()
     with pytest.raises(UserError, match="exists: give another name, or --overwrite"):
-        program.export(runs("cnn"), "npz", out, Wish())
-    program.export(runs("cnn"), "npz", out, Wish(), overwrite=True)
+        program.export(runs("cnn"), "onnx", out, Wish())
+    program.export(runs("cnn"), "onnx", out, Wish(), overwrite=True)
     assert out.read_bytes() == before
 
 
@@ -589,7 +498,7 @@ def test_names_that_cannot_be_meant(runs: Runs, tmp_path: Path) -> None:
         program.export(runs("cnn"), "onnx", tmp_path / "one.onnx", Wish(), overwrite=True)
     (tmp_path / "notes").write_text("not a folder")
     with pytest.raises(UserError, match="cannot be written .*: name another"):
-        program.export(runs("cnn"), "npz", tmp_path / "notes" / "one.npz", Wish())
+        program.export(runs("cnn"), "onnx", tmp_path / "notes" / "one.onnx", Wish())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "one.onnx"]
 
 
@@ -598,7 +507,6 @@ def test_names_that_cannot_be_meant(runs: Runs, tmp_path: Path) -> None:
     [
         ("onnx", "onnx"),
         ("onnxruntime", "onnx"),
-        ("onnx", "onnx-int8"),
         ("flatbuffers", "stablehlo"),
     ],
 )
@@ -618,16 +526,16 @@ def test_images_that_were_moved(runs: Runs, skin: Path, tmp_path: Path) -> None:
     kept = json.loads((copy / "run.json").read_text("utf-8"))
     kept["config"]["data"]["path"] = str(tmp_path / "gone")
     (copy / "run.json").write_text(json.dumps(kept))
-    for name, suffix in {**EXACT, "onnx-int8": ".onnx"}.items():
+    for name, suffix in EXACT.items():
         with pytest.raises(UserError, match="gone: the run's images are not there.*--data=PATH"):
             program.export(copy, name, tmp_path / f"one{suffix}", Wish())
     assert not list(tmp_path.glob("*one*"))
-    program.export(copy, "npz", tmp_path / "one.npz", Wish(data=str(skin)))
+    program.export(copy, "onnx", tmp_path / "one.onnx", Wish(data=str(skin)))
     others = tmp_path / "others"
     for name in kept["data"]["classes"]:
         put(others / name / "p1" / f"{name}.png")
     with pytest.raises(UserError, match="holds no test images of .*--data=PATH"):
-        program.export(copy, "npz", tmp_path / "two.npz", Wish(data=str(others)))
+        program.export(copy, "onnx", tmp_path / "two.onnx", Wish(data=str(others)))
 
 
 def test_zip_that_is_none(tmp_path: Path) -> None:
@@ -648,10 +556,10 @@ def test_the_program(
 ) -> None:
     for name in ("set_up_jax", "set_up_log"):
         monkeypatch.setattr(cli, name, lambda: None)
-    out = tmp_path / "deep" / "one.npz"
+    out = tmp_path / "deep" / "one.onnx"
 
     def call(run: Path) -> int:
-        monkeypatch.setattr("sys.argv", ["export", str(run), "--format=npz", f"--out={out}"])
+        monkeypatch.setattr("sys.argv", ["export", str(run), "--format=onnx", f"--out={out}"])
         return cli.call(program.main)
 
     assert call(runs("cnn")) == 0 and out.is_file()

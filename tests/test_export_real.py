@@ -48,19 +48,12 @@ def real_run(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_real_tiles(real_run: Path, tmp_path: Path) -> None:
     """Sizes, and 200 tiles answered alike by every runtime."""
-    # Plain arrays are read by the same function as StableHLO: tests of small networks do.
     for name, suffix in (("onnx", ".onnx"), ("stablehlo", ".zip")):
         out = tmp_path / f"skin{suffix}"
         program.export(real_run, name, out, Wish())
         kept = json.loads(out.with_name(f"{out.name}.json").read_text("utf-8"))
         assert kept["check"]["images"] == 200 and kept["check"]["answers_changed"] == 0
         assert out.stat().st_size < 10e6
-    program.export(real_run, "onnx-int8", tmp_path / "small.onnx", Wish())
-    assert (tmp_path / "small.onnx").stat().st_size < 4e6
-    kept = json.loads((tmp_path / "small.onnx.json").read_text("utf-8"))
-    measured = kept["quantised"]["measured"]
-    assert measured["largest_difference"]["probabilities"] < 0.2
-    assert measured["answers_changed"] < 0.1 * measured["images"]
 
 
 def test_real_tiles_on_the_page(

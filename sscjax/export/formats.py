@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from sscjax.export import npz, onnx_file, onnx_int8, stablehlo, web
+from sscjax.export import onnx_file, stablehlo, web
 from sscjax.export.check import Outcome, Wish
 from sscjax.trained import Trained
 
@@ -30,7 +30,5 @@ class Format:
 FORMATS: dict[str, Format] = {
     "stablehlo": Format(stablehlo.write, ".zip", "for JAX, without this package"),
     "onnx": Format(onnx_file.write, ".onnx", "for onnxruntime and other runtimes"),
-    "onnx-int8": Format(onnx_int8.write, ".onnx", "a third of the size, other answers"),
-    "npz": Format(npz.write, ".npz", "arrays for NumPy"),
     "web": Format(web.write, "", "a folder with a page that answers in the browser"),
 }

@@ -116,7 +116,7 @@ def metadata(opened: Trained) -> dict[str, Any]:
         "mask_classes": list(opened.mask_classes),
         "network": {
             "name": kept["config"]["model"]["name"],
-            "parameters": sum(part.size for part in arrays(whole).values()),
+            "parameters": sum(part.size for part in _arrays(whole).values()),
             "sha256": _digest(whole),
         },
         "run": {
@@ -140,7 +140,7 @@ def text(found: dict[str, Any]) -> str:
     return json.dumps(found, ensure_ascii=False, allow_nan=False)
 
 
-def arrays(whole: Frozen) -> dict[str, np.ndarray]:
+def _arrays(whole: Frozen) -> dict[str, np.ndarray]:
     """The network's kernels and biases, as `<operation>/kernel` and `<operation>/bias`."""
     found = {}
     for one in whole.operations:
@@ -175,7 +175,7 @@ def _manifest(opened: Trained) -> dict[str, Any] | None:
 def _digest(whole: Frozen) -> str:
     """SHA-256 of names and values."""
     digest = hashlib.sha256()
-    for name, values in arrays(whole).items():
+    for name, values in _arrays(whole).items():
         digest.update(f"{name} {values.shape}".encode())
         digest.update(np.ascontiguousarray(values, "<f4").tobytes())
     return digest.hexdigest()

@@ -19,8 +19,8 @@ from sscjax.export.frozen import Frozen, Operation
 from sscjax.models.layers import LEAST_VARIANCE
 from sscjax.trained import Trained
 
-# Old enough for onnxruntime 1.14 and onnxruntime-web of the same year, new enough for 8-bit
-# weights by channel. Later ones would add nothing that is used here.
+# Old enough for onnxruntime 1.14 and onnxruntime-web of the same year, and later ones
+# would add nothing that is used here.
 OPSET, IR_VERSION = 17, 8
 
 BATCH = "N"
