@@ -30,7 +30,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # Files that take a minute or more, the slowest first; several processes share the rest behind them.
 SLOWEST = (
     *("test_train", "test_export_real", "test_web", "test_mobilenet_unet", "test_export"),
-    *("test_faults", "test_steps", "test_unet_runs", "test_convolutions", "test_doctor"),
+    *("test_faults", "test_steps", "test_unet_runs", "test_convolutions"),
     *("test_protocol", "test_whole_slides", "test_equivalence", "test_hostile_runs"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,18 @@ MAGICS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b
 
 
 def images() -> list[bytes]:
-    """One of each format."""
-    from sscjax.data import trial
+    """One of each format: JPEG, PNG, TIFF and BMP of 16x16 pixels."""
+    from PIL import Image
 
-    return [trial.encoded(trial.picture(), suffix) for suffix in trial.FORMATS]
+    row, column = np.mgrid[:16, :16]
+    colours = (16 * row + 4, 120 + 4 * column, 250 - 6 * row - 6 * column)
+    image = Image.fromarray(np.stack(colours, axis=-1).astype(np.uint8))
+    contents = []
+    for name in ("JPEG", "PNG", "TIFF", "BMP"):
+        file = io.BytesIO()
+        image.save(file, name, **({"quality": 95, "subsampling": 0} if name == "JPEG" else {}))
+        contents.append(file.getvalue())
+    return contents
 
 
 def weights(place: Path) -> dict[str, bytes]:
