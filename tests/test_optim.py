@@ -269,7 +269,7 @@ def test_frozen_layers_cost_nothing() -> None:
     tree, labels = network()
     trained, frozen = optim.partition(tree, labels)
     inner, key = rule(), jax.random.key(1)
-    batch = IMAGES, CLASSES, np.ones(8, np.float32)
+    batch = jnp.asarray(IMAGES), jnp.asarray(CLASSES), jnp.ones(8)
 
     def alone(params: Any, frozen: Any, state: Any) -> Any:
         gradients, _, sums = steps._gradients(PROGRAM, params, frozen, {}, batch, key)
