@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import default
+from sscjax.configs import default
 
 # The ends of five blocks at falling resolution, and the last layer.
 FEATURE_LAYERS = (

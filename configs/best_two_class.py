@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import best_three_class, two_class
+from sscjax.configs import best_three_class, two_class
 
 
 def get_config() -> ConfigDict:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import default, three_class
+from sscjax.configs import default, three_class
 
 
 def get_config() -> ConfigDict:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import default, two_class
+from sscjax.configs import default, two_class
 
 
 def get_config() -> ConfigDict:

@@ -137,7 +137,7 @@ def get_config() -> ConfigDict:
     config.split.outer_fold = 0
 
     # Before training the images are looked at for leaks: copies of an image, or a subject, in two
-    # splits, one image under two labels, and more (`sscjax.audit`).
+    # splits, one image under two labels, and more (`sscjax.data.audit.checks`).
     config.audit = ConfigDict()
     # 'stop' refuses to train where something leaks; 'report' trains, and the report's first line
     # says so. A split by image is taken for the wish to have its leaks reported.

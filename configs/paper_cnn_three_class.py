@@ -6,7 +6,7 @@ optimizer, its rate and the batch size are ours.
 
 from ml_collections import ConfigDict
 
-from configs import default, paper_three_class
+from sscjax.configs import default, paper_three_class
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ The paper names no optimizer, learning rate, batch size or dropout: they are our
 
 from ml_collections import ConfigDict
 
-from configs import two_class
+from sscjax.configs import two_class
 
 
 def get_config() -> ConfigDict:

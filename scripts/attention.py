@@ -22,10 +22,11 @@ import optax
 from ml_collections import ConfigDict
 from scipy import special
 
-from sscjax import build, evaluate, linear, steps
 from sscjax.data import splits
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
+from sscjax.training import class_weights, evaluate, linear_probe, setup
+from sscjax.training.losses import Objective
 
 # Units of the tanh and of the gate.
 HIDDEN = 64
@@ -138,7 +139,7 @@ def logits(weights: Weights, features: jax.Array, members: jax.Array) -> jax.Arr
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _train(
-    objective: steps.Objective,
+    objective: Objective,
     classes: int,
     keys: jax.Array,
     decay: jax.Array,
@@ -274,7 +275,7 @@ def by_attention(config: ConfigDict, features: np.ndarray, training: ImageSet) -
 
 
 def by_means(config: ConfigDict, features: np.ndarray, training: ImageSet) -> Ask:
-    """`linear.Problem` on the mean features of each subject, its penalty chosen as for images.
+    """`linear_probe.Problem` on the mean features of each subject, its penalty chosen as for images.
 
     Args:
       config: of the protocol.
@@ -283,7 +284,7 @@ def by_means(config: ConfigDict, features: np.ndarray, training: ImageSet) -> As
     """
     group, labels, parts, _, objective = _setting(config, training)
     stage, classes = config.stages.head, len(training.classes)
-    problem = linear.Problem(
+    problem = linear_probe.Problem(
         means(features, group), labels, objective, classes, passes=stage.epochs
     )
     found = problem.fit(problem.choose(stage.l2, parts).l2)
@@ -303,7 +304,7 @@ def means(features: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 def _setting(
     config: ConfigDict, training: ImageSet
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, steps.Objective]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Objective]:
     """What is fitted to.
 
     Returns:
@@ -311,10 +312,10 @@ def _setting(
       [S] each; the losses, with the factors in them.
     """
     group, labels, first = subjects_of(training)
-    parts = splits.subject_folds(training, linear.FOLDS, config.seed)[first]
+    parts = splits.subject_folds(training, linear_probe.FOLDS, config.seed)[first]
     classes = len(training.classes)
-    factors = build.class_weights(config.loss.class_weights, labels, classes)
-    objective = dataclasses.replace(build.make_objective(config, classes), class_weights=factors)
+    factors = class_weights.class_weights(config.loss.class_weights, labels, classes)
+    objective = dataclasses.replace(setup.make_objective(config, classes), class_weights=factors)
     weights = np.asarray(objective.weights(jnp.asarray(labels)))
     return group, labels, parts, weights, objective
 

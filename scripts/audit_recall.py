@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sscjax.data import duplicates, sources
+from sscjax.data import loading
+from sscjax.data.audit import duplicates
 
 Plant = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("--time", type=int, default=0, help="quarters of tiles to be searched")
     parser.add_argument("--pictures", type=Path, help="folder for the likest different tiles")
     args = parser.parse_args()
-    images = np.asarray(sources.load(args.data, 128).images)
+    images = np.asarray(loading.load(args.data, 128).images)
     rng = np.random.default_rng(0)
     planted, owners, kinds = [], [], []
     for kind, plant in KINDS.items():
@@ -123,7 +124,7 @@ def main() -> None:
 
 def measure(data: Path, count: int) -> None:
     """How long the search of `count` quarters of tiles takes."""
-    images = np.asarray(sources.load(data, 256).images)
+    images = np.asarray(loading.load(data, 256).images)
     quarters = [images[:, y : y + 128, x : x + 128] for y in (0, 128) for x in (0, 128)]
     tiles = np.concatenate(quarters)[:count]
     started, cpu = time.perf_counter(), time.process_time()

@@ -14,7 +14,7 @@ tile in another stain, light, blur and JPEG is still the one most like it (share
 `probe` cross-validates a linear classifier in five folds by subject: exactly the 'linear probe' of
 scripts/recipe.py.
 
-`finetune` gives each to `sscjax.train` in two stages, three times, each with another split by
+`finetune` gives each to `sscjax.experiments.single_run` in two stages, three times, each with another split by
 subject (the same for all files); random weights have one stage that trains everything at 1e-3.
 """
 
@@ -34,14 +34,17 @@ import recipe
 from ml_collections import ConfigDict
 from scipy.stats import rankdata
 
-from configs import best_three_class, three_class
-from sscjax import cli, features, intervals, metrics, report, steps, train
+from sscjax.configs import best_three_class, three_class
 from sscjax.data import augment
 from sscjax.data.slides import tiling
-from sscjax.data.slides.reading import open_slide
+from sscjax.data.slides.reader import open_slide
+from sscjax.evaluation import intervals, metrics, predictions
+from sscjax.experiments import single_run
 from sscjax.models import MobileNetV2, initial_variables
-from sscjax.pretrained import convention, load
+from sscjax.models.pretrained import load, preprocessing
+from sscjax.system import formatting, terminal
 from sscjax.textures import scanner
+from sscjax.training import frozen_features, losses, train_step
 
 SIZE, BATCH = 128, 32
 # Tiles that touch, and tiles that are far: in tiles between their middles.
@@ -99,22 +102,26 @@ def features_of(name: str, images: np.ndarray) -> np.ndarray:
     """Standardised features [N,1280] of images [N,S,S,3] uint8."""
     model = MobileNetV2(1)
     variables = jax.tree.map(jnp.asarray, initial_variables(model, SIZE, 0))
-    params, stats, scheme = variables["params"], variables["batch_stats"], convention.KERAS
+    params, stats, scheme = variables["params"], variables["batch_stats"], preprocessing.KERAS
     if name == "none":
         some = np.random.default_rng(0).choice(len(images), (4, 64), replace=True)
-        batches = [jnp.asarray(convention.preprocess(images[one], scheme.scaling)) for one in some]
-        stats = features.calibrate_batch_norm(model.clone(bn_momentum=0.0), params, stats, batches)
+        batches = [
+            jnp.asarray(preprocessing.preprocess(images[one], scheme.scaling)) for one in some
+        ]
+        stats = frozen_features.calibrate_batch_norm(
+            model.clone(bn_momentum=0.0), params, stats, batches
+        )
     else:
         loaded = load.load_backbone(name, params, stats)
         params, stats, scheme = loaded.params, loaded.batch_stats, loaded.convention
-    program = steps.Program(
+    program = train_step.Program(
         model.clone(padding=scheme.padding, bn_epsilon=scheme.bn_epsilon),
-        steps.Objective("softmax"),
-        lambda stored, key: convention.preprocess(stored, scheme.scaling),
+        losses.Objective("softmax"),
+        lambda stored, key: preprocessing.preprocess(stored, scheme.scaling),
         micro_batch=8,
     )
-    function = steps.make_features(program, program.model.features_end)
-    found = features.batched(lambda batch: function(params, stats, batch), images, BATCH)
+    function = train_step.make_features(program, program.model.features_end)
+    found = frozen_features.batched(lambda batch: function(params, stats, batch), images, BATCH)
     return (found - found.mean(0)) / np.maximum(found.std(0), 1e-6)
 
 
@@ -164,17 +171,17 @@ def probe_config(name: str, classes: list[str], repeats: int) -> ConfigDict:
     return config
 
 
-def probed(config: ConfigDict) -> metrics.Predictions:
+def probed(config: ConfigDict) -> predictions.Predictions:
     """What the linear probe answers, each image by the fold that had not seen its subject."""
     return recipe.cross_validate(config, recipe.by_run)
 
 
-def probe_cells(table: metrics.Predictions) -> list[str]:
+def probe_cells(table: predictions.Predictions) -> list[str]:
     """Balanced accuracy with its interval, and AUROC."""
     figures = metrics.figures(table, True)
     span = intervals.figures(table, True)["balanced_accuracy"]
     reach = "" if span is None else f" ({span[0]:.3f} to {span[1]:.3f})"
-    auroc = report.number(figures["macro_auroc"])
+    auroc = formatting.number(figures["macro_auroc"])
     return [f"{figures['balanced_accuracy']:.3f}{reach}", auroc]
 
 
@@ -195,12 +202,14 @@ def tuned_figures(name: str, args: argparse.Namespace) -> list[str]:
             config.stages.finetune.learning_rate = config.scratch.learning_rate
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
-            train.run(config, run)
-            table = metrics.Predictions.read_csv(run / "stages" / "finetune" / "predictions.csv")
+            single_run.run(config, run)
+            table = predictions.Predictions.read_csv(
+                run / "stages" / "finetune" / "predictions.csv"
+            )
         found.append(metrics.figures(table.where("test"), True)["balanced_accuracy"])
         print(f"{name}, seed {seed}: {found[-1]:.3f}", file=sys.stderr, flush=True)
     return [f"{value:.3f}" for value in (*found, np.mean(found))]
 
 
 if __name__ == "__main__":
-    sys.exit(cli.call(main))
+    sys.exit(terminal.call(main))

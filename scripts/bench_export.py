@@ -40,23 +40,23 @@ Answer = Callable[[np.ndarray], Any]
 def candidate(name: str, run: Path, folder: Path, threads: int) -> Answer:
     """A function that answers for images uint8 [N,S,S,3] and has done so when it returns."""
     if name == "sscjax":
-        from sscjax import trained
+        from sscjax.inference import classifier
 
-        opened = trained.open_run(run)
+        opened = classifier.open_run(run)
         return _jax_answers(opened)
     if name == "stablehlo":
-        from sscjax import export
+        from sscjax import export as the_export
 
-        call, _ = export.load_stablehlo(folder / f"{name}.zip")
+        call, _ = the_export.load_stablehlo(folder / f"{name}.zip")
         return lambda images: {key: np.asarray(value) for key, value in call(images).items()}
     if name == TORCH:
         import torch
         from torch_mobilenet_v2 import MobileNetV2
 
-        from sscjax import trained
+        from sscjax.inference import classifier
 
         torch.set_num_threads(threads)
-        opened = trained.open_run(run)
+        opened = classifier.open_run(run)
         # Ten times as quick as channels first.
         network = (
             MobileNetV2(getattr(opened.program.model, "alpha", 1.0), classes=len(opened.columns))
@@ -120,9 +120,9 @@ def work(pipe: Connection, name: str, run: Path, folder: Path, threads: int, bat
     if threads < (os.cpu_count() or 1) and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     answer = candidate(name, run, folder, threads)
-    from sscjax import trained
+    from sscjax.inference import classifier
 
-    size = trained.open_run(run).image_size
+    size = classifier.open_run(run).image_size
     images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
     answer(images)
     pipe.send("ready")
@@ -136,13 +136,13 @@ def work(pipe: Connection, name: str, run: Path, folder: Path, threads: int, bat
 
 def exported(run: Path, folder: Path, data: str | None, ort_web: Path | None) -> None:
     """All files of the run, and what each export says of itself."""
-    from sscjax.export import program
-    from sscjax.export.check import Wish
+    from sscjax.cli import export
+    from sscjax.export.verify import Wish
 
     for name, suffix in FILES.items():
-        print(program.export(run, name, folder / f"{name}{suffix}", Wish(data=data)) + "\n")
+        print(export.export(run, name, folder / f"{name}{suffix}", Wish(data=data)) + "\n")
     if ort_web is not None:
-        program.export(run, "web", folder / PAGE, Wish(data=data, ort_web=ort_web))
+        export.export(run, "web", folder / PAGE, Wish(data=data, ort_web=ort_web))
 
 
 def main() -> None:

@@ -60,8 +60,8 @@ def images(args: argparse.Namespace, count: int) -> tuple[np.ndarray, np.ndarray
 def _program(args: argparse.Namespace, model: Any) -> Any:
     import jax.numpy as jnp
 
-    from sscjax import steps
     from sscjax.data import augment
+    from sscjax.training import losses, train_step
 
     changes = AUGMENT[args.augment]
     how = None if changes is None else augment.Changes(**changes)
@@ -72,7 +72,9 @@ def _program(args: argparse.Namespace, model: Any) -> Any:
             pixels = augment.augment_batch(key, pixels, how)
         return pixels / 127.5 - 1.0
 
-    return steps.Program(model, steps.Objective("softmax"), inputs, micro_batch=args.micro_batch)
+    return train_step.Program(
+        model, losses.Objective("softmax"), inputs, micro_batch=args.micro_batch
+    )
 
 
 def _step(args: argparse.Namespace, model: Any, freeze: int, *, scratch: bool = False) -> Run:
@@ -81,20 +83,22 @@ def _step(args: argparse.Namespace, model: Any, freeze: int, *, scratch: bool = 
     import jax.numpy as jnp
     import random_weights
 
-    from sscjax import optim, steps
+    from sscjax.training import freezing, optimizers, train_step
 
     variables = random_weights.draw(model, args.size)
     params, statistics = variables["params"], variables.get("batch_stats", {})
-    labels = optim.label_layers(
+    labels = freezing.label_layers(
         model.layer_names, model.head_start, params, trainable="all", freeze_first=freeze
     )
-    adam = optim.make_optimizer("adam", optim.make_schedule("constant", LEARNING_RATE, steps=1))
-    optimizer = optim.freeze_mask(adam, labels)
+    adam = optimizers.make_optimizer(
+        "adam", optimizers.make_schedule("constant", LEARNING_RATE, steps=1)
+    )
+    optimizer = freezing.freeze_mask(adam, labels)
     program = _program(args, model)
     if scratch:
         program = dataclasses.replace(program, batch_statistics_from=0, micro_batch=0)
-    epoch = steps.make_epoch(program, optimizer, labels)
-    state = steps.TrainState(jnp.int32(0), params, statistics, jax.jit(optimizer.init)(params))
+    epoch = train_step.make_epoch(program, optimizer, labels)
+    state = train_step.TrainState(jnp.int32(0), params, statistics, jax.jit(optimizer.init)(params))
     x, y = (jnp.asarray(part) for part in images(args, args.batch))
     order, real = np.arange(args.batch, dtype=np.int32)[None], np.ones((1, args.batch), np.float32)
 
@@ -135,12 +139,12 @@ def sscjax_forward(args: argparse.Namespace) -> Run:
     import jax.numpy as jnp
     import random_weights
 
-    from sscjax import steps
     from sscjax.models import MobileNetV2
+    from sscjax.training import train_step
 
     model = MobileNetV2(CLASSES)
     variables = random_weights.draw(model, args.size)
-    predict = steps.make_predict(_program(args, model))
+    predict = train_step.make_predict(_program(args, model))
     x = jnp.asarray(images(args, args.batch)[0])
 
     def run() -> int:
@@ -157,31 +161,32 @@ def sscjax_head(args: argparse.Namespace) -> Run:
     """
     import tempfile
 
-    from configs import paper_three_class
-    from sscjax import build, features, prepare, stage, train
-    from sscjax.checkpoint import Checkpoints
+    from sscjax.configs import paper_three_class
+    from sscjax.experiments import data_from_config, single_run
+    from sscjax.training import frozen_features, loop, setup
+    from sscjax.training.checkpoint import Checkpoints
 
     config = paper_three_class.get_config()
     config.pretrained = args.weights
     config.data.image_size, config.batch_size = args.size, args.batch
     config.micro_batch = args.micro_batch
-    images = prepare.split_images(config, *prepare.load_images(config))
-    network = build.build_network(config, images, earlier_fallback=False)
-    head = train.make_stages(config)[0]
-    inputs = build.make_inputs(config, network.weights.convention.scaling, online=False)
+    images = data_from_config.split_images(config, *data_from_config.load_images(config))
+    network = setup.build_network(config, images, earlier_fallback=False)
+    head = single_run.make_stages(config)[0]
+    inputs = setup.make_inputs(config, network.weights.convention.scaling, online=False)
 
     def run() -> int:
         with (
             tempfile.TemporaryDirectory() as folder,
             Checkpoints(Path(folder), config.checkpoint.keep) as checkpoints,
         ):
-            stage.run_stage(
+            loop.run_stage(
                 head,
                 images,
                 network,
                 inputs,
                 # Nothing is found from an earlier round.
-                store=features.Store(Path(folder) / "features", 0),
+                store=frozen_features.Store(Path(folder) / "features", 0),
                 checkpoints=checkpoints,
                 curves=[],
                 on_epoch=lambda curves: None,
@@ -199,16 +204,16 @@ def plain_finetune(args: argparse.Namespace) -> Run:
     import random_weights
     from flax_mobilenet_v2 import PlainMobileNetV2
 
-    from sscjax import optim
     from sscjax.models import MobileNetV2
+    from sscjax.training import freezing
 
     like = MobileNetV2(CLASSES)
     plain, variables = PlainMobileNetV2(like), random_weights.draw(like, args.size)
     params, statistics = variables["params"], variables["batch_stats"]
-    labels = optim.label_layers(
+    labels = freezing.label_layers(
         like.layer_names, like.head_start, params, trainable="all", freeze_first=FROZEN
     )
-    trained, frozen = optim.partition(params, labels)
+    trained, frozen = freezing.partition(params, labels)
     optimizer = optax.adam(LEARNING_RATE)
     state = optimizer.init(trained)
     x, y = (jnp.asarray(part) for part in images(args, args.batch))
@@ -458,9 +463,9 @@ def main() -> None:
     os.dup2(2, 1)  # what a framework prints is not an answer
     started = time.perf_counter()
     if args.case.startswith("sscjax"):
-        from sscjax import cli
+        from sscjax.system import terminal
 
-        cli.set_up_jax()
+        terminal.set_up_jax()
     run = next(case for case in CASES if case.__name__ == args.case)(args)
     run()
     print(json.dumps({"ready": time.perf_counter() - started}), file=answers, flush=True)

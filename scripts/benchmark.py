@@ -200,7 +200,7 @@ def multiply_adds(size: int, freeze: int) -> tuple[float, float]:
 
 def versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "torch", "tensorflow", "tensorflow-cpu", "keras", "numpy")
-    from sscjax import machine
+    from sscjax.system import machine
 
     found = {"python": platform.python_version(), "machine": machine.processor()}
     for name in names:

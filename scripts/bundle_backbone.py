@@ -14,11 +14,12 @@ import re
 import sys
 from pathlib import Path
 
-from sscjax import cli, pretrain, record
+from sscjax import pretrain
 from sscjax.errors import UserError
-from sscjax.files import sha256, write_bytes, write_text
-from sscjax.pretrained import bundled
-from sscjax.pretrained.load import backbone_tree, load_backbone
+from sscjax.models.pretrained import bundled
+from sscjax.models.pretrained.load import backbone_tree, load_backbone
+from sscjax.system import run_dir, terminal
+from sscjax.system.files import sha256, write_bytes, write_text
 
 MOST_BYTES = 5_000_000
 
@@ -28,7 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, help="folder of a finished training")
     run = parser.parse_args().run
-    found = record.read_json(run / pretrain.FILE, ("status",))
+    found = run_dir.read_json(run / pretrain.FILE, ("status",))
     if found is None or found["status"] != "finished":
         raise UserError(f"{run}: not the folder of a finished training (by {pretrain.FILE})")
     weights, curves = run / pretrain.WEIGHTS, run / pretrain.CURVES
@@ -51,4 +52,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.call(main))
+    sys.exit(terminal.call(main))

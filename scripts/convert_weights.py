@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sscjax.errors import UserError
-from sscjax.files import sha256
 from sscjax.models.mobilenet_v2 import backbone_layers
-from sscjax.pretrained.convert import convert_weights
-from sscjax.pretrained.load import Loaded, backbone_tree, infer_alpha, load_backbone
-from sscjax.pretrained.read import read_weights
-from sscjax.pretrained.write import FORMATS, save_backbone
+from sscjax.models.pretrained.convert import convert_weights
+from sscjax.models.pretrained.formats import read_weights
+from sscjax.models.pretrained.load import Loaded, backbone_tree, infer_alpha, load_backbone
+from sscjax.models.pretrained.save import FORMATS, save_backbone
+from sscjax.system.files import sha256
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,15 +13,16 @@ import numpy as np
 from clone import ROOT
 from PIL import Image
 
-from configs import pretrain_textures
-from sscjax import backbone, cli, pretrain
+from sscjax import backbone, pretrain
+from sscjax.configs import pretrain_textures
+from sscjax.system import terminal
 
 COLUMNS, SIZE = 14, 64
 
 
 def main() -> int:
     """Draw as the training does, from keys that it does not use."""
-    cli.set_up_jax()
+    terminal.set_up_jax()
     config = pretrain_textures.get_config()
     plan = dataclasses.replace(pretrain.make_plan(config), each=config.each[-1])
     draws = backbone.make_draw(plan, SIZE)

@@ -24,9 +24,11 @@ import clone  # noqa: F401  (the configs)
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs import pretrain_textures
-from sscjax import cli, files, metrics, pretrain
+from sscjax import pretrain
+from sscjax.configs import pretrain_textures
 from sscjax.errors import UserError
+from sscjax.evaluation import metrics
+from sscjax.system import files, terminal
 from sscjax.textures.draw import FAMILIES
 
 COLUMNS = ("balanced accuracy", "macro AUROC", "neighbours' AUROC", "found again")
@@ -48,8 +50,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.seeds < 3:
         raise UserError(f"--seeds={args.seeds}: expected 3 or more, whose deviation is measured")
-    cli.set_up_log()
-    cli.set_up_jax()
+    terminal.set_up_log()
+    terminal.set_up_jax()
     places, tiles = backbone.cut(args.slide)
     found: dict[str, np.ndarray] = {}
     for name, config in trainings(args.images, args.seeds).items():
@@ -115,4 +117,4 @@ def table(found: dict[str, np.ndarray]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.call(main))
+    sys.exit(terminal.call(main))

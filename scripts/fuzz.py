@@ -27,7 +27,13 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 
 # What is written in Python and parses; the fuzzer sees which of its lines are reached.
 INSTRUMENTED = [
-    *("sscjax.data", "sscjax.pretrained", "sscjax.trained", "sscjax.page", "sscjax.checkpoint"),
+    *(
+        "sscjax.data",
+        "sscjax.models.pretrained",
+        "sscjax.inference.classifier",
+        "sscjax.reports.html",
+        "sscjax.training.checkpoint",
+    ),
     *("PIL", "zipfile", "csv"),
     *("torch.serialization", "torch._weights_only_unpickler", "numpy.lib.format"),
 ]
@@ -40,11 +46,11 @@ def images(place: Path) -> tuple[list[bytes], Attempt]:
     """Image decoding."""
     import sound_files
 
-    from sscjax.data import decode
+    from sscjax.data import image_io
 
     def attempt(data: bytes) -> None:
         (place / "image.png").write_bytes(data)
-        pixels = decode.read_image(place / "image.png", 16, max_pixels=100_000)
+        pixels = image_io.read_image(place / "image.png", 16, max_pixels=100_000)
         assert pixels.shape == (16, 16, 3)
 
     return sound_files.images(), attempt
@@ -54,7 +60,7 @@ def manifests(place: Path) -> tuple[list[bytes], Attempt]:
     """Manifests beside two images, and one outside that none may name."""
     import sound_files
 
-    from sscjax.data import listing
+    from sscjax.data import image_folder
 
     folder = place / "set"
     for path in (folder / "a" / "one.png", folder / "b" / "two.png", place / "secret.png"):
@@ -63,7 +69,7 @@ def manifests(place: Path) -> tuple[list[bytes], Attempt]:
 
     def attempt(data: bytes) -> None:
         (folder / "manifest.csv").write_bytes(data)
-        for record in listing.list_images(folder).records:
+        for record in image_folder.list_images(folder).records:
             assert record.path.resolve().is_relative_to(folder.resolve())
 
     return [sound_files.MANIFEST], attempt
@@ -94,7 +100,7 @@ def weights(suffix: str) -> Callable[[Path], tuple[list[bytes], Attempt]]:
     def target(place: Path) -> tuple[list[bytes], Attempt]:
         import sound_files
 
-        from sscjax.pretrained.read import read_weights
+        from sscjax.models.pretrained.formats import read_weights
 
         if suffix == ".pth":
             sound = sound_files.torch_weights(place)
@@ -116,13 +122,14 @@ def slides(place: Path) -> tuple[list[bytes], Attempt]:
     """A slide's thumbnail, its plan and its tiles."""
     import sound_files
 
-    from sscjax.data.slides import reading, tiling
+    from sscjax.data.slides import reader as slides_reader
+    from sscjax.data.slides import tiling
 
     wish = tiling.Settings(field_px=32, tile_size=16, max_tiles=4, min_tissue=0.0)
 
     def attempt(data: bytes) -> None:
         (place / "changed.svs").write_bytes(data)
-        with reading.open_slide(place / "changed.svs") as slide:
+        with slides_reader.open_slide(place / "changed.svs") as slide:
             assert max(slide.thumbnail(64).shape) <= 64
             for tile in tiling.tiles(slide, tiling.plan(slide, wish), wish, "slide"):
                 assert tile.pixels.shape == (16, 16, 3)
@@ -134,8 +141,10 @@ def records(place: Path) -> tuple[list[bytes], Attempt]:
     """What a finished run says of itself, read by all that begins with such a run."""
     import small_runs
 
-    from sscjax import page, record, trained
     from sscjax.errors import UserError
+    from sscjax.inference import classifier
+    from sscjax.reports import html
+    from sscjax.system import run_dir
 
     images = small_runs.write_folder(place / "images", subjects=3, tiles=6)
     run = small_runs.finished_run(place / "run", images, "cnn")
@@ -145,7 +154,7 @@ def records(place: Path) -> tuple[list[bytes], Attempt]:
         refused = None
         for path, before in sound.items():
             path.write_bytes(data)
-            for reader in (record.read, trained.open_run, page.write_again):
+            for reader in (run_dir.read, classifier.open_run, html.write_again):
                 try:
                     reader(run)
                 except UserError as error:
@@ -162,7 +171,7 @@ def checkpoints(place: Path) -> tuple[list[bytes], Attempt]:
     """What the newest checkpoint says of itself; the one before is there."""
     import numpy as np
 
-    from sscjax.checkpoint import Checkpoints
+    from sscjax.training.checkpoint import Checkpoints
 
     tree = {"a": np.arange(12, dtype=np.float32)}
     with Checkpoints(place / "sound") as kept:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
-from sscjax.metrics import Predictions
+from sscjax.evaluation.predictions import Predictions
 
 # What a run computes; run.json and report.txt hold the folder's name, the rest is pictures.
 COMPARED = (

@@ -60,8 +60,8 @@ def make(folder: Path, count: int) -> list[Path]:
 
 def prepare_and_say(folder: str) -> None:
     """What a run does before it trains, and what came of it as a line of JSON."""
-    from configs import smoke
-    from sscjax import prepare
+    from sscjax.configs import smoke
+    from sscjax.experiments import data_from_config
 
     config = smoke.get_config()
     config.data.path, config.data.corrupt = folder, "skip"
@@ -69,7 +69,7 @@ def prepare_and_say(folder: str) -> None:
     files = sum(len(names) for _, _, names in os.walk(folder))
     config.data.max_megabytes = files * SIDE * SIDE // 2**20
     started = time.monotonic()
-    images = prepare.split_images(config, *prepare.load_images(config))
+    images = data_from_config.split_images(config, *data_from_config.load_images(config))
     images.originals.fingerprint()  # reads every pixel, as a run does for its record
     found = {
         "seconds": time.monotonic() - started,

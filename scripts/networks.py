@@ -25,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from sscjax import report, trained
 from sscjax.data import synthetic
+from sscjax.inference import classifier
+from sscjax.system import formatting
 
 ROUNDS, IMAGES = 5, 256
 
@@ -112,8 +113,8 @@ def _print_classes(places: dict[str, Path]) -> None:
         cells += [f"{stages[0]['counts']['total']:,}", f"{seconds:.0f} s", f"{speeds[name]:.0f}"]
         for unit in ("subject", "image"):
             cells += [
-                report.percent(test[unit]["accuracy"]),
-                report.span("accuracy", ranges[unit]["accuracy"]),
+                formatting.percent(test[unit]["accuracy"]),
+                formatting.span("accuracy", ranges[unit]["accuracy"]),
             ]
         rows.append(cells)
     _print(rows)
@@ -131,9 +132,9 @@ def _print_masks(places: dict[str, Path]) -> None:
         rows.append(
             [
                 name,
-                report.number(test["mean_dice"]),
-                report.span("mean_dice", ranges["mean_dice"]),
-                *(report.number(one["dice"]) for one in test["per_class"]),
+                formatting.number(test["mean_dice"]),
+                formatting.span("mean_dice", ranges["mean_dice"]),
+                *(formatting.number(one["dice"]) for one in test["per_class"]),
             ]
         )
     _print(rows)
@@ -141,7 +142,7 @@ def _print_masks(places: dict[str, Path]) -> None:
 
 def _speeds(places: dict[str, Path]) -> dict[str, float]:
     """Images per second of each run's network, medians of rounds in which all take their turn."""
-    opened = {name: trained.open_run(folder) for name, folder in places.items()}
+    opened = {name: classifier.open_run(folder) for name, folder in places.items()}
     asked = {}
     for name, one in opened.items():
         drawn = synthetic.skin_biopsies(

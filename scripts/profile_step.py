@@ -26,26 +26,26 @@ def build(micro_batch: int) -> tuple[Any, Any, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from sscjax import optim, steps
     from sscjax.models import MobileNetV2, initial_variables
+    from sscjax.training import freezing, losses, optimizers, train_step
 
     model = MobileNetV2(CLASSES, dropout_rate=0.2)
     variables = jax.tree.map(jnp.asarray, initial_variables(model, SIZE, 0))
     params, statistics = variables["params"], variables["batch_stats"]
-    labels = optim.label_layers(
+    labels = freezing.label_layers(
         model.layer_names, model.head_start, params, trainable="all", freeze_first=FROZEN
     )
-    adam = optim.make_optimizer("adam", optim.make_schedule("constant", 1e-4, steps=1))
-    optimizer = optim.freeze_mask(adam, labels)
-    program = steps.Program(
+    adam = optimizers.make_optimizer("adam", optimizers.make_schedule("constant", 1e-4, steps=1))
+    optimizer = freezing.freeze_mask(adam, labels)
+    program = train_step.Program(
         model,
-        steps.Objective("softmax"),
+        losses.Objective("softmax"),
         lambda stored, key: stored.astype(jnp.float32) / 127.5 - 1.0,
         micro_batch=micro_batch,
     )
     rng = np.random.default_rng(0)
     stored = jnp.asarray(rng.integers(0, 256, (BATCH, SIZE, SIZE, 3), np.uint8))
-    state = steps.TrainState(jnp.int32(0), params, statistics, optimizer.init(params))
+    state = train_step.TrainState(jnp.int32(0), params, statistics, optimizer.init(params))
     rest = (
         stored,
         jnp.asarray(rng.integers(0, CLASSES, BATCH).astype(np.int32)),
@@ -53,7 +53,7 @@ def build(micro_batch: int) -> tuple[Any, Any, Any]:
         np.ones((1, BATCH), np.float32),
         jax.random.key(0),
     )
-    epoch = steps.make_epoch(program, optimizer, labels)
+    epoch = train_step.make_epoch(program, optimizer, labels)
     return epoch.lower(state, *rest).compile(), state, rest  # type: ignore[attr-defined]
 
 
@@ -69,7 +69,7 @@ def purposes(text: str) -> dict[str, str]:
 
 
 def _purpose(instruction: str, operation: str, name: str) -> str:
-    from sscjax.models.depthwise import KERNEL_GRADIENT
+    from sscjax.models.ops.depthwise import KERNEL_GRADIENT
 
     way = "backward" if "transpose(" in name else "forward"
     if KERNEL_GRADIENT in name:
@@ -96,9 +96,9 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
     import jax
 
-    from sscjax import memory
+    from sscjax.system import malloc
 
-    memory.keep()
+    malloc.keep()
     # A program that was compiled for more processors is another one.
     jax.config.update("jax_enable_compilation_cache", False)
     step, state, rest = build(args.micro_batch)

@@ -29,28 +29,24 @@ import numpy as np
 from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression
 
-from configs import best_three_class
-from sscjax import (
-    build,
-    calibration,
-    cli,
-    evaluate,
-    features,
-    folds,
-    intervals,
-    linear,
-    metrics,
-    paired,
-    prepare,
-    report,
-    rows,
-    steps,
-)
-from sscjax.data import augment, splits
+from sscjax.configs import best_three_class
+from sscjax.data import augment, lazy, splits
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
-from sscjax.metrics import Predictions
-from sscjax.pretrained import cache
+from sscjax.evaluation import calibration, intervals, metrics, paired_tests
+from sscjax.evaluation.predictions import Predictions
+from sscjax.experiments import data_from_config
+from sscjax.experiments.cross_validation import folds
+from sscjax.system import cache_dir, formatting, terminal
+from sscjax.training import (
+    class_weights,
+    evaluate,
+    frozen_features,
+    linear_probe,
+    losses,
+    setup,
+    train_step,
+)
 
 PROBE: dict[str, object] = {"data.image_size": 128, "model.feature_layers": ()}
 COPIES: dict[str, object] = {"augment.copies": 2, "augment.turn": True}
@@ -130,39 +126,39 @@ class Frozen:
     """Features of the frozen network for the originals and their copies."""
 
     def __init__(self, config: ConfigDict) -> None:
-        self.images, synthetic = prepare.load_images(config)
+        self.images, synthetic = data_from_config.load_images(config)
         one = config.copy_and_resolve_references()
         one.split.folds, one.split.fold = config.cv.folds, 0
-        network = build.build_network(
-            one, prepare.split_images(one, self.images, synthetic), earlier_fallback=False
+        network = setup.build_network(
+            one, data_from_config.split_images(one, self.images, synthetic), earlier_fallback=False
         )
         self._network = network
-        self.program = steps.Program(
+        self.program = train_step.Program(
             network.model,
             network.objective,
-            build.make_inputs(config, network.weights.convention.scaling, online=False),
+            setup.make_inputs(config, network.weights.convention.scaling, online=False),
             micro_batch=8,
         )
         copied = augment.augmented_copies(
-            self.images, config.augment.copies, config.seed, prepare.changes(config)
+            self.images, config.augment.copies, config.seed, augment.changes(config)
         )
-        self._store = features.Store(cache.cache_dir() / "recipe", 1e10)
+        self._store = frozen_features.Store(cache_dir.cache_dir() / "recipe", 1e10)
         # Copy k of image i is row k * N + i.
         self.rows = self._compute(copied.images)
         self.copied = copied
 
-    def _compute(self, images: rows.Rows) -> np.ndarray:
+    def _compute(self, images: lazy.Rows) -> np.ndarray:
         network, last = self._network, self.program.model.features_end
-        key = features.key(
+        key = frozen_features.key(
             self.program,
             last,
             network.params,
             network.batch_stats,
-            images=rows.fingerprint(images),
+            images=lazy.fingerprint(images),
             scaling=network.weights.convention.scaling,
             batch_size=32,
         )
-        found = features.compute(
+        found = frozen_features.compute(
             self.program,
             last,
             network.params,
@@ -193,7 +189,7 @@ def cross_validate(config: ConfigDict, fit: Fit, limit: int | None = None) -> Pr
     frozen = Frozen(config)
     images, found = frozen.images, []
     for fold in folds.plan(config, images):
-        place = prepare.make_splits(fold.config, images)
+        place = data_from_config.make_splits(fold.config, images)
         chosen = np.flatnonzero(place == "train")
         if limit is not None:
             chosen = chosen[some_subjects(images.take(chosen), limit, fold.config.seed)]
@@ -217,7 +213,7 @@ def cross_validate_subjects(config: ConfigDict, fit: FitSubjects) -> Predictions
     group, *_ = attention.subjects_of(images)
     even = np.full((len(images), len(images.classes)), 1 / len(images.classes))
     for fold in folds.plan(config, images):
-        place = prepare.make_splits(fold.config, images)
+        place = data_from_config.make_splits(fold.config, images)
         chosen = np.flatnonzero(place == "train")
         ask = fit(config, frozen.rows[chosen], images.take(chosen))
         # All images of a subject are in one split: a row each, in the same order.
@@ -256,10 +252,12 @@ def some_subjects(training: ImageSet, limit: int, seed: int) -> np.ndarray:
 def by_run(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Classifier:
     """As a stage with 'lbfgs' does it."""
     classes, stage = len(training.classes), config.stages.head
-    weights = build.class_weights(config.loss.class_weights, training.labels, classes)
-    objective = dataclasses.replace(build.make_objective(config, classes), class_weights=weights)
-    problem = linear.Problem(rows_of, training.labels, objective, classes, passes=stage.epochs)
-    parts = splits.subject_folds(training, linear.FOLDS, config.seed)
+    weights = class_weights.class_weights(config.loss.class_weights, training.labels, classes)
+    objective = dataclasses.replace(setup.make_objective(config, classes), class_weights=weights)
+    problem = linear_probe.Problem(
+        rows_of, training.labels, objective, classes, passes=stage.epochs
+    )
+    parts = splits.subject_folds(training, linear_probe.FOLDS, config.seed)
     found = problem.fit(problem.choose(stage.l2, parts).l2)
     return lambda x: x @ found.kernel + found.bias
 
@@ -270,13 +268,13 @@ def by_corn(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Clas
     Conditional ordinal regression (CORN; Shi, Cao and Raschka 2023, Pattern Anal Applic 26:941).
     """
     stage, fitted = config.stages.head, []
-    parts = splits.subject_folds(training, linear.FOLDS, config.seed)
+    parts = splits.subject_folds(training, linear_probe.FOLDS, config.seed)
     for k in range(len(training.classes) - 1):
         chosen = training.labels >= k
         more = (training.labels[chosen] > k).astype(np.int32)
-        weights = build.class_weights(config.loss.class_weights, more, 2)
-        objective = steps.Objective("sigmoid", class_weights=weights)
-        problem = linear.Problem(rows_of[chosen], more, objective, 1, passes=stage.epochs)
+        weights = class_weights.class_weights(config.loss.class_weights, more, 2)
+        objective = losses.Objective("sigmoid", class_weights=weights)
+        problem = linear_probe.Problem(rows_of[chosen], more, objective, 1, passes=stage.epochs)
         fitted.append(problem.fit(problem.choose(stage.l2, parts[chosen]).l2))
 
     def ask(x: np.ndarray) -> np.ndarray:
@@ -293,10 +291,10 @@ def by_corn(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Clas
 def by_bags(config: ConfigDict, rows_of: np.ndarray, training: ImageSet) -> Classifier:
     """Ten classifiers, each of as many subjects drawn with replacement; their logits averaged."""
     classes, stage = len(training.classes), config.stages.head
-    weights = build.class_weights(config.loss.class_weights, training.labels, classes)
-    objective = dataclasses.replace(build.make_objective(config, classes), class_weights=weights)
-    whole = linear.Problem(rows_of, training.labels, objective, classes, passes=stage.epochs)
-    parts = splits.subject_folds(training, linear.FOLDS, config.seed)
+    weights = class_weights.class_weights(config.loss.class_weights, training.labels, classes)
+    objective = dataclasses.replace(setup.make_objective(config, classes), class_weights=weights)
+    whole = linear_probe.Problem(rows_of, training.labels, objective, classes, passes=stage.epochs)
+    parts = splits.subject_folds(training, linear_probe.FOLDS, config.seed)
     l2 = whole.choose(stage.l2, parts).l2
     names, place = np.unique(training.subjects, return_inverse=True)
     rng = np.random.default_rng(config.seed)
@@ -372,8 +370,8 @@ def growth(base: ConfigDict, numbers: list[int]) -> str:
                 value = metrics.figures(one, True)["balanced_accuracy"]
                 span = intervals.figures(one, True)["balanced_accuracy"]
                 reach = "" if span is None else f" ({100 * span[0]:.1f} to {100 * span[1]:.1f})"
-                cells.append(report.percent(value) + reach)
-            cells.append(report.number(metrics.figures(table, True)["macro_auroc"]))
+                cells.append(formatting.percent(value) + reach)
+            cells.append(formatting.number(metrics.figures(table, True)["macro_auroc"]))
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], file=sys.stderr, flush=True)
     return "\n".join(lines)
@@ -425,10 +423,10 @@ def line(name: str, table: Predictions, probe: Predictions | None, per: str) -> 
     apart = differences(table, table if probe is None else other)
     cells = [name]
     for figure in COMPARED:
-        shown = report.percent if figure == "balanced_accuracy" else report.number
+        shown = formatting.percent if figure == "balanced_accuracy" else formatting.number
         cells += [shown(figures[figure]), apart[figure]]
     edges = calibration.bin_edges(table.confidence, 10, "mass")
-    return [*cells, report.number(calibration.expected_calibration_error(table, edges))]
+    return [*cells, formatting.number(calibration.expected_calibration_error(table, edges))]
 
 
 def subjects_of(table: Predictions, *, median: bool = False) -> Predictions:
@@ -464,11 +462,11 @@ def _by_median(table: Predictions) -> Predictions:
 def differences(table: Predictions, other: Predictions) -> dict[str, str]:
     """Of each figure in `COMPARED`, less the other's, with intervals; dashes from itself."""
     if np.array_equal(table.probabilities, other.probabilities):
-        return dict.fromkeys(COMPARED, report.UNDEFINED)
+        return dict.fromkeys(COMPARED, formatting.UNDEFINED)
     # By name, and the repeats of an image in their order.
     left, right = (one.take(np.argsort(one.files, kind="stable")) for one in (table, other))
     ours, theirs = metrics.figures(left, True), metrics.figures(right, True)
-    spans = paired.difference_intervals(left, right, True)
+    spans = paired_tests.difference_intervals(left, right, True)
     found = {}
     for figure in COMPARED:
         # Accuracies in points.
@@ -483,4 +481,4 @@ def differences(table: Predictions, other: Predictions) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.call(main))
+    sys.exit(terminal.call(main))

@@ -6,7 +6,7 @@ FOLDER is an image set with subjects (a manifest.csv), FILE are ImageNet weights
 1.0. MobileNetV2 and the CNN are cross-validated on the same five folds, once by subject and once
 by image. Each protocol is given to `sscjax.main`, which goes on where it stopped, does nothing
 where it is finished, and refuses what was run otherwise; the commands are printed before they run.
-The table is printed as Markdown, then the comparisons (`sscjax.compare`), last a linear classifier
+The table is printed as Markdown, then the comparisons (`sscjax.experiments.compare`), last a linear classifier
 on the frozen features. Needs scikit-learn (the extra `test`).
 """
 
@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from sscjax import features, report, steps
-from sscjax.data import sources, splits
+from sscjax.data import loading, splits
 from sscjax.data.dataset import ImageSet
 from sscjax.models import MobileNetV2
-from sscjax.pretrained import convention, load
+from sscjax.models.pretrained import load, preprocessing
+from sscjax.system import formatting
+from sscjax.training import frozen_features, losses, train_step
 
 FOLDS = 5
 SPLITS = ("subject", "image")
@@ -87,7 +88,7 @@ def main() -> None:
         subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
     print(table(args.out), flush=True)
     for runs in comparisons(args.out):
-        arguments = ["-m", "sscjax.compare", *map(str, runs)]
+        arguments = ["-m", "sscjax.experiments.compare", *map(str, runs)]
         print("\n" + shlex.join(["python", *arguments]), flush=True)
         subprocess.run([sys.executable, *arguments], check=True)
     print(linear(args.data, args.weights))
@@ -125,18 +126,18 @@ def _row(by: str, model: str, name: str, found: dict[str, Any], folder: Path) ->
     test, ranges = stage["splits"]["test"], stage["test_intervals"]
 
     def cell(unit: str, figure: str) -> str:
-        show = report.number if figure == "macro_auroc" else report.percent
-        span = report.span(figure, ranges[unit][figure])
+        show = formatting.number if figure == "macro_auroc" else formatting.percent
+        span = formatting.span(figure, ranges[unit][figure])
         return f"{show(test[unit][figure])} ({span})"
 
     folds = [folder / "folds" / fold["name"] / "metrics.json" for fold in found["folds"]]
     of_folds = [json.loads(path.read_text("utf-8"))["stages"][name] for path in folds]
-    each = [report.percent(one["splits"]["test"]["image"]["accuracy"]) for one in of_folds]
+    each = [formatting.percent(one["splits"]["test"]["image"]["accuracy"]) for one in of_folds]
     areas = stage["over_folds"]["image"]["macro_auroc"]
     cells = [
         *(by, f"{model}, {name}", cell("image", "accuracy"), ", ".join(each)),
         *(cell("image", "balanced_accuracy"), cell("image", "macro_auroc")),
-        f"{report.number(areas['mean'])} ± {report.number(areas['sd'])}",
+        f"{formatting.number(areas['mean'])} ± {formatting.number(areas['sd'])}",
         *(cell("subject", "accuracy"), ", ".join(str(one["best_epoch"]) for one in of_folds)),
     ]
     return f"| {' | '.join(cells)} |"
@@ -144,19 +145,19 @@ def _row(by: str, model: str, name: str, found: dict[str, Any], folder: Path) ->
 
 def linear(data: Path, weights: Path) -> str:
     """Accuracy over all folds of a linear classifier on the frozen features, as Markdown."""
-    images = sources.load(data, 128)
+    images = loading.load(data, 128)
     model = MobileNetV2(outputs=len(images.classes))
     shapes = load.backbone_tree(model.alpha)
     loaded = load.load_backbone(weights, *shapes)
     scaling = loaded.convention.scaling
     model = model.clone(padding=loaded.convention.padding, bn_epsilon=loaded.convention.bn_epsilon)
-    program = steps.Program(
+    program = train_step.Program(
         model,
-        steps.Objective("softmax"),
-        lambda stored, key: convention.preprocess(stored, scaling),
+        losses.Objective("softmax"),
+        lambda stored, key: preprocessing.preprocess(stored, scaling),
         micro_batch=8,
     )
-    found = features.compute(
+    found = frozen_features.compute(
         program,
         model.head_start + 1,
         loaded.params,

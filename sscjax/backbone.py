@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sscjax import optim, steps
 from sscjax.models import MobileNetV2, initial_variables
 from sscjax.textures import draw
+from sscjax.training import freezing, train_step
 
 HEAD, PROJECTOR = "predictions", "projector"
 _POOLED = "global_average_pooling2d"
@@ -114,7 +114,7 @@ def make_draw(plan: Plan, size: int) -> Callable[[jax.Array], draw.Batch]:
       size: height and width in pixels.
     """
 
-    @steps.jit
+    @train_step.jit
     def one(key: jax.Array) -> draw.Batch:
         count = plan.groups * plan.each
         found = draw.batch(key, plan.recipes, count, size, looks=plan.looks)
@@ -131,7 +131,7 @@ def make_draw(plan: Plan, size: int) -> Callable[[jax.Array], draw.Batch]:
 
 
 def _losses(
-    plan: Plan, params: optim.Params, logits: jax.Array, pooled: jax.Array, batch: draw.Batch
+    plan: Plan, params: freezing.Params, logits: jax.Array, pooled: jax.Array, batch: draw.Batch
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of a group and what it is made of."""
     recipes = plan.recipes
@@ -180,8 +180,8 @@ def make_step(plan: Plan, optimizer: optax.GradientTransformation) -> Callable[.
     """
     model = plan.model
 
-    def gradients(params: optim.Params, stats: optim.Params, batch: draw.Batch) -> Any:
-        def loss(params: optim.Params) -> Any:
+    def gradients(params: freezing.Params, stats: freezing.Params, batch: draw.Batch) -> Any:
+        def loss(params: freezing.Params) -> Any:
             (logits, seen), updated = model.apply(
                 {"params": {k: v for k, v in params.items() if not k.startswith(PROJECTOR)},
                  "batch_stats": stats},
@@ -204,7 +204,7 @@ def make_step(plan: Plan, optimizer: optax.GradientTransformation) -> Callable[.
         )
         return found, aux
 
-    @functools.partial(steps.jit, donate_argnums=0)
+    @functools.partial(train_step.jit, donate_argnums=0)
     def step(
         state: dict[str, Any], batch: draw.Batch, rate: jax.Array
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -245,8 +245,10 @@ def make_test(plan: Plan) -> Callable[..., dict[str, jax.Array]]:
     """
     model = plan.model
 
-    @steps.jit
-    def test(params: optim.Params, stats: optim.Params, batch: draw.Batch) -> dict[str, jax.Array]:
+    @train_step.jit
+    def test(
+        params: freezing.Params, stats: freezing.Params, batch: draw.Batch
+    ) -> dict[str, jax.Array]:
         layers = len(model.layer_names)
         own = {k: v for k, v in params.items() if not k.startswith(PROJECTOR)}
         folded = {"params": model.fold(own, stats, layers), "batch_stats": stats}

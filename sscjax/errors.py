@@ -12,7 +12,7 @@ class UserError(ValueError):
     """Something the user can mend: bad data, a bad config, a missing weight file.
 
     The message is one line that says what was found, what was expected and how to mend it. The
-    command-line programs print it without a traceback and exit with code 2 (see `sscjax.cli`).
+    command-line programs print it without a traceback and exit with code 2 (`system.terminal`).
     """
 
 

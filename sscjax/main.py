@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import re
@@ -12,8 +11,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sscjax import cli, protocol
+from sscjax import configs
 from sscjax.errors import UserError
+from sscjax.experiments.cross_validation import all_folds
+from sscjax.system import terminal
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -42,11 +43,11 @@ def main() -> None:
             "this config is none of a run, such as configs/three_class.py: configs of "
             "sscjax.pretrain are for that program"
         )
-    cli.set_up_log()
-    cli.set_up_jax()
+    terminal.set_up_log()
+    terminal.set_up_jax()
     # A protocol and a run of one config do not fight for one folder.
     name = config.name if config.protocol == "holdout" else f"{config.name}-{config.protocol}"
-    text = protocol.run(config, workdir(name), fresh=_FRESH.value, command=command)
+    text = all_folds.run(config, workdir(name), fresh=_FRESH.value, command=command)
     print(f"\n{text}", end="")
 
 
@@ -103,25 +104,17 @@ def _joined(arguments: list[str]) -> list[str]:
 
 
 def _existing_config(argument: str) -> str:
-    """Let `--config=configs/NAME.py` mean the installed file where there is no such file here."""
+    """Let `--config=NAME` and `configs/NAME.py` mean the package's where no such file is."""
     name, sign, value = argument.partition("=")
-    if name.lstrip("-") != "config" or not sign:
+    if name.lstrip("-") != "config" or not sign or Path(value).is_file():
         return argument
     path = Path(value)
-    if path.is_file():
-        # A config imports its neighbours as `configs.NAME`.
-        root = str(path.resolve().parent.parent)
-        if path.resolve().parent.name == "configs" and root not in sys.path:
-            sys.path.insert(0, root)
-        return argument
-    installed = Path(__file__).parent / "configs" / path.name
-    if path.parent.name == "configs" and installed.is_file():
-        sys.modules["configs"] = importlib.import_module("sscjax.configs")
-        return f"--config={installed}"
-    folder = path.parent if path.parent.is_dir() else installed.parent
-    names = [found.stem for found in folder.glob("*.py") if found.stem != "__init__"]
-    near = cli.nearest(path.stem, names)
-    hint = f"; did you mean {path.parent / near}.py?" if near else ""
+    own = configs.file_of(path.stem) if path.parent.name in ("", "configs") else None
+    if own is not None and path.suffix in ("", ".py"):
+        return f"--config={own}"
+    names = [file.stem for file in path.parent.glob("*.py")] if path.parent.name else []
+    near = terminal.nearest(path.stem, names or configs.names())
+    hint = f"; did you mean {path.with_name(near + path.suffix)}?" if near else ""
     raise UserError(f"config file {value} does not exist{hint}")
 
 
@@ -131,12 +124,12 @@ def _explain(error: Exception, arguments: list[str]) -> UserError:
     wanted = [re.sub(r"^-+", "", argument).partition("=")[0] for argument in arguments[1:]]
     for name in wanted:
         if name.startswith("config.") and fields and name not in fields:
-            near = cli.nearest(name, fields)
+            near = terminal.nearest(name, fields)
             hint = f"; did you mean --{near}?" if near else ""
             return UserError(f"--{name}: the config has no such field{hint}")
         known = [*flags.FLAGS]
         if not name.startswith("config.") and name.removeprefix("no") not in known and name:
-            near = cli.nearest(name, list(_FLAGS))
+            near = terminal.nearest(name, list(_FLAGS))
             hint = f"; did you mean --{near}?" if near else ""
             return UserError(f"--{name}: no such flag{hint}")
     return UserError(" ".join(str(error).split()))
@@ -165,4 +158,4 @@ def _names(config: ConfigDict, prefix: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.call(main))
+    sys.exit(terminal.call(main))

@@ -25,13 +25,17 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from sscjax import backbone, checkpoint, cli, interrupts, locks, main, progress, record
+from sscjax import backbone, main
 from sscjax.errors import DivergedError, UserError
-from sscjax.files import csv_text, sha256, write_json, write_text
+from sscjax.experiments import run_record
 from sscjax.models import MobileNetV2
-from sscjax.pretrained import convention, write
-from sscjax.pretrained.convert import HEAD
+from sscjax.models.pretrained import preprocessing
+from sscjax.models.pretrained.convert import HEAD
+from sscjax.models.pretrained.save import save_backbone
+from sscjax.system import locks, progress, run_dir, signals, terminal
+from sscjax.system.files import csv_text, sha256, write_json, write_text
 from sscjax.textures import draw
+from sscjax.training import checkpoint
 
 _LOG = logging.getLogger(__name__)
 
@@ -109,27 +113,27 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
     plan = make_plan(config)
     course = make_course(config, plan)
     optimizer = make_optimizer(config)
-    record.refuse_foreign(folder, FILE)
+    run_dir.refuse_foreign(folder, FILE)
     with locks.Lock(folder) as lock:
         lock.take()
-        record.clear(folder, FILE)
+        run_dir.clear(folder, FILE)
         if fresh:
-            record.delete(folder, FILE)
+            run_dir.delete(folder, FILE)
         folder.mkdir(parents=True, exist_ok=True)
         lock.take()
         now: dict[str, Any] = {
             "status": "started",
             "config": json.loads(json.dumps(config.to_dict())),
-            "versions": {**record.versions(), "device": jax.default_backend()},
+            "versions": {**run_record.versions(), "device": jax.default_backend()},
         }
-        earlier = record.read_json(folder / FILE, _KEYS)
+        earlier = run_dir.read_json(folder / FILE, _KEYS)
         if earlier is None:
             # Before anything else, because by it the folder is known as ours.
             write_json(folder / FILE, now)
             earlier = now
-        found = record.config_differences(earlier["config"], now["config"])
+        found = run_record.config_differences(earlier["config"], now["config"])
         allowed = _FREE if earlier["status"] == "finished" else (*_FREE, _LENGTH)
-        record.refuse([line for line in found if not line.startswith(allowed)], folder)
+        run_record.refuse([line for line in found if not line.startswith(allowed)], folder)
         if earlier["status"] == "finished" and (folder / WEIGHTS).is_file():
             _LOG.info("this training is finished: nothing is left to do (--fresh trains anew)")
             return _closing(folder, earlier)
@@ -139,7 +143,7 @@ def run(config: ConfigDict, folder: Path, *, fresh: bool = False) -> str:
             then = make_course(ConfigDict(earlier["config"]), plan)
             why = late(then, course, done, config.cooldown)
             lines = [line for line in found if line.startswith(_LENGTH)]
-            record.refuse([f"{line} ({why})" for line in lines if why], folder)
+            run_record.refuse([f"{line} ({why})" for line in lines if why], folder)
             now["starts"] = starts(earlier, now["versions"], course.pictures(done))
             write_json(folder / FILE, now)
             state, curves, seconds = _train(
@@ -163,7 +167,7 @@ def make_plan(config: ConfigDict) -> backbone.Plan:
     # As text, because a tuple of a config may hold anything.
     unknown = [str(name) for name in families if str(name) not in draw.FAMILIES]
     if unknown or not families or len(set(families)) < len(families):
-        near = cli.nearest(unknown[0], list(draw.FAMILIES)) if unknown else None
+        near = terminal.nearest(unknown[0], list(draw.FAMILIES)) if unknown else None
         hint = f"; did you mean {near!r}?" if near else ""
         raise UserError(
             f"config.families={families}: expected some of {', '.join(draw.FAMILIES)}, each "
@@ -287,7 +291,7 @@ def starts(earlier: Mapping[str, Any], versions: dict[str, str], pictures: int) 
     # Of the others nothing was saved.
     found = [one for one in found if one["pictures"] < pictures]
     for one in found[-1:]:
-        for line in record.config_differences(one["versions"], versions, "versions"):
+        for line in run_record.config_differences(one["versions"], versions, "versions"):
             _LOG.warning("%s: the result may differ in the last bits", line)
     return [*found, {"pictures": pictures, "versions": versions}]
 
@@ -378,7 +382,7 @@ def _train(
         return {**found, "seconds": round(seconds(), 1)}
 
     with (
-        interrupts.held(),
+        signals.held(),
         progress.Progress("pretraining", total, course.pictures(done)) as shown,
     ):
         while done < course.steps:
@@ -397,9 +401,9 @@ def _train(
             if course.passes(done, config.keep_every):
                 name = f"{course.pictures(done):09d}.safetensors"
                 _keep(folder / _KEPT / name, plan.model, state)
-            if course.passes(done, config.save_every) or last or interrupts.asked():
+            if course.passes(done, config.save_every) or last or signals.asked():
                 save(done)
-            if interrupts.asked():
+            if signals.asked():
                 break
     return state, curves, seconds()
 
@@ -415,7 +419,7 @@ def _keep(path: Path, model: MobileNetV2, state: dict[str, Any]) -> None:
     params, stats = jax.tree.map(np.asarray, state["average"])
     own = {layer.name for layer in model.layers} - {HEAD}
     params = {layer: leaves for layer, leaves in params.items() if layer in own}
-    write.save_backbone(path, params, stats, convention.KERAS, half=True)
+    save_backbone(path, params, stats, preprocessing.KERAS, half=True)
 
 
 def _closing(folder: Path, now: dict[str, Any]) -> str:
@@ -435,10 +439,10 @@ def _main() -> None:
         raise UserError(
             "this config is none of a pretraining: give --config=configs/pretrain_textures.py"
         )
-    cli.set_up_log()
-    cli.set_up_jax()
+    terminal.set_up_log()
+    terminal.set_up_jax()
     print(f"\n{run(config, main.workdir(config.name), fresh=main.fresh())}", end="")
 
 
 if __name__ == "__main__":
-    sys.exit(cli.call(_main))
+    sys.exit(terminal.call(_main))

@@ -11,8 +11,8 @@ import browsing
 import jax
 import pytest
 
-from sscjax import machine
 from sscjax.export import ort_web
+from sscjax.system import machine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

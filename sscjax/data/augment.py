@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from sscjax import rows
-from sscjax.data import stain
+from sscjax.data import augment, lazy, stain_jitter
 from sscjax.data.dataset import ImageSet
+from sscjax.data.lazy import Rows
 from sscjax.errors import UserError
-from sscjax.rows import Rows
 
 # Random numbers per image: side, top, left, flip top-bottom, flip left-right ...
 _PLACE = 5
@@ -182,7 +182,7 @@ def look(params: AugmentParams, images: jax.Array, how: Changes) -> jax.Array:
     if not how.stain:
         return images
     planes = images.astype(jnp.float32).transpose(0, 3, 1, 2)
-    stained = stain.stained(planes, params.scale, params.shift)
+    stained = stain_jitter.stained(planes, params.scale, params.shift)
     return stained.transpose(0, 2, 3, 1).astype(images.dtype)
 
 
@@ -354,8 +354,8 @@ def _with_copies(
     draws = np.array([_draws(seed, file, copy) for file, copy in pairs], np.float32)
 
     def both(pixels: Rows) -> Rows:
-        copies = Copies(rows.View(pixels, indices), draws, how)
-        return rows.Joined([pixels, copies])
+        copies = Copies(lazy.View(pixels, indices), draws, how)
+        return lazy.Joined([pixels, copies])
 
     again = image_set.take(np.concatenate([np.arange(len(image_set)), indices]))
     return dataclasses.replace(
@@ -371,7 +371,7 @@ def _with_copies(
     )
 
 
-class Copies(rows.Lazy):
+class Copies(lazy.Lazy):
     """Augmented copies, made when they are read: as often as that is, or once by `hold`."""
 
     def __init__(self, originals: Rows, draws: np.ndarray, how: Changes):
@@ -398,7 +398,7 @@ class Copies(rows.Lazy):
 
     def update(self, digest: Any) -> None:
         """Add what the copies are made of."""
-        digest.update(rows.fingerprint(self._originals).encode())
+        digest.update(lazy.fingerprint(self._originals).encode())
         digest.update(self._draws.astype("<f4").tobytes())
         digest.update(repr(self._how).encode())
 
@@ -407,7 +407,7 @@ def hold_copies(image_set: ImageSet, max_bytes: float) -> None:
     """Make the augmented copies of a set once, if their images take at most `max_bytes`."""
     images = image_set.images
     copies = [part for part in getattr(images, "parts", ()) if isinstance(part, Copies)]
-    if sum(map(rows.nbytes, copies)) <= max_bytes:
+    if sum(map(lazy.nbytes, copies)) <= max_bytes:
         for part in copies:
             part.hold()
 
@@ -429,3 +429,14 @@ def _move_batch(draws: jax.Array, pixels: jax.Array, how: Changes) -> jax.Array:
         return apply_masks(params, pixels, turn=how.turn)
     moved = look(params, apply(params, pixels.astype(jnp.float32), turn=how.turn), how)
     return jnp.floor(moved + 0.5).astype(pixels.dtype)
+
+
+def changes(config: ConfigDict) -> augment.Changes:
+    """What augmentation may do."""
+    block = config.augment
+    return augment.Changes(
+        flip=bool(block.flip),
+        turn=bool(block.turn),
+        crop=float(block.crop),
+        stain=float(block.stain),
+    )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
-from sscjax import rows
-from sscjax.rows import Rows
+from sscjax.data import lazy
+from sscjax.data.lazy import Rows
+from sscjax.data.masks import IGNORE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,12 +55,12 @@ class ImageSet:
         """The images at `indices` ([K] int), in that order; pixels are not copied."""
         return dataclasses.replace(
             self,
-            images=rows.View(self.images, indices),
+            images=lazy.View(self.images, indices),
             labels=self.labels[indices],
             subjects=self.subjects[indices],
             files=self.files[indices],
             splits=None if self.splits is None else self.splits[indices],
-            masks=None if self.masks is None else rows.View(self.masks, indices),
+            masks=None if self.masks is None else lazy.View(self.masks, indices),
             origins=None if self.origins is None else self.origins[indices],
         )
 
@@ -76,10 +78,68 @@ class ImageSet:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         digest.update(repr((tuple(self.images.shape), self.classes)).encode())
-        digest.update(rows.fingerprint(self.images).encode())
+        digest.update(lazy.fingerprint(self.images).encode())
         digest.update(self.labels.astype("<i4").tobytes())
         for names in (self.subjects, self.files, self.splits):
             digest.update("\0".join([] if names is None else names.tolist()).encode())
         if self.masks is not None:
-            digest.update(rows.fingerprint(self.masks).encode())
+            digest.update(lazy.fingerprint(self.masks).encode())
         return digest.hexdigest()
+
+
+def unnamed(image_set: ImageSet) -> int:
+    """Images that name no subject: each stands for itself, and for its copies."""
+    pairs = zip(image_set.subjects.tolist(), image_set.files.tolist(), strict=True)
+    return sum(subject == re.sub(r"#\d+$", "", file) for subject, file in pairs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The images of a run.
+
+    Attributes:
+      originals: N images that are split and evaluated.
+      splits: [N] str of 'train', 'val', 'test'.
+      training: M images that are trained on: the originals of the training split, then their
+        augmented copies.
+      synthetic: whether they are the embedded synthetic set.
+      by: 'subject' or 'image', what the split keeps together.
+      ordered: whether the classes stand in their order of severity, so that kappa has a meaning.
+    """
+
+    originals: ImageSet
+    splits: np.ndarray
+    training: ImageSet
+    synthetic: bool
+    by: str
+    ordered: bool
+
+    @property
+    def unnamed(self) -> int:
+        """Images that name no subject."""
+        return unnamed(self.originals)
+
+    @property
+    def has_subjects(self) -> bool:
+        """Whether any image names its subject."""
+        return self.unnamed < len(self.originals)
+
+    @property
+    def one_image_each(self) -> bool:
+        """Whether all subjects are named and none has two images."""
+        return self.unnamed == 0 and len(set(self.originals.subjects)) == len(self.originals)
+
+    def training_for(self, *, online: bool) -> ImageSet:
+        """What a stage trains on: a stage that augments on line needs no copies."""
+        if not online:
+            return self.training
+        return self.training.take(np.arange(int((self.splits == "train").sum())))
+
+
+def with_masks(image_set: ImageSet, chosen: np.ndarray) -> np.ndarray:
+    """Those of the chosen rows [K] of which the mask says anything."""
+    masks = image_set.masks
+    if masks is None:
+        return chosen[:0]
+    has = [bool((masks[row] != IGNORE).any()) for row in chosen.tolist()]
+    return chosen[np.array(has, bool)]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from sscjax.data.decode import IMAGE_SUFFIXES, read_upright_size
+from sscjax.data.image_io import IMAGE_SUFFIXES, read_upright_size
 from sscjax.errors import BUSY, UserError
 
 IGNORE = 255

@@ -24,11 +24,12 @@ from typing import Any, NamedTuple, SupportsIndex, overload
 import numpy as np
 from PIL import Image
 
-from sscjax import files, rows
+from sscjax.data import lazy
 from sscjax.data.dataset import ImageSet
 from sscjax.data.recipes import Recipe
 from sscjax.errors import UserError
-from sscjax.files import write_json
+from sscjax.system import files
+from sscjax.system.files import write_json
 
 _SUMS = "sums.json"
 
@@ -111,7 +112,7 @@ class PreparedSet(Sequence[Example]):
         held = count * side * side * 3 <= max_bytes
         images = np.empty((count if held else 0, side, side, 3), np.uint8)
         masks, splits, labels, subjects, files = [], [], [], [], []
-        for part in rows.chunks(_Images(self)):
+        for part in lazy.chunks(_Images(self)):
             for place, example in enumerate(self[part], part.start):
                 if held:
                     images[place] = example.image
@@ -135,7 +136,7 @@ class PreparedSet(Sequence[Example]):
         )
 
 
-class _Images(rows.Lazy):
+class _Images(lazy.Lazy):
     """The images of a prepared set, read from disk each time."""
 
     def __init__(self, prepared: PreparedSet):
@@ -152,7 +153,7 @@ class _Images(rows.Lazy):
 
     def update(self, digest: Any) -> None:
         """Add the images themselves."""
-        rows.update_rows(self, digest)
+        lazy.update_rows(self, digest)
 
 
 def can_prepare() -> bool:
@@ -186,10 +187,10 @@ def make(recipe: Recipe, data_dir: Path | str, max_bytes: float = math.inf) -> I
       UserError: the recipe's own, or the file cannot be written.
     """
     if recipe.nbytes <= max_bytes:
-        return recipe.make(rows.in_memory)
+        return recipe.make(lazy.in_memory)
     path = Path(data_dir) / f"{recipe.short_key}.npy"
     try:
-        return recipe.make(rows.in_file(path))
+        return recipe.make(lazy.in_file(path))
     except OSError as error:
         raise UserError(
             f"{path}: {recipe.nbytes / 2**20:.0f} MB of decoded images cannot be kept there "

@@ -15,11 +15,11 @@ from typing import Any
 
 import PIL
 
-from sscjax.data import listing as listings
-from sscjax.data import sources, synthetic
+from sscjax.data import image_folder as listings
+from sscjax.data import loading, synthetic
 from sscjax.data.dataset import ImageSet
+from sscjax.data.lazy import Keep
 from sscjax.errors import UserError
-from sscjax.rows import Keep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +61,11 @@ def from_path(
     path: Path | str,
     image_size: int,
     classes: Sequence[str] = (),
-    corrupt: sources.Policy = "error",
+    corrupt: loading.Policy = "error",
     *,
     private: bool = False,
 ) -> Recipe:
-    """The recipe of a folder or a manifest, as `listing.list_images` reads it.
+    """The recipe of a folder or a manifest, as `image_folder.list_images` reads it.
 
     The key covers the files' names relative to the folder, sizes and modification times, those of
     their masks, labels, subjects and splits, but not the folder's own place: a folder that is moved
@@ -103,11 +103,11 @@ def from_path(
         ),
         with_masks=any(record.mask for record in listing.records),
         source=listing.source,
-        make=lambda keep: sources.decode_listing(listing, image_size, keep, corrupt),
+        make=lambda keep: loading.decode_listing(listing, image_size, keep, corrupt),
     )
 
 
-def _stamp(path: Path, corrupt: sources.Policy) -> tuple[int | None, int | None]:
+def _stamp(path: Path, corrupt: loading.Policy) -> tuple[int | None, int | None]:
     """Size and modification time of a file; None of one that leads nowhere and is left out.
 
     Raises:

@@ -17,7 +17,7 @@ import numpy as np
 
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
-from sscjax.files import csv_name, csv_text, write_text
+from sscjax.system.files import csv_name, csv_text, write_text
 
 _LOG = logging.getLogger(__name__)
 

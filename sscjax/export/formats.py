@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sscjax.export import onnx_file, stablehlo, web
-from sscjax.export.check import Outcome, Wish
-from sscjax.trained import Trained
+from sscjax.export.verify import Outcome, Wish
+from sscjax.inference.classifier import Trained
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 import sscjax
-from sscjax import predict, provenance, report
+from sscjax.data.manifest import read
 from sscjax.errors import UserError
-from sscjax.export import frozen
-from sscjax.export.frozen import Frozen
-from sscjax.trained import Trained
+from sscjax.export import graph
+from sscjax.export.graph import Frozen
+from sscjax.inference import predict
+from sscjax.inference.classifier import Trained
+from sscjax.system import formatting
 
 # Under this key the JSON text stands in a file's own table of properties.
 KEY = "sscjax"
@@ -29,7 +31,7 @@ PROBABILITIES, DISTANCE, MAPS, MASKS = "probabilities", "distance", "maps", "mas
 def metadata(opened: Trained) -> dict[str, Any]:
     """What a program needs to know to ask an opened run's network, and a reader to judge it.
 
-    The rules are those of `answers.judge`: with p the row of probabilities of an image, s the sum
+    The rules are those of `decisions.judge`: with p the row of probabilities of an image, s the sum
     of p over the classes (without unused columns),
 
     - 'foreign' is answered where distance > `distance.limit`;
@@ -66,7 +68,7 @@ def metadata(opened: Trained) -> dict[str, Any]:
       - warnings: what a reader of the run's figures must know.
     """
     kept, rules = opened.record, opened.rules
-    whole = frozen.freeze(opened)
+    whole = graph.freeze(opened)
     manifest = _manifest(opened)
     rate = float(kept["config"]["calibration"]["outlier_rate"])
     return {
@@ -109,7 +111,8 @@ def metadata(opened: Trained) -> dict[str, Any]:
         "least_confidence": {"value": rules.least_confidence, "rule": rules.abstention_rule},
         "distance": {
             "limit": opened.detector.threshold,
-            "rule": f"at most {report.percent(rate)} of validation images lie beyond, as far as "
+            "rule": f"at most {formatting.percent(rate)} of validation images lie beyond, as far "
+            "as "
             "their number can tell",
         },
         **_maps(whole),
@@ -156,7 +159,7 @@ def _maps(whole: Frozen) -> dict[str, Any]:
         reason = "the answer is not linear in the means of outputs with a place in the image"
         return {"maps": None, "maps_absent": reason}
     layers = [one.name for one in whole.maps]
-    side = max(frozen.sides(whole.operations, whole.image_size)[name] for name in layers)
+    side = max(graph.sides(whole.operations, whole.image_size)[name] for name in layers)
     return {"maps": {"method": "HiResCAM", "layers": layers, "size": [side, side]}}
 
 
@@ -167,7 +170,7 @@ def _numbers(values: np.ndarray) -> list[float]:
 def _manifest(opened: Trained) -> dict[str, Any] | None:
     """The run's, or None: dates and names can be missing, all else is known without it."""
     try:
-        return provenance.read(opened.folder)
+        return read(opened.folder)
     except UserError:
         return None
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 import sscjax
-from sscjax.export import check, frozen, metadata
-from sscjax.export.check import Outcome, Wish
-from sscjax.export.frozen import Frozen, Operation
-from sscjax.trained import Trained
+from sscjax.export import graph as frozen
+from sscjax.export import metadata, verify
+from sscjax.export.graph import Frozen, Operation
+from sscjax.export.verify import Outcome, Wish
+from sscjax.inference.classifier import Trained
 
 # Old enough for onnxruntime 1.14 and onnxruntime-web of the same year, and later ones
 # would add nothing that is used here.
@@ -39,13 +40,13 @@ def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
     libraries()
     found = metadata.metadata(opened)
     place.write_bytes(serialise(build(frozen.freeze(opened), found), found))
-    sample = check.sample(opened, wish.data)
-    agreement = check.compare(opened, load(place), sample)
-    check.demand(agreement, place.name)
+    sample = verify.sample(opened, wish.data)
+    agreement = verify.compare(opened, load(place), sample)
+    verify.demand(agreement, place.name)
     return Outcome(found, agreement)
 
 
-def load(path: Path, threads: int = 0) -> check.Run:
+def load(path: Path, threads: int = 0) -> verify.Run:
     """A function that runs an ONNX file on a CPU.
 
     Args:
@@ -73,7 +74,7 @@ def libraries() -> tuple[Any, Any]:
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise check.missing(error) from error
+        raise verify.missing(error) from error
     return onnx, onnxruntime
 
 
@@ -245,7 +246,7 @@ def _probabilities(graph: _Graph, logits: str, temperature: float) -> None:
 
 
 def _distance(graph: _Graph, whole: Frozen) -> None:
-    """As `outliers.Detector.distances`; what the components leave is taken before it is squared."""
+    """As `ood.Detector.distances`; what the components leave is taken before it is squared."""
     features = whole.features
     if features == whole.trunk:
         features = _mean(graph, whole.trunk, "features")

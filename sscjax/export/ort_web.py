@@ -11,12 +11,12 @@ import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sscjax import files
 from sscjax.errors import UserError
-from sscjax.pretrained.cache import cache_dir
+from sscjax.system import files
+from sscjax.system.cache_dir import cache_dir
 
 if TYPE_CHECKING:
-    from sscjax import fetch
+    from sscjax.system import fetch
 
 _LOG = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def _kept(name: str, size: int, expected: str, session: fetch.Session | None) ->
     path = cache_dir() / f"onnxruntime-web-{VERSION}" / name
     if path.is_file() and files.sha256(path) == expected:
         return path.read_bytes()
-    from sscjax import fetch  # see there why here
+    from sscjax.system import fetch  # see there why here
 
     url = BASE_URL + name
     _LOG.info("downloading %s to %s", url, path)

@@ -19,10 +19,10 @@ import numpy as np
 from jax import export
 
 from sscjax.errors import UserError
-from sscjax.export import apply, check, frozen, metadata
-from sscjax.export.check import Outcome, Wish
-from sscjax.export.frozen import Frozen
-from sscjax.trained import Trained
+from sscjax.export import graph, graph_jax, metadata, verify
+from sscjax.export.graph import Frozen
+from sscjax.export.verify import Outcome, Wish
+from sscjax.inference.classifier import Trained
 
 NETWORK, ABOUT = "network.stablehlo", "metadata.json"
 
@@ -37,7 +37,7 @@ def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
     """Write the zip, read it again, run it and compare; arguments and errors as of `onnx_file`."""
     _require_flatbuffers()
     found = metadata.metadata(opened)
-    network = _serialised(frozen.freeze(opened))
+    network = _serialised(graph.freeze(opened))
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as archive:
         for name, content in ((ABOUT, metadata.text(found).encode()), (NETWORK, network)):
@@ -45,8 +45,8 @@ def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
             archive.writestr(zipfile.ZipInfo(name), content)
     place.write_bytes(memory.getvalue())
     call, _ = load(place)
-    agreement = check.compare(opened, _numpy(call), check.sample(opened, wish.data))
-    check.demand(agreement, place.name)
+    agreement = verify.compare(opened, _numpy(call), verify.sample(opened, wish.data))
+    verify.demand(agreement, place.name)
     return Outcome(found, agreement)
 
 
@@ -68,14 +68,14 @@ def load(path: Path | str) -> tuple[Callable[[Any], dict[str, jax.Array]], dict[
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} cannot be read ({error}): expected what "
-            "'python -m sscjax.export --format=stablehlo' writes"
+            "'python -m sscjax export --format=stablehlo' writes"
         ) from error
     return jax.jit(exported.call), about
 
 
 def _serialised(whole: Frozen) -> bytearray:
     def network(images: jax.Array) -> dict[str, jax.Array]:
-        return apply.outputs(whole, images)
+        return graph_jax.outputs(whole, images)
 
     [batch] = export.symbolic_shape("N")
     size = whole.image_size
@@ -95,7 +95,7 @@ def _without_places() -> Iterator[None]:
         jax.config.update(_FRAMES, before)
 
 
-def _numpy(call: Callable[[Any], dict[str, jax.Array]]) -> check.Run:
+def _numpy(call: Callable[[Any], dict[str, jax.Array]]) -> verify.Run:
     return lambda images: {name: np.asarray(value) for name, value in call(images).items()}
 
 
@@ -103,4 +103,4 @@ def _require_flatbuffers() -> None:
     try:
         import flatbuffers  # noqa: F401
     except ImportError as error:
-        raise check.missing(error) from error
+        raise verify.missing(error) from error

@@ -12,10 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sscjax import pictures
 from sscjax.export import onnx_file, ort_web
-from sscjax.export.check import Outcome, Wish
-from sscjax.trained import Trained
+from sscjax.export.verify import Outcome, Wish
+from sscjax.inference.classifier import Trained
+from sscjax.reports import overlays
 
 MODEL, ABOUT = "model.onnx", "model.json"
 # The page itself and its service worker, which acts for the files below it.
@@ -59,7 +59,7 @@ def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
         "site": {
             "onnxruntime": ort_web.VERSION,
             "files": {name: _known(part) for name, part in sorted(content.items())},
-            "overlay": {"colours": pictures.colour_table().tolist(), "cover": pictures.COVER},
+            "overlay": {"colours": overlays.colour_table().tolist(), "cover": overlays.COVER},
         },
     }
     content[ABOUT] = json.dumps(about, ensure_ascii=False, allow_nan=False).encode()

@@ -8,14 +8,14 @@ also the keys of its parameter tree), `head_start` (where the classifier begins 
 
 from __future__ import annotations
 
+from sscjax.models.base import Model
 from sscjax.models.cnn import CNN
-from sscjax.models.fd_unet import Block as UNetBlock
-from sscjax.models.fd_unet import FDUNet
-from sscjax.models.initial import initial_variables
+from sscjax.models.init import initial_variables
 from sscjax.models.layers import MASK
 from sscjax.models.mobilenet_unet import MobileNetUNet
 from sscjax.models.mobilenet_v2 import MobileNetV2
-from sscjax.models.protocol import Model
+from sscjax.models.unet import Block as UNetBlock
+from sscjax.models.unet import FDUNet
 
 __all__ = [
     "CNN",

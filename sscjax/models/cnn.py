@@ -13,8 +13,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from sscjax.models import fast
 from sscjax.models import layers as ops
+from sscjax.models.ops import elementwise
 
 
 class CNN(nn.Module):
@@ -127,11 +127,11 @@ class CNN(nn.Module):
         found: dict[str, jax.Array] = {}
         for name in self.layer_names[first:last]:
             if name.endswith("_relu"):
-                x = fast.relu(x)
+                x = elementwise.relu(x)
             elif name.startswith("conv"):
                 x = self._conv(name, x)
             elif name.startswith("pool"):
-                x = fast.max_pool(x)
+                x = elementwise.max_pool(x)
             elif name == "flatten":
                 x = x.reshape(x.shape[0], -1)
             elif name.startswith("dropout"):

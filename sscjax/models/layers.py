@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sscjax.models import conv, fast
+from sscjax.models.ops import conv, elementwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +157,8 @@ class BatchNorm(nn.Module):
         variances = self.variable("batch_stats", "var", jnp.ones, shape)
         if not batch_statistics:
             a = scale * lax.rsqrt(variances.value + self.epsilon)
-            return fast.add_bias(x * fast.channels(a, x), bias - means.value * a)
-        y, mean, variance = fast.normalize_batch(x, scale, bias, self.epsilon)
+            return elementwise.add_bias(x * elementwise.channels(a, x), bias - means.value * a)
+        y, mean, variance = elementwise.normalize_batch(x, scale, bias, self.epsilon)
         if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             keep = self.momentum
             means.value = keep * means.value + (1 - keep) * mean
@@ -186,7 +186,7 @@ class Dense(nn.Module):
         """Multiply and add the bias."""
         kernel = self.param("kernel", self.initializer, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return fast.add_bias(x @ kernel, bias)
+        return elementwise.add_bias(x @ kernel, bias)
 
 
 Drawn = tuple[int, jax.Array]
@@ -231,4 +231,4 @@ class Conv(nn.Module):
         """[B,H,W,C] to [B,H-K+1,W-K+1,D] for a kernel of `shape` [K,K,C,D]."""
         kernel = self.param("kernel", self.initializer, self.shape)
         bias = self.param("bias", nn.initializers.zeros, (self.shape[-1],))
-        return fast.add_bias(conv.dense_conv(x, kernel, 1), bias)
+        return elementwise.add_bias(conv.dense_conv(x, kernel, 1), bias)

@@ -13,10 +13,10 @@ import functools
 
 import jax
 
-from sscjax.models import conv, depthwise, fast
 from sscjax.models import layers as ops
-from sscjax.models.fd_unet import FDUNet, Layer
 from sscjax.models.mobilenet_v2 import MobileNetV2
+from sscjax.models.ops import conv, depthwise, elementwise
+from sscjax.models.unet import FDUNet, Layer
 
 # How often MobileNetV2 halves its images.
 _HALVED = 5
@@ -92,9 +92,9 @@ class MobileNetUNet(FDUNet):
             return conv.pointwise_conv(x, kernel, bias)
         if layer.kind == "depthwise":
             # Where it halves, a layer of its own has padded before it.
-            x = x if layer.stride == 2 else fast.pad_image(x, size, 1, self.padding)
+            x = x if layer.stride == 2 else elementwise.pad_image(x, size, 1, self.padding)
             return depthwise.depthwise_conv(x, kernel, bias, layer.stride)
         x = conv.dense_conv(
-            fast.pad_image(x, size, layer.stride, self.padding), kernel, layer.stride
+            elementwise.pad_image(x, size, layer.stride, self.padding), kernel, layer.stride
         )
-        return x if bias is None else fast.add_bias(x, bias)
+        return x if bias is None else elementwise.add_bias(x, bias)

@@ -15,8 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sscjax.models import conv, depthwise, fast
 from sscjax.models import layers as ops
+from sscjax.models.ops import conv, depthwise, elementwise
 
 Kind = Literal["conv", "depthwise", "bn", "relu6", "pad", "add", "pool", "dropout", "dense"]
 
@@ -124,7 +124,7 @@ class MobileNetV2(nn.Module):
     outputs: int
     alpha: float = 1.0
     dropout_rate: float = 0.0
-    padding: fast.Padding = "keras"
+    padding: elementwise.Padding = "keras"
     bn_epsilon: float = 1e-3
     bn_momentum: float = 0.999
     feature_layers: tuple[str, ...] = ()
@@ -284,9 +284,9 @@ class MobileNetV2(nn.Module):
                 elif layer.kind == "bn" and index >= folded:
                     x = self._norm(layer)(x, batch_statistics=index >= batch_from)
                 elif layer.kind == "relu6":
-                    x = fast.relu6(x)
+                    x = elementwise.relu6(x)
                 elif layer.kind == "pad":
-                    x = fast.pad_image(x, layer.kernel, layer.stride, self.padding)
+                    x = elementwise.pad_image(x, layer.kernel, layer.stride, self.padding)
                     padded = True
                 elif layer.kind == "add":
                     x = x + shortcut
@@ -352,8 +352,8 @@ class MobileNetV2(nn.Module):
         if layer.kernel == 1:
             return conv.pointwise_conv(x, kernel, bias)
         if not padded:
-            x = fast.pad_image(x, layer.kernel, layer.stride, self.padding)
+            x = elementwise.pad_image(x, layer.kernel, layer.stride, self.padding)
         if layer.kind == "depthwise":
             return depthwise.depthwise_conv(x, kernel, bias, layer.stride)
         found = conv.dense_conv(x, kernel, layer.stride)
-        return found if bias is None else fast.add_bias(found, bias)
+        return found if bias is None else elementwise.add_bias(found, bias)

@@ -30,7 +30,7 @@ _STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
 
 # What a picture is coloured by, and how often: as haematoxylin and eosin, by another pair of
 # stains, by any colours, and by any colours on a dark ground.
-_SHARES = (0.6, 0.2, 0.13, 0.07)
+SHARES = (0.6, 0.2, 0.13, 0.07)
 
 MOST_BLUR = 1.2
 """Pixels."""
@@ -45,7 +45,7 @@ def coloured(key: jax.Array, pigments: Pigments) -> jax.Array:
     """
     batch = len(pigments[0])
     keys = iter(jax.random.split(key, 10))
-    kind = jax.random.choice(next(keys), 4, (batch,), p=jnp.asarray(_SHARES))
+    kind = jax.random.choice(next(keys), 4, (batch,), p=jnp.asarray(SHARES))
     stains = jnp.asarray(_STAINS)
     other = stains[jax.random.randint(next(keys), (batch, 3), 0, len(_STAINS))]
     hues = jax.random.uniform(next(keys), (batch, 3, 3), minval=0.02, maxval=1.0)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from sscjax.data.slides import stain, tissue
-from sscjax.data.slides.reading import Slide
+from sscjax.data.slides.reader import Slide
 from sscjax.errors import UserError
 
 # Longer side of the thumbnail that tissue is looked for in, in pixels.

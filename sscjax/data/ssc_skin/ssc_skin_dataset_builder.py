@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from sscjax import rows
+from sscjax.data import lazy
 from sscjax.data.recipes import Recipe
 
 NAME = "ssc_skin"
@@ -93,7 +93,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         recipe = self.builder_config.recipe
-        image_set = recipe.make(rows.in_memory)
+        image_set = recipe.make(lazy.in_memory)
         if image_set.classes != recipe.classes:
             raise ValueError(f"the recipe names {recipe.classes}, the set {image_set.classes}")
         self.info.metadata.update(

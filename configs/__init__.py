@@ -1,1 +1,0 @@
-"""Configs: `default.py` documents every field; the others override a few."""

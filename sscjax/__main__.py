@@ -1,0 +1,70 @@
+"""The command `sscjax COMMAND ...`, the same as `python -m sscjax COMMAND ...`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+import sscjax
+
+# Command -> module and what it does, in the order in which a study meets them. The modules are
+# imported when they are called: help has to be there at once.
+COMMANDS = {
+    "train": ("sscjax.main", "train, evaluate and report"),
+    "audit": ("sscjax.cli.audit", "look for leaks in a set of images, before any training"),
+    "predict": ("sscjax.cli.predict", "classify new images by a finished run"),
+    "explain": ("sscjax.cli.explain", "draw where the network looked"),
+    "slides": ("sscjax.cli.slides", "cut whole slides into tiles"),
+    "compare": ("sscjax.cli.compare", "test whether one run is better than another"),
+    "sample-size": ("sscjax.cli.sample_size", "plan how many patients the next study needs"),
+    "report": ("sscjax.cli.report", "write a run's page and model card again"),
+    "export": ("sscjax.cli.export", "write a run's model as ONNX, StableHLO or a web page"),
+    "reproduce": ("sscjax.cli.reproduce", "repeat a run and compare it with the first"),
+    "doctor": ("sscjax.cli.doctor", "check whether this machine is fit for it"),
+}
+
+
+def usage() -> str:
+    """The help of the command itself."""
+    lines = [f"  {name:12} {about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: sscjax COMMAND ...",
+            "",
+            "Classification of small sets of medical images on an ordinary computer. For research,",
+            "not for diagnosis.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`sscjax COMMAND --help` explains one; `sscjax --version` prints the version. Example:",
+            "  sscjax train --config=three_class --config.data.path=skin --workdir=runs/skin",
+        ]
+    )
+
+
+def main() -> int:
+    """Call the command that the first argument names; returns the exit code."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("", "-h", "--help", "help"):
+        print(usage())
+        return 0 if name else 2
+    if name == "--version":
+        print(f"sscjax {sscjax.__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
+        print(f"error: sscjax has no command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    # argparse and absl call the program by the first word.
+    sys.argv[:2] = [f"sscjax {name}"]
+    module = importlib.import_module(COMMANDS[name][0])
+    from sscjax.system import terminal
+
+    return terminal.call(module.main)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,418 @@
+"""What a folder or a manifest holds, listed and checked before any image is decoded."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from sscjax.data import masks
+from sscjax.data.image_io import IMAGE_SUFFIXES
+from sscjax.errors import UserError
+from sscjax.system.files import csv_name, spelt, undecodable
+
+_LOG = logging.getLogger(__name__)
+
+MANIFEST = "manifest.csv"
+COLUMNS = ("file", "label")
+"""What a manifest must have; without `subject` each image is a subject of its own."""
+
+# Columns of names that `files.csv_text` may have written.
+_NAMES = ("label", "subject", "slide")
+SPLIT_NAMES = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+"""Accepted spellings of a split, and the name used everywhere after loading."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRecord:
+    """One image that exists as a file but is not decoded yet.
+
+    Attributes:
+      path: the file.
+      file: the same, relative to the set's folder with forward slashes.
+      label: the class name.
+      subject: patient or biopsy; the file itself where the source names none.
+      split: 'train', 'val' or 'test', or None where the source prescribes no split.
+      mask: its segmentation map, or None where it has none.
+    """
+
+    path: Path
+    file: str
+    label: str
+    subject: str
+    split: str | None = None
+    mask: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """A checked list of images: at least two classes, each with at least one image.
+
+    Attributes:
+      folder: the folder that all `file` names are relative to.
+      classes: class names in label order.
+      records: the images; by file name for folders, in the manifest's order for manifests. Either
+        all of them have a split or none has.
+      source: one line for people.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    records: tuple[ImageRecord, ...]
+    source: str
+
+
+def list_images(path: Path | str, classes: Sequence[str] = (), *, private: bool = False) -> Listing:
+    """Lists and checks an image set without decoding any image.
+
+    A csv file or a folder with a `manifest.csv` is read as a manifest: columns `file` (relative
+    to the csv's folder), `label` and optionally `subject`, `split` and `mask`. Any other
+    folder holds one folder per class, with images at any depth: in `class/subject/image.jpg` the
+    second folder names the subject (the same name under two classes is the same subject). An image
+    without a subject is a subject of its own, which is logged as a warning. Hidden files and
+    files without an image suffix are passed over. A file `name_mask.png` beside an image is its
+    mask; a manifest with a column `mask` names all masks there, and an empty cell is none.
+
+    Args:
+      path: the folder or csv file.
+      classes: class names in label order; empty: the names found, sorted.
+      private: nothing but a mistake that is to be mended names the folder.
+
+    Raises:
+      UserError: one line that names the file or row, what was expected and the mend.
+    """
+    path = Path(path)
+    if path.is_file():
+        return list_manifest(path, classes, private=private)
+    folder = existing_folder(path)
+    if (folder / MANIFEST).is_file():
+        return list_manifest(folder / MANIFEST, classes, private=private)
+    return list_folder(folder, classes, private=private)
+
+
+# --- folder per class ---------------------------------------------------------------------------
+
+
+def existing_folder(path: Path | str) -> Path:
+    """`path` as a folder that exists, or a `UserError`."""
+    folder = Path(path)
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder or manifest; correct the data path")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder; give a folder or a csv manifest")
+    return folder
+
+
+def list_folder(folder: Path, classes: Sequence[str], *, private: bool = False) -> Listing:
+    """Lists one folder per class, as `list_images` does where there is no manifest."""
+    entries = _visible(folder)
+    if not entries:
+        raise UserError(
+            f"{folder}: the folder is empty; expected one folder per class or a {MANIFEST}"
+        )
+    found = [entry.name for entry in entries if entry.is_dir()]
+    loose = sum(_is_image(entry) for entry in entries if entry.is_file())
+    if not found:
+        raise UserError(
+            f"{folder}: found no class folders and {loose} image(s); expected one folder per class "
+            f"or a {MANIFEST}; sort the images into folders named after their classes"
+        )
+    names = ordered_classes(folder, found, classes)
+    records: list[ImageRecord] = []
+    skipped = 0
+    for name in names:
+        images = []
+        for entry in masks.without(walk(folder / name)):
+            if _is_image(entry):
+                images.append(_folder_record(folder, entry, name))
+            else:
+                skipped += 1
+        if not images:
+            raise UserError(
+                f"{folder / name}: the class folder holds no image ({' '.join(IMAGE_SUFFIXES)}); "
+                "add images or remove the folder"
+            )
+        records += images
+    records.sort(key=lambda record: record.file)
+    _refuse_shared_files(records, [record.file for record in records])
+    if skipped or loose:
+        _LOG.warning(
+            "%s: passed over %d file(s) in class folders that are not %s, and %d image(s) outside "
+            "class folders",
+            _shown(folder, private), skipped, " ".join(IMAGE_SUFFIXES), loose,
+        )  # fmt: skip
+    source = _source(f"folder {_shown(folder, private)}", records)
+    if skipped or loose:
+        source += f"; passed over: {skipped} other file(s), {loose} image(s) outside class folders"
+    return Listing(folder, names, tuple(records), source)
+
+
+def _shown(place: Path, private: bool) -> str:
+    """A folder or manifest where no mistake is to be mended."""
+    return "(private)" if private else str(place)
+
+
+def _source(name: str, records: Sequence[ImageRecord]) -> str:
+    """The line for people; warns where images have no subject to split by."""
+    alone = sum(record.subject == record.file for record in records)
+    if not alone:
+        subjects = {record.subject for record in records}
+        return f"{name} ({len(records)} images of {len(subjects)} subjects)"
+    _LOG.warning(
+        "%s: %d of %d images name no subject, so each counts as its own: the split cannot be "
+        "by patient and the figures are optimistic; use class/subject/image.jpg folders or a "
+        "%s with a subject column",
+        name, alone, len(records), MANIFEST,
+    )  # fmt: skip
+    return (
+        f"{name} ({len(records)} images; {alone} without a subject, taken as one "
+        "subject each: the split is not by patient and the figures are optimistic)"
+    )
+
+
+def refuse_undecodable(path: Path | str) -> None:
+    """Raise a UserError where a name is not UTF-8: no table, record or page could hold it."""
+    part = undecodable(path)
+    if part:
+        raise UserError(
+            f"{spelt(str(path))}: the name {part} is not UTF-8 text (old archives hold such); "
+            "rename it, to plain letters say"
+        )
+
+
+def _folder_record(folder: Path, path: Path, label: str) -> ImageRecord:
+    refuse_undecodable(path)
+    file = path.relative_to(folder).as_posix()
+    inner = path.relative_to(folder / label).parts
+    _refuse_outside(folder, path, str(path))
+    subject = inner[0] if len(inner) > 1 else file
+    return ImageRecord(path, file, label, subject, mask=_beside(folder, path))
+
+
+def _beside(folder: Path, path: Path) -> Path | None:
+    """The mask beside an image, which must not lead out of the folder."""
+    found = masks.beside(path)
+    if found is not None:
+        _refuse_outside(folder, found, str(found))
+    return found
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """All visible files below. Links to folders are refused: they may leave it or form rings."""
+    if folder.is_symlink():
+        raise UserError(
+            f"{folder}: is a link to a folder, which is not followed; put the folder itself there "
+            f"or list its images in a {MANIFEST}"
+        )
+    for entry in _visible(folder):
+        if entry.is_dir():
+            yield from walk(entry)
+        else:
+            yield entry
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def ordered_classes(
+    where: Path | str, found: Sequence[str], wanted: Sequence[str]
+) -> tuple[str, ...]:
+    """`wanted` if given, after checking that it and `found` are the same names; else sorted."""
+    names = tuple(wanted) or tuple(sorted(found))
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"the list of classes names {repeated[0]!r} twice; name each class once")
+    for name in sorted(set(found) - set(names)):
+        raise UserError(
+            f"{where}: unknown class {name!r}, expected one of {', '.join(names)}; remove it or "
+            "add it to the classes"
+        )
+    for name in names:
+        if name not in found:
+            raise UserError(
+                f"{where}: no image of the class {name!r}, found {', '.join(sorted(found))}; add "
+                "some or take it off the classes"
+            )
+    if len(names) < 2:
+        raise UserError(
+            f"{where}: found only one class ({names[0]!r}), expected at least two; add images of "
+            "another class"
+        )
+    return names
+
+
+# --- manifest -----------------------------------------------------------------------------------
+
+
+def list_manifest(manifest: Path, classes: Sequence[str], *, private: bool = False) -> Listing:
+    """Lists what a csv file names, as `list_images` does."""
+    folder = manifest.parent
+    records: list[ImageRecord] = []
+    places: list[str] = []
+    for line, row in read_rows(manifest, COLUMNS):
+        place = f"{manifest}, row {line}"
+        records.append(_manifest_record(folder, place, row, classes))
+        places.append(place)
+    if not records:
+        raise UserError(f"{manifest}: has no rows; expected one row per image")
+    found = list(dict.fromkeys(record.label for record in records))
+    names = ordered_classes(manifest, found, classes)
+    _refuse_shared_files(records, places)
+    given = [record.split is not None for record in records]
+    if any(given) and not all(given):
+        raise UserError(
+            f"{places[given.index(False)]}: empty split, while {sum(given)} of {len(given)} rows "
+            "have one; fill all of them or remove the column"
+        )
+    source = _source(f"manifest {_shown(manifest, private)}", records)
+    return Listing(folder, names, tuple(records), source)
+
+
+def read_rows(manifest: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a csv file as stripped cells by column, each with its line number (header: line 1).
+
+    Labels, subjects and slides come without the apostrophe of `files.csv_cell`.
+
+    Args:
+      manifest: the file.
+      columns: those that it must have.
+
+    Raises:
+      UserError: no such file, or no such table.
+    """
+    refuse_undecodable(manifest)
+    rows: list[tuple[int, dict[str, str]]] = []
+    try:
+        with manifest.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [cell.strip() for cell in next(reader, [])]
+            _check_header(manifest, header, columns)
+            for cells in reader:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if len(cells) != len(header):
+                    raise UserError(
+                        f"{manifest}, row {reader.line_num}: {len(cells)} cells, expected "
+                        f"{len(header)}; quote cells that hold a comma"
+                    )
+                row = {key: cell.strip() for key, cell in zip(header, cells, strict=True)}
+                row |= {key: csv_name(row[key]) for key in _NAMES if key in row}
+                rows.append((reader.line_num, row))
+    except FileNotFoundError as error:
+        raise UserError(f"{manifest}: no such file; correct the data path") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{manifest}: not UTF-8 text (byte {error.start}); save it as a UTF-8 csv file"
+        ) from error
+    except csv.Error as error:
+        raise UserError(f"{manifest}: not a csv file ({error}); save it as a csv file") from error
+    return rows
+
+
+def _check_header(manifest: Path, header: list[str], columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in header]
+    if missing:
+        optional = " and optionally subject, split" if "label" in columns else ""
+        raise UserError(
+            f"{manifest}: missing column(s) {', '.join(missing)}, found "
+            f"{', '.join(header) or 'an empty first line'}; expected the first line to name "
+            f"{','.join(columns)}{optional}, separated by commas"
+        )
+    repeated = [name for name, count in Counter(header).items() if count > 1 and name]
+    if repeated:
+        raise UserError(f"{manifest}: column {repeated[0]!r} appears twice; remove one")
+
+
+def _manifest_record(
+    folder: Path, place: str, row: Mapping[str, str], classes: Sequence[str]
+) -> ImageRecord:
+    for column in (*COLUMNS, "subject"):
+        if not row.get(column, "-"):
+            raise UserError(f"{place}: empty {column}; fill it in")
+    label, split = row["label"], row.get("split", "")
+    if classes and label not in classes:
+        raise UserError(
+            f"{place}: unknown label {label!r}, expected one of {', '.join(classes)}; correct the "
+            "row or add the class"
+        )
+    if split and split not in SPLIT_NAMES:
+        raise UserError(
+            f"{place}: unknown split {split!r}, expected train, val or test; correct the row"
+        )
+    path, file = named_file(folder, place, row["file"])
+    if "mask" in row:
+        mask = named_file(folder, place, row["mask"])[0] if row["mask"] else None
+    else:
+        mask = _beside(folder, path)
+    return ImageRecord(path, file, label, row.get("subject", file), SPLIT_NAMES.get(split), mask)
+
+
+def named_file(folder: Path, place: str, name: str) -> tuple[Path, str]:
+    """The file that a manifest names, and its name relative to the manifest's folder.
+
+    Raises:
+      UserError: it does not exist, or leaves the folder.
+    """
+    # Manifests are carried between systems: both kinds of slash, either kind of absolute path.
+    relative = PurePosixPath(name.replace("\\", "/"))
+    windows = PureWindowsPath(name)
+    if relative.is_absolute() or windows.drive or windows.root or ".." in relative.parts:
+        raise UserError(
+            f"{place}: {name} leaves the folder {folder}; give a path inside it, relative "
+            "to the manifest"
+        )
+    path = folder / relative
+    try:
+        is_file, exists = path.is_file(), path.exists()
+    except (OSError, ValueError):  # a name that this system cannot have
+        is_file = exists = False
+    if not is_file:
+        kind = "is not a file" if exists else "does not exist"
+        raise UserError(f"{place}: {name} {kind}; correct the row or restore the file")
+    _refuse_outside(folder, path, place)
+    return path, relative.as_posix()
+
+
+def _refuse_outside(folder: Path, path: Path, place: str) -> None:
+    target = target_of(path)
+    if not target.is_relative_to(target_of(folder)):
+        raise UserError(
+            f"{place}: {path.name} leaves the folder {folder} (it links to {target}); copy the "
+            "file into the folder"
+        )
+
+
+def target_of(path: Path) -> Path:
+    """Where a path leads, links followed; of a link that leads round in a ring itself.
+
+    `Path.resolve` has that end some versions of Python with an error of its own. What such a link
+    is worth comes out where it is read.
+    """
+    return Path(os.path.realpath(path))
+
+
+def _refuse_shared_files(records: Sequence[ImageRecord], places: Sequence[str]) -> None:
+    first: dict[Path, str] = {}
+    for record, place in zip(records, places, strict=True):
+        target = target_of(record.path)
+        if target in first:
+            raise UserError(
+                f"{place}: duplicate, the file {record.file} is already given by {first[target]}; "
+                "remove one of them"
+            )
+        first[target] = place

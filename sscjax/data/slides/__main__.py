@@ -1,9 +1,0 @@
-"""See `program`."""
-
-import sys
-
-from sscjax import cli
-from sscjax.data.slides.program import main
-
-if __name__ == "__main__":
-    sys.exit(cli.call(main))

@@ -1,0 +1,241 @@
+"""The command line: find slides, cut several at a time, go on where an earlier start stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sscjax.data import image_folder
+from sscjax.data.slides import output, tiling
+from sscjax.data.slides.output import Source
+from sscjax.data.slides.reader import SUFFIXES, Slide, open_slide
+from sscjax.data.slides.tiling import Plan, Settings
+from sscjax.errors import UserError
+from sscjax.system import files, formatting
+
+_LOG = logging.getLogger("sscjax.data.slides")
+
+FAILED = 1
+MOST_ROWS = 40
+
+
+def cut(
+    slides: Path, out: Path, settings: Settings, *, table: Path | None = None, jobs: int = 0
+) -> int:
+    """Cut slides into tiles, and print what became of each.
+
+    Args:
+      slides: a slide, or a folder of them.
+      out: folder of the tiles.
+      settings: what they are cut by.
+      table: csv with the columns file (relative to the folder of slides), label and subject.
+      jobs: slides at a time; 0: one per core.
+
+    Returns:
+      the exit code: 1 where a slide could not be cut, else 0.
+
+    Raises:
+      UserError: anything that the user can mend; a single bad slide is none of it.
+    """
+    if jobs < 0:
+        raise UserError(f"--jobs={jobs}: expected 0 (one per core) or more")
+    slides, out = slides.expanduser(), out.expanduser()
+    sources = find(slides, table)
+    output.begin(out, settings)
+    results = cut_all(out, sources, settings, jobs)
+    done = [
+        (source, one.kept)
+        for source, one in zip(sources, results, strict=True)
+        if one.kept is not None
+    ]
+    count = output.write_manifest(out, done)
+    print(_text(sources, results, out, count))
+    return FAILED if len(done) < len(sources) else 0
+
+
+def cut_all(
+    out: Path, sources: Sequence[Source], settings: Settings, jobs: int = 0
+) -> list[Result]:
+    """Cut slides, several at a time, into a folder that `output.begin` made: a result for each."""
+    with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
+        try:
+            futures = [pool.submit(_one, out, source, settings) for source in sources]
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+# --- which slides ---------------------------------------------------------------------------------
+
+
+def find(slides: Path, table: Path | None) -> list[Source]:
+    """The slides with their labels and subjects, by name.
+
+    A table names them. Else the folders do: `class/subject/slide.svs`, or `class/slide.svs`, where
+    each slide is a subject of its own. Slides beside each other have no label.
+
+    Raises:
+      UserError: there is none, or one with a name that cannot be used, or the table does not fit.
+    """
+    if table is not None:
+        found = _from_table(slides, table)
+    elif slides.is_file():
+        found = [(slides, slides.name, "", slides.name)]
+    elif slides.is_dir():
+        found = _from_folder(slides)
+    else:
+        raise UserError(f"{slides}: no such slide or folder; correct the path")
+    for path, *_ in found:
+        image_folder.refuse_undecodable(path)
+    names = output.keys(name for _, name, _, _ in found)
+    return [Source(path, name, names[name], label, subject) for path, name, label, subject in found]
+
+
+def _from_folder(slides: Path) -> list[tuple[Path, str, str, str]]:
+    found = []
+    for path in image_folder.walk(slides):
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        parts = path.relative_to(slides).parts
+        name = "/".join(parts)
+        label = parts[0] if len(parts) > 1 else ""
+        found.append((path, name, label, parts[1] if len(parts) > 2 else name))
+    if not found:
+        raise UserError(
+            f"{slides}: holds no slide ({' '.join(SUFFIXES)}); give a folder with slides"
+        )
+    labelled = sum(bool(label) for _, _, label, _ in found)
+    if 0 < labelled < len(found):
+        raise UserError(
+            f"{slides}: {labelled} of {len(found)} slides lie in a folder that names their class, "
+            "the others do not; sort all of them, or give --table"
+        )
+    alone = sum(subject == name for _, name, _, subject in found)
+    if labelled and alone:
+        _LOG.warning(
+            "%d of %d slides name no subject, so each counts as its own; use "
+            "class/subject/slide.svs folders or --table where patients have several",
+            alone,
+            len(found),
+        )
+    return found
+
+
+def _from_table(slides: Path, table: Path) -> list[tuple[Path, str, str, str]]:
+    root = image_folder.existing_folder(slides)
+    found = []
+    seen: dict[str, str] = {}
+    for line, row in image_folder.read_rows(table, ("file", "label", "subject")):
+        place = f"{table}, row {line}"
+        for column in ("file", "subject"):
+            if not row[column]:
+                raise UserError(f"{place}: empty {column}; fill it in")
+        path, name = image_folder.named_file(root, place, row["file"])
+        if name in seen:
+            raise UserError(f"{place}: {name} is already given by {seen[name]}; remove one")
+        seen[name] = place
+        found.append((path, name, row["label"], row["subject"]))
+    if not found:
+        raise UserError(f"{table}: has no rows; expected one row per slide")
+    return found
+
+
+# --- one slide ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What became of a slide: what is kept of it, or the reason why nothing is."""
+
+    kept: dict[str, Any] | None
+    reason: str = ""
+    earlier: bool = False
+
+
+def _one(out: Path, source: Source, settings: Settings) -> Result:
+    kept = output.finished(out, source)
+    if kept is not None:
+        return Result(kept, earlier=True)
+    try:
+        kept = _cut_slide(out, source, settings)
+    except UserError as error:
+        text = str(error)
+        reason = text if str(source.path) in text else f"{source.path}: {text}"
+        _LOG.warning("left out: %s", reason)
+        return Result(None, reason)
+    _LOG.info("%s: %d tiles in %.1f s", source.name, len(kept["tiles"]), kept["seconds"])
+    return Result(kept)
+
+
+def _cut_slide(out: Path, source: Source, settings: Settings) -> dict[str, Any]:
+    with open_slide(source.path) as slide:
+        planned = tiling.plan(slide, settings)
+        try:
+            with output.Writer(out, source) as writer:
+                return _written(writer, slide, planned, settings, source)
+        except OSError as error:
+            raise UserError(
+                f"--out={out} cannot be written ({error.strerror}); free the space or name another "
+                "folder"
+            ) from error
+
+
+def _written(
+    writer: output.Writer, slide: Slide, planned: Plan, settings: Settings, source: Source
+) -> dict[str, Any]:
+    """Write all tiles of a slide, and what is to be known about it."""
+    started = time.monotonic()
+    left_out: dict[tuple[int, int], str] = {}
+    taken: list[tuple[int, int]] = []
+    for tile in tiling.tiles(slide, planned, settings, source.name, left_out):
+        writer.add(tile, planned.mpp)
+        taken.append((tile.x, tile.y))
+    rejected = Counter(left_out.values())
+    about = {
+        "width": slide.width,
+        "height": slide.height,
+        "mpp": slide.mpp,
+        "field": planned.field,
+        "saturation": planned.level,
+        "tissue": round(planned.tissue, 4),
+        "fields": len(planned.places),
+        "rejected": {reason: rejected[reason] for reason in tiling.REASONS},
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    return writer.close(about, output.drawing(planned, taken, left_out))
+
+
+# --- what is printed ------------------------------------------------------------------------------
+
+
+def _text(sources: Sequence[Source], results: Sequence[Result], out: Path, count: int) -> str:
+    rows = [["slide", "tiles", "tissue", *tiling.REASONS, "seconds"]]
+    for source, one in zip(sources, results, strict=True):
+        if one.kept is None or len(rows) > MOST_ROWS:
+            continue
+        kept = one.kept
+        cells = [formatting.clean_file(source.name, 34), f"{len(kept['tiles']):,}"]
+        cells.append(formatting.percent(kept["tissue"]))
+        cells += [f"{kept['rejected'][reason]:,}" for reason in tiling.REASONS]
+        rows.append([*cells, "before" if one.earlier else f"{kept['seconds']:.1f}"])
+    bad = [one.reason for one in results if one.kept is None]
+    lines = []
+    if len(rows) > 1:
+        lines.append(formatting.align(rows))
+        left = len(results) - len(bad) - len(rows) + 1
+        lines += [f"... and {left} more slides"] if left > 0 else []
+        lines.append("")
+    lines += [f"could not be cut: {files.spelt(reason)}" for reason in bad]
+    whole = len(results) - len(bad)
+    lines.append(f"{count:,} tiles of {whole} slides: {out / image_folder.MANIFEST}")
+    if whole and any(source.label for source in sources):
+        lines.append(f"Train on them with --config.data.path={out}")
+    return "\n".join(lines)

@@ -1,0 +1,202 @@
+"""A slide: its size, its resolution, its levels, and any rectangle of it as pixels.
+
+What OpenSlide opens is read piece by piece, never held whole. Plain images are slides of one level
+and are held, up to `image_io.MAX_PIXELS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from sscjax.data import image_io
+from sscjax.errors import UserError
+
+SLIDE_SUFFIXES = (
+    *(".svs", ".ndpi", ".tif", ".tiff", ".vms", ".vmu", ".scn", ".mrxs", ".svslide", ".bif"),
+    *(".czi", ".dcm"),
+)
+"""Suffixes (lower case) of what OpenSlide may open; a .tif may also be a plain image."""
+
+SUFFIXES = tuple(dict.fromkeys((*SLIDE_SUFFIXES, *image_io.IMAGE_SUFFIXES)))
+
+
+class Slide(Protocol):
+    """What the rest asks of a slide.
+
+    Attributes:
+      width, height: of level 0, in pixels.
+      mpp: micrometres per pixel of level 0; None where the file does not say.
+      downsamples: of each level, 1.0 first, rising.
+    """
+
+    width: int
+    height: int
+    mpp: float | None
+    downsamples: tuple[float, ...]
+
+    def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
+        """A rectangle, uint8 [height,width,3]; transparent parts are white.
+
+        Args:
+          x: of its left edge, in pixels of level 0.
+          y: of its upper edge, likewise.
+          level: number of the level.
+          width: in pixels of that level.
+          height: likewise.
+        """
+
+    def thumbnail(self, side: int) -> np.ndarray:
+        """The whole slide, uint8 [h,w,3], the longer side at most `side` pixels."""
+
+
+# Pixels of a slide that are held at a time; where a row of its thumbnail needs more, at most that.
+_BAND, _MOST = 4_000_000, 250_000_000
+
+MAX_PIXELS = 10**12
+"""Of a slide's finest level: ten times what the largest scanners make."""
+
+
+@contextlib.contextmanager
+def open_slide(path: Path) -> Iterator[Slide]:
+    """Open a slide, and close it at the end.
+
+    Raises:
+      UserError: it cannot be opened, or stops being readable; the message names the file.
+    """
+    # What is no file is refused there; OpenSlide would wait for a pipe without end.
+    if path.suffix.lower() not in SLIDE_SUFFIXES or not os.path.isfile(path):
+        yield _Plain(image_io.read_image(path, None))
+        return
+    openslide = _library()
+    try:
+        whole = openslide.OpenSlide(str(path))
+    except openslide.OpenSlideUnsupportedFormatError:
+        if path.suffix.lower() not in image_io.IMAGE_SUFFIXES:
+            raise UserError(
+                f"{path}: not a slide that OpenSlide can read; replace or remove it"
+            ) from None
+        yield _Plain(image_io.read_image(path, None))
+        return
+    except (openslide.OpenSlideError, OSError) as error:
+        raise _unreadable(path, error) from error
+    try:
+        yield _Whole(path, whole)
+    except openslide.OpenSlideError as error:
+        raise _unreadable(path, error) from error
+    finally:
+        whole.close()
+
+
+def opens(path: Path) -> bool:
+    """Whether OpenSlide takes the file for a slide; False where it is not installed."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        return _library().OpenSlide.detect_format(str(path)) is not None
+    except UserError:
+        return False
+
+
+def _library() -> Any:
+    try:
+        import openslide
+    except (ImportError, OSError) as error:
+        raise UserError(
+            "slides need the packages openslide-python and openslide-bin: "
+            "pip install 'sscjax[slides]'"
+        ) from error
+    return openslide
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{path}: the slide is truncated or damaged ({reason}); replace or remove it")
+
+
+class _Whole:
+    """A slide by OpenSlide."""
+
+    def __init__(self, path: Path, whole: Any) -> None:
+        self._whole = whole
+        self.width, self.height = whole.dimensions
+        if self.width * self.height > MAX_PIXELS:
+            raise UserError(
+                f"{path}: the slide claims {self.width}x{self.height} pixels, more than any "
+                "scanner makes; replace or remove it"
+            )
+        self._path = path
+        self.downsamples = tuple(map(float, whole.level_downsamples))
+        self.mpp = _resolution(whole.properties)
+
+    def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
+        return _on_white(self._whole.read_region((x, y), level, (width, height)))
+
+    def thumbnail(self, side: int) -> np.ndarray:
+        factor = max(max(self.width, self.height) / side, 1.0)
+        width, height = (max(1, round(edge / factor)) for edge in (self.width, self.height))
+        level = self._whole.get_best_level_for_downsample(factor + 0.01)
+        wide, high = self._whole.level_dimensions[level]
+        found = np.empty((height, width, 3), np.uint8)
+        if wide * (high / height + 2) > _MOST:
+            raise UserError(
+                f"{self._path}: the smallest level of use has {wide}x{high} pixels, too many for a "
+                "thumbnail; save the slide with smaller levels (a pyramid)"
+            )
+        # In bands, because a slide may have no level that is small.
+        rows = max(1, int(_BAND * height / (wide * high)))
+        for top in range(0, height, rows):
+            low = min(top + rows, height)
+            first, last = (edge * high / height for edge in (top, low))
+            start, stop = math.floor(first), min(math.ceil(last), high)
+            place = (0, round(start * self.downsamples[level]))
+            band = _on_white(self._whole.read_region(place, level, (wide, stop - start)))
+            found[top:low] = Image.fromarray(band).resize(
+                (width, low - top), Image.Resampling.BOX, (0, first - start, wide, last - start)
+            )
+        return found
+
+
+class _Plain:
+    """A plain image."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+        self.downsamples: tuple[float, ...] = (1.0,)
+        self.mpp: float | None = None
+        self.height, self.width = pixels.shape[:2]
+
+    def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
+        assert level == 0
+        found = np.full((height, width, 3), 255, np.uint8)
+        part = self._pixels[y : y + height, x : x + width]
+        found[: len(part), : part.shape[1]] = part
+        return found
+
+    def thumbnail(self, side: int) -> np.ndarray:
+        image = Image.fromarray(self._pixels)
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        return np.asarray(image)
+
+
+def _resolution(properties: Any) -> float | None:
+    """The mean of both axes; scanners differ by a thousandth between them."""
+    try:
+        found = [float(properties[f"openslide.mpp-{axis}"]) for axis in "xy"]
+    except (KeyError, ValueError):
+        return None
+    mean = sum(found) / 2
+    return mean if 0 < mean < 1e4 else None
+
+
+def _on_white(image: Image.Image) -> np.ndarray:
+    """OpenSlide gives transparency where nothing was scanned."""
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return np.asarray(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))

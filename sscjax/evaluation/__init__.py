@@ -1,0 +1,1 @@
+"""Predictions and every figure about them, with intervals."""

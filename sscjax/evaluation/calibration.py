@@ -1,0 +1,277 @@
+"""Whether probabilities mean what they say, and one temperature that makes them mean more of it.
+
+Of images that a network is 80 % sure of, four in five should be right. Networks are usually too
+sure. Temperature scaling (Guo et al. 2017, ICML) divides all logits by one number that is fitted on
+the validation images: a class that was the most probable of an image stays so.
+
+Confidence is the largest probability of a row. Its bins hold equally many images by default: small
+sets are mostly sure of themselves, and bins of equal width would be empty but for the last.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from scipy import optimize, special
+
+from sscjax.evaluation import intervals, metrics
+from sscjax.evaluation.predictions import Predictions
+
+Binning = Literal["mass", "width"]
+BINNINGS: tuple[Binning, ...] = ("mass", "width")
+
+# Fewer images than this in a bin, and its accuracy says nothing.
+FEWEST_IN_BIN = 10
+
+# Temperatures are sought between these; a linear classifier of 1280 features that knew all its 900
+# training images by heart needed 3 to 7.
+LOWEST, HIGHEST = 0.05, 20.0
+
+# Validation subjects that a temperature needs.
+FEWEST_SUBJECTS = 4
+
+# Parts of the validation subjects, each left out once, that a temperature has to prove itself on.
+_PARTS = 10
+
+# The least positive number that float32, in which networks compute, keeps in full: 0 means less.
+_LEAST = float(np.finfo(np.float32).tiny)
+
+_SIMULATIONS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Temperature:
+    """What the logits are divided by; `reason` says why it is 1 where none could be fitted."""
+
+    value: float
+    reason: str = ""
+
+
+def calibrate(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities [N,C] float64 with the logits divided by the temperature.
+
+    p^(1/T), scaled to a sum of 1, is the softmax of logits / T, for p is the softmax of the logits;
+    for a single sigmoid the same holds of its two probabilities.
+
+    Args:
+      probabilities: [N,C], rows sum to 1; outputs that stand for no class are among them.
+      temperature: above 0. More than 1 makes less sure; 1 changes nothing.
+    """
+    if temperature == 1.0:
+        return np.asarray(probabilities, np.float64)
+    return special.softmax(_logs(probabilities) / temperature, axis=1)
+
+
+def _logs(probabilities: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(np.asarray(probabilities, np.float64), _LEAST))
+
+
+def apply(predictions: Predictions, temperature: float) -> Predictions:
+    """The same table with calibrated probabilities."""
+    found = calibrate(predictions.probabilities, temperature)
+    return dataclasses.replace(predictions, probabilities=found)
+
+
+def fit_temperature(predictions: Predictions) -> Temperature:
+    """The temperature with the least log loss; 1 where the rows cannot tell.
+
+    That is where they come from fewer than `FEWEST_SUBJECTS` subjects; where every row is right
+    (the loss then falls for ever as the temperature goes to 0) or the best lies outside `LOWEST` to
+    `HIGHEST`; and where temperatures fitted on a part of the subjects do not lower the loss of the
+    others. The last is what keeps a handful of images from making probabilities worse.
+
+    Args:
+      predictions: the validation images.
+    """
+    number = len(set(predictions.subjects.tolist()))
+    if number < FEWEST_SUBJECTS:
+        return Temperature(1.0, f"only {number} validation subjects, {FEWEST_SUBJECTS} are needed")
+    logs, labels = _logs(predictions.probabilities), predictions.labels
+    if (predictions.predicted == labels).all():
+        return Temperature(1.0, "every validation image is right, so none is too sure")
+    found = _least_loss(logs, labels)
+    if not LOWEST * 1.01 < found < HIGHEST / 1.01:
+        return Temperature(1.0, f"none between {LOWEST:g} and {HIGHEST:g} has the least loss")
+    if not _helps_others(logs, labels, predictions.subjects):
+        return Temperature(1.0, "fitted on some validation subjects, it does not help the others")
+    return Temperature(found)
+
+
+def _losses(logs: np.ndarray, labels: np.ndarray, temperature: float) -> np.ndarray:
+    scaled = logs / temperature
+    return special.logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]
+
+
+def _least_loss(logs: np.ndarray, labels: np.ndarray) -> float:
+    """The loss is convex in 1/T, so that a bounded search over ln T finds its only minimum."""
+    result = optimize.minimize_scalar(
+        lambda log_t: float(_losses(logs, labels, float(np.exp(log_t))).mean()),
+        bounds=(np.log(LOWEST), np.log(HIGHEST)),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(result.x))
+
+
+def _helps_others(logs: np.ndarray, labels: np.ndarray, subjects: np.ndarray) -> bool:
+    """Whether temperatures of the other parts lower the loss of each part's subjects, in sum."""
+    _, group = np.unique(subjects, return_inverse=True)
+    part = group % _PARTS
+    gain = 0.0
+    for left_out in sorted(set(part.tolist())):
+        out = part == left_out
+        temperature = _least_loss(logs[~out], labels[~out])
+        change = _losses(logs[out], labels[out], 1.0) - _losses(logs[out], labels[out], temperature)
+        gain += float(change.sum())
+    return gain > 0
+
+
+# --- how far confidence is from accuracy ------------------------------------------------------
+
+
+def bin_edges(values: np.ndarray, bins: int, binning: Binning) -> np.ndarray:
+    """Ends of the bins of confidence, [bins + 1] in 0..1.
+
+    Args:
+      values: [N] confidences.
+      bins: how many at most; fewer where a bin would hold less than `FEWEST_IN_BIN` on average.
+      binning: 'mass', equally many values in each, or 'width', equally wide ones.
+    """
+    number = int(np.clip(len(values) // FEWEST_IN_BIN, 1, bins))
+    steps = np.linspace(0.0, 1.0, number + 1)
+    return np.quantile(values, steps) if binning == "mass" else steps
+
+
+def bin_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The bin of each value, [N] int from 0: equal values are never parted."""
+    return np.searchsorted(edges[1:-1], values)
+
+
+def reliability(predictions: Predictions, edges: np.ndarray) -> list[dict[str, Any]]:
+    """The bars of a reliability diagram: a dict for each bin that is not empty.
+
+    `low` and `high` are its ends, `n` its images, `confidence` their mean and `accuracy` the share
+    that is right, `interval` that share's 95 % interval by subject or None.
+    """
+    sure, right = predictions.confidence, predictions.predicted == predictions.labels
+    place = bin_of(sure, edges)
+    rows = []
+    for index in sorted(set(place.tolist())):
+        inside = place == index
+        found = intervals.clustered_share(right, inside, predictions.subjects)
+        rows.append(
+            {
+                "low": float(edges[index]),
+                "high": float(edges[index + 1]),
+                "n": int(inside.sum()),
+                "confidence": float(sure[inside].mean()),
+                "accuracy": float(right[inside].mean()),
+                "interval": None if found is None else list(found),
+            }
+        )
+    return rows
+
+
+def expected_calibration_error(predictions: Predictions, edges: np.ndarray) -> float:
+    """Mean distance of accuracy from mean confidence in the bins, weighed by their images: 0..1."""
+    return float(_weighted_error(predictions, edges)(np.ones((1, len(predictions))))[0])
+
+
+def _weighted_error(
+    predictions: Predictions, edges: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The calibration error [R] as a function of weights [R,N] of the rows."""
+    sure, right = predictions.confidence, predictions.predicted == predictions.labels
+    gaps = np.zeros((len(predictions), len(edges) - 1))
+    gaps[np.arange(len(predictions)), bin_of(sure, edges)] = sure - right
+    return lambda weights: np.abs(weights @ gaps).sum(1) / weights.sum(1)
+
+
+def error_by_chance(predictions: Predictions, edges: np.ndarray, seed: int = 0) -> float:
+    """The mean calibration error if these confidences were true, by simulation.
+
+    Few images in a bin never have exactly the share right that they should: an error of this size
+    is what a perfect network would show. Images count as independent, so it is rather too small.
+    """
+    sure = predictions.confidence
+    place, number = bin_of(sure, edges), len(edges) - 1
+    expected = np.bincount(place, sure, number)
+    rng = np.random.default_rng(seed)
+    total = 0.0
+    for _ in range(_SIMULATIONS):
+        right = rng.random(len(sure)) < sure
+        total += float(np.abs(np.bincount(place, right, number) - expected).sum())
+    return total / (_SIMULATIONS * len(sure))
+
+
+def brier_scores(predictions: Predictions) -> np.ndarray:
+    """Brier's score of each row [N]: squared distances from the truth, summed over the classes.
+
+    It lies in 0..2 (Brier 1950, Monthly Weather Review 78: 1-3). For two classes it is twice
+    the score of the positive class alone, which scikit-learn's `brier_score_loss` gives.
+    """
+    truth = np.zeros_like(predictions.probabilities)
+    truth[np.arange(len(predictions)), predictions.labels] = 1
+    return ((predictions.probabilities - truth) ** 2).sum(axis=1)
+
+
+def quality(predictions: Predictions, bins: int, binning: Binning) -> dict[str, Any]:
+    """How good the probabilities of a table are, ready for JSON.
+
+    Returns:
+      ece, ece_interval, ece_by_chance, brier, brier_interval, bins; intervals are [low, high] or
+      None, by resampled subjects.
+    """
+    edges = bin_edges(predictions.confidence, bins, binning)
+    scores = brier_scores(predictions)
+    ece_interval = intervals.bootstrap_interval(
+        predictions, _weighted_error(predictions, edges), raised_by_chance=True
+    )
+    brier_interval = intervals.bootstrap_interval(
+        predictions, lambda weights: weights @ scores / weights.sum(1)
+    )
+    return {
+        "ece": expected_calibration_error(predictions, edges),
+        "ece_interval": None if ece_interval is None else list(ece_interval),
+        "ece_by_chance": error_by_chance(predictions, edges),
+        "brier": float(scores.mean()),
+        "brier_interval": None if brier_interval is None else list(brier_interval),
+        "bins": reliability(predictions, edges),
+    }
+
+
+def compare(
+    predictions: Predictions, temperature: Temperature, bins: int, binning: Binning
+) -> dict[str, Any]:
+    """The quality of validation and test before and after scaling, ready for JSON.
+
+    Args:
+      predictions: all images, as the network gave them.
+      temperature: what `fit_temperature` found on the validation images.
+      bins: see `bin_edges`.
+      binning: see `bin_edges`.
+
+    Returns:
+      temperature and reason; log_loss, for each split [before, after]; splits, for each split
+      {'before': quality, 'after': quality}.
+    """
+    before, after = predictions, apply(predictions, temperature.value)
+    losses: dict[str, list[float | None]] = {}
+    splits: dict[str, Any] = {}
+    for split in ("val", "test"):
+        pair = before.where(split), after.where(split)
+        if len(pair[0]):
+            losses[split] = [metrics.log_loss(table) for table in pair]
+            good = [quality(table, bins, binning) for table in pair]
+            splits[split] = {"before": good[0], "after": good[1]}
+    return {
+        "fitted_on": "val",
+        "temperature": temperature.value,
+        "reason": temperature.reason,
+        "binning": binning,
+        "log_loss": losses,
+        "splits": splits,
+    }

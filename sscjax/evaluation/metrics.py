@@ -1,0 +1,232 @@
+"""A table of predictions and the figures drawn from it: counts and sums, divided once.
+
+Only numpy. A figure that is undefined for a table (the sensitivity of a class that never occurs) is
+None, never NaN, so that everything here can be written as JSON and shown as a dash.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sscjax.errors import UserError
+from sscjax.evaluation.predictions import SPLITS, Predictions
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """[C,C] int64 counts, rows the true class, columns the predicted one.
+
+    Args:
+      labels: [N] int, 0..C-1.
+      predicted: [N] int, 0..C-1.
+      num_classes: C.
+    """
+    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    return confusion
+
+
+def _ratio(numerator: int | np.integer, denominator: int | np.integer) -> float | None:
+    return int(numerator) / int(denominator) if denominator else None
+
+
+def accuracy(confusion: np.ndarray) -> float | None:
+    """Share of all rows that are right, 0..1; None for an empty table."""
+    return _ratio(np.trace(confusion), confusion.sum())
+
+
+def sensitivity(confusion: np.ndarray, index: int) -> float | None:
+    """Share of the rows of class `index` that are called so (recall); None if it has no rows."""
+    return _ratio(confusion[index, index], confusion[index].sum())
+
+
+def specificity(confusion: np.ndarray, index: int) -> float | None:
+    """Share of the rows of other classes that are not called `index`; None if there are none."""
+    others = confusion.sum() - confusion[index].sum()
+    false_positives = confusion[:, index].sum() - confusion[index, index]
+    return _ratio(others - false_positives, others)
+
+
+def precision(confusion: np.ndarray, index: int) -> float | None:
+    """Share right among the rows called `index` (PPV); None if nothing was called so."""
+    return _ratio(confusion[index, index], confusion[:, index].sum())
+
+
+def f1(confusion: np.ndarray, index: int) -> float | None:
+    """Harmonic mean of precision and sensitivity; None if the class is neither true nor called."""
+    both = confusion[index].sum() + confusion[:, index].sum()
+    return _ratio(2 * confusion[index, index], both)
+
+
+def balanced_accuracy(confusion: np.ndarray) -> float | None:
+    """Mean sensitivity over the classes that occur, 0..1; None for an empty table."""
+    values = [sensitivity(confusion, index) for index in range(len(confusion))]
+    return _mean_of_defined(values)
+
+
+def _mean_of_defined(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return math.fsum(defined) / len(defined) if defined else None
+
+
+def quadratic_kappa(confusion: np.ndarray) -> float | None:
+    """Cohen's kappa with weights (i-j)^2 over ordered classes, -1..1.
+
+    1 is full agreement, 0 what the two margins give by chance. None where chance leaves no
+    disagreement to compare with: an empty table, or all rows of one class and called that.
+    """
+    steps = np.arange(len(confusion))
+    weights = (steps[:, None] - steps[None, :]) ** 2
+    by_chance = np.outer(confusion.sum(axis=1), confusion.sum(axis=0))
+    observed = int((weights * confusion).sum()) * int(confusion.sum())
+    ratio = _ratio(observed, int((weights * by_chance).sum()))
+    return None if ratio is None else 1.0 - ratio
+
+
+def auroc(scores: np.ndarray, positives: np.ndarray) -> float | None:
+    """Area under the ROC curve, the Mann-Whitney statistic with midranks for ties.
+
+    Args:
+      scores: [N] float, higher speaks for positive.
+      positives: [N] bool.
+
+    Returns:
+      The chance that a positive scores above a negative, ties counted half; None without both.
+    """
+    positives = np.asarray(positives, dtype=bool)
+    num_positive = int(positives.sum())
+    num_negative = len(positives) - num_positive
+    if not num_positive or not num_negative:
+        return None
+    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+    # Twice the midrank of a group of ties, first + last rank, is whole: the sum stays exact.
+    doubled_ranks = 2 * np.cumsum(sizes) - sizes + 1
+    doubled_sum = int(doubled_ranks[group][positives].sum())
+    return (doubled_sum - num_positive * (num_positive + 1)) / (2 * num_positive * num_negative)
+
+
+def class_aurocs(predictions: Predictions) -> list[float | None]:
+    """Each class against all others by its probability; None for a class without both sides."""
+    return [
+        auroc(predictions.probabilities[:, index], predictions.labels == index)
+        for index in range(len(predictions.classes))
+    ]
+
+
+def macro_auroc(predictions: Predictions) -> float | None:
+    """Mean of `class_aurocs` over the classes that have one; None if no class has."""
+    return _mean_of_defined(class_aurocs(predictions))
+
+
+def log_loss(predictions: Predictions) -> float | None:
+    """Mean of -ln(probability of the true class), in nats; None for an empty table.
+
+    A probability of 0 counts as float64's epsilon, as in scikit-learn, so the loss stays finite.
+    """
+    if not len(predictions):
+        return None
+    chosen = predictions.probabilities[np.arange(len(predictions)), predictions.labels]
+    logs = np.log(np.maximum(chosen, np.finfo(np.float64).eps))
+    return -math.fsum(logs.tolist()) / len(predictions)
+
+
+def _confusion_of(predictions: Predictions) -> np.ndarray:
+    return confusion_matrix(predictions.labels, predictions.predicted, len(predictions.classes))
+
+
+def figures(predictions: Predictions, ordered: bool) -> dict[str, Any]:
+    """All figures of a table, ready for JSON.
+
+    Args:
+      predictions: one row per image or per subject.
+      ordered: the classes are a scale (normal, early, late), so kappa has a meaning.
+
+    Returns:
+      n, n_subjects, accuracy, balanced_accuracy, macro_auroc, quadratic_kappa (None unless
+      ordered), log_loss, classes, confusion (rows true), and per_class: a list in class order of
+      name, support, sensitivity, specificity, precision, f1, auroc. Shares are 0..1.
+    """
+    confusion = _confusion_of(predictions)
+    aurocs = class_aurocs(predictions)
+    return {
+        "n": len(predictions),
+        "n_subjects": len(set(predictions.subjects.tolist())),
+        "accuracy": accuracy(confusion),
+        "balanced_accuracy": balanced_accuracy(confusion),
+        "macro_auroc": _mean_of_defined(aurocs),
+        "quadratic_kappa": quadratic_kappa(confusion) if ordered else None,
+        "log_loss": log_loss(predictions),
+        "classes": list(predictions.classes),
+        "confusion": confusion.tolist(),
+        "per_class": [
+            {
+                "name": name,
+                "support": int(confusion[index].sum()),
+                "sensitivity": sensitivity(confusion, index),
+                "specificity": specificity(confusion, index),
+                "precision": precision(confusion, index),
+                "f1": f1(confusion, index),
+                "auroc": aurocs[index],
+            }
+            for index, name in enumerate(predictions.classes)
+        ],
+    }
+
+
+def figures_by_split(predictions: Predictions, ordered: bool) -> dict[str, dict[str, Any]]:
+    """`figures` of each split that has rows: {split: {'image': figures, 'subject': figures}}."""
+    result = {}
+    for split in SPLITS:
+        table = predictions.where(split)
+        if len(table):
+            result[split] = {
+                "image": figures(table, ordered),
+                "subject": figures(table.by_subject(), ordered),
+            }
+    return result
+
+
+VALIDATION_METRICS: dict[str, Callable[[Predictions], float | None]] = {
+    "accuracy": lambda predictions: accuracy(_confusion_of(predictions)),
+    "balanced_accuracy": lambda predictions: balanced_accuracy(_confusion_of(predictions)),
+    "macro_auroc": macro_auroc,
+    "log_loss": log_loss,
+}
+
+# Figures of a whole table, in the order in which they are shown.
+OVERALL = ("accuracy", "balanced_accuracy", "macro_auroc", "quadratic_kappa", "log_loss")
+
+# Of masks, not of predictions: `segmentation.mean_dice`.
+MASK_METRIC = "mean_dice"
+
+HIGHER_IS_BETTER: dict[str, bool] = {
+    MASK_METRIC: True,
+    "accuracy": True,
+    "balanced_accuracy": True,
+    "macro_auroc": True,
+    "log_loss": False,
+}
+
+
+def validation_metric(name: str, predictions: Predictions) -> float:
+    """The figure that picks the best epoch; `HIGHER_IS_BETTER[name]` is its direction.
+
+    Args:
+      name: a key of `VALIDATION_METRICS`.
+      predictions: the rows to judge by, normally those of the validation split.
+
+    Raises:
+      UserError: the name is unknown, or the figure is undefined for these rows.
+    """
+    if name not in VALIDATION_METRICS:
+        known = ", ".join(VALIDATION_METRICS)
+        raise UserError(f"validation metric {name!r} is unknown; choose one of {known}")
+    value = VALIDATION_METRICS[name](predictions)
+    if value is None:
+        occurring = len(set(predictions.labels.tolist()))
+        found = f"{len(predictions)} validation images of {occurring} classes"
+        raise UserError(f"{name} is undefined for {found}; enlarge the validation split")
+    return value

@@ -1,0 +1,211 @@
+"""Tables of predictions: each image with its subject, split, label and probabilities."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sscjax.errors import UserError
+from sscjax.system.files import csv_name, csv_text, write_text
+
+SPLITS = ("train", "val", "test")
+
+# The fixed columns of predictions.csv; one column `p_<class>` per class follows.
+CSV_COLUMNS = ("file", "subject", "split", "label", "prediction")
+
+# How far a row of probabilities may be from summing to 1 (float32 softmax is within 1e-6).
+SUM_TOLERANCE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model said about each image (or each subject), beside the truth.
+
+    Attributes:
+      files: [N] str, the image's name as in its `ImageSet`; a subject's name after `by_subject`.
+      subjects: [N] str.
+      splits: [N] str of 'train', 'val', 'test'.
+      labels: [N] int32, the true class, an index into `classes`.
+      probabilities: [N,C] float64 (any float is accepted and widened), rows sum to 1.
+      classes: C distinct names in label order. A model with more outputs than classes is given
+        names for the outputs that stand for nothing; those classes have no support.
+
+    Raises:
+      ValueError: the arrays do not fit together or a row is no distribution.
+    """
+
+    files: np.ndarray
+    subjects: np.ndarray
+    splits: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name, dtype in (
+            ("files", str),
+            ("subjects", str),
+            ("splits", str),
+            ("labels", np.int32),
+            ("probabilities", np.float64),
+        ):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
+        object.__setattr__(self, "classes", tuple(self.classes))
+        self._check()
+
+    def _check(self) -> None:
+        count, num_classes = len(self.labels), len(self.classes)
+        if len(set(self.classes)) != num_classes or num_classes < 2:
+            raise ValueError(f"classes are {self.classes}, expected two or more distinct names")
+        for name in ("files", "subjects", "splits", "labels"):
+            if getattr(self, name).shape != (count,):
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}, not ({count},)")
+        if self.probabilities.shape != (count, num_classes):
+            shape = self.probabilities.shape
+            raise ValueError(f"probabilities have shape {shape}, not ({count}, {num_classes})")
+        if count == 0:
+            return
+        if not set(self.splits.tolist()) <= set(SPLITS):
+            raise ValueError(f"splits are {sorted(set(self.splits.tolist()))}, expected {SPLITS}")
+        if self.labels.min() < 0 or self.labels.max() >= num_classes:
+            raise ValueError(f"labels reach outside 0..{num_classes - 1}")
+        if not np.isfinite(self.probabilities).all() or self.probabilities.min() < 0:
+            raise ValueError("probabilities must be finite and not negative")
+        worst = float(np.abs(self.probabilities.sum(axis=1) - 1).max())
+        if worst > SUM_TOLERANCE:
+            raise ValueError(f"a row of probabilities misses the sum of 1 by {worst:.3g}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """[N] int32, the most probable class; of equally probable ones the lowest index."""
+        return np.argmax(self.probabilities, axis=1).astype(np.int32)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """[N] float64, the probability of the most probable class."""
+        return self.probabilities.max(axis=1)
+
+    def where(self, split: str) -> Predictions:
+        """The rows of one split ('train', 'val' or 'test'), in their order."""
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}, expected one of {SPLITS}")
+        return self.take(self.splits == split)
+
+    def take(self, rows: np.ndarray) -> Predictions:
+        """The rows that `rows` names by number or by a mask, in that order."""
+        return Predictions(
+            files=self.files[rows],
+            subjects=self.subjects[rows],
+            splits=self.splits[rows],
+            labels=self.labels[rows],
+            probabilities=self.probabilities[rows],
+            classes=self.classes,
+        )
+
+    @classmethod
+    def join(cls, tables: Sequence[Predictions]) -> Predictions:
+        """The rows of one or more tables of the same classes, one behind the other."""
+        names = ("files", "subjects", "splits", "labels", "probabilities")
+        columns = {name: np.concatenate([getattr(one, name) for one in tables]) for name in names}
+        return cls(**columns, classes=tables[0].classes)
+
+    def by_subject(self) -> Predictions:
+        """One row per subject, in the order of first appearance.
+
+        The probabilities are the mean over the subject's images. The label is the one most of its
+        images carry; of equally frequent ones the higher index, which for ordered classes is the
+        more severe. A subject with images in several splits (a split by image) gives one row for
+        each of them: what was seen in training never leaks into a row of the test split.
+        """
+        keys = list(zip(self.splits.tolist(), self.subjects.tolist(), strict=True))
+        row_of = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+        group = np.array([row_of[key] for key in keys], dtype=np.int64)
+        num_classes = len(self.classes)
+        sums = np.zeros((len(row_of), num_classes))
+        np.add.at(sums, group, self.probabilities)
+        votes = np.zeros((len(row_of), num_classes), dtype=np.int64)
+        np.add.at(votes, (group, self.labels), 1)
+        # Searching the reversed columns makes the higher index win a tie.
+        labels = num_classes - 1 - np.argmax(votes[:, ::-1], axis=1)
+        subjects = np.array([subject for _, subject in row_of], dtype=str)
+        return Predictions(
+            files=subjects,
+            subjects=subjects,
+            splits=np.array([split for split, _ in row_of], dtype=str),
+            labels=labels,
+            probabilities=sums / votes.sum(axis=1, keepdims=True),
+            classes=self.classes,
+        )
+
+    def write_csv(self, path: Path | str) -> None:
+        """Write the table atomically; `read_csv` gives back the same numbers to the bit."""
+        rows: list[list[Any]] = [[*CSV_COLUMNS, *(f"p_{name}" for name in self.classes)]]
+        for file, subject, split, label, prediction, row in zip(
+            self.files.tolist(),
+            self.subjects.tolist(),
+            self.splits.tolist(),
+            self.labels.tolist(),
+            self.predicted.tolist(),
+            self.probabilities.tolist(),
+            strict=True,
+        ):
+            names = (self.classes[label], self.classes[prediction])
+            rows.append([file, subject, split, *names, *row])
+        write_text(path, csv_text(rows))
+
+    @classmethod
+    def read_csv(cls, path: Path | str) -> Predictions:
+        """Read what `write_csv` wrote.
+
+        Raises:
+          UserError: the file is missing or is not such a table; names the file and the line.
+        """
+        header, rows = _read_rows(Path(path))
+        num_fixed = len(CSV_COLUMNS)
+        names = tuple(column.removeprefix("p_") for column in header[num_fixed:])
+        expected = [*CSV_COLUMNS, *(f"p_{name}" for name in names)]
+        if header != expected or len(names) < 2:
+            wanted = ", ".join([*CSV_COLUMNS, "p_<class>, p_<class>..."])
+            raise UserError(f"{path}: columns are {', '.join(header)}; expected {wanted}")
+        index = {name: number for number, name in enumerate(names)}
+        labels, probabilities = [], []
+        for line, row in rows:
+            if len(row) != len(header):
+                raise UserError(f"{path}: line {line} has {len(row)} fields, not {len(header)}")
+            row[:num_fixed] = map(csv_name, row[:num_fixed])
+            try:
+                labels.append(index[row[3]])
+                probabilities.append([float(value) for value in row[num_fixed:]])
+            except (KeyError, ValueError) as error:
+                raise UserError(f"{path}: line {line} cannot be used: {error}") from None
+        images, subjects, splits = (np.array([row[k] for _, row in rows], str) for k in range(3))
+        table = np.array(probabilities, dtype=np.float64).reshape(len(rows), len(names))
+        try:
+            result = cls(images, subjects, splits, np.array(labels, np.int32), table, names)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; write the file again from its run") from None
+        for (line, row), prediction in zip(rows, result.predicted.tolist(), strict=True):
+            if row[4] != names[prediction]:
+                found = f"prediction {row[4]!r}, but its probabilities say {names[prediction]!r}"
+                raise UserError(f"{path}: line {line} has {found}; was the file edited?")
+        return result
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header of a CSV file and its rows with their line numbers; empty lines are skipped."""
+    try:
+        # A spreadsheet may have put a byte order mark in front.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            return header, [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: no readable table of predictions: {error}") from None

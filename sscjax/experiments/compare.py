@@ -1,0 +1,298 @@
+"""Compare runs on the same images: `python -m sscjax compare RUN_A RUN_B ...`.
+
+A RUN is the folder of a run, of one of its stages (RUN/stages/NAME) or of a protocol, or a
+predictions.csv. The paper's own comparison of its two networks stands first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import string
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sscjax.data import manifest
+from sscjax.errors import UserError
+from sscjax.evaluation import paired_tests
+from sscjax.evaluation import predictions as predictions_module
+from sscjax.evaluation.predictions import Predictions
+from sscjax.inference import ensemble
+from sscjax.reports import paper
+from sscjax.system import files
+
+_LOG = logging.getLogger(__name__)
+
+TABLE = "predictions.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is compared.
+
+    Attributes:
+      path: as it was given.
+      predictions: the rows of one split.
+      ordered: whether its classes are a scale, so that kappa has a meaning.
+      hashes: SHA-256 of the run's images by name, and of what ('file' or 'pixels'); empty where
+        there is no manifest.
+    """
+
+    path: Path
+    predictions: Predictions
+    ordered: bool
+    hashes: Mapping[str, tuple[str, str]]
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_run(path: Path, split: str) -> Run:
+    """Read the predictions of a run, a stage or a protocol, of whose repeats the first counts.
+
+    Raises:
+      UserError: there are none, or none of this split, or an image is predicted twice.
+    """
+    table = path / TABLE if path.is_dir() else path
+    if not table.is_file():
+        raise UserError(f"{path} holds no {TABLE}: give the folder of a finished run")
+    predictions = predictions_module.Predictions.read_csv(table).where(split)
+    if not len(predictions):
+        raise UserError(f"{table} has no rows of the split {split!r}: choose another --split")
+    folder = table.parent.parent.parent if table.parent.parent.name == "stages" else table.parent
+    names, counts = np.unique(predictions.files, return_counts=True)
+    repeats, once = int(counts.max()), predictions.files[: len(names)]
+    # Repeat after repeat, each with every image; those of hold-outs have others each time.
+    in_turn = np.array_equal(predictions.files, np.tile(once, repeats))
+    if repeats > 1 and in_turn and (folder / ensemble.RECORD).is_file():
+        # Tested several times, a patient is still one patient.
+        predictions = predictions.take(np.arange(len(names)))
+        _LOG.info("%s: the first of %d repeats is taken", path, repeats)
+    elif repeats > 1:
+        raise UserError(
+            f"{table} predicts {names[counts.argmax()]} {repeats} times in the split "
+            f"{split!r}, expected once: give one run or fold, not several in one table"
+        )
+    return Run(path, predictions, _is_ordered(folder), _hashes(folder))
+
+
+def _is_ordered(folder: Path) -> bool:
+    """Whether the run gave a kappa, as far as its own figures tell."""
+    path = folder / "metrics.json"
+    if not path.is_file():
+        return False
+    try:
+        splits = files.read_json(path)["splits"].values()
+        return any(split["image"]["quadratic_kappa"] is not None for split in splits)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): give {folder / TABLE} in a folder without it"
+        ) from error
+
+
+def _hashes(folder: Path) -> dict[str, tuple[str, str]]:
+    """By the run's manifest; all folds of a protocol have the same images."""
+    places = [folder, *sorted(folder.glob("folds/*"))]
+    for place in places:
+        if (place / manifest.FILE).is_file():
+            rows = manifest.read(place)["images"]
+            return {row["file"]: (row["of"], row["sha256"]) for row in rows}
+    return {}
+
+
+# --- the same images ------------------------------------------------------------------------------
+
+
+def align(runs: Sequence[Run], intersection: bool) -> list[Run]:
+    """The runs with the same rows in the same order and the same classes.
+
+    Args:
+      runs: two or more.
+      intersection: keep the images that all of them have, instead of refusing others.
+
+    Raises:
+      UserError: the runs do not have the same images with the same labels and subjects.
+    """
+    common = set.intersection(*(set(run.predictions.files.tolist()) for run in runs))
+    for run in runs:
+        if not intersection:
+            _refuse_others(runs[0], run)
+    if not common:
+        raise UserError("the runs have no image in common: they are of other image sets")
+    kept = [_take(run, sorted(common)) for run in runs]
+    first = kept[0]
+    for run in kept[1:]:
+        _refuse_changes(first, run, "label", _labels(first), _labels(run))
+        subjects = (one.predictions.subjects.tolist() for one in (first, run))
+        _refuse_changes(first, run, "subject", *subjects)
+        _refuse_changes(first, run, "content", *_contents(first, run))
+    # Outputs that stand for no class differ from model to model; classes keep the first's order.
+    classes = tuple(dict.fromkeys(name for run in kept for name in run.predictions.classes))
+    order = [name for name in classes if all(name in run.predictions.classes for run in kept)]
+    same_order = all(
+        [name for name in run.predictions.classes if name in order] == order for run in kept
+    )
+    return [
+        dataclasses.replace(
+            run,
+            predictions=_with_classes(run.predictions, classes),
+            ordered=same_order and all(one.ordered for one in runs),
+        )
+        for run in kept
+    ]
+
+
+def _refuse_others(first: Run, other: Run) -> None:
+    mine, theirs = (set(run.predictions.files.tolist()) for run in (first, other))
+    if mine != theirs:
+        examples = ", ".join(sorted(mine ^ theirs)[:3])
+        raise UserError(
+            f"{first.path} and {other.path} are not of the same images: {len(mine - theirs)} only "
+            f"in the first, {len(theirs - mine)} only in the second ({examples}, ...); split both "
+            f"alike (split.seed), or compare the {len(mine & theirs)} that both have by "
+            "--intersection"
+        )
+
+
+def _refuse_changes(
+    first: Run, other: Run, what: str, mine: Sequence[str], theirs: Sequence[str]
+) -> None:
+    """Refuse two runs that say different things of the same images, which are given in order."""
+    files_of = first.predictions.files.tolist()
+    found = [
+        f"{file} ({one} and {two})"
+        for file, one, two in zip(files_of, mine, theirs, strict=True)
+        if one != two
+    ]
+    if found:
+        raise UserError(
+            f"{first.path} and {other.path} differ in the {what} of {len(found)} images: "
+            f"{', '.join(found[:3])}; compare runs of one image set"
+        )
+
+
+def _labels(run: Run) -> list[str]:
+    return [run.predictions.classes[label] for label in run.predictions.labels.tolist()]
+
+
+def _contents(first: Run, other: Run) -> tuple[list[str], list[str]]:
+    """The starts of each image's hashes; '' where the two are not hashes of the same thing."""
+    mine, theirs = [], []
+    for file in first.predictions.files.tolist():
+        one, two = first.hashes.get(file), other.hashes.get(file)
+        comparable = one is not None and two is not None and one[0] == two[0]
+        mine.append(one[1][:12] if one and comparable else "")
+        theirs.append(two[1][:12] if two and comparable else "")
+    return mine, theirs
+
+
+def _take(run: Run, names: list[str]) -> Run:
+    place = {file: row for row, file in enumerate(run.predictions.files.tolist())}
+    rows = np.array([place[name] for name in names])
+    return dataclasses.replace(run, predictions=run.predictions.take(rows))
+
+
+def _with_classes(predictions: Predictions, classes: tuple[str, ...]) -> Predictions:
+    """The same table with a column for each of `classes`, 0 where the model has none."""
+    columns = [classes.index(name) for name in predictions.classes]
+    probabilities = np.zeros((len(predictions), len(classes)))
+    probabilities[:, columns] = predictions.probabilities
+    labels = np.array(columns, np.int32)[predictions.labels]
+    return dataclasses.replace(
+        predictions, labels=labels, probabilities=probabilities, classes=classes
+    )
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+def compare_paper() -> list[dict[str, Any]]:
+    """The paper's MobileNetV2 against its CNN, as far as their tables tell; ready for JSON.
+
+    Which images both networks have right is not published. So the difference is given as of two
+    independent sets of images, and McNemar's p-value for all pairings that the tables allow.
+
+    Returns:
+      per study and split: num_classes, split, n, first and second (images right), difference,
+      interval, unpaired_p, mcnemar_p: [least, greatest].
+    """
+    found = []
+    for num_classes, split in itertools.product(sorted(paper.STUDIES), ("val", "test")):
+        tables = [
+            paper.result(num_classes, model, split).confusion for model in ("mobilenet_v2", "cnn")
+        ]
+        hits = [[paper.hits(table, k) for k in range(num_classes)] for table in tables]
+        rights = [[right for right, _ in one] for one in hits]
+        totals = [total for _, total in hits[0]]
+        n, (first, second) = sum(totals), map(sum, rights)
+        found.append(
+            {
+                "num_classes": num_classes,
+                "split": split,
+                "n": n,
+                "first": first,
+                "second": second,
+                "difference": (first - second) / n,
+                "interval": list(paired_tests.unpaired_difference((first, n), (second, n))),
+                "unpaired_p": paired_tests.unpaired_p((first, n), (second, n)),
+                "mcnemar_p": list(paired_tests.mcnemar_bounds(rights[0], rights[1], totals)),
+            }
+        )
+    return found
+
+
+def compare_runs(runs: Sequence[Run], split: str, seed: int = 0) -> dict[str, Any]:
+    """Every pair of aligned runs, per image and per subject; ready for JSON.
+
+    Returns:
+      paper: see `compare_paper`. split, classes, n, n_subjects, same_pixels (whether the images'
+      hashes were compared), runs: [{letter, path}], pairs: [{first, second (letters), image,
+      subject: what `paired_tests.compare` gives, with `p_holm` beside each `p`, corrected over the
+      pairs}].
+    """
+    letters = string.ascii_uppercase
+    ordered = runs[0].ordered
+    pairs: list[dict[str, Any]] = []
+    for one, other in itertools.combinations(range(len(runs)), 2):
+        first, second = runs[one].predictions, runs[other].predictions
+        pairs.append(
+            {
+                "first": letters[one],
+                "second": letters[other],
+                "image": paired_tests.compare(first, second, ordered, seed),
+                "subject": paired_tests.compare(
+                    first.by_subject(), second.by_subject(), ordered, seed
+                ),
+            }
+        )
+    for unit in ("image", "subject"):
+        _correct([pair[unit] for pair in pairs])
+    predictions = runs[0].predictions
+    return {
+        "paper": compare_paper(),
+        "split": split,
+        "classes": list(predictions.classes),
+        "n": len(predictions),
+        "n_subjects": len(set(predictions.subjects.tolist())),
+        "same_pixels": all(all(_contents(runs[0], run)[0]) for run in runs[1:]),
+        "runs": [
+            {"letter": letter, "path": str(run.path)}
+            for letter, run in zip(letters, runs, strict=False)
+        ],
+        "pairs": pairs,
+    }
+
+
+def _correct(pairs: Sequence[dict[str, Any]]) -> None:
+    """Put Holm's p-values beside the plain ones: over the pairs, for each figure by itself."""
+    groups: list[list[dict[str, Any]]] = [[pair["mcnemar"] for pair in pairs]]
+    for part in ("figures", "delong"):
+        groups += [[pair[part][row] for pair in pairs] for row in range(len(pairs[0][part]))]
+    for group in groups:
+        key = "mid_p" if "mid_p" in group[0] else "p"
+        for entry, value in zip(group, paired_tests.holm([one[key] for one in group]), strict=True):
+            entry["p_holm"] = value

@@ -1,0 +1,329 @@
+"""A protocol: several ordinary runs, one after the other, and their predictions summed up.
+
+Every fold is a run of `single_run.run` in a folder of its own. A finished fold is not run again; a
+killed protocol, given again, goes on in the fold where it stopped and ends with the same result.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sscjax.data import anonymize
+from sscjax.data.audit import checks
+from sscjax.data.dataset import ImageSet
+from sscjax.errors import DivergedError, UserError
+from sscjax.evaluation import metrics
+from sscjax.evaluation.predictions import Predictions
+from sscjax.experiments import data_from_config, run_record, single_run, summarize
+from sscjax.experiments.cross_validation import aggregate, folds
+from sscjax.experiments.cross_validation.folds import Fold
+from sscjax.experiments.cross_validation.grid import Candidate, best, candidates, mean_score
+from sscjax.inference import ensemble
+from sscjax.reports import html
+from sscjax.system import files, locks, run_dir, terminal
+
+_LOG = logging.getLogger(__name__)
+
+FILE = ensemble.RECORD
+
+Loaded = tuple[ImageSet, bool]
+
+
+def run(
+    config: ConfigDict, folder: Path, *, fresh: bool = False, command: Sequence[str] = ()
+) -> str:
+    """Do what `config.protocol` says; everything lies in `folder` afterwards.
+
+    Args:
+      config: see `configs/default.py`.
+      folder: the protocol's, or of 'holdout' the run's; created when missing.
+      fresh: delete what is in the folder, once it is certain that the new protocol can begin.
+      command: arguments of `sscjax.main` that repeat the protocol, kept in its record.
+
+    Returns:
+      the closing text for the terminal.
+
+    Raises:
+      UserError: anything that the user can mend.
+    """
+    if config.protocol not in folds.KINDS:
+        near = terminal.nearest(config.protocol, list(folds.KINDS))
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UserError(
+            f"config.protocol={config.protocol!r}: expected one of {', '.join(folds.KINDS)}{hint}"
+        )
+    if config.protocol == "holdout":
+        return single_run.run(config, folder, fresh=fresh, command=command)
+    run_dir.refuse_foreign(folder, FILE)
+    if config.get("private"):
+        anonymize.refuse_within(folder, config.data.path)
+    with locks.Lock(folder) as lock:
+        lock.take()
+        run_dir.clear(folder, FILE)
+        return _run_all(config, folder, fresh, command, lock)
+
+
+def _run_all(
+    config: ConfigDict, folder: Path, fresh: bool, command: Sequence[str], lock: locks.Lock
+) -> str:
+    """`run` of several folds, with the lock of the folder, which is taken if that is there."""
+    earlier = None if fresh else _read(folder)
+    if earlier is not None:
+        free = run_record.free_to_change(earlier)
+        asked = config.to_dict()
+        run_record.refuse(
+            run_record.config_differences(earlier["config"], asked, free=free), folder
+        )
+    grid = candidates(config) if config.protocol == "nested" else []
+    for one in [config, *(candidate.applied(config) for candidate in grid)]:
+        single_run.make_stages(one)
+    summarize.options(config)
+    loaded = data_from_config.load_images(config)
+    whole = data_from_config.copies_before_split(config, loaded[0])
+    # Of no one split: what two folds may part is looked for now, and no later fold can stop.
+    inspected = single_run.inspect(config, whole, None, None if fresh else folder)
+    plan = folds.plan(config, whole)
+    for fold in plan:
+        # Now, not when it is the fold's turn.
+        part = data_from_config.without_outer_fold(fold.config, whole)
+        data_from_config.refuse_unmasked(
+            fold.config, part, data_from_config.make_splits(fold.config, part)
+        )
+    now = {
+        **_record(config, whole, loaded[1], plan, grid),
+        "command": run_record.shown_command(config, command),
+    }
+    if earlier is not None:
+        run_record.refuse(run_record.differences(earlier, now), folder)
+        finished = earlier["status"] == "finished" and (folder / "report.txt").is_file()
+        if finished and run_record.same_evaluation(earlier, now):
+            _LOG.info("this protocol is finished: nothing is left to do (--fresh trains anew)")
+            return (folder / "report.txt").read_text(encoding="utf-8")
+    if fresh:
+        lock.check()
+        lock.take()
+        run_dir.delete(folder, FILE)
+    _write(folder, now, earlier, lock)
+    files.write_json(folder / checks.FILE, inspected)
+    outcomes: list[aggregate.Outcome] = []
+    for fold in plan:
+        _LOG.info("-- %s (%d of %d)", fold.name, len(outcomes) + 1, len(plan))
+        outcomes.append(_outcome(fold, folder, loaded, whole, grid, outcomes))
+        lock.check()
+        now["folds"][len(outcomes) - 1]["status"] = "finished"
+        files.write_json(folder / FILE, now)
+    text = aggregate.write(config, folder, whole, loaded[1], outcomes, checks.leaks(inspected))
+    html.write(folder)
+    files.write_json(folder / FILE, {**now, "status": "finished"})
+    return text
+
+
+# --- the protocol's record ----------------------------------------------------------------------
+
+
+def _record(
+    config: ConfigDict,
+    image_set: ImageSet,
+    synthetic: bool,
+    plan: Sequence[Fold],
+    grid: Sequence[Candidate],
+) -> dict[str, Any]:
+    """What identifies the protocol, and what its folds are."""
+    return {
+        "kind": config.protocol,
+        "status": "started",
+        "config": run_record.shown_config(config),
+        "data": {
+            "fingerprint": image_set.fingerprint(),
+            "source": image_set.source,
+            "synthetic": synthetic,
+            "classes": list(image_set.classes),
+            "images": len(image_set),
+            "subjects": len(set(image_set.subjects.tolist())),
+            **run_record.left_out(image_set),
+        },
+        # Each fold keeps and compares its own; here only that all folds have the same.
+        "weights": {},
+        "candidates": [str(candidate) for candidate in grid],
+        "folds": [
+            {
+                "name": fold.name,
+                "repeat": fold.repeat,
+                "status": "planned",
+                "seed": fold.config.seed,
+                "split_seed": fold.config.split.seed,
+                "test_images": len(fold.tested),
+                "test_subjects": len(set(image_set.subjects[fold.tested].tolist())),
+            }
+            for fold in plan
+        ],
+        "versions": run_record.versions(),
+    }
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    keys = ("status", "config", "data", "weights", "versions")
+    found = run_dir.read_json(folder / FILE, keys)
+    return None if found is None else {key: found[key] for key in keys}
+
+
+def _write(
+    folder: Path, now: dict[str, Any], earlier: dict[str, Any] | None, lock: locks.Lock
+) -> None:
+    """Write the protocol's record, alone in its folder."""
+    lock.check()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.take()
+        if _read(folder) != earlier:
+            raise UserError(
+                f"{folder}: another protocol was begun there just now; give the same command again "
+                "to go on with it, or choose another --workdir"
+            )
+        files.write_json(folder / FILE, now)
+    except OSError as error:
+        raise UserError(
+            f"the folder {folder} cannot be written ({error.strerror}): choose another --workdir"
+        ) from error
+
+
+# --- folds --------------------------------------------------------------------------------------
+
+
+def _outcome(
+    fold: Fold,
+    folder: Path,
+    loaded: Loaded,
+    whole: ImageSet,
+    grid: Sequence[Candidate],
+    before: Sequence[aggregate.Outcome],
+) -> aggregate.Outcome:
+    """Run a fold, or find it finished; of 'nested' after the search within it."""
+    place = folder / "folds" / fold.name
+    fallback = _fell_back(folder)
+    chosen, config = None, fold.config
+    if grid:
+        chosen = _search(fold, folder / "search" / fold.name, loaded, grid, fallback)
+        config = grid[chosen["chosen"]].applied(config)
+    earlier = _finished(config, place)
+    if earlier is not None and run_record.same_evaluation(earlier, {"config": config.to_dict()}):
+        _LOG.info("%s: finished before", fold.name)
+    else:
+        _run(fold.name, config, place, loaded, fallback)
+    # Of no use to a finished run, and most of what it takes on the disk.
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    if before:
+        _refuse_other_weights(folder / "folds" / before[0].fold.name, place)
+    return aggregate.read(fold, place, whole, chosen)
+
+
+def _fell_back(folder: Path) -> bool:
+    """Whether any run so far started from a stand-in because ImageNet's could not be had."""
+    places = [*folder.glob("folds/*/run.json"), *folder.glob("search/*/*/run.json")]
+    found = [run_dir.read(place.parent) for place in places]
+    return any(one is not None and one["weights"]["fallback"] for one in found)
+
+
+def _run(name: str, config: ConfigDict, place: Path, loaded: Loaded, fallback: bool) -> None:
+    try:
+        single_run.run(config, place, loaded=loaded, fallback=fallback)
+    except DivergedError as error:
+        raise DivergedError(f"{name}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def _finished(config: ConfigDict, place: Path) -> dict[str, Any] | None:
+    """The record of the finished run of this config, if the folder holds it."""
+    earlier = run_dir.read(place)
+    if earlier is None or earlier["status"] != "finished":
+        return None
+    # The folds that are left may need less memory than those that are done.
+    free = ("config.micro_batch",)
+    different = run_record.config_differences(earlier["config"], config.to_dict(), free=free)
+    return None if different else earlier
+
+
+def _refuse_other_weights(first: Path, other: Path) -> None:
+    """Random weights differ by the seed; a file must be the same file for all folds."""
+    one, two = run_dir.read(first), run_dir.read(other)
+    assert one is not None and two is not None
+    names = ["kind", "convention", "fallback"]
+    names += ["sha256"] if one["weights"]["kind"] == "file" else []
+    different = [name for name in names if one["weights"][name] != two["weights"][name]]
+    if different:
+        raise UserError(
+            f"{other.name} began with other weights than {first.name} ({', '.join(different)} "
+            f"differ): delete {other}, see that config.pretrained can be had, and give the same "
+            "command again"
+        )
+
+
+# --- the search of 'nested' ---------------------------------------------------------------------
+
+
+def _search(
+    fold: Fold, folder: Path, loaded: Loaded, grid: Sequence[Candidate], fallback: bool
+) -> dict[str, Any]:
+    """Score every candidate in every inner fold, and say which is best; kept in search.json.
+
+    The images that `fold` tests are in none of these runs. A candidate is scored on the images that
+    an inner fold tests: those of its validation picked the epochs.
+    """
+    path = folder / "search.json"
+    if path.is_file():
+        return files.read_json(path)
+    metric = fold.config.select.metric
+    scores: list[list[float | None]] = []
+    for number, candidate in enumerate(grid):
+        scores.append([])
+        for inner in fold.inner:
+            name = f"candidate_{number}-{inner.name}"
+            _LOG.info("-- %s, %s: %s", fold.name, name, candidate)
+            config = candidate.applied(inner.config)
+            scores[-1].append(_score(metric, name, config, folder / name, loaded, fallback))
+            if scores[-1][-1] is None:
+                break
+    chosen = best(metric, scores)
+    found = {
+        "metric": metric,
+        "candidates": [
+            {
+                "name": str(candidate),
+                "overrides": candidate.overrides,
+                "scores": of_one,
+                "mean": mean_score(of_one),
+            }
+            for candidate, of_one in zip(grid, scores, strict=True)
+        ],
+        "chosen": chosen,
+    }
+    _LOG.info("%s: chosen %s", fold.name, grid[chosen])
+    files.write_json(path, found)
+    return found
+
+
+def _score(
+    metric: str, name: str, config: ConfigDict, place: Path, loaded: Loaded, fallback: bool
+) -> float | None:
+    """The metric on the images that the inner fold tests; None where the training diverged."""
+    if _finished(config, place) is None:
+        try:
+            _run(name, config, place, loaded, fallback)
+        except DivergedError as error:
+            _LOG.warning("%s", error)
+            return None
+    # Only its figures are of use from here on, and there are many such runs.
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    for model in place.glob("stages/*/model"):
+        shutil.rmtree(model, ignore_errors=True)
+    # As the network gave them: what is made of its probabilities has no part in the choice.
+    stage = files.read_json(place / "metrics.json")["final_stage"]
+    table = Predictions.read_csv(place / "stages" / stage / "predictions.csv").where("test")
+    return metrics.validation_metric(metric, table)

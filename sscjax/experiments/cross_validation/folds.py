@@ -1,0 +1,256 @@
+"""The folds of a protocol: a config for each, every split made and judged before any training.
+
+A fold is an ordinary run: its config alone gives the same images, the same split and the same
+seeds, so that it can be trained again apart from the others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sscjax.data import dataset
+from sscjax.data.dataset import ImageSet
+from sscjax.errors import UserError
+from sscjax.experiments import data_from_config
+
+# Protocols of several runs, each with what it is called in a report.
+TITLES = {
+    "repeated": "repeated hold-out",
+    "kfold": "cross-validation",
+    "nested": "nested cross-validation",
+    "loso": "leave-one-subject-out cross-validation",
+}
+KINDS = ("holdout", *TITLES)
+
+# Protocols that test each image exactly once in each repeat.
+EXHAUSTIVE = ("kfold", "nested", "loso")
+
+_DEFAULT_HOLDOUTS = 5
+
+# What a seed is for: part of what it is derived from.
+_SPLIT, _TRAINING, _INNER = 1, 2, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Fold:
+    """One run of a protocol.
+
+    Attributes:
+      name: of its folder.
+      repeat: which repeat of the whole it belongs to, from 0.
+      config: of the run.
+      tested: [K] int, places of the tested images in the set.
+      inner: the runs among which 'nested' chooses, made of the images that this fold does not test.
+    """
+
+    name: str
+    repeat: int
+    config: ConfigDict
+    tested: np.ndarray
+    inner: tuple[Fold, ...] = ()
+
+
+def derived_seed(seed: int, *place: int) -> int:
+    """A seed of its own for each place, 0 to 2**31 - 1, the same for the same arguments."""
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0] >> 1)
+
+
+def plan(config: ConfigDict, image_set: ImageSet) -> list[Fold]:
+    """All runs of the config's protocol, in the order in which they are made.
+
+    Args:
+      config: whose `protocol` is one of `TITLES`.
+      image_set: N images as they are split, copies that are made before the split among them.
+
+    Raises:
+      UserError: the protocol cannot be had of these images, or fields contradict it.
+    """
+    _check_fields(config, image_set)
+    # Splits depend on everything but the pixels, and the inner ones would copy these.
+    light = dataclasses.replace(image_set, images=np.empty((len(image_set), 0)), masks=None)
+    _check_holders(config, light)
+    if config.protocol == "loso":
+        found = _one_for_each_subject(config, light)
+    else:
+        repeats = config.cv.repeats or (_DEFAULT_HOLDOUTS if config.protocol == "repeated" else 1)
+        found = [
+            fold
+            for repeat in range(repeats)
+            for fold in _one_repeat(config, light, repeat, repeats)
+        ]
+    if config.protocol in EXHAUSTIVE:
+        _check_each_once(found, len(image_set))
+    return found
+
+
+def _one_repeat(config: ConfigDict, image_set: ImageSet, repeat: int, repeats: int) -> list[Fold]:
+    """The folds of one partition; of 'repeated', one hold-out."""
+    seed = data_from_config.split_seed(config)
+    # The first repeat has the folds that split.folds and split.fold give by hand.
+    seed = derived_seed(seed, _SPLIT, repeat) if repeat else seed
+    prefix = f"repeat_{_padded(repeat, repeats)}" if repeats > 1 else ""
+    if config.protocol == "repeated":
+        return [_fold(config, image_set, prefix or "repeat_0", repeat, 0, {"seed": seed})]
+    count, found = config.cv.folds, []
+    for number in range(count):
+        name = "-".join(filter(None, (prefix, f"fold_{_padded(number, count)}")))
+        split = {"seed": seed, "folds": count, "fold": number}
+        fold = _fold(config, image_set, name, repeat, number, split)
+        if config.protocol == "nested":
+            inner = _inner(config, image_set, fold, number)
+            fold = dataclasses.replace(fold, inner=inner)
+        found.append(fold)
+    return found
+
+
+def _one_for_each_subject(config: ConfigDict, image_set: ImageSet) -> list[Fold]:
+    subjects = np.unique(image_set.subjects).tolist()
+    return [
+        _fold(
+            config,
+            image_set,
+            f"fold_{_padded(number, len(subjects))}",
+            0,
+            number,
+            {"seed": data_from_config.split_seed(config), "test_subject": subject},
+        )
+        for number, subject in enumerate(subjects)
+    ]
+
+
+def _inner(config: ConfigDict, image_set: ImageSet, outer: Fold, number: int) -> tuple[Fold, ...]:
+    """The folds of the images that `outer` does not test."""
+    count, wish = config.cv.inner_folds, outer.config.split
+    found = []
+    for inner in range(count):
+        split = {
+            "seed": wish.seed,
+            "outer_folds": wish.folds,
+            "outer_fold": wish.fold,
+            "folds": count,
+            "fold": inner,
+        }
+        name = f"inner_{_padded(inner, count)}"
+        where = f"{outer.name}, {name}"
+        adapted = _adapted(config, split, _INNER, outer.repeat, number, inner)
+        found.append(Fold(name, outer.repeat, adapted, _tested(adapted, image_set, where)))
+    return tuple(found)
+
+
+def _fold(
+    config: ConfigDict,
+    image_set: ImageSet,
+    name: str,
+    repeat: int,
+    number: int,
+    split: dict[str, Any],
+) -> Fold:
+    adapted = _adapted(config, split, _TRAINING, repeat, number)
+    return Fold(name, repeat, adapted, _tested(adapted, image_set, name))
+
+
+def _adapted(config: ConfigDict, split: dict[str, Any], *place: int) -> ConfigDict:
+    """The config of one ordinary run: its part of the split, and seeds of its own."""
+    found = config.copy_and_resolve_references()
+    found.protocol = "holdout"
+    # The images stay what they are, whatever the seed of the run.
+    found.data.seed = data_from_config.data_seed(config)
+    found.seed = derived_seed(config.seed, *place)
+    found.split.update(split)
+    return found
+
+
+def _tested(config: ConfigDict, image_set: ImageSet, name: str) -> np.ndarray:
+    """Places of the tested images among those that the run may see."""
+    try:
+        seen = data_from_config.without_outer_fold(config, image_set)
+        return np.flatnonzero(data_from_config.make_splits(config, seen) == "test")
+    except UserError as error:
+        numbers = "; or change config.cv.folds or config.cv.inner_folds"
+        mend = numbers if config.split.folds else ""
+        raise UserError(f"{name} cannot be split: {error}{mend}") from error
+
+
+def _padded(number: int, count: int) -> str:
+    """Names in the order of their numbers when they are sorted as text."""
+    return f"{number:0{len(str(count - 1))}d}"
+
+
+# --- checks -------------------------------------------------------------------------------------
+
+
+def _check_fields(config: ConfigDict, image_set: ImageSet) -> None:
+    kind, wish, split = config.protocol, config.cv, config.split
+    if config.seed < 0:
+        raise UserError(f"config.seed={config.seed}: expected 0 or more")
+    for name in ("folds", "outer_folds"):
+        if split[name]:
+            raise UserError(
+                f"config.split.{name}={split[name]} is for one run by hand: set it to 0, for "
+                f"config.protocol={kind!r} makes its own folds by config.cv.folds"
+            )
+    if split.test_subject:
+        raise UserError(
+            f"config.split.test_subject is for one run by hand: empty it, for "
+            f"config.protocol={kind!r} makes its own test sets"
+        )
+    if split.counts and kind != "repeated":
+        raise UserError(
+            f"config.split.counts prescribes one split: empty it for config.protocol={kind!r}"
+        )
+    if image_set.splits is not None:
+        raise UserError(
+            f"{image_set.source}: prescribes its splits, so config.protocol={kind!r} has nothing "
+            "to split; set config.protocol=holdout or remove the split column"
+        )
+    for name, least in (("folds", 2), ("inner_folds", 2), ("repeats", 0)):
+        if wish[name] < least:
+            raise UserError(f"config.cv.{name}={wish[name]}: expected {least} or more")
+    if kind == "loso" and split.by != "subject":
+        raise UserError(
+            f"config.protocol='loso' leaves out subjects, but config.split.by={split.by!r}: set it "
+            "to 'subject'"
+        )
+    if kind == "loso" and wish.repeats > 1:
+        raise UserError(
+            f"config.cv.repeats={wish.repeats}: leaving out each subject can be done in one way "
+            "only; set it to 0, or take another config.protocol"
+        )
+
+
+def _check_holders(config: ConfigDict, image_set: ImageSet) -> None:
+    """Whether each class has enough subjects (or images), so that the mend can name a number."""
+    kind, by = config.protocol, config.split.by
+    if kind == "loso" and dataset.unnamed(image_set) == len(image_set):
+        raise UserError(
+            "config.protocol='loso' leaves out one subject after the other, but no image names "
+            "its subject: add a column 'subject' to manifest.csv or a folder for each, or set "
+            "config.protocol=kfold"
+        )
+    # One to test, one to validate, one to train on; and of k folds each is to test one.
+    least = max(3, config.cv.folds if kind in ("kfold", "nested") else 0)
+    for label, name in enumerate(image_set.classes):
+        of_class = image_set.labels == label
+        groups = image_set.subjects if by == "subject" else image_set.files
+        holders = len(set(groups[of_class].tolist()))
+        if holders >= least:
+            continue
+        other = " or split by='image'" if by == "subject" else ""
+        mend = f"merge classes (config.data.merge){other}"
+        if holders >= 3:
+            mend = f"set config.cv.folds={holders} or fewer, {mend}"
+        raise UserError(
+            f"class {name!r} has {holders} {by}(s), but config.protocol={kind!r} wants "
+            f"{least} or more; {mend}"
+        )
+
+
+def _check_each_once(found: list[Fold], images: int) -> None:
+    for repeat in {fold.repeat for fold in found}:
+        tested = np.concatenate([fold.tested for fold in found if fold.repeat == repeat])
+        if not np.array_equal(np.sort(tested), np.arange(images)):
+            raise AssertionError(f"the folds of repeat {repeat} do not test each image once")

@@ -1,0 +1,416 @@
+"""Run a finished run again, and say which figures are identical: `python -m sscjax reproduce RUN`.
+
+First everything that went into the run is compared with its manifest: each image, the weights, the
+code, the machine. Then it is trained again in a folder of its own, by the config and the
+micro-batch of its record, and each prediction and figure is compared. Of a protocol each fold is
+such a run.
+
+Exit code 0: identical to the bit. 1: something differs. 2: a mistake that the user can mend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sscjax.data import manifest
+from sscjax.errors import UserError
+from sscjax.evaluation import metrics
+from sscjax.evaluation.predictions import Predictions
+from sscjax.experiments import data_from_config, provenance, run_record, single_run
+from sscjax.reports.tables import UNITS, figure_title
+from sscjax.system import files, formatting, run_dir
+from sscjax.training import setup
+
+RESULT = "reproduction.json"
+
+# Files that must come out the same byte by byte, and files of figures that are compared one by one.
+TABLES = ("splits.csv", "curves.csv")
+FIGURES = ("metrics.json", "calibration.json")
+
+
+# --- what went into the run -----------------------------------------------------------------------
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs that a folder stands for, relative to it: itself, or the folds of a protocol.
+
+    Raises:
+      UserError: the folder holds no finished run.
+    """
+    if (folder / run_dir.FILE).is_file():
+        found = [Path()]
+    else:
+        found = sorted(
+            path.parent.relative_to(folder) for path in (folder / "folds").glob(f"*/{run_dir.FILE}")
+        )
+    if not found:
+        raise UserError(
+            f"{folder} holds no run (no {run_dir.FILE}) and no folds: give the folder of a run"
+        )
+    for part in found:
+        kept = run_dir.read(folder / part)
+        if kept is None or kept["status"] != "finished":
+            raise UserError(
+                f"the run in {folder / part} is not finished: give its own command again first"
+            )
+    return found
+
+
+def recorded_config(kept: Mapping[str, Any], data: str | None, weights: str | None) -> ConfigDict:
+    """The config of a run's record, with another place for its images or its weights."""
+    config = ConfigDict(kept["config"])
+    if data is not None:
+        config.data.path = data
+    if weights is not None:
+        config.pretrained = weights
+    return config
+
+
+def changed_inputs(folder: Path, config: ConfigDict) -> list[str]:
+    """What would make it another run: every change of an image, of its split, of the weights.
+
+    Raises:
+      UserError: the images or the weights cannot be had at all.
+    """
+    kept, then = run_dir.read(folder), manifest.read(folder)["images"]
+    assert kept is not None
+    root = manifest.root_of(config)
+    if root is not None and not root.is_dir():
+        raise UserError(f"{root}: the images are not there; name their place now by --data=PATH")
+    # Before any image is decoded: one that is missing would stop that, and be the only one named.
+    # A private run has numbers for them.
+    found = (
+        list(_changed_files(then, root)) if root is not None and not config.get("private") else []
+    )
+    if found:
+        return found
+    image_set, synthetic = data_from_config.load_images(config)
+    # Before they are split, which other images might not allow.
+    unsplit = manifest.image_rows(image_set, np.full(len(image_set), ""), root)
+    copied = bool(config.augment.counts_before_split)
+    before = [row for row in then if not (copied and re.search(r"#\d+$", row["file"]))]
+    found = changed_images(before, unsplit, ("label", "subject", "of", "sha256"))
+    if found:
+        return found
+    images = data_from_config.split_images(config, image_set, synthetic)
+    fallback = bool(kept["weights"]["fallback"])
+    network = setup.build_network(config, images, earlier_fallback=fallback)
+    now = run_record.make(config, images, network, [])
+    found = run_record.config_differences(kept["weights"], now["weights"], "weights")
+    # With it what no single image shows: the order, the classes, the augmented copies.
+    lines = run_record.config_differences(kept["data"], now["data"], "data")
+    lines = [line for line in lines if not line.startswith("data.source")]
+    if lines:
+        rows = manifest.image_rows(images.originals, images.splits, root)
+        found += changed_images(then, rows, ("split", "sha256"))
+    return found + lines
+
+
+def _changed_files(then: list[dict[str, Any]], root: Path) -> Iterator[str]:
+    """A line for each image whose file is gone or holds something else."""
+    rows = [row for row in then if row["of"] == "file"]
+    present = [row for row in rows if (root / row["file"]).is_file()]
+    hashes = manifest.hash_files([root / row["file"] for row in present])
+    now = {row["file"]: value for row, value in zip(present, hashes, strict=True)}
+    for row in rows:
+        if row["file"] not in now:
+            yield f"image {row['file']}: missing now"
+        elif now[row["file"]] != row["sha256"]:
+            yield _changed("image " + row["file"], "sha256", row["sha256"], now[row["file"]])
+
+
+def changed_images(
+    then: list[dict[str, Any]], now: list[dict[str, Any]], keys: Sequence[str]
+) -> list[str]:
+    """A line for every image that is missing, new, or other than it was.
+
+    Args:
+      then: `images` of a manifest.
+      now: what `manifest.image_rows` gives.
+      keys: what is compared of each image.
+    """
+    before, after = ({row["file"]: row for row in rows} for rows in (then, now))
+    lines = [f"image {file}: missing now" for file in before if file not in after]
+    lines += [f"image {file}: new" for file in after if file not in before]
+    lines += [
+        _changed(f"image {file}", key, row[key], after[file][key])
+        for file, row in before.items()
+        for key in keys
+        if file in after and row[key] != after[file][key]
+    ]
+    return lines
+
+
+def _changed(what: str, key: str, then: Any, now: Any) -> str:
+    if key == "sha256":
+        then, now = f"{then[:16]}...", f"{now[:16]}..."
+    return f"{what}: {key} {then} then, {now} now"
+
+
+def changed_surroundings(folder: Path) -> list[str]:
+    """Every change of code and machine since any session: the result may differ in last bits."""
+    lines: dict[str, None] = {}
+    code, environment = provenance.code(), provenance.environment()
+    for number, session in enumerate(manifest.read(folder)["sessions"], 1):
+        if "code" not in session or "environment" not in session:
+            lines[f"session {number}: its code and machine were not recorded"] = None
+            continue
+        found = run_record.config_differences(session["code"], code, "code")
+        # The same sources are the same code, whatever a repository calls them.
+        if session["code"]["source_sha256"] == code["source_sha256"]:
+            found = [line for line in found if not line.startswith("code.git")]
+        found += run_record.config_differences(session["environment"], environment, "environment")
+        lines |= dict.fromkeys(found)
+    return list(lines)
+
+
+# --- again ----------------------------------------------------------------------------------------
+
+
+def run_again(folder: Path, target: Path, config: ConfigDict) -> None:
+    """Train the run of `folder` again in `target`; a target that was begun is gone on with."""
+    kept = run_dir.read(folder)
+    assert kept is not None
+    run_dir.refuse_foreign(target)
+    if not (target / run_dir.FILE).is_file():
+        # As a run that was just begun: it has the micro-batch, and whether weights could be had.
+        files.write_json(target / run_dir.FILE, {**kept, "status": "started"})
+    # Features of frozen layers that lie in the cache may be the first run's: they are made again.
+    with tempfile.TemporaryDirectory(dir=target, prefix=".features.", suffix=".tmp") as place:
+        single_run.run(config, target, features_at=Path(place))
+
+
+@contextlib.contextmanager
+def _config_of_another_version(folder: Path) -> Iterator[None]:
+    """Says so where a run that other code made has not the fields that this code needs."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        then, now = manifest.read(folder)["sessions"][-1].get("code", {}), provenance.code()
+        if then.get("source_sha256") == now["source_sha256"]:
+            raise
+        version = then.get("version", "another version")
+        raise UserError(
+            f"the config of {folder} is that of sscjax {version} ({error}): install that version "
+            "to run it again"
+        ) from error
+
+
+# --- what came out --------------------------------------------------------------------------------
+
+
+def compare_outcomes(folder: Path, target: Path) -> dict[str, Any]:
+    """What two runs' folders hold, compared; ready for JSON.
+
+    Returns:
+      identical: bool; tables: {file: identical}; predictions: {file: rows, differing, changed
+      (rows of another class), largest (difference of a probability)}; n_figures; figures: a list
+      of file, figure, then, now, difference of those that differ.
+    """
+    tables = {
+        name: (folder / name).read_bytes() == _bytes(target / name)
+        for name in TABLES
+        if (folder / name).is_file()
+    }
+    names = ["predictions.csv"]
+    names += [
+        path.relative_to(folder).as_posix()
+        for path in sorted((folder / "stages").glob("*/predictions.csv"))
+    ]
+    predictions = {name: _compare_predictions(folder / name, target / name) for name in names}
+    count, differing = 0, []
+    for name in FIGURES:
+        if (folder / name).is_file():
+            then, now = _figures(folder / name), _figures(target / name)
+            count += len(then)
+            differing += [
+                {"file": name, **_figure(key, then.get(key), now.get(key))}
+                for key in sorted(then | now)
+                if key not in then or key not in now or then[key] != now[key]
+            ]
+    same = all(tables.values()) and not differing
+    same = same and not any(entry["differing"] for entry in predictions.values())
+    return {
+        "identical": same,
+        "tables": tables,
+        "predictions": predictions,
+        "n_figures": count,
+        "figures": differing,
+    }
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _compare_predictions(then_path: Path, now_path: Path) -> dict[str, Any]:
+    then = Predictions.read_csv(then_path)
+    now = Predictions.read_csv(now_path)
+    before, after = (
+        {
+            (file, split): (label, tuple(row))
+            for file, split, label, row in zip(
+                one.files.tolist(),
+                one.splits.tolist(),
+                one.labels.tolist(),
+                one.probabilities.tolist(),
+                strict=True,
+            )
+        }
+        for one in (then, now)
+    )
+    common = [key for key in before if key in after and then.classes == now.classes]
+    differing = [key for key in common if before[key] != after[key]]
+    gaps = [np.abs(np.subtract(before[key][1], after[key][1])).max() for key in differing]
+    classes = [(np.argmax(before[key][1]), np.argmax(after[key][1])) for key in differing]
+    return {
+        "rows": len(before),
+        "differing": len(differing) + len(before.keys() | after.keys()) - len(common),
+        "changed": sum(bool(one != other) for one, other in classes),
+        "largest": float(max(gaps, default=0.0)),
+    }
+
+
+def _figures(path: Path) -> dict[str, Any]:
+    """Every value of a JSON file by its place, as `splits.test.image.accuracy`."""
+    if not path.is_file():
+        return {}
+    return dict(_flat(files.read_json(path), ""))
+
+
+def _flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in pairs:
+            yield from _flat(part, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, value
+
+
+def _figure(name: str, then: Any, now: Any) -> dict[str, Any]:
+    numbers = all(isinstance(value, int | float) for value in (then, now))
+    return {
+        "figure": name,
+        "then": then,
+        "now": now,
+        "difference": now - then if numbers else None,
+    }
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def outcome_text(name: str, outcome: Mapping[str, Any]) -> str:
+    """One run's outcome in lines; each figure that differs is named."""
+    predicted = sum(entry["rows"] for entry in outcome["predictions"].values())
+    if outcome["identical"]:
+        return (
+            f"{name}: identical to the bit: {outcome['n_figures']} figures, "
+            f"{predicted} predictions, {', '.join(outcome['tables'])}"
+        )
+    lines = [f"{name}: differs"]
+    for file, same in outcome["tables"].items():
+        lines.append(f"  {file}: {'identical' if same else 'differs'}")
+    for file, entry in outcome["predictions"].items():
+        if entry["differing"]:
+            lines.append(
+                f"  {file}: {entry['differing']} of {entry['rows']} rows differ, "
+                f"{entry['changed']} in the class, probabilities by up to {entry['largest']:.3g}"
+            )
+        else:
+            lines.append(f"  {file}: identical")
+    rows = [["figure that differs", "then", "now", "difference"]]
+    for entry in outcome["figures"]:
+        gap = entry["difference"]
+        cells = [repr(entry["then"]), repr(entry["now"]), "" if gap is None else f"{gap:+.3g}"]
+        rows.append([formatting.clean_name(entry["figure"], 46), *(cell[:22] for cell in cells)])
+    same = outcome["n_figures"] - len(outcome["figures"])
+    lines.append(f"  figures: {same} of {outcome['n_figures']} identical")
+    return "\n".join([*lines, *([formatting.align(rows)] if len(rows) > 1 else [])])
+
+
+def figures_text(folder: Path, target: Path) -> str:
+    """The overall test figures of both runs, and of each whether it is identical."""
+    then, now = (_figures(one / "metrics.json") for one in (folder, target))
+    rows = [["test", "figure", "then", "now", ""]]
+    for unit in UNITS:
+        for name in metrics.OVERALL:
+            key = f"splits.test.{unit}.{name}"
+            one, other = then.get(key), now.get(key)
+            if one is not None or other is not None:
+                gap = _figure(key, one, other)["difference"]
+                said = "identical" if one == other else f"{gap:+.3g}" if gap else "differs"
+                cells = [formatting.number(one), formatting.number(other), said]
+                rows.append([f"per {unit}", figure_title(name), *cells])
+    return formatting.align(rows, left=2)
+
+
+def reproduce(
+    folder: Path,
+    target: Path,
+    data: str | None = None,
+    weights: str | None = None,
+    check_only: bool = False,
+) -> int:
+    """Check, run again, compare, and print all of it; returns the exit code.
+
+    Args:
+      folder: of a finished run, or of a protocol with its folds.
+      target: where it runs again; not the folder itself.
+      data: where the images are now; None: where they were.
+      weights: the file of weights now; None: what the config says.
+      check_only: compare only what goes into the run.
+
+    Raises:
+      UserError: no finished run, or its images or weights cannot be had.
+    """
+    parts = runs_in(folder)
+    if target == folder or target.is_relative_to(folder):
+        raise UserError(f"--workdir={target} is the run itself: give a folder outside it")
+    surroundings = changed_surroundings(folder / parts[0])
+    print("code and machine: " + _listed(surroundings, "as they were"))
+    configs, changes = [], []
+    for part in parts:
+        kept = run_dir.read(folder / part)
+        assert kept is not None
+        configs.append(recorded_config(kept, data, weights))
+        with _config_of_another_version(folder / part):
+            found = changed_inputs(folder / part, configs[-1])
+        changes += found
+        print(f"{_name(folder, part)}: images and weights: " + _listed(found, "as they were"))
+    if changes:
+        print("not run again: it would be another run")
+        return 1
+    if check_only:
+        return 1 if surroundings else 0
+    outcomes = {}
+    for part, config in zip(parts, configs, strict=True):
+        with _config_of_another_version(folder / part):
+            run_again(folder / part, target / part, config)
+        outcome = compare_outcomes(folder / part, target / part)
+        outcomes[part.as_posix()] = outcome
+        print("\n" + figures_text(folder / part, target / part))
+        print("\n" + outcome_text(_name(folder, part), outcome), flush=True)
+    same = all(outcome["identical"] for outcome in outcomes.values())
+    files.write_json(
+        target / RESULT,
+        {"identical": same, "surroundings": surroundings, "runs": outcomes},
+    )
+    print("\n" + ("IDENTICAL to the bit" if same else "DIFFERENT") + f": see {target}")
+    return 0 if same else 1
+
+
+def _name(folder: Path, part: Path) -> str:
+    return folder.name if part == Path() else f"{folder.name}/{part.as_posix()}"
+
+
+def _listed(lines: list[str], none: str) -> str:
+    return "\n".join([f"{len(lines)} differ", *(f"  {line}" for line in lines)]) if lines else none

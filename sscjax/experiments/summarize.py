@@ -1,0 +1,302 @@
+"""The end of a run: which stage's model it keeps, its figures in files, pictures and text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sscjax.data import dataset
+from sscjax.data.dataset import ImageSet
+from sscjax.evaluation import intervals, metrics, reliability, segmentation
+from sscjax.inference import explanations
+from sscjax.reports import figures, tables
+from sscjax.system import files, formatting
+from sscjax.training.network import Network
+from sscjax.training.stage import Finished
+
+# Files that cannot be read which the report's first lines name.
+_NAMED = 3
+
+
+def choose(config: ConfigDict, finished: Mapping[str, Finished]) -> str:
+    """The stage whose model the run ends with."""
+    names = list(finished)
+    if config.select.stage == "last" or config.select.metric == "none":
+        return names[-1]
+    sign = 1 if metrics.HIGHER_IS_BETTER[config.select.metric] else -1
+    return max(names, key=lambda name: sign * (finished[name].value or 0.0))
+
+
+def options(config: ConfigDict) -> reliability.Options:
+    """What `config.calibration` asks for.
+
+    Raises:
+      UserError: a field makes no sense.
+    """
+    return reliability.Options(**config.calibration.to_dict())
+
+
+def write(
+    config: ConfigDict,
+    folder: Path,
+    images: dataset.Images,
+    network: Network,
+    finished: Mapping[str, Finished],
+    features: reliability.Features,
+    leaks: Sequence[str] = (),
+    masks: segmentation.Table | None = None,
+) -> str:
+    """Write predictions, figures and pictures of the run; returns the text for the terminal.
+
+    The run's own predictions and figures are those of calibrated probabilities; those of each stage
+    are as its network gave them.
+    """
+    chosen = choose(config, finished)
+    said = warnings(
+        images,
+        fallback=stand_in(network.weights.identity()),
+        named=names_classes(config, images.synthetic),
+        leaks=leaks,
+    )
+    ordered = images.ordered
+    by_stage = {
+        name: metrics.figures_by_split(one.predictions, ordered) for name, one in finished.items()
+    }
+    assessment = reliability.assess(
+        finished[chosen].predictions, images.originals.classes, features, options(config)
+    )
+    assessment.detector.save(folder / "outliers.npz")
+    files.write_json(folder / "calibration.json", assessment.found)
+    predictions = assessment.predictions
+    ours = metrics.figures_by_split(predictions, ordered)
+    our_ranges = intervals.test_figures(predictions, ordered)
+    ranges = {
+        name: intervals.test_figures(one.predictions, ordered) for name, one in finished.items()
+    }
+    predictions.write_csv(folder / "predictions.csv")
+    told = None
+    if masks is not None:
+        masks.write_csv(folder / segmentation.FILE)
+        told = segmentation.by_split(masks)
+    files.write_json(
+        folder / "metrics.json",
+        {
+            "final_stage": chosen,
+            "probabilities": {
+                "splits": "calibrated",
+                "stages": "as the network gave them",
+                "temperature": assessment.found["temperature"],
+            },
+            "warnings": said,
+            "splits": ours,
+            "test_intervals": our_ranges,
+            **({} if told is None else {"segmentation": told}),
+            "stages": {
+                name: {
+                    "splits": by_stage[name],
+                    "test_intervals": ranges[name],
+                    "epochs": one.course.epoch,
+                    "best_epoch": one.course.best_epoch or None,
+                    "best_value": one.course.best_value,
+                    "stopped_early": one.course.stopped_early,
+                    "frozen_parameters": one.counts.frozen,
+                    "trained_parameters": one.counts.trained,
+                }
+                for name, one in finished.items()
+            },
+        },
+    )
+    _draw(folder, finished, chosen, ours, assessment.found)
+    explanations.write(config, folder, images, network, chosen, predictions)
+    text = _text(
+        config,
+        folder,
+        images,
+        network,
+        finished,
+        chosen,
+        by_stage,
+        ours,
+        our_ranges,
+        assessment.found,
+        said,
+        told,
+    )
+    files.write_text(folder / "report.txt", text)
+    return text
+
+
+def _draw(
+    folder: Path,
+    finished: Mapping[str, Finished],
+    chosen: str,
+    ours: Mapping[str, Any],
+    found: Mapping[str, Any],
+) -> None:
+    rows = list(finished.values())[-1].course.rows
+    course, before = finished[chosen].course, 0
+    for name, one in finished.items():
+        if name == chosen:
+            break
+        before += one.course.epoch
+    best = before + course.best_epoch if course.best_epoch else None
+    figures.write_learning_curves(folder / "curves.png", rows, best_epoch=best)
+    figures.write_calibration(folder / "calibration.png", found)
+    for split in ("val", "test"):
+        if split in ours:
+            shown = ours[split]["image"]
+            figures.write_confusion(
+                folder / f"confusion_{split}.png",
+                shown["confusion"],
+                shown["classes"],
+                title=f"{split} images",
+            )
+
+
+def reach(images: dataset.Images, ranges: Mapping[str, Any]) -> str:
+    """What the intervals can say of new patients."""
+    count = ranges["image"]["n_subjects"]
+    if not images.has_subjects:
+        return (
+            "Intervals by image, for no image names its subject: too narrow wherever a patient\n"
+            "has several images."
+        )
+    line = f"Intervals by subject ({count}): images of one patient are not independent."
+    if images.by == "image":
+        line += "\nSplit by image: they say nothing of patients who are not in training."
+    return line
+
+
+def left_out_warning(image_set: ImageSet) -> str:
+    """How many images could not be read, and which."""
+    names = [formatting.clean_file(name, 60) for name in image_set.left_out]
+    count, more = len(names), ""
+    if count > _NAMED:
+        names, more = names[:_NAMED], f" and {count - _NAMED:,} more (the record has all)"
+    return (
+        f"{count:,} OF {count + len(image_set):,} IMAGES LEFT OUT, for they cannot be read:\n"
+        f"{', '.join(names)}{more}."
+    )
+
+
+def names_classes(config: ConfigDict, synthetic: bool) -> bool:
+    """Whether the order of the classes is known: the first is taken for healthy."""
+    return bool(synthetic or config.data.classes)
+
+
+def stand_in(weights: Mapping[str, Any]) -> str:
+    """What a run started from in place of ImageNet's weights: 'bundled', 'random', or ''.
+
+    Args:
+      weights: of the run's record.
+    """
+    if not weights.get("fallback"):
+        return ""
+    return "bundled" if weights["kind"] == "file" else "random"
+
+
+def warnings(
+    images: dataset.Images, *, fallback: str, named: bool = True, leaks: Sequence[str] = ()
+) -> list[str]:
+    """What a reader must know before any figure.
+
+    Args:
+      images: the run's images.
+      fallback: what stands in for ImageNet's weights, see `stand_in`.
+      named: whether the config names the classes in their order.
+      leaks: what the audit found to leak, though the run went on.
+    """
+    parts = []
+    if leaks:
+        parts.append(f"LEAKAGE ALLOWED BY THE CONFIG: {'; '.join(leaks)}.")
+    if images.synthetic:
+        parts.append(
+            "SYNTHETIC IMAGES, drawn by a program: no figure here says anything of patients."
+        )
+    if fallback:
+        parts.append(f"{tables.STAND_INS[fallback]}: no ImageNet weights could be had.")
+    if images.by == "subject" and not images.has_subjects:
+        parts.append(
+            "NO SUBJECTS: every image counts as a subject of its own, so images of one patient\n"
+            "may stand in training and test alike, and the figures are too good."
+        )
+    if images.originals.left_out:
+        parts.append(left_out_warning(images.originals))
+    unnamed, total = images.unnamed, len(images.originals)
+    if images.by == "subject" and 0 < unnamed < total:
+        parts.append(
+            f"{unnamed} OF {total} IMAGES NAME NO SUBJECT: each of them counts as a subject of\n"
+            "its own, so the figures are too good where patients have several."
+        )
+    if images.by == "subject" and images.one_image_each:
+        parts.append(
+            "ONE IMAGE PER SUBJECT: sound if each is another patient. If the subjects are but\n"
+            "numbers of images, the figures are too good."
+        )
+    if images.by == "image":
+        parts.append("SPLIT BY IMAGE: images of one subject stand in training and test alike.")
+    if len(set(images.originals.subjects[images.splits == "test"].tolist())) == 1:
+        parts.append(
+            "ONE SUBJECT IS TESTED: figures of all classes need those of the other subjects, too."
+        )
+    if not named:
+        healthy = formatting.clean_name(images.originals.classes[0])
+        parts.append(
+            f"CLASSES IN THE ORDER OF THEIR NAMES: {healthy} counts as not diseased. If it is\n"
+            "another, sensitivity and specificity are exchanged: name the classes by\n"
+            "--config.data.classes, the healthy one first."
+        )
+    return parts
+
+
+def _text(
+    config: ConfigDict,
+    folder: Path,
+    images: dataset.Images,
+    network: Network,
+    finished: Mapping[str, Finished],
+    chosen: str,
+    by_stage: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    ranges: Mapping[str, Any],
+    calibrated: Mapping[str, Any],
+    said: Sequence[str],
+    told: Mapping[str, Any] | None,
+) -> str:
+    parts = list(said)
+    if len(finished) > 1:
+        rows = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss, raw"]]
+        for name, one in finished.items():
+            val = by_stage[name]["val"]["image"]
+            rows.append(
+                [
+                    name + (" (chosen)" if name == chosen else ""),
+                    str(one.course.epoch),
+                    str(one.course.best_epoch or "-"),
+                    formatting.percent(val["accuracy"]),
+                    formatting.percent(val["balanced_accuracy"]),
+                    formatting.number(val["log_loss"]),
+                ]
+            )
+        parts.append(formatting.align(rows))
+    parts.append(tables.results_table(ours))
+    parts.append(tables.intervals_table(ours["test"], ranges, reach(images, ranges)))
+    test = ours["test"]["image"]
+    parts.append("test images\n" + tables.confusion_text(test["confusion"], test["classes"]))
+    if told is not None:
+        parts.append(segmentation.text(told))
+    parts.append(tables.calibration_text(calibrated))
+    parts.append(
+        tables.paper_table(
+            len(images.originals.classes),
+            config.model.name,
+            ours,
+            split_by=images.by if images.has_subjects else "image",
+            synthetic=images.synthetic,
+        )
+    )
+    parts.append(f"Everything lies in {folder}; open report.html there in a browser.")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,334 @@
+"""A run's network with nothing left to train: plain operations on plain arrays.
+
+Every format is written from this one description: BatchNorm is folded into the kernels, padding is
+in pixels, and what follows the logits (temperature, distance, maps) is given as arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from sscjax.inference.classifier import Trained
+from sscjax.models import CNN, MASK, FDUNet, MobileNetV2
+from sscjax.models.ops import elementwise
+from sscjax.models.pretrained import preprocessing
+
+Kind = Literal[
+    "conv",
+    "transpose",
+    "relu",
+    "relu6",
+    "add",
+    "concat",
+    "max_pool",
+    "pool",
+    "flatten",
+    "dense",
+]
+
+INPUT = "pixels"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Operation:
+    """One step of the network; it is fed the output of the one before it.
+
+    Attributes:
+      name: the model's layer whose output this is.
+      kind: 'conv', 'transpose' (transposed 2x2 convolution of stride 2: [N,h,w,C] to
+        [N,2h,2w,D]), 'relu' (max(x,0)), 'relu6' (clip to 0..6), 'add' (of an earlier output),
+        'concat' (an earlier output's channels before these), 'max_pool' (2x2, stride 2, an odd last
+        row or column left out), 'pool' (the mean over space of each of several outputs [N,h,w,C],
+        one beside the other), 'flatten' ([N,h,w,C] to [N,h*w*C], channels last) or 'dense'.
+      kernel: of 'conv' [K,K,C/groups,D], of 'transpose' [2,2,C,D] (the first two say which of the
+        four pixels), of 'dense' [C,D], float32.
+      bias: [D] float32.
+      stride: of 'conv', on both axes.
+      padding: zeros that 'conv' adds (top, left, bottom, right), in pixels.
+      groups: of 'conv': 1, or one per channel.
+      other: of 'add', the operation whose output is added; of 'concat', whose channels are first.
+      reads: of 'pool', the operations whose outputs are pooled, in order.
+    """
+
+    name: str
+    kind: Kind
+    kernel: np.ndarray | None = None
+    bias: np.ndarray | None = None
+    stride: int = 1
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+    other: str = ""
+    reads: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """What one output adds to the maps: `up @ (output @ kernel) @ up.T`, for each class.
+
+    Attributes:
+      name: of the operation, whose output is [N,s,s,D].
+      kernel: [D,C] float32.
+      up: [S,s] float32, bilinear interpolation to the side of the maps; None where that is s.
+    """
+
+    name: str
+    kernel: np.ndarray
+    up: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frozen:
+    """Everything numeric that an exported file holds.
+
+    Attributes:
+      image_size: side S of the images in pixels.
+      scale, shift: [3] float32; the network is fed uint8 pixels * scale + shift.
+      operations: from there to logits [N,C], whose softmax is the probability. A single sigmoid has
+        become two columns, -x/2 and x/2, with the same probabilities.
+      temperature: the logarithms of the probabilities, not below those of `LEAST`, are divided by
+        it, and their softmax is taken: see `calibration.calibrate`.
+      trunk: the last operation whose output has a place in the image.
+      features: the operation whose output, averaged over space where it has one, the detector looks
+        at.
+      masks: the operation whose output [N,S,S,M] are the logits of masks; '' without masks.
+      maps: what adds up to HiResCAM of each class (see `saliency.hires_cam`) over the outputs that
+        the classifier reads; () where the logits are not linear in their means.
+      mean, components, variances, noise: of the detector, see `ood.Detector`.
+    """
+
+    image_size: int
+    scale: np.ndarray
+    shift: np.ndarray
+    operations: tuple[Operation, ...]
+    temperature: float
+    trunk: str
+    features: str
+    masks: str
+    maps: tuple[Evidence, ...]
+    mean: np.ndarray
+    components: np.ndarray
+    variances: np.ndarray
+    noise: float
+
+
+# As `calibration` does: float32 keeps less than this imprecisely, or as 0.
+LEAST = float(np.finfo(np.float32).tiny)
+
+
+def freeze(opened: Trained) -> Frozen:
+    """Fold and flatten the network of an opened run."""
+    model = opened.model
+    params = model.fold(opened.params, opened.batch_stats, len(model.layer_names))
+    if isinstance(model, MobileNetV2):
+        operations = _mobilenet_v2(model, params, opened.image_size)
+    elif isinstance(model, CNN):
+        operations = _cnn(model, params)
+    else:
+        assert isinstance(model, FDUNet)
+        operations = _unet(model, params, opened.image_size)
+    trunk = model.layer_names[model.head_start - 1]
+    logits, maps = operations[-1], _evidence(operations, opened.image_size)
+    if opened.program.objective.kind == "sigmoid":
+        assert logits.kernel is not None and logits.bias is not None
+        kernel, bias = (_both_ways(part) / np.float32(2) for part in (logits.kernel, logits.bias))
+        operations[-1] = dataclasses.replace(logits, kernel=kernel, bias=bias)
+    scale, shift = _scaling(opened.scaling)
+    detector = opened.detector
+    return Frozen(
+        image_size=opened.image_size,
+        scale=scale,
+        shift=shift,
+        operations=tuple(operations),
+        temperature=opened.rules.temperature,
+        trunk=trunk,
+        features=model.layer_names[model.features_end - 1],
+        masks=MASK if opened.mask_classes else "",
+        maps=maps,
+        mean=np.asarray(detector.mean, np.float32),
+        components=np.asarray(detector.components, np.float32),
+        variances=np.asarray(detector.variances, np.float32),
+        noise=float(detector.noise),
+    )
+
+
+def _evidence(operations: Sequence[Operation], size: int) -> tuple[Evidence, ...]:
+    """Of every output that is pooled: the gradient of the logits over its pixels.
+
+    The maps have the side of the largest. What a smaller one says of a pixel is spread over those
+    in its place, so that a map still adds up to its logit, but for the bias.
+    """
+    pool, logits = operations[-2:]
+    if pool.kind != "pool":
+        return ()
+    assert logits.kernel is not None
+    kernel = _both_ways(logits.kernel)
+    found, widths = sides(operations, size), channels(operations)
+    most = max(found[name] for name in pool.reads)
+    ends = np.cumsum([widths[name] for name in pool.reads])
+    parts = np.split(kernel / np.float32(most * most), ends[:-1])
+    return tuple(
+        Evidence(name, part, None if found[name] == most else _bilinear(found[name], most))
+        for name, part in zip(pool.reads, parts, strict=True)
+    )
+
+
+def _bilinear(few: int, many: int) -> np.ndarray:
+    """[many,few] float32: interpolation between the centres of pixels, level beyond the last."""
+    places = np.clip((np.arange(many) + 0.5) * few / many - 0.5, 0, few - 1)
+    weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(few)[None]))
+    return weights.astype(np.float32)
+
+
+def _both_ways(weights: np.ndarray) -> np.ndarray:
+    """[...,1] of a single logit as [...,2], against class 1 and for it; others as they are."""
+    return np.concatenate([-weights, weights], axis=-1) if weights.shape[-1] == 1 else weights
+
+
+def _scaling(name: preprocessing.Scaling) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and summand [3] of what `preprocessing.preprocess` does: it is linear."""
+    ends = np.array([[0.0] * 3, [255.0] * 3])
+    low, high = preprocessing.preprocess(ends, name).astype(np.float64)
+    return ((high - low) / 255.0).astype(np.float32), low.astype(np.float32)
+
+
+def _array(value: Any) -> np.ndarray:
+    return np.asarray(value, np.float32)
+
+
+def _mobilenet_v2(model: MobileNetV2, params: dict[str, Any], size: int) -> list[Operation]:
+    """Convolution and BatchNorm are one operation, named as the latter; `size` in pixels."""
+    stack, found = model.layers, list[Operation]()
+    starts = {*model.block_ends, model.layer_names.index("Conv1_relu") + 1}
+    last = shortcut = INPUT
+    for index, layer in enumerate(stack):
+        if index in starts:
+            shortcut = last
+        if layer.kind in ("conv", "depthwise"):
+            norm = stack[index + 1]
+            before, after = elementwise.pad_amounts(size, layer.kernel, layer.stride, model.padding)
+            found.append(
+                Operation(
+                    norm.name,
+                    "conv",
+                    _array(params[layer.name]["kernel"]),
+                    _array(params[norm.name]["bias"]),
+                    layer.stride,
+                    (before, before, after, after),
+                    layer.channels if layer.kind == "depthwise" else 1,
+                )
+            )
+            size = (size + before + after - layer.kernel) // layer.stride + 1
+        elif layer.kind == "relu6":
+            found.append(Operation(layer.name, "relu6"))
+        elif layer.kind == "add":
+            found.append(Operation(layer.name, "add", other=shortcut))
+        elif layer.kind == "pool":
+            found.append(Operation(layer.name, "pool", reads=model.read_layers))
+        elif layer.kind == "dense":
+            found.append(_dense(layer.name, params))
+        last = found[-1].name if found else INPUT
+    return found
+
+
+def _cnn(model: CNN, params: dict[str, Any]) -> list[Operation]:
+    found = []
+    for name in model.layer_names:
+        if name.endswith("_relu"):
+            found.append(Operation(name, "relu"))
+        elif name.startswith("conv"):
+            arrays = params[name]
+            found.append(Operation(name, "conv", _array(arrays["kernel"]), _array(arrays["bias"])))
+        elif name.startswith("pool"):
+            found.append(Operation(name, "max_pool"))
+        elif name == "flatten":
+            found.append(Operation(name, "flatten"))
+        elif not name.startswith("dropout"):
+            found.append(_dense(name, params))
+    return found
+
+
+def _unet(model: FDUNet, params: dict[str, Any], size: int) -> list[Operation]:
+    """As `_mobilenet_v2`; the masks' logits are an operation that none reads."""
+    stack, found = model.layers, list[Operation]()
+    renamed = {"": INPUT}  # layers that are part of the operation after or before them
+    last = INPUT
+    for index, layer in enumerate(stack):
+        name, kernel = layer.name, params.get(layer.name, {}).get("kernel")
+        if layer.kind in ("conv", "depthwise", "transpose", "mask"):
+            norm = name if layer.kind == "mask" else stack[index + 1].name
+            amounts = (0, 0)
+            if layer.kind in ("conv", "depthwise"):
+                amounts = elementwise.pad_amounts(size, layer.kernel, layer.stride, model.padding)
+                size = (size + sum(amounts) - layer.kernel) // layer.stride + 1
+            elif layer.kind == "transpose":
+                size *= 2
+            found.append(
+                Operation(
+                    norm,
+                    "transpose" if layer.kind == "transpose" else "conv",
+                    _array(kernel),
+                    _array(params[norm]["bias"]),
+                    layer.stride,
+                    (amounts[0], amounts[0], amounts[1], amounts[1]),
+                    layer.channels if layer.kind == "depthwise" else 1,
+                )
+            )
+        elif layer.kind in ("relu", "relu6"):
+            found.append(Operation(name, layer.kind))
+        elif layer.kind in ("add", "concat"):
+            found.append(Operation(name, layer.kind, other=renamed[layer.joins]))
+        elif layer.kind == "max_pool":
+            found.append(Operation(name, "max_pool"))
+            size //= 2
+        elif layer.kind == "pool":
+            reads = renamed[layer.joins] if layer.joins else last
+            found.append(Operation(name, "pool", reads=(reads,)))
+        elif layer.kind == "dense":
+            found.append(_dense(name, params))
+        if layer.kind != "mask":
+            last = found[-1].name if found else INPUT
+        renamed[name] = last
+    return found
+
+
+def _dense(name: str, params: dict[str, Any]) -> Operation:
+    return Operation(name, "dense", _array(params[name]["kernel"]), _array(params[name]["bias"]))
+
+
+def channels(operations: Sequence[Operation]) -> dict[str, int]:
+    """Of each output that has a place in the image."""
+    found, last = dict[str, int](), 3
+    for one in operations:
+        if one.kind in ("conv", "transpose"):
+            assert one.bias is not None
+            last = len(one.bias)
+        elif one.kind == "concat":
+            last += found[one.other]
+        found[one.name] = last
+    return found
+
+
+def sides(operations: Sequence[Operation], size: int) -> dict[str, int]:
+    """Height, which is the width, of each output that has a place in the image, in pixels.
+
+    Args:
+      operations: of a network.
+      size: of its images.
+    """
+    found: dict[str, int] = {}
+    for one in operations:
+        if one.kind in ("pool", "flatten"):
+            break
+        if one.kind == "conv":
+            assert one.kernel is not None
+            size = (size + one.padding[0] + one.padding[2] - len(one.kernel)) // one.stride + 1
+        elif one.kind == "max_pool":
+            size //= 2
+        elif one.kind == "transpose":
+            size *= 2
+        found[one.name] = size
+    return found

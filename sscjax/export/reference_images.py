@@ -1,0 +1,67 @@
+"""The images of a finished run, found again where its config says or where the user says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sscjax.data import manifest
+from sscjax.errors import UserError
+from sscjax.evaluation import predictions
+from sscjax.experiments import data_from_config
+from sscjax.inference.classifier import Trained
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """Some images of a run.
+
+    Attributes:
+      images: uint8 [N,S,S,3].
+      labels: [N] int, index into the run's classes.
+      split: 'train', 'val' or 'test', where they stood.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def find(opened: Trained, data: str | None, splits: Sequence[str], most: int) -> Sample:
+    """Up to `most` images of one split, evenly over it.
+
+    Args:
+      opened: the run.
+      data: where its images are now; None: where they were.
+      splits: 'train', 'val' or 'test'; the first that the run has images in is taken.
+      most: 1 or more.
+
+    Raises:
+      UserError: the images are not there, or they are not the run's.
+    """
+    config = ConfigDict(opened.record["config"])
+    if data is not None:
+        config.data.path = data
+    root = manifest.root_of(config)
+    if root is not None and not root.is_dir():
+        raise UserError(f"{root}: the run's images are not there; name their place by --data=PATH")
+    image_set, _ = data_from_config.load_images(config)
+    image_set = data_from_config.copies_before_split(config, image_set)
+    table = predictions.Predictions.read_csv(opened.folder / "predictions.csv")
+    place = {file: row for row, file in enumerate(image_set.files.tolist())}
+    split = next(name for name in splits if (table.splits == name).any())
+    wanted = table.files[table.splits == split].tolist()
+    rows = np.array([place[file] for file in wanted if file in place], int)
+    if not len(rows) or image_set.classes != opened.classes:
+        raise UserError(
+            f"{image_set.source} holds no {split} images of {opened.folder}: name the place of "
+            "the run's images by --data=PATH"
+        )
+    rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
+    return Sample(image_set.images[rows], image_set.labels[rows], split)

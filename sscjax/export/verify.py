@@ -1,0 +1,205 @@
+"""Whether an exported file answers as its run does, asked by its own runtime about real images.
+
+A file that does not is not kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sscjax.data.inputs import Asked
+from sscjax.errors import UserError
+from sscjax.export import metadata, reference_images
+from sscjax.export.reference_images import Sample
+from sscjax.inference import classifier, predict
+from sscjax.inference.classifier import Answers, Trained
+
+# The largest difference of a probability, and of a distance (relative from 1 on), that float32 in
+# another order of additions may make.
+TOLERANCE = 1e-4
+
+# The largest share of pixels whose mask class may change by it, where two are equally probable.
+OTHER_PIXELS = 1e-3
+
+MOST_IMAGES = 200
+
+Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+"""Runs an exported file: uint8 [N,S,S,3] to its outputs by their names in `metadata`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What the user asked for beside the format.
+
+    Attributes:
+      data: where the run's images are now; None: where they were.
+      ort_web: where onnxruntime-web is, of a page; None: fetched.
+    """
+
+    data: str | None = None
+    ort_web: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Agreement:
+    """How far a file's answers are from the run's.
+
+    Attributes:
+      images: how many were compared.
+      split: where they stood in the run.
+      probabilities: the largest difference.
+      distances: the largest difference, relative where the distance is above 1.
+      changed: images with another answer, by the rules of `decisions.judge`.
+      pixels: share of the pixels of masks that are others; None without masks.
+      accuracy: shares of right classes, (the run's, the file's).
+      speed: images per second, (the file's, the run's), in batches of `classifier.BATCH` after a
+        first one, which compiles and allocates; None where there are no more.
+    """
+
+    images: int
+    split: str
+    probabilities: float
+    distances: float
+    changed: int
+    pixels: float | None
+    accuracy: tuple[float, float]
+    speed: tuple[float | None, float | None]
+
+    def as_json(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "images": self.images,
+            "split": self.split,
+            "largest_difference": {
+                metadata.PROBABILITIES: self.probabilities,
+                metadata.DISTANCE: self.distances,
+            },
+            "answers_changed": self.changed,
+            **({} if self.pixels is None else {"mask_pixels_changed": self.pixels}),
+            "accuracy": {"run": self.accuracy[0], "file": self.accuracy[1]},
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a format's `write` gives back.
+
+    Attributes:
+      metadata: as it stands in the file.
+      agreement: with the run.
+    """
+
+    metadata: Mapping[str, Any]
+    agreement: Agreement
+
+
+def missing(error: ImportError) -> UserError:
+    """What to raise where a package of the extra is not installed."""
+    return UserError(
+        f"the package {error.name} is not installed, and this format needs it: "
+        "pip install 'sscjax[export]'"
+    )
+
+
+def sample(opened: Trained, data: str | None) -> Sample:
+    """Test images of the run to compare by, or what it has.
+
+    Raises:
+      UserError: see `reference_images.find`.
+    """
+    return reference_images.find(opened, data, ("test", "val", "train"), MOST_IMAGES)
+
+
+def compare(opened: Trained, run: Run, some: Sample) -> Agreement:
+    """Ask the run and the file about the same images.
+
+    The last batch is mostly smaller than the others: a file has to take any number of images.
+    """
+    batches = list(_batches(some.images))
+    expected, own_speed = _timed(iter(opened.answer(batches)))
+    found, speed = _timed(_as_answers(run(batch)) for batch in batches)
+    gap = np.abs(found.distances - expected.distances) / np.maximum(expected.distances, 1.0)
+    then, now = _answers(opened, expected), _answers(opened, found)
+    return Agreement(
+        images=len(some),
+        split=some.split,
+        probabilities=float(np.abs(found.probabilities - expected.probabilities).max()),
+        distances=float(gap.max()),
+        changed=sum(one != other for one, other in zip(then, now, strict=True)),
+        pixels=_other_pixels(expected.masks, found.masks),
+        accuracy=(_accuracy(expected, some), _accuracy(found, some)),
+        speed=(speed, own_speed),
+    )
+
+
+def demand(found: Agreement, name: str) -> None:
+    """Raise a UserError unless the file agrees with its run.
+
+    Args:
+      found: by `compare`.
+      name: of the file.
+    """
+    # So that a difference that is no number fails, too.
+    if not (found.probabilities <= TOLERANCE and found.distances <= TOLERANCE):
+        raise UserError(
+            f"{name} does not answer as the run does: on {found.images} images probabilities "
+            f"differ by up to {found.probabilities:.2g} and distances by {found.distances:.2g}, "
+            f"more than {TOLERANCE:g}; it is not kept: try another version of its packages"
+        )
+    if not (found.pixels is None or found.pixels <= OTHER_PIXELS):
+        raise UserError(
+            f"{name} does not answer as the run does: {100 * found.pixels:.3g} % of the pixels of "
+            f"masks are others, more than {100 * OTHER_PIXELS:g} %; it is not kept: try another "
+            "version of its packages"
+        )
+
+
+def _other_pixels(expected: np.ndarray | None, found: np.ndarray | None) -> float | None:
+    """Share of different pixels, 1 where one has no masks or others in shape, None without."""
+    if expected is None and found is None:
+        return None
+    if expected is None or found is None or expected.shape != found.shape:
+        return 1.0
+    return float((expected != found).mean())
+
+
+def _batches(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(pixels), classifier.BATCH):
+        yield pixels[start : start + classifier.BATCH]
+
+
+def _as_answers(outputs: Mapping[str, np.ndarray]) -> Answers:
+    return Answers(
+        outputs[metadata.PROBABILITIES].astype(np.float64),
+        outputs[metadata.DISTANCE].astype(np.float64),
+        outputs.get(metadata.MASKS),
+    )
+
+
+def _timed(parts: Iterator[Answers]) -> tuple[Answers, float | None]:
+    """Answers as one, and images per second in the median of whole batches after the first."""
+    found, seconds = [next(parts)], []
+    started = time.perf_counter()
+    for one in parts:
+        found.append(one)
+        ended = time.perf_counter()
+        if len(one.distances) == classifier.BATCH:
+            seconds.append(ended - started)
+        started = ended
+    return Answers.join(found), classifier.BATCH / float(np.median(seconds)) if seconds else None
+
+
+def _answers(opened: Trained, found: Answers) -> list[str]:
+    count = len(found.distances)
+    some = [Asked(Path(), str(row), str(row)) for row in range(count)]
+    return predict.judge(opened, some, found).answer(opened.columns)
+
+
+def _accuracy(found: Answers, some: Sample) -> float:
+    return float((found.probabilities.argmax(axis=1) == some.labels).mean())

@@ -1,0 +1,1 @@
+"""A finished run at work on new images: predictions, decisions and explanations."""

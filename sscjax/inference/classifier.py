@@ -1,0 +1,331 @@
+"""A finished run, opened to answer for new images: its network, its preprocessing, its rules.
+
+Everything comes from the run's folder, nothing from flags: the stage that was chosen, the size and
+the scaling of images, the temperature, the thresholds and the flag for foreign images. Prediction,
+explanation and export all begin here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import sscjax
+from sscjax.errors import UserError
+from sscjax.evaluation import calibration, ood
+from sscjax.models import MASK, MobileNetUNet, MobileNetV2, Model
+from sscjax.models.pretrained import preprocessing
+from sscjax.system import files, run_dir
+from sscjax.training import checkpoint, evaluate, setup, train_step
+
+# Images per call: one compiled shape for any number of them.
+BATCH = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What is made of probabilities, as chosen on the run's validation images.
+
+    Attributes:
+      temperature: the logits are divided by it.
+      threshold: a probability of disease from here on is called positive; disease is every class
+        but the first.
+      positive, negative: what the two answers are called.
+      threshold_rule: how the threshold was chosen, for people.
+      least_confidence: below it no answer is given; None where no such limit could be chosen.
+      abstention_rule: how that was chosen, for people.
+    """
+
+    temperature: float
+    threshold: float
+    positive: str
+    negative: str
+    threshold_rule: str
+    least_confidence: float | None
+    abstention_rule: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answers:
+    """What a network says of N images.
+
+    Attributes:
+      probabilities: [N,C] float64, calibrated, rows sum to 1; a column for each of `columns`.
+      distances: [N] float64, how unlike the training images each is; about 1 is like them.
+      masks: [N,image_size,image_size] uint8, the most probable mask class of each pixel; None of a
+        network without masks.
+    """
+
+    probabilities: np.ndarray
+    distances: np.ndarray
+    masks: np.ndarray | None = None
+
+    @classmethod
+    def join(cls, parts: Iterable[Answers]) -> Answers:
+        """Several as one, in their order."""
+        found = list(parts)
+        masks = [one.masks for one in found if one.masks is not None]
+        return cls(
+            np.concatenate([one.probabilities for one in found]),
+            np.concatenate([one.distances for one in found]),
+            np.concatenate(masks) if masks else None,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A finished run's network and rules.
+
+    Attributes:
+      folder: the run's.
+      name: of the run's config.
+      stage: whose model it is.
+      classes: names in the order of the labels.
+      columns: names of the probabilities: the classes, then outputs that stand for none.
+      mask_classes: names of the classes of masks; () for a network without.
+      image_size: side of the images in pixels.
+      scaling: of pixels to the network's input, see `preprocessing.preprocess`.
+      program: how the network is run; its inputs are uint8 [B,image_size,image_size,3].
+      params: all parameters, by layer.
+      batch_stats: all running averages, by layer; empty without BatchNorm.
+      rules: what is made of the probabilities.
+      detector: the flag for images unlike the training images.
+      record: the run's, see `run_record.make`.
+      warnings: what a reader of the run's figures must know.
+      ordered: whether the classes are a scale, so that kappa has a meaning.
+    """
+
+    folder: Path
+    name: str
+    stage: str
+    classes: tuple[str, ...]
+    columns: tuple[str, ...]
+    mask_classes: tuple[str, ...]
+    image_size: int
+    scaling: preprocessing.Scaling
+    program: train_step.Program
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    rules: Rules
+    detector: ood.Detector
+    record: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    ordered: bool
+
+    @property
+    def private(self) -> bool:
+        """Whether the run wants no name of a file or subject anywhere."""
+        return bool(self.record["config"].get("private", False))
+
+    @property
+    def model(self) -> Model:
+        """The Linen module."""
+        return self.program.model
+
+    @property
+    def far(self) -> float:
+        """Images at a distance above this are unlike those of the training."""
+        return self.detector.threshold
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Of the runs that answer: this one."""
+        return (self.folder,)
+
+    @functools.cached_property
+    def run(self) -> Callable[..., Any]:
+        """See `_make_run`; compiled once."""
+        return _make_run(self.program)
+
+    def answer(self, batches: Iterable[np.ndarray]) -> Iterator[Answers]:
+        """Answers for batches of images, one after the other.
+
+        Args:
+          batches: each uint8 [n,image_size,image_size,3] with n of 1 to `BATCH`.
+
+        Raises:
+          ValueError: a batch of another size.
+        """
+        for images in batches:
+            yield self.ask(images, self.run)
+
+    def ask(self, images: np.ndarray, run: Callable[..., Any]) -> Answers:
+        """Answers for one batch, by `run` of this or of a network of the same layers."""
+        count = len(images)
+        if not 1 <= count <= BATCH:
+            raise ValueError(f"{count} images in a batch, expected 1 to {BATCH}")
+        # Repeating the last image keeps one compiled shape; its results are dropped.
+        filled = images[np.minimum(np.arange(BATCH), count - 1)]
+        found, features, masks = run(self.params, self.batch_stats, jnp.asarray(filled))
+        probabilities = np.asarray(found)[:count]
+        return Answers(
+            calibration.calibrate(probabilities, self.rules.temperature),
+            self.detector.distances(np.asarray(features)[:count]),
+            None if masks is None else np.asarray(masks)[:count],
+        )
+
+
+def _make_run(
+    program: train_step.Program,
+) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array | None]]:
+    """A jitted f(params, batch_stats, images [B,H,W,3]).
+
+    It gives probabilities [B,C], features [B,D] and masks [B,H,W] uint8, None without, all from one
+    pass through the network. Features are what the classifier is fed of the image as it is, masks
+    are of that image, too.
+    """
+    model = program.model
+    layers, end = len(model.layer_names), model.features_end
+    rest = dataclasses.replace(program, first=end, inputs=lambda stored, key: stored, micro_batch=0)
+
+    names = (MASK,) if program.tells_masks else ()
+
+    @train_step.jit
+    def run(
+        params: Any, batch_stats: Any, images: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        masks = None
+        trunk, seen = program.captured(params, batch_stats, images, end, names)
+        if names:
+            masks = seen[MASK].argmax(-1).astype(jnp.uint8)
+        logits = rest.outputs(params, batch_stats, trunk, layers)
+        features = evaluate.pooled(trunk)
+        return program.objective.probabilities(logits), features, masks
+
+    return run
+
+
+# --- opening a run's folder -----------------------------------------------------------------------
+
+
+def open_run(folder: Path | str) -> Trained:
+    """Open the folder of a finished run.
+
+    Raises:
+      UserError: the folder holds no finished run, a file in it is missing or damaged, or another
+        version made it that this one cannot read.
+    """
+    folder = Path(folder).expanduser()
+    kept = _finished_record(folder)
+    figures = _json(folder / "metrics.json")
+    rules = _json(folder / "calibration.json")
+    detector = ood.Detector.load(folder / "outliers.npz")
+    try:
+        return _build(folder, kept, figures, rules, detector)
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        then = kept["versions"].get("sscjax", "an unknown version")
+        reason = f"{type(error).__name__}: {error}"
+        if then == sscjax.__version__:
+            raise UserError(f"{folder} is damaged ({reason}): train the run anew") from error
+        raise UserError(
+            f"{folder} was made by sscjax {then}, and this is {sscjax.__version__} ({reason}): "
+            "install that version to use the run"
+        ) from error
+
+
+def _finished_record(folder: Path) -> Mapping[str, Any]:
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {what}: expected the folder of a finished run")
+    kept = run_dir.read(folder)
+    if kept is None:
+        folds = sorted(path.parent for path in folder.glob(f"folds/*/{run_dir.FILE}"))
+        if folds:
+            raise UserError(
+                f"{folder} is a protocol of {len(folds)} runs, which only `sscjax predict` asks "
+                f"together: name one, such as {folds[0]}, or train a run with "
+                "--config.protocol=holdout"
+            )
+        raise UserError(
+            f"{folder} holds no run (no {run_dir.FILE}): expected the folder that --workdir named"
+        )
+    if kept["status"] != "finished":
+        raise UserError(f"the run in {folder} is not finished: give its own command again first")
+    return kept
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = files.read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError("no JSON object")
+        return found
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{path} cannot be read ({reason}): it is written at the end of a run; give the run's "
+            "command again"
+        ) from error
+
+
+def _build(
+    folder: Path,
+    kept: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    found: Mapping[str, Any],
+    detector: ood.Detector,
+) -> Trained:
+    config, stage = ConfigDict(kept["config"]), figures["final_stage"]
+    # A name from a file becomes a part of a path below.
+    if stage not in [one["name"] for one in kept["stages"]]:
+        raise ValueError(f"no stage is called {stage!r}")
+    temperature = float(found["temperature"])
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}")
+    classes = tuple(kept["data"]["classes"])
+    outputs = setup.output_count(config, len(classes))
+    assumed = preprocessing.CONVENTIONS[kept["weights"]["convention"]]
+    masks = tuple(kept["data"].get("mask_classes", ()))
+    model: Model = setup.build_model(config, outputs, len(masks))
+    if isinstance(model, (MobileNetV2, MobileNetUNet)):
+        model = model.clone(padding=assumed.padding, bn_epsilon=assumed.bn_epsilon)
+    size = int(config.data.image_size)
+    image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
+    like = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
+    like = {"params": like["params"], "batch_stats": like.get("batch_stats", {})}
+    variables = checkpoint.load_model(folder / "stages" / stage / "model", like)
+    program = train_step.Program(
+        model,
+        setup.make_objective(config, outputs),
+        setup.make_inputs(config, assumed.scaling, online=False),
+        micro_batch=int(kept["stages"][0]["micro_batch"]),
+    )
+    return Trained(
+        folder=folder,
+        name=config.name,
+        stage=stage,
+        classes=classes,
+        columns=evaluate.class_columns(classes, max(outputs, 2)),
+        mask_classes=masks if program.tells_masks else (),
+        image_size=size,
+        scaling=assumed.scaling,
+        program=program,
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        rules=Rules(
+            temperature=temperature,
+            threshold=float(found["threshold"]["value"]),
+            positive=found["threshold"]["positive"],
+            negative=found["threshold"]["negative"],
+            threshold_rule=found["threshold"]["rule"],
+            least_confidence=found["abstention"]["threshold"],
+            abstention_rule=found["abstention"]["rule"],
+        ),
+        detector=detector,
+        record=kept,
+        warnings=tuple(" ".join(line.split()) for line in figures["warnings"]),
+        ordered=any(
+            split["image"]["quadratic_kappa"] is not None for split in figures["splits"].values()
+        ),
+    )

@@ -1,0 +1,223 @@
+"""All models of a protocol, asked together about new images.
+
+A protocol ends with a model for each fold and none for new patients. Together they are one:
+probabilities are the mean of the folds' calibrated ones (Breiman 1996, Machine Learning 24,
+123-140), a pixel's mask class is the one that most of them tell. Threshold and least confidence are
+chosen on the protocol's pooled test predictions, where each image was judged by a model that had
+not seen it. Those are of single models, and what the models have together, such as a sensitivity at
+that threshold, is measured nowhere; means are less extreme, so that more is unsure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+import sscjax
+from sscjax.errors import UserError
+from sscjax.evaluation import reliability, thresholds
+from sscjax.evaluation.predictions import Predictions
+from sscjax.inference import classifier
+from sscjax.inference.classifier import Answers, Rules, Trained
+from sscjax.system import files
+
+# Of a protocol's folder.
+RECORD, FOLDS = "protocol.json", "folds"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ensemble:
+    """The finished models of a protocol; has what `predict` asks of a `Trained`.
+
+    Attributes:
+      folder: of the protocol.
+      members: its folds' models.
+      rules: what is made of the mean probabilities.
+      warnings: what a reader of the protocol's figures must know.
+    """
+
+    folder: Path
+    members: tuple[Trained, ...]
+    rules: Rules
+    warnings: tuple[str, ...]
+
+    # Distances are in units of each member's own limit.
+    far = 1.0
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Of the members."""
+        return tuple(one.folder for one in self.members)
+
+    @property
+    def name(self) -> str:
+        """Of the config."""
+        return self.members[0].name
+
+    @property
+    def stage(self) -> str:
+        """Whose models the members are."""
+        return ", ".join(sorted({one.stage for one in self.members}))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """As of `Trained`, like the next ones."""
+        return self.members[0].classes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the probabilities."""
+        return self.members[0].columns
+
+    @property
+    def mask_classes(self) -> tuple[str, ...]:
+        """Names of the mask classes."""
+        return self.members[0].mask_classes
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.members[0].image_size
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """Of the first member."""
+        return self.members[0].record
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the classes are a scale."""
+        return self.members[0].ordered
+
+    @property
+    def private(self) -> bool:
+        """Whether answers have numbers in place of names."""
+        return self.members[0].private
+
+    def answer(self, batches: Iterable[np.ndarray]) -> Iterator[Answers]:
+        """Answers for batches of images; see `Trained.answer`.
+
+        Distances are the median of the members', each divided by that member's own limit.
+        """
+        first = self.members[0]
+        # One compiled program serves all that differ in their parameters alone.
+        runs = [first.run if _alike(one, first) else one.run for one in self.members]
+        for images in batches:
+            found = [one.ask(images, run) for one, run in zip(self.members, runs, strict=True)]
+            limits = [one.far for one in self.members]
+            told = [one.masks for one in found if one.masks is not None]
+            yield Answers(
+                np.mean([one.probabilities for one in found], axis=0),
+                np.median(
+                    [one.distances / limit for one, limit in zip(found, limits, strict=True)],
+                    axis=0,
+                ),
+                _most_told(np.stack(told), len(self.mask_classes)) if told else None,
+            )
+
+
+def _alike(one: Trained, other: Trained) -> bool:
+    """Whether two networks do the same with the same parameters."""
+    ours, theirs = (
+        (each.model, each.scaling, each.program.objective.kind) for each in (one, other)
+    )
+    return ours == theirs
+
+
+def _most_told(masks: np.ndarray, classes: int) -> np.ndarray:
+    """Of [M,N,S,S] the value that most of M tell, the lower of equally many: [N,S,S] uint8."""
+    votes = np.stack([(masks == label).sum(axis=0) for label in range(classes)])
+    return votes.argmax(axis=0).astype(np.uint8)
+
+
+def open_folder(folder: Path | str) -> Trained | Ensemble:
+    """Open a finished run, or all runs of a finished protocol.
+
+    Raises:
+      UserError: see `classifier.open_run`; or the protocol is not finished, or its folds' models do
+        not belong together.
+    """
+    folder = Path(folder).expanduser()
+    if not (folder / RECORD).is_file():
+        return classifier.open_run(folder)
+    kept = _read(folder)
+    if kept["status"] != "finished":
+        raise UserError(
+            f"the protocol in {folder} is not finished: give its own command again first"
+        )
+    try:
+        return _build(folder, kept)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        then = (kept.get("versions") or {}).get("sscjax", "an unknown version")
+        raise UserError(
+            f"{folder / RECORD}, made by sscjax {then}, does not say what sscjax "
+            f"{sscjax.__version__} needs ({type(error).__name__}: {error}): give the protocol's "
+            "command again, or install that version"
+        ) from error
+
+
+def _build(folder: Path, kept: dict[str, Any]) -> Ensemble:
+    members = tuple(classifier.open_run(folder / FOLDS / one["name"]) for one in kept["folds"])
+    alike = {(one.columns, one.image_size, one.mask_classes) for one in members}
+    if len(alike) > 1:
+        raise UserError(
+            f"{folder}: its folds have networks of different classes or image sizes, which cannot "
+            f"be asked together: name one, such as {members[0].folder}"
+        )
+    config = ConfigDict(kept["config"])
+    warnings = tuple(dict.fromkeys(line for one in members for line in one.warnings))
+    return Ensemble(folder, members, _rules(folder, config, members[0]), warnings)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
+    try:
+        found = files.read_json(path)
+        needed = {key: found[key] for key in ("status", "folds", "config")}
+        return {**needed, "versions": found.get("versions", {})}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): give the protocol's command "
+            "again"
+        ) from error
+
+
+def _rules(folder: Path, config: ConfigDict, member: Trained) -> Rules:
+    """Chosen on the pooled test predictions, all of images that the model had not seen.
+
+    Where repeats tested an image several times, it counts once, with the mean of its probabilities.
+    """
+    table = Predictions.read_csv(folder / "predictions.csv")
+    _, first, place = np.unique(table.files, return_index=True, return_inverse=True)
+    total = np.zeros((len(first), table.probabilities.shape[1]))
+    np.add.at(total, place, table.probabilities)
+    pooled = dataclasses.replace(
+        table.take(first),
+        splits=np.full(len(first), "val"),
+        probabilities=total / np.bincount(place)[:, None],
+    )
+    options = reliability.Options(**config.calibration.to_dict())
+    names = member.classes
+    point = thresholds.operating_point(pooled, names, options.threshold, options.sensitivity)
+    least = thresholds.abstention(pooled, options.target_accuracy)
+    return Rules(
+        temperature=1.0,  # each model has its own
+        threshold=float(point["value"]),
+        positive=point["positive"],
+        negative=point["negative"],
+        threshold_rule=_pooled(point["rule"]),
+        least_confidence=least["threshold"],
+        abstention_rule=_pooled(least["rule"]),
+    )
+
+
+def _pooled(rule: str) -> str:
+    """A rule's wording, with what stands in for the validation images."""
+    rule = rule.replace("the validation images", "the folds' test images")
+    rule = rule.replace("all validation images", "all test images of the folds")
+    return rule.replace("on validation", "on the folds' test images")

@@ -1,0 +1,294 @@
+"""Show where a finished run's network looks: `python -m sscjax explain RUN INPUT...`.
+
+For each image a sheet: the image, a map of what spoke for the class by Grad-CAM and by HiResCAM,
+and, as a check that looks into no network, what hiding each part costs (occlusion). Two numbers say
+how far to trust a map: its rank correlation with occlusion, and with the map of the same network
+whose classifier was drawn at random (Adebayo et al. 2018, arXiv:1810.03292): a map that stays the
+same without what was learnt shows the image, not the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sscjax.data import anonymize
+from sscjax.data.inputs import Asked, decode
+from sscjax.errors import UserError
+from sscjax.inference import classifier, decisions, predict, saliency
+from sscjax.inference.classifier import Trained
+from sscjax.inference.decisions import Judged
+from sscjax.reports import figures, overlays
+from sscjax.system import files, formatting, terminal
+from sscjax.system.progress import Progress
+
+# By name: run as a program, this module is `__main__`.
+_LOG = logging.getLogger("sscjax.inference.explain")
+
+INDEX = "explanations.json"
+MOST = 50
+
+# Parts of an image's side that a patch hides, and steps from one to the next within a patch.
+_PATCH_SHARE, _STEPS = 8, 2
+
+OCCLUSION = "occlusion"
+_METHODS = (OCCLUSION, *saliency.TITLES)
+
+
+def _sheet(number: int) -> str:
+    return f"{number:03d}.png"
+
+
+def _overlay(number: int, method: str) -> str:
+    return f"{number:03d}_{method}.png"
+
+
+def explain(
+    run: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    layer: str = "",
+    of: str = "",
+    most: int = MOST,
+    overwrite: bool = False,
+    private: bool = False,
+) -> int:
+    """Write a sheet for each image, the overlays and `explanations.json` to `out`, print.
+
+    Args:
+      run: the folder of a finished run.
+      inputs: see `inputs.find`.
+      out: folder of the results.
+      layer: whose output is mapped; '' takes the last one with a place in the image.
+      of: the class whose score is explained; '' takes each image's most probable one.
+      most: images beyond this number are left out, and counted.
+      overwrite: results that lie there may be replaced.
+      private: see `predict.predict`.
+
+    Returns:
+      the exit code: 1 where an image could not be read, else 0.
+
+    Raises:
+      UserError: anything that the user can mend.
+    """
+    predict.refuse_folder(out, overwrite, INDEX)
+    if most < 1:
+        raise UserError(f"--most={most}: expected 1 or more")
+    opened = classifier.open_run(run)
+    private = private or opened.private
+    layer = layer or saliency.default_layer(opened.model)
+    draw = _maps(opened, layer)
+    found = predict.listed(inputs, opened, private)
+    if of and of not in opened.classes:
+        near = terminal.nearest(of, list(opened.classes))
+        hint = f"; did you mean {near!r}?" if near else ""
+        known = ", ".join(opened.classes)
+        raise UserError(f"--of={of!r}: the network's classes are {known}{hint}")
+    if len(found) > most:
+        _LOG.warning("the first %d of %d images are explained (--most)", most, len(found))
+        found = found[:most]
+    entries: list[dict[str, Any]] = []
+    failed: list[str] = []
+    earlier = _earlier(out, len(found))
+    with Progress("explanations", len(found)) as progress:
+        for batch in decode(found, opened.image_size, saliency.BATCH):
+            failed += [
+                anonymize.failure(found[row], why) if private else why for row, why in batch.failed
+            ]
+            if batch.rows:
+                while earlier:  # the index first: without it the others are of nothing
+                    (out / earlier.pop(0)).unlink(missing_ok=True)
+                some = [found[row] for row in batch.rows]
+                entries += _explained(opened, draw, some, batch.images, of, out, len(entries))
+            progress.advance(len(batch.rows) + len(batch.failed))
+    for reason in failed:
+        _LOG.warning("left out: %s", reason)
+    if not entries:
+        raise UserError(f"none of the {len(found)} images could be read: nothing is explained")
+    index = {
+        "use": predict.RESEARCH_ONLY,
+        "run": str(opened.folder.resolve()),
+        "stage": opened.stage,
+        "layer": layer,
+        "warnings": list(opened.warnings),
+        "failed": failed,
+        "images": entries,
+    }
+    files.write_json(out / INDEX, index)
+    print(_text(entries, out, layer))
+    return predict.FAILED if failed else 0
+
+
+def _earlier(out: Path, count: int) -> list[str]:
+    """Names of the files of earlier results in a folder, the index first; none without one.
+
+    Raises:
+      UserError: the index is damaged, or one of the `count` sheets to be written, or an overlay,
+        would replace a file that it does not name.
+    """
+    path = out / INDEX
+    if not path.is_file():
+        ours = []
+    else:
+        try:
+            entries = files.read_json(path)["images"]
+            named = [entry["sheet"] for entry in entries]
+            named += [one["overlay"] for entry in entries for one in entry["maps"].values()]
+            # Whatever it names, nothing else is removed, and nothing outside.
+            ours = [INDEX, *(name for name in named if re.fullmatch(r"\d{3,}(_\w+)?\.png", name))]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} is damaged ({error!r}), so which files are its is not known: name another "
+                "folder"
+            ) from error
+    for number in range(count):
+        for name in (_sheet(number), *(_overlay(number, method) for method in _METHODS)):
+            if name not in ours and (out / name).exists():
+                raise UserError(
+                    f"--out={out} holds {name}, which is none of its results: name another folder"
+                )
+    return ours
+
+
+# --- the maps -------------------------------------------------------------------------------------
+
+Draw = dict[saliency.Method, Callable[..., np.ndarray]]
+
+
+def _maps(opened: Trained, layer: str) -> Draw:
+    """A function for each method.
+
+    Raises:
+      UserError: there is no such layer, or its output has no place in the image.
+    """
+    try:
+        saliency.check_layer(opened.model, layer, opened.image_size)
+        return {
+            method: saliency.make_maps(opened.model, opened.program.inputs, layer, method)
+            for method in saliency.TITLES
+        }
+    except ValueError as error:
+        near = terminal.nearest(layer, list(opened.model.layer_names))
+        hint = f" (did you mean {near!r}?)" if near and near != layer else ""
+        raise UserError(f"--layer={layer!r}{hint}: {error}") from error
+
+
+def _explained(
+    opened: Trained,
+    draw: Draw,
+    some: Sequence[Asked],
+    images: np.ndarray,
+    of: str,
+    out: Path,
+    number: int,
+) -> list[dict[str, Any]]:
+    """Write what explains some images, and say what is where."""
+    judged = predict.judge(opened, some, list(opened.answer([images]))[0])
+    wanted = np.full(len(some), opened.columns.index(of)) if of else judged.predicted
+    maps: dict[str, np.ndarray] = {
+        method: function(opened.params, opened.batch_stats, images, wanted)
+        for method, function in draw.items()
+    }
+    at_random = {
+        method: function(_random_classifier(opened), opened.batch_stats, images, wanted)
+        for method, function in draw.items()
+    }
+    maps[OCCLUSION] = _occluded(opened, images, wanted)
+    entries = []
+    for k, image in enumerate(images):
+        kept = {method: values[k] for method, values in maps.items()}
+        entries.append(_written(opened, judged, k, image, kept, int(wanted[k]), out, number + k))
+        for method, values in at_random.items():
+            entries[-1]["maps"][method]["with_random_classifier"] = saliency.agreement(
+                kept[method], values[k]
+            )
+    return entries
+
+
+def _random_classifier(opened: Trained) -> dict[str, Any]:
+    """The parameters with the classifier's kernel drawn anew, as wide as it was."""
+    head = opened.params["predictions"]
+    kernel = np.asarray(head["kernel"])
+    drawn = np.random.default_rng(0).normal(0.0, kernel.std(), kernel.shape).astype(np.float32)
+    return {**opened.params, "predictions": {**head, "kernel": drawn}}
+
+
+def _occluded(opened: Trained, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """[N,h,w] loss of probability by hiding parts; see `saliency.occlusion`."""
+
+    def probabilities(hidden: np.ndarray) -> np.ndarray:
+        parts = [hidden[k : k + classifier.BATCH] for k in range(0, len(hidden), classifier.BATCH)]
+        return classifier.Answers.join(opened.answer(parts)).probabilities
+
+    patch = max(1, opened.image_size // _PATCH_SHARE)
+    return saliency.occlusion(
+        probabilities, images, classes, patch=patch, stride=max(1, patch // _STEPS)
+    )
+
+
+def _written(
+    opened: Trained,
+    judged: Judged,
+    k: int,
+    image: np.ndarray,
+    maps: dict[str, np.ndarray],
+    wanted: int,
+    out: Path,
+    number: int,
+) -> dict[str, Any]:
+    """Write an image's overlays and its sheet, and return its entry of the index."""
+    entry: dict[str, Any] = {
+        **decisions.as_rows(judged, opened.columns, "image")[k],
+        "explained": opened.columns[wanted],
+        "sheet": _sheet(number),
+        "maps": {},
+    }
+    titles: dict[str, str] = {OCCLUSION: "occlusion"}
+    titles |= {method: title for method, title in saliency.TITLES.items()}
+    panels = [("image", image)]
+    for method, values in maps.items():
+        overlay = overlays.overlay(image, values)
+        file = _overlay(number, method)
+        files.write_bytes(out / file, overlays.png(overlay))
+        panels.append((titles[method], overlay))
+        entry["maps"][method] = {"overlay": file, "size": list(values.shape)}
+        if method != OCCLUSION:
+            entry["maps"][method]["with_occlusion"] = saliency.agreement(values, maps[OCCLUSION])
+    share = formatting.percent(float(judged.probabilities[k, wanted]))
+    name_of_class = formatting.clean_name(opened.columns[wanted], 24)
+    title = f"{formatting.clean_file(str(judged.names[k]), 60)}: {name_of_class} {share}"
+    figures.write_sheet(out / entry["sheet"], title, panels)
+    return entry
+
+
+def _text(entries: Sequence[dict[str, Any]], out: Path, layer: str) -> str:
+    """The table for the screen."""
+    head = ["sheet", "image", "answer", "of", "p", "Grad-CAM", "random", "HiResCAM", "random"]
+    rows = [head]
+    for entry in entries[: decisions.MOST_ROWS]:
+        of = entry["explained"]
+        numbers = [
+            formatting.number(entry["maps"][method][key])
+            for method in saliency.TITLES
+            for key in ("with_occlusion", "with_random_classifier")
+        ]
+        cells = [entry["sheet"], formatting.clean_file(entry["file"], 26)]
+        cells += [formatting.clean_name(entry["answer"], 14), formatting.clean_name(of, 14)]
+        rows.append([*cells, formatting.percent(entry["probabilities"][of]), *numbers])
+    left = len(entries) - decisions.MOST_ROWS
+    more = f"\n... and {left} more in {out / INDEX}" if left > 0 else ""
+    return (
+        formatting.align(rows, left=4)
+        + more
+        + f"\n\nMaps of {layer}. Under each method the rank correlation, -1 to 1, of its map with "
+        "occlusion (high: it\nshows what the answer hangs on); under 'random' with the same map of "
+        "a random classifier (high: it\nshows the image, not the answer); - where a map is flat.\n"
+        f"{len(entries)} sheets and their overlays: {out}\n"
+        f"{predict.RESEARCH_ONLY}"
+    )

@@ -1,0 +1,146 @@
+"""At the end of a run: where the network looked, in its most confident errors and in right answers.
+
+`explanations/` in the run's folder holds the images and Grad-CAM overlays as PNG, and
+`explanations.json`, written last, says what each is. Reports are made from these alone: the data
+may have moved.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sscjax.data import dataset
+from sscjax.evaluation.predictions import Predictions
+from sscjax.inference import saliency
+from sscjax.reports import overlays
+from sscjax.system import files
+from sscjax.training import checkpoint, setup
+from sscjax.training.network import Network
+
+_LOG = logging.getLogger(__name__)
+
+FOLDER = "explanations"
+FILE = "explanations.json"
+
+# Few enough to look at each: errors in all, right answers of each class, and of all classes.
+ERRORS = 12
+RIGHT_OF_CLASS = 2
+RIGHT = 12
+
+
+def write(
+    config: ConfigDict,
+    folder: Path,
+    images: dataset.Images,
+    network: Network,
+    stage: str,
+    predictions: Predictions,
+) -> None:
+    """Write `explanations/` of a finished run, in place of what is there.
+
+    Args:
+      config: the run's.
+      folder: the run's.
+      images: the run's images, in the order of `predictions`.
+      network: the run's network; its parameters are read from the stage's model.
+      stage: whose model is explained.
+      predictions: of that model, for every original image.
+    """
+    split = "test" if (predictions.splits == "test").any() else "val"
+    errors, right = choose(predictions, split)
+    chosen = np.concatenate([errors, right])
+    place = folder / FOLDER
+    (place / FILE).unlink(missing_ok=True)
+    for old in place.glob("*.png"):
+        old.unlink()
+    if not len(chosen):
+        return
+    like = {"params": network.params, "batch_stats": network.batch_stats}
+    model = checkpoint.load_model(folder / "stages" / stage / "model", like)
+    inputs = setup.make_inputs(config, network.weights.convention.scaling, online=False)
+    layer = saliency.default_layer(network.model)
+    draw = saliency.make_maps(network.model, inputs, layer)
+    # Of an error there are two maps: of the answer, and of what would have been right.
+    rows = np.concatenate([chosen, errors])
+    classes = np.concatenate([predictions.predicted[chosen], predictions.labels[errors]])
+    pixels = images.originals.images[rows]
+    maps = draw(model["params"], model["batch_stats"], pixels, classes)
+    entries = []
+    for index, row in enumerate(chosen.tolist()):
+        entry = _entry(predictions, row, f"{index:02d}")
+        files.write_bytes(place / entry["image"], overlays.png(pixels[index]))
+        drawn = [index] + ([len(chosen) + index] if index < len(errors) else [])
+        for found, shown in zip(entry["maps"], drawn, strict=True):
+            overlay = overlays.overlay(pixels[index], maps[shown])
+            files.write_bytes(place / found["overlay"], overlays.png(overlay))
+        entries.append(entry)
+    index_of = {
+        "method": saliency.TITLES["grad_cam"],
+        "layer": layer,
+        "map_size": list(maps.shape[1:]),
+        "stage": stage,
+        "split": split,
+        "errors_in_all": int(_wrong(predictions, split).sum()),
+        "images": entries,
+    }
+    files.write_json(place / FILE, index_of)
+    _LOG.info("explanations: %d images with Grad-CAM of %s", len(entries), layer)
+
+
+def _wrong(predictions: Predictions, split: str) -> np.ndarray:
+    return (predictions.splits == split) & (predictions.predicted != predictions.labels)
+
+
+def choose(predictions: Predictions, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the most confident errors, and of the most confident right answers of each class.
+
+    Args:
+      predictions: a table.
+      split: whose rows are looked at.
+
+    Returns:
+      [E] and [R] int, the most confident first, right answers class by class and, as far as there
+      are others, each of another subject.
+    """
+    confidence = predictions.probabilities.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    wrong = _wrong(predictions, split)
+    errors = order[wrong[order]][:ERRORS]
+    right: list[int] = []
+    correct = (predictions.splits == split) & ~wrong
+    for label in range(len(predictions.classes)):
+        rows = order[correct[order] & (predictions.labels[order] == label)]
+        # The most confident of each subject, then the others.
+        _, first = np.unique(predictions.subjects[rows], return_index=True)
+        firsts = np.zeros(len(rows), bool)
+        firsts[first] = True
+        right += [*rows[firsts].tolist(), *rows[~firsts].tolist()][:RIGHT_OF_CLASS]
+    return errors, np.array(right[:RIGHT], np.int64)
+
+
+def _entry(predictions: Predictions, row: int, number: str) -> dict[str, Any]:
+    """What one image is, and the names of its files."""
+    label, answer = int(predictions.labels[row]), int(predictions.predicted[row])
+    shown = [answer] if answer == label else [answer, label]
+    return {
+        "file": str(predictions.files[row]),
+        "subject": str(predictions.subjects[row]),
+        "label": predictions.classes[label],
+        "prediction": predictions.classes[answer],
+        "right": answer == label,
+        "probability": float(predictions.probabilities[row, answer]),
+        "probability_of_label": float(predictions.probabilities[row, label]),
+        "image": f"{number}.png",
+        "maps": [
+            {
+                "class": predictions.classes[index],
+                "overlay": f"{number}_{'answer' if index == answer else 'label'}.png",
+            }
+            for index in shown
+        ],
+    }

@@ -1,0 +1,1 @@
+"""Operations that XLA compiles badly on CPUs, written so that it does not."""

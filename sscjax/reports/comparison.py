@@ -1,0 +1,167 @@
+"""A comparison of runs as text: plain ASCII for the terminal, and Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sscjax.reports import paper, tables
+from sscjax.system import formatting
+
+# Figures that are shares, shown in percent.
+SHARES = ("accuracy", "balanced_accuracy")
+
+Rows = list[list[str]]
+
+
+def terminal(found: Mapping[str, Any]) -> str:
+    """What `compare.compare_runs` returns as aligned tables, at most `formatting.WIDTH` columns."""
+    parts = []
+    for title, rows, notes in _sections(found):
+        table = [formatting.align(rows)] if rows else []
+        parts.append("\n".join([*([title] if title else []), *table, *notes]))
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """The same as Markdown: a heading, a table and its notes for each section."""
+    parts = []
+    for title, rows, notes in _sections(found):
+        parts += [f"### {_escaped(title)}", ""] if title else []
+        if rows:
+            lines = [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
+            rule = f"|---|{'---:|' * (len(rows[0]) - 1)}"
+            parts += [lines[0], rule, *lines[1:], ""]
+        parts += [*(f"{_escaped(note)}  " for note in notes), ""]
+    return "\n".join(parts)
+
+
+def _escaped(text: str) -> str:
+    """Names of folders and classes as text, not as Markdown or HTML."""
+    for letter in "\\`*_|<>[]":
+        text = text.replace(letter, "\\" + letter)
+    return text
+
+
+def _sections(found: Mapping[str, Any]) -> list[tuple[str, Rows, list[str]]]:
+    """(title, rows, notes) of the paper's table, of the runs, and of each pair and unit."""
+    sections = [_paper_section(found["paper"]), _runs_section(found)]
+    corrected = len(found["pairs"]) > 1
+    for pair in found["pairs"]:
+        for unit in ("image", "subject"):
+            sections.append(_pair_section(pair, unit, corrected))
+    sections.append(("", [], _notes(found, corrected)))
+    return sections
+
+
+def _paper_section(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Rows, list[str]]:
+    first, second = (paper.MODEL_TITLES[model] for model in paper.MODELS)
+    rows = [["classes", "split", first, second, "difference", "95 % interval", "p, unpaired",
+             "p, any pairing"]]  # fmt: skip
+    for entry in entries:
+        rows.append(
+            [
+                str(entry["num_classes"]),
+                entry["split"],
+                *(f"{entry[place]}/{entry['n']}" for place in ("first", "second")),
+                _difference("accuracy", entry["difference"]),
+                _span("accuracy", entry["interval"]),
+                p_value(entry["unpaired_p"]),
+                " to ".join(map(p_value, entry["mcnemar_p"])),
+            ]
+        )
+    notes = (
+        "Which images both networks have right is not published: the interval and Fisher's p take "
+        "the two as independent, and McNemar's p is given for all pairings that the counts allow. "
+        "All of them count augmented copies of one biopsy as independent images: the true "
+        "intervals are wider, the true p-values larger, by how much nobody can tell."
+    )
+    return f"The paper's own comparison, images right: {first} - {second}", rows, _lines(notes)
+
+
+def _runs_section(found: Mapping[str, Any]) -> tuple[str, Rows, list[str]]:
+    lines = [f"{run['letter']} = {formatting.clean_name(run['path'], 90)}" for run in found["runs"]]
+    what = f"{found['n']} images of {found['n_subjects']} subjects, split '{found['split']}'"
+    same = "the same files by hash" if found["same_pixels"] else "the same by name alone"
+    return f"These runs: {what}, {same}", [], lines
+
+
+def _pair_section(
+    pair: Mapping[str, Any], unit: str, corrected: bool
+) -> tuple[str, Rows, list[str]]:
+    first, second, values = pair["first"], pair["second"], pair[unit]
+    head = [f"per {unit}", first, second, f"{first} - {second}", "95 % interval", "p"]
+    rows = [[*head, "p (Holm)"] if corrected else head]
+
+    def add(name: str, cells: Sequence[str], entry: Mapping[str, Any], key: str = "p") -> None:
+        p_values = [entry[key], entry["p_holm"]] if corrected else [entry[key]]
+        rows.append([name, *cells, *map(p_value, p_values)])
+
+    for entry in values["figures"]:
+        if entry["first"] is not None or entry["second"] is not None:
+            add(tables.figure_title(entry["name"]), _cells(entry["name"], entry), entry)
+    pairs = values["mcnemar"]
+    only = [str(pairs["first_only"]), str(pairs["second_only"])]
+    gap = f"{pairs['first_only'] - pairs['second_only']:+d}"
+    add("right alone (McNemar)", [*only, gap, formatting.UNDEFINED], pairs, "mid_p")
+    for entry in values["delong"]:
+        name = "macro" if entry["name"] == "macro" else formatting.clean_name(entry["name"], 14)
+        add(f"AUROC {name} (DeLong)", _cells("macro_auroc", entry), entry)
+    count = f"{values['n']} {tables.UNITS[unit]}"
+    return f"{first} - {second}, {count}", rows, []
+
+
+def _cells(name: str, entry: Mapping[str, Any]) -> list[str]:
+    show = formatting.percent if name in SHARES else formatting.number
+    return [
+        show(entry["first"]),
+        show(entry["second"]),
+        _difference(name, entry["difference"]),
+        _span(name, entry["interval"]),
+    ]
+
+
+def _difference(name: str, value: float | None) -> str:
+    if value is None:
+        return formatting.UNDEFINED
+    return f"{100 * value:+.1f} %" if name in SHARES else f"{value:+.3f}"
+
+
+def _span(name: str, interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return formatting.UNDEFINED
+    low, high = interval
+    if name in SHARES:
+        return f"{100 * low:+.1f} to {100 * high:+.1f} %"
+    return f"{low:+.3f} to {high:+.3f}"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value with three decimals, four where it is below 0.01; a dash where there is none."""
+    if value is None:
+        return formatting.UNDEFINED
+    if value < 0.0001:
+        return "<0.0001"
+    return f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
+
+
+def _notes(found: Mapping[str, Any], corrected: bool) -> list[str]:
+    one = found["pairs"][0]["image"]
+    counts = {pair[unit]["swaps"] for pair in found["pairs"] for unit in ("image", "subject")}
+    swaps = "all of them" if counts == {"all"} else f"all, or {max(counts - {'all'})} drawn"
+    text = (
+        f"Intervals: bootstrap of subjects, {one['resamples']} times, the same ones for both; "
+        "DeLong's by the sums over each subject. p: swaps of the two models' predictions of whole "
+        f"subjects ({swaps}), which holds however few they are. McNemar's p (mid-p) per image "
+        "takes images for independent: there, read the p of the accuracy. Only the log loss is "
+        "better where it is smaller. A dash: too few subjects to tell."
+    )
+    if corrected:
+        pairs = len(found["pairs"])
+        text += f" p (Holm): corrected for the {pairs} pairs, for each figure by itself."
+    return _lines(text)
+
+
+def _lines(text: str) -> list[str]:
+    return textwrap.wrap(text, formatting.WIDTH - 4)

@@ -1,0 +1,1 @@
+"""Files, locks, signals, memory and the terminal: nothing here knows about images."""

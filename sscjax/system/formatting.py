@@ -1,0 +1,71 @@
+"""Numbers, shares and names as text for people: aligned, rounded, without control characters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+WIDTH = 100
+
+# Longer class names are cut to this many characters.
+NAME_WIDTH = 20
+
+UNDEFINED = "-"
+
+
+def clean_name(name: str, width: int = NAME_WIDTH) -> str:
+    """A class name for one cell: nothing that moves the cursor, at most `width` characters."""
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return name if len(name) <= width else name[: width - 2] + ".."
+
+
+def clean_file(file: str, width: int) -> str:
+    """A file's name for one cell, as `clean_name`; of a long one its end, which tells it apart."""
+    file = clean_name(file, len(file))
+    return file if len(file) <= width else ".." + file[2 - width :]
+
+
+def percent(share: float | None) -> str:
+    """A share 0..1 as rounded percent with one decimal; a dash where it is undefined."""
+    return UNDEFINED if share is None else f"{100 * share:.1f} %"
+
+
+def number(value: float | None) -> str:
+    """A figure with three decimals; a dash where it is undefined."""
+    return UNDEFINED if value is None else f"{value:.3f}"
+
+
+def align(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows of equally many cells as lines of aligned columns, two blanks between them.
+
+    Args:
+      rows: the cells, the heading first.
+      left: how many leading columns are flush left; the others are flush right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if index < left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+SHARES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
+
+
+def span(name: str, interval: Sequence[float] | None) -> str:
+    """An interval of the figure `name`: shares in percent; a dash where there is none."""
+    if interval is None:
+        return UNDEFINED
+    if name in SHARES:
+        return share_span(interval)
+    return f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+def share_span(interval: Sequence[float] | None) -> str:
+    """An interval of a share, as `64 to 91 %`; a dash for None."""
+    if interval is None:
+        return UNDEFINED
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"

@@ -1,0 +1,1 @@
+"""Stages, the training step, freezing, features of frozen layers and checkpoints."""

@@ -1,0 +1,86 @@
+"""Which layers train, and how: labels by layer, schedules, the optimizer masked by the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import optax
+
+from sscjax.errors import UserError
+
+
+def make_schedule(
+    kind: Literal["constant", "cosine", "linear"],
+    peak: float,
+    *,
+    steps: int,
+    warmup_steps: int = 0,
+    end_factor: float = 0.0,
+) -> optax.Schedule:
+    """Learning rate by step: an optional linear warm-up from 0, then the named decay.
+
+    Args:
+      kind: 'constant', 'cosine' or 'linear' after the warm-up.
+      peak: learning rate at the end of the warm-up.
+      steps: steps of the whole stage.
+      warmup_steps: steps of the warm-up, fewer than `steps`.
+      end_factor: the last learning rate as a share of `peak`; not used by 'constant'.
+    """
+    rest = max(1, steps - warmup_steps)
+    schedules: dict[str, optax.Schedule] = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, rest, alpha=end_factor),
+        "linear": optax.linear_schedule(peak, peak * end_factor, rest),
+    }
+    if kind not in schedules:
+        raise UserError(f"schedule {kind!r}: expected one of {', '.join(schedules)}")
+    if warmup_steps <= 0:
+        return schedules[kind]
+    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    return optax.join_schedules([warmup, schedules[kind]], [warmup_steps])
+
+
+def make_optimizer(
+    name: Literal["adam", "adamw", "sgd", "lbfgs"],
+    learning_rate: optax.Schedule,
+    *,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """Optimizer of the trained layers; `freeze_mask` makes it one of the whole network.
+
+    Adam has Keras' epsilon 1e-7. 'lbfgs' takes no steps of its own (see `linear`): it has nothing
+    to keep.
+
+    Args:
+      name: of the rule.
+      learning_rate: by step.
+      weight_decay: AdamW's, decoupled; for 'adamw' and 'sgd'. It acts on kernels alone: biases and
+        BatchNorm are masked out.
+      clip_norm: largest global norm of the gradients; 0 does not clip.
+    """
+    if name == "lbfgs":
+        return optax.identity()
+    base: dict[str, optax.GradientTransformation] = {
+        "adam": optax.scale_by_adam(eps=1e-7),
+        "adamw": optax.scale_by_adam(eps=1e-7),
+        "sgd": optax.trace(decay=0.9, nesterov=True),
+    }
+    if name not in base:
+        raise UserError(f"optimizer {name!r}: expected one of {', '.join((*base, 'lbfgs'))}")
+    if name == "adam" and weight_decay:
+        raise UserError("optimizer 'adam' has no weight decay; use 'adamw'")
+    parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm > 0 else []
+    parts.append(base[name])
+    if weight_decay:
+        parts.append(optax.add_decayed_weights(weight_decay, mask=kernel_mask))
+    parts.append(optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(*parts)
+
+
+def kernel_mask(params: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
+    """True for kernels, False for biases and BatchNorm, in the shape of `params`."""
+    # Layers that `freeze_mask` hides have no leaves here, and keep their place.
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)

@@ -1,0 +1,103 @@
+"""The whole network with real weights, exported: real tiles are answered as the run answers them.
+
+Apart from the exports of small networks, so that another process can take these.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browsing import open_page
+from small_runs import one_stage_config
+
+from sscjax.cli import export
+from sscjax.data import image_io
+from sscjax.experiments import single_run, summarize
+from sscjax.export.verify import Wish
+from sscjax.inference import classifier, explanations
+from sscjax.inference.classifier import Answers
+from sscjax.reports import html
+
+REASON = "the extra 'export' is not installed: pip install 'sscjax[export]'"
+pytest.importorskip("onnxruntime", reason=REASON)
+pytest.importorskip("flatbuffers", reason=REASON)
+
+
+@pytest.fixture(scope="module")
+def real_run(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole network with real weights, on real tiles of 128 pixels."""
+    place = tmp_path_factory.mktemp("real")
+    config = one_stage_config()
+    config.data.path = str(_few_tiles(shared_data, place / "tiles"))
+    config.data.image_size = 128
+    config.model.name, config.model.alpha = "mobilenet_v2", 1.0
+    config.pretrained = str(shared_data / "weights" / "mobilenet_v2_1.0_224_no_top.h5")
+    if not Path(config.pretrained).is_file():
+        # Optional: third-party weights are not part of the project.
+        pytest.skip(f"no real weights: {config.pretrained} does not exist")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summarize, "_draw", lambda *args: None)
+        patch.setattr(explanations, "write", lambda *args: None)
+        patch.setattr(html, "write", lambda folder: ())
+        single_run.run(config, place / "run")
+    return place / "run"
+
+
+def test_real_tiles(real_run: Path, tmp_path: Path) -> None:
+    """Sizes, and 200 tiles answered alike by every runtime."""
+    for name, suffix in (("onnx", ".onnx"), ("stablehlo", ".zip")):
+        out = tmp_path / f"skin{suffix}"
+        export.export(real_run, name, out, Wish())
+        kept = json.loads(out.with_name(f"{out.name}.json").read_text("utf-8"))
+        assert kept["check"]["images"] == 200 and kept["check"]["answers_changed"] == 0
+        assert out.stat().st_size < 10e6
+
+
+def test_real_tiles_on_the_page(
+    browser: Any, runtime: Path, real_run: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    """The same network in Chromium: 200 tiles answered as the run answers them."""
+    found = sorted((shared_data / "data" / "prostate_gleason").glob("*/*.jpg"))
+    tiles = found[5 :: len(found) // 200][:200]
+    network = classifier.open_run(real_run)
+    pixels = np.stack([image_io.read_image(tile, 128) for tile in tiles])
+    batches = [pixels[start : start + 32] for start in range(0, 200, 32)]
+    expected = Answers.join(list(network.answer(batches))).probabilities
+    export.export(real_run, "web", tmp_path / "page", Wish(ort_web=runtime))
+    opened = open_page(browser, tmp_path / "page")
+    opened.give(*tiles)
+    rows = opened.table()
+    assert [row["file"] for row in rows] == [tile.name for tile in tiles]
+    page_said = [[float(row[f"p_{name}"]) for name in network.columns] for row in rows]
+    assert np.abs(np.array(page_said) - expected).max() < 2e-5
+    assert len({row["answer"] for row in rows}) >= 3
+    assert opened.said == []
+    opened.close()
+
+
+def _few_tiles(shared_data: Path, folder: Path) -> Path:
+    """A manifest over real tiles: up to 40 to train on of each class, 200 and more to test."""
+    source = shared_data / "data" / "prostate_gleason"
+    if not (source / "manifest.csv").is_file():
+        # Optional: real images are not part of the project.
+        pytest.skip(f"no real tiles: {source} does not exist")
+    lines = (source / "manifest.csv").read_text("utf-8").splitlines()
+    taken: dict[str, int] = {}
+    chosen = ["file,label,subject,split"]
+    for line in lines[1:]:
+        file, label, _ = line.split(",")
+        number = taken.setdefault(label, 0)
+        taken[label] += 1
+        if number < 120:
+            split = "train" if number < 40 else "val" if number < 52 else "test"
+            target = folder / f"{label}_{number}.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / file, target)
+            chosen.append(f"{target.name},{label},{label}_{number},{split}")
+    (folder / "manifest.csv").write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    return folder

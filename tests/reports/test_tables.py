@@ -1,0 +1,481 @@
+"""Tables read back as text, PNGs as pixels, curves as CSV, events through TensorBoard's schema."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import importlib
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import _pylab_helpers
+from PIL import Image
+
+from sscjax.evaluation import intervals, metrics
+from sscjax.evaluation.predictions import Predictions
+from sscjax.reports import figures, paper, tables, tensorboard
+from sscjax.system import formatting
+
+LONG_NAMES = (
+    "adipose",
+    "background",
+    "debris",
+    "lymphocytes",
+    "mucus",
+    "smooth muscle tissue of the colon",
+    "normal mucosa",
+    "stroma (cancer associated)",
+    "adenocarcinoma",
+    "other $x_1$ ünï",
+)
+
+
+# The end of the colour scale: the whole of a row.
+DARKEST = "#08306b"
+
+
+def predictions_of(confusion: paper.Confusion, classes: tuple[str, ...], split: str) -> Predictions:
+    """A table with this confusion matrix; two images a subject."""
+    labels = [t for t, row in enumerate(confusion) for count in row for _ in range(count)]
+    called = [p for row in confusion for p, count in enumerate(row) for _ in range(count)]
+    probabilities = np.full((len(labels), len(classes)), 0.1 / (len(classes) - 1))
+    probabilities[np.arange(len(labels)), called] = 0.9
+    return Predictions(
+        files=np.array([f"{index}.png" for index in range(len(labels))]),
+        subjects=np.array([f"{label}-{index // 2}" for index, label in enumerate(labels)]),
+        splits=np.array([split] * len(labels)),
+        labels=np.array(labels),
+        probabilities=probabilities,
+        classes=classes,
+    )
+
+
+def by_split(num_classes: int, model: str, **rename: str) -> dict[str, dict[str, Any]]:
+    """The paper's own results as if they were a run's."""
+    classes = tuple(rename.get(name, name) for name in paper.STUDIES[num_classes].classes)
+    result: dict[str, dict[str, Any]] = {}
+    for split in ("val", "test"):
+        entry = paper.result(num_classes, model, split)
+        table = predictions_of(entry.confusion, classes, split)
+        result.update(metrics.figures_by_split(table, ordered=num_classes > 2))
+    return result
+
+
+def cells(line: str) -> list[str]:
+    """The columns of an aligned line, which two blanks or more keep apart."""
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_results_table() -> None:
+    run = by_split(3, "mobilenet_v2")
+    overall, val, test = tables.results_table(run).split("\n\n")
+    heading, *rows = map(cells, overall.splitlines())
+    assert heading[:5] == ["split", "per", "n", "accuracy", "balanced"]
+    assert [row[:2] for row in rows] == [
+        ["val", "image"],
+        ["val", "subject"],
+        ["test", "image"],
+        ["test", "subject"],
+    ]
+    figures_ = run["test"]["image"]
+    assert rows[2][2:7] == [
+        "192",
+        "94.8 %",
+        f"{100 * (103 / 104 + 41 / 49 + 38 / 39) / 3:.1f} %",
+        f"{figures_['macro_auroc']:.3f}",
+        f"{figures_['quadratic_kappa']:.3f}",
+    ]
+    assert cells(test.splitlines()[0])[0] == "test" and cells(val.splitlines()[0])[0] == "val"
+    early = cells(test.splitlines()[2])
+    assert early[:4] == ["early", "49", f"{100 * 41 / 49:.1f} %", f"{100 * 141 / 143:.1f} %"]
+
+
+def test_results_table_shows_what_there_is() -> None:
+    run = by_split(2, "cnn")
+    del run["val"]
+    run["test"]["image"]["macro_auroc"] = None
+    overall = tables.results_table(run, splits=("train", "val", "test")).split("\n\n")[0]
+    row = cells(overall.splitlines()[1])
+    # Two classes are no scale: no kappa.
+    assert row[0] == "test" and row[5:7] == ["-", "-"]
+    assert "val" not in overall and "train" not in overall
+
+
+def test_columns_line_up() -> None:
+    lines = formatting.align([["a", "long heading"], ["longer name", "1"]]).splitlines()
+    assert lines == ["a            long heading", "longer name             1"]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+def test_tables_fit_a_terminal(num_classes: int) -> None:
+    rng = np.random.default_rng(num_classes)
+    names = LONG_NAMES[-num_classes:]
+    confusion = tuple(map(tuple, rng.integers(0, 100, (num_classes, num_classes)).tolist()))
+    table = predictions_of(confusion, names, "test")
+    run = metrics.figures_by_split(table, ordered=True)
+    many = [[1000 + count for count in row] for row in confusion]
+    for text in (tables.results_table(run), tables.confusion_text(many, names)):
+        assert max(map(len, text.splitlines())) <= formatting.WIDTH
+
+
+def test_intervals_table() -> None:
+    """Every value with the interval that `intervals` gives, per image and per subject."""
+    confusion = ((7, 1), (2, 6))
+    table = predictions_of(confusion, ("normal", "ssc"), "test")
+    values = metrics.figures_by_split(table, ordered=False)
+    ranges = intervals.test_figures(table, ordered=False)
+    text = tables.intervals_table(values["test"], ranges, "Intervals by subject (8).")
+    lines = text.splitlines()
+    assert lines[0].split() == [
+        *("test", "per", "image", "95", "%", "interval", "per", "subject", "95", "%", "interval")
+    ]
+    low, high = ranges["image"]["accuracy"]
+    span = f"{100 * low:.1f} to {100 * high:.1f} %"
+    assert lines[1].startswith("accuracy") and "81.2 %" in lines[1] and span in lines[1]
+    assert lines[4].split() == ["quadratic", "kappa", "-", "-", "-", "-"]
+    ends = [line.split()[:2] for line in lines[6:10]]
+    assert ends == [
+        ["sensitivity", "normal"],
+        ["sensitivity", "ssc"],
+        ["specificity", "normal"],
+        ["specificity", "ssc"],
+    ]
+    low, high = ranges["subject"]["per_class"][1]["sensitivity"]
+    assert lines[7].endswith(f"{100 * low:.1f} to {100 * high:.1f} %")
+    assert "\nIntervals by subject (8).\n" in text
+
+
+def test_intervals_table_fits_a_terminal() -> None:
+    table = predictions_of(tuple((2,) * 10 for _ in range(10)), LONG_NAMES, "test")
+    values = metrics.figures_by_split(table, ordered=True)
+    ranges = intervals.test_figures(table, ordered=True)
+    text = tables.intervals_table(values["test"], ranges, "")
+    assert max(map(len, text.splitlines())) <= formatting.WIDTH
+
+
+def test_confusion_text() -> None:
+    text = tables.confusion_text([[9, 1, 0], [2, 6, 0], [0, 0, 0]], ["normal", "early", "late"])
+    assert [cells(line) for line in text.splitlines()] == [
+        ["true \\ predicted", "normal", "early", "late", "right"],
+        ["normal", "9", "1", "0", "90.0 %"],
+        ["early", "2", "6", "0", "75.0 %"],
+        ["late", "0", "0", "0", "-"],
+    ]
+
+
+def test_wide_confusion_text_numbers_its_columns() -> None:
+    text = tables.confusion_text(np.eye(10, dtype=int).tolist(), LONG_NAMES)
+    heading, first, *_, last = map(cells, text.splitlines())
+    assert heading[1:11] == [str(number) for number in range(1, 11)]
+    assert first[0] == "1 adipose" and last[0].startswith("10 other")
+
+
+def test_names_cannot_steer_the_terminal() -> None:
+    text = tables.confusion_text([[1, 0], [0, 1]], ["a\x1b[2J\nb", "c"])
+    assert "\x1b" not in text and len(text.splitlines()) == 3
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("model", paper.MODELS)
+def test_paper_table_against_itself(num_classes: int, model: str) -> None:
+    """A run with the paper's counts: the same fractions, and percentages that differ by 0.1."""
+    run = by_split(num_classes, model)
+    text = tables.paper_table(num_classes, model, run, split_by="image", synthetic=False)
+    assert paper.MODEL_TITLES[model] in text.splitlines()[0]
+    body = text.split("\n\n")[1].splitlines()[1:]
+    assert len(body) == 2 * (3 if num_classes == 2 else 7)
+    for line in body:
+        theirs, their_images, ours, our_images = cells(line)[-4:]
+        assert their_images == our_images
+        assert 0 <= float(ours.rstrip(" %")) - float(theirs.rstrip(" %")) < 0.11
+
+
+def test_paper_table_prints_the_paper_s_figures() -> None:
+    run = by_split(2, "mobilenet_v2")
+    text = tables.paper_table(2, "mobilenet_v2", run, split_by="image", synthetic=False)
+    body = [cells(line) for line in text.split("\n\n")[1].splitlines()[1:]]
+    assert body[3][:4] == ["test", "accuracy", "95.2 %", "179/188"]
+    assert body[4][:3] == ["sensitivity ssc", "95.2 %", "80/84"]
+    assert body[5][:3] == ["specificity ssc", "95.1 %", "99/104"]
+    text = tables.paper_table(
+        3, "mobilenet_v2", by_split(3, "mobilenet_v2"), split_by="image", synthetic=False
+    )
+    assert "94.8 %  182/192" in text
+
+
+def test_paper_table_matches_classes_by_name() -> None:
+    run = by_split(3, "cnn", early="gleason 3", late="Late")
+    text = tables.paper_table(3, "cnn", run, split_by="subject", synthetic=False)
+    assert "sensitivity early" not in text and "sensitivity late" in text
+
+
+def test_paper_table_with_an_unused_output() -> None:
+    entry = paper.result(3, "cnn", "test")
+    table = predictions_of(entry.confusion, ("normal", "early", "late", "unused"), "test")
+    run = metrics.figures_by_split(table, ordered=True)
+    text = tables.paper_table(3, "cnn", run, split_by="image", synthetic=False)
+    assert cells(text.split("\n\n")[1].splitlines()[1])[-1] == "168/192"
+
+
+def test_paper_table_says_what_cannot_be_compared() -> None:
+    run = by_split(3, "cnn")
+    notes = {
+        (split_by, synthetic): tables.paper_table(
+            3, "cnn", run, split_by=split_by, synthetic=synthetic
+        ).split("\n\n")[-1]
+        for split_by in ("subject", "image")
+        for synthetic in (True, False)
+    }
+    assert "copies of one biopsy" in notes["subject", False]
+    assert "synthetic" in notes["image", True] and "synthetic" in notes["subject", True]
+    assert "synthetic" not in notes["image", False]
+    assert "Not comparable" not in notes["image", False]
+    assert "overstate" in notes["image", False] and "overstate" not in notes["subject", True]
+
+
+def test_paper_table_without_a_counterpart() -> None:
+    run = by_split(3, "cnn")
+    text = tables.paper_table(10, "cnn", run, split_by="subject", synthetic=False)
+    assert text == "The paper has no study of 10 classes to set beside this run."
+    text = tables.paper_table(3, "fd_unet", run, split_by="subject", synthetic=False)
+    assert "no results of fd_unet" in text and "\n" not in text
+
+
+def test_parameter_line_is_the_paper_s() -> None:
+    study = paper.STUDIES[3]
+    layers = ("Conv1", "bn_Conv1", "block_1_expand_BN")
+    assert tables.parameter_line(study.kept, study.fine_tuned, layers) == (
+        "frozen 37,664 parameters (layers Conv1 to block_1_expand_BN), trained 2,225,444"
+    )
+    assert tables.parameter_line(34_112, 5) == (
+        "frozen 34,112 parameters (moving averages of BatchNorm), trained 5"
+    )
+    assert tables.parameter_line(0, 5) == "frozen 0 parameters, trained 5"
+    assert "(layer Conv1)" in tables.parameter_line(1, 5, ("Conv1",))
+
+
+def curve_rows(head: int = 6, finetune: int = 4) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for epoch in range(1, head + finetune + 1):
+        row = {
+            "epoch": epoch,
+            "stage": "head" if epoch <= head else "finetune",
+            "train_loss": 1 / 3 / epoch,
+            "train_accuracy": 1 - 0.5 / epoch,
+            "val_loss": 0.7 / epoch,
+            "val_accuracy": 1 - 0.7 / epoch,
+            "learning_rate": 1e-3,
+        }
+        rows.append(row)
+    return rows
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def area(image: np.ndarray, code: str) -> int:
+    """Pixels of a colour, given as `#rrggbb`."""
+    wanted = [int(code[place : place + 2], 16) for place in (1, 3, 5)]
+    return int((np.abs(image - wanted).max(axis=-1) <= 3).sum())
+
+
+def has_colour(image: np.ndarray, code: str) -> bool:
+    return area(image, code) > 20
+
+
+def test_learning_curves(tmp_path: Path) -> None:
+    rows = curve_rows()
+    figures.write_learning_curves(tmp_path / "all.png", rows, best_epoch=7, title="a $run")
+    image = pixels(tmp_path / "all.png")
+    assert image.shape[1] == 1000
+    for colour in (figures.TRAIN_STYLE["color"], figures.VAL_STYLE["color"], figures.BEST_COLOUR):
+        assert has_colour(image, colour)
+    figures.write_learning_curves(tmp_path / "again.png", rows, best_epoch=7, title="a $run")
+    assert (tmp_path / "all.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+    for row in rows:
+        row["val_loss"] = row["val_accuracy"] = None
+    figures.write_learning_curves(tmp_path / "train.png", rows)
+    image = pixels(tmp_path / "train.png")
+    assert not has_colour(image, figures.VAL_STYLE["color"])
+    assert not has_colour(image, figures.BEST_COLOUR)
+
+
+def test_stage_boundary_is_drawn_in_both_panels(tmp_path: Path) -> None:
+    """Columns with much dark grey: the frame has none, a boundary runs the panel's height."""
+    columns = {}
+    for name, rows in (("one", curve_rows(10, 0)), ("two", curve_rows(6, 4))):
+        figures.write_learning_curves(tmp_path / f"{name}.png", rows)
+        grey = np.abs(pixels(tmp_path / f"{name}.png") - 0x55).max(axis=-1) < 0x38
+        columns[name] = np.flatnonzero(grey.sum(axis=0) > 80)
+    added = sorted(set(columns["two"]) - set(columns["one"]))
+    assert added and added[0] < 500 < added[-1]
+    # After 6 of 10 epochs: right of the middle of each panel, and nowhere else.
+    left = [column for column in added if column < 500]
+    assert 250 < left[0] and left[-1] - left[0] <= 3
+
+
+def test_stage_starts() -> None:
+    assert figures.stage_starts(curve_rows(6, 4)) == [("head", 1), ("finetune", 7)]
+    assert figures.stage_starts([]) == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_learning_curves_of_few_epochs(tmp_path: Path, count: int) -> None:
+    figures.write_learning_curves(tmp_path / "few.png", curve_rows(count, 0), best_epoch=1)
+    assert pixels(tmp_path / "few.png").std() > 0
+
+
+def test_learning_curves_of_many_stages_and_a_spike(tmp_path: Path) -> None:
+    rows = curve_rows(40, 0)
+    for index, row in enumerate(rows):
+        row["stage"] = f"stage {index // 2}"
+    rows[20]["train_loss"] = 1e6
+    figures.write_learning_curves(tmp_path / "many.png", rows, best_epoch=40)
+    assert pixels(tmp_path / "many.png").shape[1] == 1000
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10, 40])
+def test_confusion_png(tmp_path: Path, num_classes: int) -> None:
+    names = [*LONG_NAMES, *(f"class {index}" for index in range(30))][-num_classes:]
+    diagonal = np.eye(num_classes, dtype=int) * 20
+    figures.write_confusion(tmp_path / "right.png", diagonal, names, "50 % of $x")
+    figures.write_confusion(tmp_path / "wrong.png", diagonal[::-1].tolist(), names)
+    right = pixels(tmp_path / "right.png")
+    assert right.shape[1] == 1000
+    # The cells of the diagonal, where the whole row is; the colour bar's end is far smaller.
+    side = (right[right.shape[0] // 2] < 250).any(axis=-1).sum() / 2
+    assert area(right, DARKEST) > side**2 / num_classes / 2
+    assert (right != pixels(tmp_path / "wrong.png")).any()
+
+
+def test_confusion_png_with_an_absent_class_and_a_foreign_script(tmp_path: Path) -> None:
+    figures.write_confusion(tmp_path / "c.png", [[3, 1], [0, 0]], ["正常", "$\\frac"])
+    assert 0 < area(pixels(tmp_path / "c.png"), DARKEST) < 200
+
+
+def test_figures_leave_no_global_state(tmp_path: Path) -> None:
+    """Neither pyplot nor any deep-learning library comes with the reports."""
+    figures.write_confusion(tmp_path / "c.png", [[1, 0], [0, 1]], ["a", "b"])
+    assert not _pylab_helpers.Gcf.figs
+    code = (
+        "import sys, sscjax.reports.tables, sscjax.reports.figures, sscjax.evaluation.metrics\n"
+        "heavy = {'jax', 'torch', 'tensorflow', 'tensorboardX', 'matplotlib.pyplot'}\n"
+        "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_curves_csv(tmp_path: Path) -> None:
+    rows = curve_rows(2, 1)
+    rows[1]["val_loss"] = None
+    rows[2]["note"] = "stopped, early"
+    rows[2]["train_loss"] = np.float32(0.1)
+    figures.write_curves_csv(tmp_path / "curves.csv", rows)
+    with (tmp_path / "curves.csv").open(encoding="utf-8", newline="") as file:
+        back = list(csv.DictReader(file))
+    assert list(back[0]) == [*rows[0], "note"]
+    assert [float(row["train_loss"]) for row in back] == [row["train_loss"] for row in rows]
+    assert back[1]["val_loss"] == "" and back[0]["note"] == ""
+    assert back[2]["note"] == "stopped, early" and back[2]["epoch"] == "3"
+
+
+def read_events(path: Path) -> list[Any]:
+    """Through TensorBoard's own schema and checksum as tensorboardX carries them."""
+    event_pb2 = importlib.import_module("tensorboardX.proto.event_pb2")
+    masked_crc = importlib.import_module("tensorboardX.record_writer").masked_crc32c
+    data, events = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        assert struct.unpack("<I", data[8:12])[0] == masked_crc(data[:8])
+        payload = data[12 : 12 + length]
+        assert struct.unpack("<I", data[12 + length : 16 + length])[0] == masked_crc(payload)
+        events.append(event_pb2.Event.FromString(payload))
+        data = data[16 + length :]
+    return events
+
+
+def scalars(path: Path | None) -> dict[str, list[tuple[int, float]]]:
+    assert path is not None
+    result: dict[str, list[tuple[int, float]]] = {}
+    for event in read_events(path)[1:]:
+        (value,) = event.summary.value
+        result.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return result
+
+
+def test_event_log(tmp_path: Path) -> None:
+    rows = curve_rows(200, 100)
+    with tensorboard.EventLog(tmp_path) as log:
+        for row in rows:
+            log.add(row)
+        # Already on disk, as a killed run would leave it.
+        assert len(scalars(log.path)["train/loss"]) == 300
+    log.close()
+    assert log.path is not None
+    first, *rest = read_events(log.path)
+    assert first.file_version == "brain.Event:2"
+    assert all(event.wall_time > 1.6e9 for event in rest)
+    found = scalars(log.path)
+    tags = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "run/learning_rate")
+    assert set(found) == set(tags)
+    for tag in tags:
+        key = tag.removeprefix("run/").replace("/", "_")
+        assert found[tag] == [(row["epoch"], float(np.float32(row[key]))) for row in rows]
+
+
+def test_event_log_resumes_without_doubled_points(tmp_path: Path) -> None:
+    rows = curve_rows()
+    with tensorboard.EventLog(tmp_path / "events") as log:
+        for row in rows[:7]:
+            log.add(row)
+    # Killed after 7 epochs were logged, of which the last checkpoint knows 5.
+    with tensorboard.EventLog(tmp_path / "events", rows[:5]) as log:
+        for row in rows[5:]:
+            log.add(row)
+    (only,) = (tmp_path / "events").iterdir()
+    assert "tfevents" in only.name
+    assert [step for step, _ in scalars(only)["val/accuracy"]] == list(range(1, 11))
+
+
+def test_event_log_leaves_out_what_is_no_number(tmp_path: Path) -> None:
+    row = {"epoch": 1, "stage": "head", "val_loss": None, "is_best": True, "train_loss": 0.5}
+    with tensorboard.EventLog(tmp_path, [row]) as log:
+        pass
+    assert scalars(log.path) == {"train/loss": [(1, 0.5)]}
+
+
+def test_without_tensorboardx_no_folder_is_written_and_one_line_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)  # as Python does where it is missing
+    tensorboard._library.cache_clear()
+    try:
+        with caplog.at_level("DEBUG"):
+            for _ in range(2):  # a run has several stages
+                with tensorboard.EventLog(tmp_path / "tensorboard", curve_rows(2, 0)) as log:
+                    log.add(curve_rows(1, 0)[0])
+    finally:
+        tensorboard._library.cache_clear()
+    assert log.path is None and not list(tmp_path.iterdir())
+    (line,) = caplog.records
+    assert line.levelname == "INFO" and "pip install 'sscjax[tensorboard]'" in line.getMessage()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_full_disk_is_said_once(tmp_path: Path) -> None:
+    """Closing, too, would fail: what comes out is the error of the first write, and no other."""
+    with pytest.raises(OSError) as caught, tensorboard.EventLog(tmp_path) as log:
+        assert log.path is not None
+        log._writer._writer.close()
+        log._writer._writer = open("/dev/full", "wb")
+        log.add(curve_rows(1, 0)[0])
+    assert caught.value.errno == errno.ENOSPC and caught.value.__context__ is None

@@ -1,0 +1,260 @@
+"""The solved classifier: equal to scikit-learn's, its penalty chosen by subject, runs with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from sklearn.linear_model import LogisticRegression
+from small_runs import one_stage_config, written
+
+from sscjax.data import splits, synthetic
+from sscjax.data.dataset import ImageSet
+from sscjax.errors import UserError
+from sscjax.evaluation import predictions
+from sscjax.experiments import data_from_config, single_run, summarize
+from sscjax.inference import classifier
+from sscjax.reports import html
+from sscjax.reports.html import run_data as page_folder
+from sscjax.reports.html import sections
+from sscjax.training import linear_probe, losses
+
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Features of unlike scales, one of them constant, that tell three classes in part."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+def made(images: int, seed: int, classes: int = 3) -> Made:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(images) % classes
+    features = rng.normal(size=(images, 12))
+    features[:, :classes] += 1.5 * np.eye(classes)[labels]
+    features = features * 10.0 ** rng.uniform(-2, 2, 12) + rng.uniform(-5, 5, 12)
+    return Made(np.column_stack([features, np.full(images, 7.0)]).astype(np.float32), labels)
+
+
+def reference(
+    data: Made, l2: float, weights: np.ndarray, scale: float
+) -> tuple[LogisticRegression, np.ndarray]:
+    """scikit-learn on the standardised features: its C is one over the weight of the penalty."""
+    x = data.features[:, :-1].astype(np.float64)
+    x = (x - x.mean(0)) / x.std(0) / scale
+    model = LogisticRegression(C=1 / (l2 * weights.sum()), tol=1e-8, max_iter=5000)
+    return model.fit(x, data.labels, sample_weight=weights), x
+
+
+@pytest.mark.parametrize("l2", [1e-2, 1e-4])
+def test_equals_scikit_learn(l2: float) -> None:
+    data = made(90, 0)
+    by_class = (0.5, 1.0, 2.5)
+    objective = losses.Objective("softmax", class_weights=by_class)
+    found = linear_probe.Problem(data.features, data.labels, objective, 3, passes=2000).fit(l2)
+    weights = np.array(by_class)[data.labels]
+    model, x = reference(data, l2, weights, np.sqrt(13))
+    logits = data.features.astype(np.float64) @ found.kernel + found.bias
+    wanted = model.decision_function(x)
+    # Softmax leaves a constant open; both penalties make the kernels' sum over classes zero.
+    logits, wanted = (part - part.mean(1, keepdims=True) for part in (logits, wanted))
+    np.testing.assert_allclose(logits, wanted, atol=1e-2 * np.abs(wanted).max())
+    assert found.accuracy == pytest.approx((wanted.argmax(1) == data.labels).mean())
+    probabilities = model.predict_proba(x)[np.arange(90), data.labels]
+    assert found.loss == pytest.approx(-np.log(probabilities).mean(), rel=2e-2)
+    assert not found.kernel[-1].any(), "a constant feature tells nothing"
+    assert found.kernel.dtype == found.bias.dtype == np.float32
+
+
+def test_one_logit_equals_scikit_learn() -> None:
+    """A sigmoid has one column of penalised weights."""
+    data = made(60, 1, classes=2)
+    found = linear_probe.Problem(data.features, data.labels, losses.Objective("sigmoid"), 1).fit(
+        1e-3
+    )
+    model, x = reference(data, 1e-3, np.ones(60), np.sqrt(13))
+    logits = data.features.astype(np.float64) @ found.kernel + found.bias
+    wanted = model.decision_function(x)
+    np.testing.assert_allclose(logits[:, 0], wanted, atol=1e-2 * np.abs(wanted).max())
+
+
+def test_weights_of_images_equal_repeating_them() -> None:
+    data = made(30, 2)
+    twice = np.arange(30) % 2 == 0
+    rows = np.concatenate([np.arange(30), np.flatnonzero(twice)])
+    objective = losses.Objective("softmax")
+    weighted = linear_probe.Problem(data.features, data.labels, objective, 3)
+    repeated = linear_probe.Problem(data.features[rows], data.labels[rows], objective, 3)
+    # The same standardisation: what differs is how often an image is counted.
+    repeated._mean, repeated._scale = weighted._mean, weighted._scale
+    x = (data.features[rows] - weighted._mean) / weighted._scale
+    repeated._held = (x, x.T.copy(), repeated._held[2])
+    first, _ = weighted.solve(1e-2, 1.0 + twice)
+    second, _ = repeated.solve(1e-2)
+    np.testing.assert_allclose(first, second, atol=2e-3 * np.abs(second).max())
+
+
+def test_penalty_is_chosen_by_held_out_loss() -> None:
+    """The sums of a loop over folds and strengths with scikit-learn, standardised alike."""
+    data = made(60, 3)
+    folds = np.arange(60) // 3 % 4
+    strengths = (1e-4, 1e-2, 1.0)
+    problem = linear_probe.Problem(
+        data.features, data.labels, losses.Objective("softmax"), 3, passes=999
+    )
+    choice = problem.choose(strengths, folds)
+    x = data.features[:, :-1].astype(np.float64)
+    x = (x - x.mean(0)) / x.std(0) / np.sqrt(13)
+    for l2 in strengths:
+        total = 0.0
+        for fold in range(4):
+            inside = folds != fold
+            model = LogisticRegression(C=1 / (l2 * inside.sum()), tol=1e-8, max_iter=5000)
+            model.fit(x[inside], data.labels[inside])
+            rest = model.predict_proba(x[~inside])[np.arange((~inside).sum()), data.labels[~inside]]
+            total -= np.log(rest).sum()
+        assert choice.losses[l2] == pytest.approx(total / 60, rel=2e-2)
+    assert choice.l2 == min(choice.losses, key=choice.losses.__getitem__)
+    assert choice.folds == 4
+    assert problem.choose([0.5], folds) == linear_probe.Choice(0.5, {}, 0)
+
+
+# --- folds of the training images ----------------------------------------------------------------
+
+
+def subject_set(subjects: dict[str, int]) -> ImageSet:
+    tiles = dict.fromkeys(subjects, 12)
+    return synthetic.skin_biopsies(image_size=32, tiles=tiles, subjects=subjects)
+
+
+def test_folds_keep_subjects_and_have_every_class() -> None:
+    found = subject_set({"normal": 6, "early": 5, "late": 4})
+    folds = splits.subject_folds(found, 5, 0)
+    assert set(folds.tolist()) == {0, 1, 2, 3}, "a class has four subjects"
+    for subject in set(found.subjects.tolist()):
+        assert len(set(folds[found.subjects == subject].tolist())) == 1
+    for fold in range(4):
+        assert set(found.labels[folds == fold].tolist()) == {0, 1, 2}
+    assert not splits.subject_folds(subject_set({"normal": 3, "early": 1, "late": 3}), 5, 0).any()
+
+
+# --- runs ----------------------------------------------------------------------------------------
+
+
+def solved_config(model: str = "mobilenet_v2") -> ConfigDict:
+    config = one_stage_config()
+    config.model.name = model
+    config.model.alpha = 0.35
+    if model == "mobilenet_v2":
+        config.model.feature_layers = ("block_2_add", "out_relu")
+    else:
+        config.model.cnn_dense = ()
+    config.stages.head.optimizer = "lbfgs"
+    config.stages.head.epochs = 200
+    config.stages.head.l2 = (1e-3, 1e-1)
+    config.augment.copies = 1
+    return config
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summarize, "_draw", lambda *args: None)
+    monkeypatch.setattr(html, "write", lambda folder: ())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_solved_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Ends, says its penalty, is left alone when finished, and answers."""
+    # On several layers of MobileNetV2: test_export.py.
+    config = solved_config("cnn")
+    with caplog.at_level(logging.INFO):
+        single_run.run(config, tmp_path / "one")
+    assert "-fold cross-validation over the subjects trained on" in caplog.text
+    kept = json.loads((tmp_path / "one/stages/head/stage.json").read_text("utf-8"))
+    assert kept["course"]["l2"] in (1e-3, 1e-1) and kept["course"]["best_epoch"] == 1
+    [row] = kept["course"]["rows"]
+    assert row["train_accuracy"] > 0.5 and np.isfinite(row["val_loss"])
+    before = written(tmp_path / "one")
+    single_run.run(config, tmp_path / "one")
+    assert written(tmp_path / "one") == before
+    said = sections.provenance(page_folder.read(tmp_path / "one"))
+    assert [one["l2"] for one in said["solved"]] == [kept["course"]["l2"]]
+    opened = classifier.open_run(tmp_path / "one")
+    image_set, _ = data_from_config.load_images(config)
+    table = predictions.Predictions.read_csv(tmp_path / "one/predictions.csv")
+    assert table.files.tolist() == image_set.files.tolist()
+    found = classifier.Answers.join(opened.answer([image_set.images[:32], image_set.images[32:]]))
+    np.testing.assert_allclose(found.probabilities, table.probabilities, atol=1e-6)
+
+
+@pytest.mark.usefixtures("quick")
+def test_goes_on_after_it_was_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the checkpoint and the end of the stage: nothing is solved again."""
+    config = solved_config("cnn")
+    undisturbed = tmp_path / "one"
+    single_run.run(config, undisturbed)
+
+    def die(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(single_run, "_write_finished", die)
+        single_run.run(config, tmp_path / "two")
+    with monkeypatch.context() as patch:
+        patch.setattr(linear_probe, "Problem", die)
+        single_run.run(config, tmp_path / "two")
+    for name in ("predictions.csv", "metrics.json", "curves.csv"):
+        assert (undisturbed / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_subject_of_a_class_leaves_no_choice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = solved_config("cnn")
+    # Three subjects of each class: one for each split.
+    for name in ("normal", "early", "late"):
+        config.data.synthetic[f"{name}_subjects"] = 3
+    config.stages.head.l2 = (1e-4, 1e-2, 1.0)
+    single_run.run(config, tmp_path)
+    assert "too few subjects of a class to choose l2" in caplog.text
+    kept = json.loads((tmp_path / "stages/head/stage.json").read_text("utf-8"))
+    assert kept["course"]["l2"] == 1e-2
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"model.feature_layers": ("block_2_ad",)},
+            "'block_2_ad' is not the output of .*'block_2_add'",
+        ),
+        ({"model.feature_layers": ("block_2_project",)}, "did you mean 'block_2_project_BN'"),
+        ({"model.feature_layers": ("out_relu", "out_relu")}, "or is there twice"),
+        ({"stages.head.trainable": "all"}, "fits the classifier alone; set trainable='head'"),
+        ({"stages.head.online_augment": True}, "needs the same images all the time"),
+        ({"stages.head.l2": ()}, r"l2=\(\), expected numbers above 0"),
+        ({"stages.head.l2": (0.0,)}, r"l2=\(0.0,\), expected numbers above 0"),
+        (
+            {"model.name": "cnn", "model.cnn_dense": (8,)},
+            r"fits one dense layer, and the classifier has 2 \(dense1, predictions\)",
+        ),
+        (
+            {"features.max_megabytes": 0, "features.disk_megabytes": 0},
+            "raise config.features.max_megabytes",
+        ),
+    ],
+)
+def test_mistakes(tmp_path: Path, changes: dict[str, object], expected: str) -> None:
+    config = solved_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=expected):
+        single_run.run(config, tmp_path)
