@@ -143,4 +143,4 @@ def _text(out: Path, size: int, outcome: Outcome) -> str:
             f"{there:.0f} images/s there, {here:.0f} images/s in sscjax, in batches of "
             f"{classifier.BATCH}"
         )
-    return "\n".join([*lines, predict.RESEARCH_ONLY])
+    return "\n".join([*lines, *outcome.notes, predict.RESEARCH_ONLY])

@@ -4,7 +4,11 @@ Each has `get_config() -> ConfigDict`, a fresh config that may be changed before
 `sscjax.run`.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 # A wheel brings the configs in this folder. In a clone they lie beside the package, where
 # `--config=configs/NAME.py` finds them, and nothing but this file is here.
@@ -12,15 +16,16 @@ _beside = Path(__file__).resolve().parents[2] / "configs"
 if not (Path(__file__).parent / "default.py").is_file() and _beside.is_dir():
     __path__.append(str(_beside))
 
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> ModuleType:
+        """A config's module, which a type checker does not see in a clone."""
+
 
 def names() -> list[str]:
     """The configs there are, sorted: what `--config=NAME` may name."""
-    return sorted(
-        path.stem
-        for folder in __path__
-        for path in Path(folder).glob("*.py")
-        if path.stem != "__init__"
-    )
+    files = (path for folder in __path__ for path in Path(folder).glob("*.py"))
+    return sorted(path.stem for path in files if path.stem != "__init__")
 
 
 def file_of(name: str) -> Path | None:

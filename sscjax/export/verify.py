@@ -93,10 +93,12 @@ class Outcome:
     Attributes:
       metadata: as it stands in the file.
       agreement: with the run.
+      notes: further lines for people.
     """
 
     metadata: Mapping[str, Any]
     agreement: Agreement
+    notes: tuple[str, ...] = ()
 
 
 def missing(error: ImportError) -> UserError:

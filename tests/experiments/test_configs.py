@@ -15,7 +15,7 @@ from sscjax.reports import paper
 
 # Of another program, with fields of its own: see test_pretrain.
 OTHERS = ("__init__", "pretrain_textures")
-NAMES = sorted(p.stem for p in Path(default.__file__).parent.glob("*.py") if p.stem not in OTHERS)
+NAMES = sorted(p.stem for p in Path(str(default.__file__)).parent.glob("*.py") if p.stem not in OTHERS)
 
 
 def _config(name: str) -> ConfigDict:
@@ -59,7 +59,7 @@ def test_config_has_only_documented_fields(name: str) -> None:
 
 
 def test_every_field_is_documented() -> None:
-    text = Path(default.__file__).read_text(encoding="utf-8")
+    text = Path(str(default.__file__)).read_text(encoding="utf-8")
     before_stages = text.split("    config.stages.head = stage()")[0]
     # A comment may stand above several fields, but no field without one in its paragraph.
     for paragraph in before_stages.split("\n\n"):
