@@ -440,13 +440,10 @@ def _draw_masks(
     pixels = some.images[filled]
     told = np.asarray(ask(model["params"], model["batch_stats"], pixels))[: len(shown)]
     assert some.masks is not None
-    figures.write_masks(
-        folder / segmentation.PICTURE,
-        pixels[: len(shown)],
-        np.asarray(some.masks[shown]),
-        told,
-        some.mask_classes,
+    sheet = figures.mask_sheet(
+        pixels[: len(shown)], np.asarray(some.masks[shown]), told, some.mask_classes
     )
+    figures.write_png(folder / segmentation.PICTURE, sheet)
 
 
 class _Curves:

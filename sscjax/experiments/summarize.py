@@ -143,17 +143,16 @@ def _draw(
             break
         before += one.course.epoch
     best = before + course.best_epoch if course.best_epoch else None
-    figures.write_learning_curves(folder / "curves.png", rows, best_epoch=best)
-    figures.write_calibration(folder / "calibration.png", found)
+    # A classifier that was fitted to convergence has no epochs to draw.
+    if rows:
+        figures.write_png(folder / "curves.png", figures.learning_curves(rows, best))
+    shown = figures.calibration(found, title="test images: probabilities, and abstention")
+    figures.write_png(folder / "calibration.png", shown)
     for split in ("val", "test"):
         if split in ours:
-            shown = ours[split]["image"]
-            figures.write_confusion(
-                folder / f"confusion_{split}.png",
-                shown["confusion"],
-                shown["classes"],
-                title=f"{split} images",
-            )
+            counts = ours[split]["image"]
+            matrix = figures.confusion(counts["confusion"], counts["classes"], f"{split} images")
+            figures.write_png(folder / f"confusion_{split}.png", matrix)
 
 
 def reach(images: dataset.Images, ranges: Mapping[str, Any]) -> str:

@@ -263,7 +263,7 @@ def _written(
     share = formatting.percent(float(judged.probabilities[k, wanted]))
     name_of_class = formatting.clean_name(opened.columns[wanted], 24)
     title = f"{formatting.clean_file(str(judged.names[k]), 60)}: {name_of_class} {share}"
-    figures.write_sheet(out / entry["sheet"], title, panels)
+    figures.write_png(out / entry["sheet"], figures.image_sheet(title, panels))
     return entry
 
 

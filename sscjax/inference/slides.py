@@ -213,8 +213,7 @@ def _heat_map(
 ) -> None:
     with reader.open_slide(source.path) as slide:
         thumbnail = slide.thumbnail(1024)
-    figures.write_heat_map(
-        path,
+    drawn = figures.heat_map(
         thumbnail,
         corners * thumbnail.shape[1] / kept["width"],
         kept["field"] * thumbnail.shape[1] / kept["width"],
@@ -223,6 +222,7 @@ def _heat_map(
         label=f"probability of {formatting.clean_name(opened.rules.positive, 40)}",
         threshold=opened.rules.threshold,
     )
+    figures.write_png(path, drawn)
 
 
 def _decisive(
@@ -245,4 +245,4 @@ def _decisive(
         panels.append((f"{share} at {tile['x']},{tile['y']}", pixels))
     name = formatting.clean_name(opened.columns[answer], 24)
     title = f"{formatting.clean_file(source.name, 60)}: the tiles that speak the most for {name}"
-    figures.write_sheet(path, title, panels, columns=5)
+    figures.write_png(path, figures.image_sheet(title, panels, columns=5))

@@ -192,7 +192,7 @@ def test_text_says_what_was_found() -> None:
 
 
 def test_picture_shows_both_states(tmp_path: Path) -> None:
-    figures.write_calibration(tmp_path / "calibration.png", usual())
+    figures.write_png(tmp_path / "calibration.png", figures.calibration(usual()))
     with Image.open(tmp_path / "calibration.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert pixels.shape[1] == 1000
@@ -202,5 +202,5 @@ def test_picture_shows_both_states(tmp_path: Path) -> None:
     red = np.abs(pixels[:, :500] - [0xD5, 0x5E, 0x00]).max(-1) < 4
     assert red.sum() > 50
     nothing = {**usual(), "splits": {}, "coverage": []}
-    figures.write_calibration(tmp_path / "nothing.png", nothing)
+    figures.write_png(tmp_path / "nothing.png", figures.calibration(nothing))
     assert (tmp_path / "nothing.png").stat().st_size > 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from slide_files import painted, write_slide
 from small_runs import finished_run
@@ -103,10 +104,13 @@ def test_decisive_tiles_are_the_surest(
 ) -> None:
     drawn: list[list[str]] = []
 
-    def see(path: Path, title: str, panels: Any, columns: int | None = None) -> None:
-        drawn.append([name for name, _ in panels])
+    draw = figures.image_sheet
 
-    monkeypatch.setattr(figures, "write_sheet", see)
+    def see(title: str, panels: Any, columns: int | None = None) -> Figure:
+        drawn.append([name for name, _ in panels])
+        return draw(title, panels, columns)
+
+    monkeypatch.setattr(figures, "image_sheet", see)
     slide = write_slide(tmp_path / "a.tif", np.tile(dyed("early", 30), (3, 1, 1)), levels=1)
     predict.predict(run, [slide], tmp_path / "out")
     found = predicted(tmp_path / "out")
@@ -121,10 +125,10 @@ def test_heat_map_is_where_the_tiles_are(tmp_path: Path) -> None:
     """A dark square and a bright one over white: seen in the picture at their places."""
     picture = np.full((200, 200, 3), 255, np.uint8)
     corners = np.array([(0, 0), (100, 100)])
-    figures.write_heat_map(
-        tmp_path / "a.png", picture, corners, 100, np.array([0.0, 1.0]),
-        title="t", label="l", threshold=0.5,
-    )  # fmt: skip
+    drawn = figures.heat_map(
+        picture, corners, 100, np.array([0.0, 1.0]), title="t", label="l", threshold=0.5
+    )
+    figures.write_png(tmp_path / "a.png", drawn)
     with Image.open(tmp_path / "a.png") as image:
         found = np.asarray(image.convert("RGB")).astype(int)
     yellow = (found[..., 2] < 150) & (found[..., 0] > 200)

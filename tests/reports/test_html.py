@@ -24,7 +24,7 @@ from sscjax.evaluation import intervals, metrics, predictions
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import single_run
 from sscjax.reports import html
-from sscjax.reports.html import charts, checklists, plots, render, sections
+from sscjax.reports.html import checklists, render, sections
 from sscjax.system import formatting
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -154,7 +154,8 @@ def test_figures_are_those_of_the_run(run: Path) -> None:
         assert counts == figures[unit]["confusion"]
     curves = text_of(section(root, "curves"))
     for entry in figures["image"]["per_class"]:
-        assert f"{entry['name']}: AUROC {formatting.number(entry['auroc'])}" in curves
+        chart = f"ROC: {entry['name']} against the othersTrue positive rate over false positive"
+        assert f"{chart} rate; AUROC {formatting.number(entry['auroc'])}" in curves
     flow = text_of(section(root, "data"))
     table = Predictions.read_csv(run / "predictions.csv")
     for split in predictions.SPLITS:
@@ -189,12 +190,12 @@ def test_subjects_and_provenance(run: Path) -> None:
 
 def test_what_is_said_where_the_last_epoch_is_taken(copy: Path) -> None:
     record = json.loads((copy / "run.json").read_text(encoding="utf-8"))
-    assert "Circle: the epoch" in html.write(copy)[0].read_text(encoding="utf-8")
+    assert "Diamond: the epoch" in html.write(copy)[0].read_text(encoding="utf-8")
     record["config"]["select"]["metric"] = "none"
     record["config"]["model"] |= {"name": "fd_unet", "unet_block": "dense"}
     (copy / "run.json").write_text(json.dumps(record), encoding="utf-8")
     text = html.write(copy)[0].read_text(encoding="utf-8")
-    assert "Circle: the epoch" not in text and "the last epoch was kept" in text
+    assert "Diamond: the epoch" not in text and "the last epoch was kept" in text
     assert "Fully dense UNet, trained to tell" in text
 
 
@@ -219,7 +220,7 @@ def test_made_anew_it_is_the_same(run: Path, copy: Path) -> None:
     before = {name: (copy / name).read_bytes() for name in (html.PAGE, html.CARD)}
     for name in before:
         (copy / name).unlink()
-    command = [sys.executable, "-m", "sscjax.reports.html", str(copy)]
+    command = [sys.executable, "-m", "sscjax", "report", str(copy)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str((copy / name).resolve()) for name in before]
     assert {name: (copy / name).read_bytes() for name in before} == before
@@ -364,7 +365,7 @@ def test_calibration_is_shown(copy: Path) -> None:
     for part in ("1.700", "Youden", "87.5 % of these answers are right", "25.0 % of test"):
         assert part in said
     names = [svg.get("aria-labelledby") for svg in section(root, "calibration").iter(SVG + "svg")]
-    assert "reliability-test-before-t reliability-test-before-d" in names
+    assert names == ["reliability-test-t reliability-test-d", "coverage-t coverage-d"]
 
 
 def test_protocol_sums_up_its_folds(run: Path, tmp_path: Path) -> None:
@@ -509,23 +510,6 @@ def test_a_run_without_augmentation_says_so(run: Path, copy: Path) -> None:
     assert "Training images were not augmented." in after and "flips" not in after
 
 
-def test_many_folds_are_drawn_as_one_range() -> None:
-    """Lines of seven folds would share colours: the middle one is drawn within their ends."""
-    folds = {
-        f"fold_{number}": [
-            {"epoch": epoch, "val_accuracy": (number + epoch) / 10, "val_loss": None}
-            # The last fold stopped early.
-            for epoch in range(1, 3 if number < 6 else 2)
-        ]
-        for number in range(7)
-    }
-    [chart] = plots._range_of_folds(folds)
-    [line] = chart.lines
-    assert list(line.x) == [1, 2] and line.y == pytest.approx([0.4, 0.45])
-    assert line.low == pytest.approx([0.1, 0.2]) and line.high == pytest.approx([0.7, 0.7])
-    assert "7 folds" in line.label
-
-
 def test_unused_output_is_left_out(copy: Path) -> None:
     """Four outputs for three classes, as the paper had: the fourth is shown only if it answers."""
     whole = Predictions.read_csv(copy / "predictions.csv")
@@ -560,28 +544,7 @@ def test_folders_that_are_no_finished_run(copy: Path, tmp_path: Path) -> None:
         html.write(copy)
 
 
-# ---- charts and guidelines ----------------------------------------------------------------------
-
-
-def test_ticks_are_round_and_few() -> None:
-    for low, high in ((0, 1), (0, 0.013), (0, 37), (0.5, 200.5), (0, 1.9)):
-        ticks = charts.nice_axis("x", low, high).ticks
-        assert 2 <= len(ticks) <= 6 and low <= ticks[0] and ticks[-1] <= high
-        assert np.allclose(np.diff(ticks), ticks[1] - ticks[0])
-    assert charts.nice_axis("epoch", 0.5, 2.5, whole=True).ticks == (1.0, 2.0)
-
-
-def test_lines_lie_where_their_values_say() -> None:
-    axis = charts.Axis("x", 0, 2, (0, 2))
-    line = charts.Line("a<b", (0, 1, float("nan"), 2), (0, 2, 1, 1))
-    svg = charts.Chart("n", "t", "d", axis, axis, (line,)).svg()
-    left, right = charts.LEFT, charts.WIDTH - charts.RIGHT
-    top, bottom = charts.TOP, charts.HEIGHT - charts.BOTTOM
-    middle, centre = (left + right) / 2, (top + bottom) / 2
-    # A value that is not there breaks the line.
-    path = f"M{left:.1f},{bottom:.1f}L{middle:.1f},{top:.1f}M{right:.1f},{centre:.1f}"
-    assert f'd="{path}"' in svg
-    ElementTree.fromstring(svg)
+# ---- guidelines ---------------------------------------------------------------------------------
 
 
 def test_checklists_are_whole() -> None:

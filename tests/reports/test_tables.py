@@ -1,24 +1,20 @@
-"""Tables read back as text, PNGs as pixels, curves as CSV, events through TensorBoard's schema."""
+"""Tables read back as text, events through TensorBoard's schema."""
 
 from __future__ import annotations
 
-import csv
 import errno
 import importlib
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import _pylab_helpers
-from PIL import Image
+from small_figures import curve_rows
 
 from sscjax.evaluation import intervals, metrics
 from sscjax.evaluation.predictions import Predictions
-from sscjax.reports import figures, paper, tables, tensorboard
+from sscjax.reports import paper, tables, tensorboard
 from sscjax.system import formatting
 
 LONG_NAMES = (
@@ -33,10 +29,6 @@ LONG_NAMES = (
     "adenocarcinoma",
     "other $x_1$ ünï",
 )
-
-
-# The end of the colour scale: the whole of a row.
-DARKEST = "#08306b"
 
 
 def predictions_of(confusion: paper.Confusion, classes: tuple[str, ...], split: str) -> Predictions:
@@ -257,135 +249,6 @@ def test_parameter_line_is_the_paper_s() -> None:
     )
     assert tables.parameter_line(0, 5) == "frozen 0 parameters, trained 5"
     assert "(layer Conv1)" in tables.parameter_line(1, 5, ("Conv1",))
-
-
-def curve_rows(head: int = 6, finetune: int = 4) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for epoch in range(1, head + finetune + 1):
-        row = {
-            "epoch": epoch,
-            "stage": "head" if epoch <= head else "finetune",
-            "train_loss": 1 / 3 / epoch,
-            "train_accuracy": 1 - 0.5 / epoch,
-            "val_loss": 0.7 / epoch,
-            "val_accuracy": 1 - 0.7 / epoch,
-            "learning_rate": 1e-3,
-        }
-        rows.append(row)
-    return rows
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return np.asarray(image.convert("RGB")).astype(int)
-
-
-def area(image: np.ndarray, code: str) -> int:
-    """Pixels of a colour, given as `#rrggbb`."""
-    wanted = [int(code[place : place + 2], 16) for place in (1, 3, 5)]
-    return int((np.abs(image - wanted).max(axis=-1) <= 3).sum())
-
-
-def has_colour(image: np.ndarray, code: str) -> bool:
-    return area(image, code) > 20
-
-
-def test_learning_curves(tmp_path: Path) -> None:
-    rows = curve_rows()
-    figures.write_learning_curves(tmp_path / "all.png", rows, best_epoch=7, title="a $run")
-    image = pixels(tmp_path / "all.png")
-    assert image.shape[1] == 1000
-    for colour in (figures.TRAIN_STYLE["color"], figures.VAL_STYLE["color"], figures.BEST_COLOUR):
-        assert has_colour(image, colour)
-    figures.write_learning_curves(tmp_path / "again.png", rows, best_epoch=7, title="a $run")
-    assert (tmp_path / "all.png").read_bytes() == (tmp_path / "again.png").read_bytes()
-    for row in rows:
-        row["val_loss"] = row["val_accuracy"] = None
-    figures.write_learning_curves(tmp_path / "train.png", rows)
-    image = pixels(tmp_path / "train.png")
-    assert not has_colour(image, figures.VAL_STYLE["color"])
-    assert not has_colour(image, figures.BEST_COLOUR)
-
-
-def test_stage_boundary_is_drawn_in_both_panels(tmp_path: Path) -> None:
-    """Columns with much dark grey: the frame has none, a boundary runs the panel's height."""
-    columns = {}
-    for name, rows in (("one", curve_rows(10, 0)), ("two", curve_rows(6, 4))):
-        figures.write_learning_curves(tmp_path / f"{name}.png", rows)
-        grey = np.abs(pixels(tmp_path / f"{name}.png") - 0x55).max(axis=-1) < 0x38
-        columns[name] = np.flatnonzero(grey.sum(axis=0) > 80)
-    added = sorted(set(columns["two"]) - set(columns["one"]))
-    assert added and added[0] < 500 < added[-1]
-    # After 6 of 10 epochs: right of the middle of each panel, and nowhere else.
-    left = [column for column in added if column < 500]
-    assert 250 < left[0] and left[-1] - left[0] <= 3
-
-
-def test_stage_starts() -> None:
-    assert figures.stage_starts(curve_rows(6, 4)) == [("head", 1), ("finetune", 7)]
-    assert figures.stage_starts([]) == []
-
-
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_learning_curves_of_few_epochs(tmp_path: Path, count: int) -> None:
-    figures.write_learning_curves(tmp_path / "few.png", curve_rows(count, 0), best_epoch=1)
-    assert pixels(tmp_path / "few.png").std() > 0
-
-
-def test_learning_curves_of_many_stages_and_a_spike(tmp_path: Path) -> None:
-    rows = curve_rows(40, 0)
-    for index, row in enumerate(rows):
-        row["stage"] = f"stage {index // 2}"
-    rows[20]["train_loss"] = 1e6
-    figures.write_learning_curves(tmp_path / "many.png", rows, best_epoch=40)
-    assert pixels(tmp_path / "many.png").shape[1] == 1000
-
-
-@pytest.mark.parametrize("num_classes", [2, 3, 10, 40])
-def test_confusion_png(tmp_path: Path, num_classes: int) -> None:
-    names = [*LONG_NAMES, *(f"class {index}" for index in range(30))][-num_classes:]
-    diagonal = np.eye(num_classes, dtype=int) * 20
-    figures.write_confusion(tmp_path / "right.png", diagonal, names, "50 % of $x")
-    figures.write_confusion(tmp_path / "wrong.png", diagonal[::-1].tolist(), names)
-    right = pixels(tmp_path / "right.png")
-    assert right.shape[1] == 1000
-    # The cells of the diagonal, where the whole row is; the colour bar's end is far smaller.
-    side = (right[right.shape[0] // 2] < 250).any(axis=-1).sum() / 2
-    assert area(right, DARKEST) > side**2 / num_classes / 2
-    assert (right != pixels(tmp_path / "wrong.png")).any()
-
-
-def test_confusion_png_with_an_absent_class_and_a_foreign_script(tmp_path: Path) -> None:
-    figures.write_confusion(tmp_path / "c.png", [[3, 1], [0, 0]], ["正常", "$\\frac"])
-    assert 0 < area(pixels(tmp_path / "c.png"), DARKEST) < 200
-
-
-def test_figures_leave_no_global_state(tmp_path: Path) -> None:
-    """Neither pyplot nor any deep-learning library comes with the reports."""
-    figures.write_confusion(tmp_path / "c.png", [[1, 0], [0, 1]], ["a", "b"])
-    assert not _pylab_helpers.Gcf.figs
-    code = (
-        "import sys, sscjax.reports.tables, sscjax.reports.figures, sscjax.evaluation.metrics\n"
-        "heavy = {'jax', 'torch', 'tensorflow', 'tensorboardX', 'matplotlib.pyplot'}\n"
-        "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_curves_csv(tmp_path: Path) -> None:
-    rows = curve_rows(2, 1)
-    rows[1]["val_loss"] = None
-    rows[2]["note"] = "stopped, early"
-    rows[2]["train_loss"] = np.float32(0.1)
-    figures.write_curves_csv(tmp_path / "curves.csv", rows)
-    with (tmp_path / "curves.csv").open(encoding="utf-8", newline="") as file:
-        back = list(csv.DictReader(file))
-    assert list(back[0]) == [*rows[0], "note"]
-    assert [float(row["train_loss"]) for row in back] == [row["train_loss"] for row in rows]
-    assert back[1]["val_loss"] == "" and back[0]["note"] == ""
-    assert back[2]["note"] == "stopped, early" and back[2]["epoch"] == "3"
 
 
 def read_events(path: Path) -> list[Any]:

@@ -175,9 +175,8 @@ def write(
         found["segmentation"] = segmentation.by_split(whole)
     files.write_json(folder / "metrics.json", found)
     test = found["splits"]["test"]["image"]
-    figures.write_confusion(
-        folder / "confusion_test.png", test["confusion"], test["classes"], title="test images"
-    )
+    matrix = figures.confusion(test["confusion"], test["classes"], title="test images")
+    figures.write_png(folder / "confusion_test.png", matrix)
     text = _text(config, folder, images, outcomes, found)
     files.write_text(folder / "report.txt", text)
     return text

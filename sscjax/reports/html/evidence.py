@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sscjax.reports import figures
 from sscjax.reports.html.run_data import Folder
 from sscjax.reports.html.sections import SPLIT_TITLES
 from sscjax.system import formatting
@@ -60,7 +61,7 @@ def calibration(folder: Folder) -> dict[str, Any] | None:
     found = found or {}
     rows = []
     for split, states in (found.get("splits") or {}).items():
-        for state in calibration_states(found):
+        for state in figures.calibration_states(found):
             if state in states:
                 one = states[state]
                 rows.append(
@@ -84,11 +85,6 @@ def calibration(folder: Folder) -> dict[str, Any] | None:
         "outliers": found.get("outliers"),
         "folds": folds,
     }
-
-
-def calibration_states(found: Mapping[str, Any]) -> tuple[str, ...]:
-    """Before and after temperature scaling; where none was done, both are the same."""
-    return ("after",) if found.get("reason") else ("before", "after")
 
 
 def _log_loss(found: Mapping[str, Any], split: str, state: str) -> float | None:

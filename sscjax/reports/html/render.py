@@ -8,7 +8,7 @@ from typing import Any
 
 import sscjax
 from sscjax.errors import UserError
-from sscjax.reports.html import evidence, gallery, plots, sections
+from sscjax.reports.html import charts, evidence, gallery, sections
 from sscjax.reports.html.checklists import CHECKLISTS, Checklist
 from sscjax.reports.html.run_data import Folder, read
 from sscjax.system import files, formatting
@@ -89,12 +89,12 @@ def gather(folder: Folder) -> dict[str, Any]:
         "results": sections.results(folder),
         "paper": sections.paper(folder),
         "confusions": sections.confusions(folder),
-        "roc": [group for group in plots.roc_charts(folder) if group["charts"]],
+        "roc": [group for group in charts.roc_charts(folder) if group["charts"]],
         "masks": gallery.masks(folder),
         "calibration": evidence.calibration(folder),
-        "reliability": plots.reliability(folder),
-        "coverage": plots.coverage(folder),
-        "courses": plots.learning_curves(folder),
+        "reliability": charts.reliability(folder),
+        "coverage": charts.coverage(folder),
+        "courses": charts.learning_curves(folder),
         "subjects": sections.subjects(folder),
         "galleries": gallery.galleries(folder),
         "provenance": sections.provenance(folder),
