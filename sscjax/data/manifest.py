@@ -14,9 +14,8 @@ from ml_collections import ConfigDict
 
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
-from sscjax.system import files, machine
+from sscjax.system import files, machine, run_dir
 
-FILE = "manifest.json"
 KEYS = ("weights", "config", "stages", "images", "sessions")
 _IMAGE_KEYS = ("file", "label", "subject", "split", "of", "sha256")
 
@@ -30,7 +29,7 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
       UserError: there is none, or it is damaged.
     """
-    path = folder / FILE
+    path = folder / run_dir.MANIFEST
     try:
         manifest = files.read_json(path)
         if not all(key in manifest for key in KEYS) or not manifest["sessions"]:

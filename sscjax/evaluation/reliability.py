@@ -10,6 +10,7 @@ import numpy as np
 from sscjax.errors import UserError
 from sscjax.evaluation import calibration, ood, thresholds
 from sscjax.evaluation.predictions import SPLITS, Predictions
+from sscjax.system import run_dir
 
 # Images of validation and test that are listed as the least like those of the training.
 _LISTED = 20
@@ -132,7 +133,7 @@ def _outliers(
     farthest = held_out[np.argsort(-distances[held_out], kind="stable")][:_LISTED]
     return {
         "method": ood.METHOD,
-        "file": "outliers.npz",
+        "file": run_dir.OUTLIERS,
         "rate": rate,
         "threshold": detector.threshold,
         "share_flagged": shares,

@@ -25,8 +25,6 @@ from sscjax.system import files, formatting
 
 KINDS = ("both", "predicted", "true")
 DISTANCE = "hausdorff95"
-# In a run's folder: a few images, their masks, and what was told of them; the table of all.
-PICTURE, FILE = "masks.png", "masks.csv"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -21,13 +21,10 @@ from sscjax.errors import UserError
 from sscjax.evaluation import paired_tests
 from sscjax.evaluation import predictions as predictions_module
 from sscjax.evaluation.predictions import Predictions
-from sscjax.inference import ensemble
 from sscjax.reports import paper
-from sscjax.system import files
+from sscjax.system import files, run_dir
 
 _LOG = logging.getLogger(__name__)
-
-TABLE = "predictions.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,18 +54,19 @@ def read_run(path: Path, split: str) -> Run:
     Raises:
       UserError: there are none, or none of this split, or an image is predicted twice.
     """
-    table = path / TABLE if path.is_dir() else path
+    table = path / run_dir.PREDICTIONS if path.is_dir() else path
     if not table.is_file():
-        raise UserError(f"{path} holds no {TABLE}: give the folder of a finished run")
+        raise UserError(f"{path} holds no {run_dir.PREDICTIONS}: give the folder of a finished run")
     predictions = predictions_module.Predictions.read_csv(table).where(split)
     if not len(predictions):
         raise UserError(f"{table} has no rows of the split {split!r}: choose another --split")
-    folder = table.parent.parent.parent if table.parent.parent.name == "stages" else table.parent
+    of_stage = table.parent.parent.name == run_dir.STAGES
+    folder = table.parent.parent.parent if of_stage else table.parent
     names, counts = np.unique(predictions.files, return_counts=True)
     repeats, once = int(counts.max()), predictions.files[: len(names)]
     # Repeat after repeat, each with every image; those of hold-outs have others each time.
     in_turn = np.array_equal(predictions.files, np.tile(once, repeats))
-    if repeats > 1 and in_turn and (folder / ensemble.RECORD).is_file():
+    if repeats > 1 and in_turn and run_dir.RunDir(folder).has(run_dir.PROTOCOL):
         # Tested several times, a patient is still one patient.
         predictions = predictions.take(np.arange(len(names)))
         _LOG.info("%s: the first of %d repeats is taken", path, repeats)
@@ -82,7 +80,7 @@ def read_run(path: Path, split: str) -> Run:
 
 def _is_ordered(folder: Path) -> bool:
     """Whether the run gave a kappa, as far as its own figures tell."""
-    path = folder / "metrics.json"
+    path = folder / run_dir.METRICS
     if not path.is_file():
         return False
     try:
@@ -90,16 +88,17 @@ def _is_ordered(folder: Path) -> bool:
         return any(split["image"]["quadratic_kappa"] is not None for split in splits)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged ({error}): give {folder / TABLE} in a folder without it"
+            f"{path} is damaged ({error}): give {folder / run_dir.PREDICTIONS} in a folder "
+            "without it"
         ) from error
 
 
 def _hashes(folder: Path) -> dict[str, tuple[str, str]]:
     """By the run's manifest; all folds of a protocol have the same images."""
-    places = [folder, *sorted(folder.glob("folds/*"))]
-    for place in places:
-        if (place / manifest.FILE).is_file():
-            rows = manifest.read(place)["images"]
+    own = run_dir.RunDir(folder)
+    for run in (own, *own.folds(run_dir.MANIFEST)):
+        if run.has(run_dir.MANIFEST):
+            rows = manifest.read(run.path)["images"]
             return {row["file"]: (row["of"], row["sha256"]) for row in rows}
     return {}
 

@@ -26,8 +26,8 @@ from ml_collections import ConfigDict
 import sscjax
 from sscjax.data import anonymize
 from sscjax.data.dataset import ImageSet
-from sscjax.data.manifest import FILE, digest, image_rows, read, root_of
-from sscjax.system import files, machine
+from sscjax.data.manifest import digest, image_rows, read, root_of
+from sscjax.system import files, machine, run_dir
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -59,7 +59,7 @@ def begin(
       originals: N images, as they are split and evaluated.
       splits: [N] str.
     """
-    earlier = read(folder) if (folder / FILE).is_file() else None
+    earlier = read(folder) if (folder / run_dir.MANIFEST).is_file() else None
     images = image_rows(originals, splits, root_of(config))
     manifest = {
         "sessions": earlier["sessions"] if earlier else [],
@@ -80,7 +80,7 @@ def begin(
         "environment": environment(),
     }
     manifest["sessions"].append(session)
-    files.write_json(folder / FILE, manifest)
+    files.write_json(folder / run_dir.MANIFEST, manifest)
     return manifest
 
 
@@ -92,7 +92,7 @@ def _words(config: ConfigDict) -> list[str]:
 def end(folder: Path, manifest: dict[str, Any]) -> None:
     """Write when the run that `begin` wrote of was finished."""
     manifest["sessions"][-1]["finished"] = _now()
-    files.write_json(folder / FILE, manifest)
+    files.write_json(folder / run_dir.MANIFEST, manifest)
 
 
 def _now() -> str:

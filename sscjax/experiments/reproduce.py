@@ -29,11 +29,9 @@ from sscjax.reports.tables import UNITS, figure_title
 from sscjax.system import files, formatting, run_dir
 from sscjax.training import setup
 
-RESULT = "reproduction.json"
-
 # Files that must come out the same byte by byte, and files of figures that are compared one by one.
-TABLES = ("splits.csv", "curves.csv")
-FIGURES = ("metrics.json", "calibration.json")
+TABLES = (run_dir.SPLITS, run_dir.CURVES)
+FIGURES = (run_dir.METRICS, run_dir.CALIBRATION)
 
 
 # --- what went into the run -----------------------------------------------------------------------
@@ -45,23 +43,15 @@ def runs_in(folder: Path) -> list[Path]:
     Raises:
       UserError: the folder holds no finished run.
     """
-    if (folder / run_dir.FILE).is_file():
-        found = [Path()]
-    else:
-        found = sorted(
-            path.parent.relative_to(folder) for path in (folder / "folds").glob(f"*/{run_dir.FILE}")
-        )
-    if not found:
+    own = run_dir.RunDir(folder)
+    runs = [own] if own.has(run_dir.RECORD) else own.folds()
+    if not runs:
         raise UserError(
-            f"{folder} holds no run (no {run_dir.FILE}) and no folds: give the folder of a run"
+            f"{folder} holds no run (no {run_dir.RECORD}) and no folds: give the folder of a run"
         )
-    for part in found:
-        kept = run_dir.read(folder / part)
-        if kept is None or kept["status"] != "finished":
-            raise UserError(
-                f"the run in {folder / part} is not finished: give its own command again first"
-            )
-    return found
+    for run in runs:
+        run.finished_record()
+    return [run.path.relative_to(folder) for run in runs]
 
 
 def recorded_config(kept: Mapping[str, Any], data: str | None, weights: str | None) -> ConfigDict:
@@ -180,9 +170,9 @@ def run_again(folder: Path, target: Path, config: ConfigDict) -> None:
     kept = run_dir.read(folder)
     assert kept is not None
     run_dir.refuse_foreign(target)
-    if not (target / run_dir.FILE).is_file():
+    if not (target / run_dir.RECORD).is_file():
         # As a run that was just begun: it has the micro-batch, and whether weights could be had.
-        files.write_json(target / run_dir.FILE, {**kept, "status": "started"})
+        files.write_json(target / run_dir.RECORD, {**kept, "status": "started"})
     # Features of frozen layers that lie in the cache may be the first run's: they are made again.
     with tempfile.TemporaryDirectory(dir=target, prefix=".features.", suffix=".tmp") as place:
         single_run.run(config, target, features_at=Path(place))
@@ -220,11 +210,10 @@ def compare_outcomes(folder: Path, target: Path) -> dict[str, Any]:
         for name in TABLES
         if (folder / name).is_file()
     }
-    names = ["predictions.csv"]
-    names += [
-        path.relative_to(folder).as_posix()
-        for path in sorted((folder / "stages").glob("*/predictions.csv"))
-    ]
+    run = run_dir.RunDir(folder)
+    paths = [run.predictions]
+    paths += [stage.predictions for stage in run.stages() if stage.predictions.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in paths]
     predictions = {name: _compare_predictions(folder / name, target / name) for name in names}
     count, differing = 0, []
     for name in FIGURES:
@@ -339,7 +328,7 @@ def outcome_text(name: str, outcome: Mapping[str, Any]) -> str:
 
 def figures_text(folder: Path, target: Path) -> str:
     """The overall test figures of both runs, and of each whether it is identical."""
-    then, now = (_figures(one / "metrics.json") for one in (folder, target))
+    then, now = (_figures(one / run_dir.METRICS) for one in (folder, target))
     rows = [["test", "figure", "then", "now", ""]]
     for unit in UNITS:
         for name in metrics.OVERALL:
@@ -401,7 +390,7 @@ def reproduce(
         print("\n" + outcome_text(_name(folder, part), outcome), flush=True)
     same = all(outcome["identical"] for outcome in outcomes.values())
     files.write_json(
-        target / RESULT,
+        target / run_dir.REPRODUCTION,
         {"identical": same, "surroundings": surroundings, "runs": outcomes},
     )
     print("\n" + ("IDENTICAL to the bit" if same else "DIFFERENT") + f": see {target}")

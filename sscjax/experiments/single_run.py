@@ -16,7 +16,6 @@ from sscjax.data import anonymize, dataset, splits
 from sscjax.data.audit import checks
 from sscjax.data.dataset import ImageSet
 from sscjax.data.manifest import root_of
-from sscjax.data.slides import output as slides
 from sscjax.errors import UserError
 from sscjax.evaluation import metrics, ood, predictions, reliability, segmentation
 from sscjax.experiments import data_from_config, provenance, run_record, summarize
@@ -115,10 +114,11 @@ def _run(
     }
     if earlier is not None:
         run_record.refuse(run_record.differences(earlier, now), folder)
-        if earlier["status"] == "finished" and (folder / "report.txt").is_file():
+        report = run_dir.RunDir(folder).report()
+        if earlier["status"] == "finished" and report is not None:
             if run_record.same_evaluation(earlier, now):
                 _LOG.info("this run is finished: nothing is left to do (--fresh trains anew)")
-                return (folder / "report.txt").read_text(encoding="utf-8")
+                return report
             _LOG.info("config.calibration has changed: the figures are made anew, without training")
     if fresh:
         lock.check()
@@ -128,9 +128,9 @@ def _run(
     manifest = provenance.begin(
         folder, config, now, network.weights.name, images.originals, images.splits
     )
-    splits.write_splits(folder / "splits.csv", images.originals, images.splits)
+    splits.write_splits(folder / run_dir.SPLITS, images.originals, images.splits)
     _keep_slide_settings(config, folder)
-    files.write_json(folder / checks.FILE, inspected)
+    files.write_json(folder / run_dir.AUDIT, inspected)
     store = frozen_features.Store(
         features_at or cache_dir.cache_dir() / "features",
         float(config.features.disk_megabytes) * 2**20,
@@ -145,7 +145,7 @@ def _run(
     provenance.end(folder, manifest)
     html.write(folder)
     lock.check()
-    files.write_json(folder / run_dir.FILE, {**now, "status": "finished"})
+    files.write_json(folder / run_dir.RECORD, {**now, "status": "finished"})
     return text
 
 
@@ -192,7 +192,7 @@ def _start(
                 f"{folder}: another run was begun there just now; give the same command again to "
                 "go on with it, or choose another --workdir"
             )
-        files.write_json(folder / run_dir.FILE, {**now, "status": "started"})
+        files.write_json(folder / run_dir.RECORD, {**now, "status": "started"})
     except OSError as error:
         raise UserError(
             f"the run's folder {folder} cannot be written ({error.strerror}): choose another "
@@ -203,9 +203,9 @@ def _start(
 def _keep_slide_settings(config: ConfigDict, folder: Path) -> None:
     """How the tiles were cut from slides, where they were: new slides have to be cut alike."""
     root = root_of(config)
-    if root is not None and (root / slides.SETTINGS).is_file():
-        text = (root / slides.SETTINGS).read_text(encoding="utf-8")
-        files.write_text(folder / slides.SETTINGS, text)
+    if root is not None and (root / run_dir.SLIDES).is_file():
+        text = (root / run_dir.SLIDES).read_text(encoding="utf-8")
+        files.write_text(folder / run_dir.SLIDES, text)
 
 
 # --- the stages ---------------------------------------------------------------------------------
@@ -317,13 +317,14 @@ def _run_stages(
 ) -> dict[str, Finished]:
     curves: list[dict[str, Any]] = []
     finished: dict[str, Finished] = {}
-    with checkpoint.Checkpoints(folder / "checkpoints", config.checkpoint.keep) as checkpoints:
+    run = run_dir.RunDir(folder)
+    with checkpoint.Checkpoints(run.checkpoints, config.checkpoint.keep) as checkpoints:
         for stage in stages:
             like = {"params": network.params, "batch_stats": network.batch_stats}
-            place = folder / "stages" / stage.name
+            place = run.stage(stage.name)
             done = _read_finished(place)
             if done is None:
-                with tensorboard.EventLog(folder / "tensorboard", curves) as log:
+                with tensorboard.EventLog(folder / run_dir.TENSORBOARD, curves) as log:
                     inputs = setup.make_inputs(
                         config, network.weights.convention.scaling, online=stage.online_augment
                     )
@@ -342,7 +343,7 @@ def _run_stages(
                 model = {"params": result.params, "batch_stats": result.batch_stats}
             else:
                 _LOG.info("stage %s: finished before", stage.name)
-                model = checkpoint.load_model(place / "model", like)
+                model = checkpoint.load_model(place.model, like)
             network = dataclasses.replace(
                 network, params=dict(model["params"]), batch_stats=dict(model["batch_stats"])
             )
@@ -361,7 +362,7 @@ def _features(
 ) -> reliability.Features:
     """What the chosen stage's network hands to its classifier, of every original and of others."""
     like = {"params": network.params, "batch_stats": network.batch_stats}
-    model = checkpoint.load_model(folder / "stages" / chosen / "model", like)
+    model = checkpoint.load_model(run_dir.RunDir(folder).stage(chosen).model, like)
     program = train_step.Program(
         network.model,
         network.objective,
@@ -398,7 +399,7 @@ def _masks(
     originals = images.originals
     assert originals.masks is not None
     like = {"params": network.params, "batch_stats": network.batch_stats}
-    model = checkpoint.load_model(folder / "stages" / chosen / "model", like)
+    model = checkpoint.load_model(run_dir.RunDir(folder).stage(chosen).model, like)
     program = train_step.Program(
         network.model,
         network.objective,
@@ -443,7 +444,7 @@ def _draw_masks(
     sheet = figures.mask_sheet(
         pixels[: len(shown)], np.asarray(some.masks[shown]), told, some.mask_classes
     )
-    figures.write_png(folder / segmentation.PICTURE, sheet)
+    figures.write_png(folder / run_dir.MASKS_SHEET, sheet)
 
 
 class _Curves:
@@ -460,14 +461,14 @@ class _Curves:
             self._log.add(row)
         self._written = len(rows)
         if rows:
-            figures.write_curves_csv(self._folder / "curves.csv", rows)
+            figures.write_curves_csv(self._folder / run_dir.CURVES, rows)
 
 
-def _write_finished(place: Path, stage: Stage, result: Result) -> Finished:
+def _write_finished(place: run_dir.StageDir, stage: Stage, result: Result) -> Finished:
     """Keep a stage's model and predictions; stage.json comes last and says that it is whole."""
     tree = {"params": result.params, "batch_stats": result.batch_stats}
-    checkpoint.save_model(place / "model", tree)
-    result.predictions.write_csv(place / "predictions.csv")
+    checkpoint.save_model(place.model, tree)
+    result.predictions.write_csv(place.predictions)
     value = result.course.best_value if stage.metric == metrics.MASK_METRIC else None
     if stage.metric in metrics.VALIDATION_METRICS:
         value = metrics.validation_metric(stage.metric, result.predictions.where("val"))
@@ -476,28 +477,27 @@ def _write_finished(place: Path, stage: Stage, result: Result) -> Finished:
         "counts": dataclasses.asdict(result.counts),
         "value": value,
     }
-    files.write_json(place / "stage.json", kept)
+    files.write_json(place.about, kept)
     return Finished(result.course, result.counts, result.predictions, value)
 
 
-def _read_finished(place: Path) -> Finished | None:
-    path = place / "stage.json"
-    if not path.is_file():
+def _read_finished(place: run_dir.StageDir) -> Finished | None:
+    kept = place.read()
+    if kept is None:
         return None
     try:
-        kept = files.read_json(path)
         return Finished(
             course=Course(**kept["course"]),
             counts=Counts(**kept["counts"]),
-            predictions=predictions.Predictions.read_csv(place / "predictions.csv"),
+            predictions=predictions.Predictions.read_csv(place.predictions),
             value=kept["value"],
         )
     except UserError as error:
-        raise UserError(f"{error}; or delete {place} to train this stage again") from error
+        raise UserError(f"{error}; or delete {place.path} to train this stage again") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}): delete {place} to train this "
-            "stage again"
+            f"{place.about} is damaged ({type(error).__name__}: {error}): delete {place.path} to "
+            "train this stage again"
         ) from error
 
 

@@ -13,7 +13,7 @@ from sscjax.data.dataset import ImageSet
 from sscjax.evaluation import intervals, metrics, reliability, segmentation
 from sscjax.inference import explanations
 from sscjax.reports import figures, tables
-from sscjax.system import files, formatting
+from sscjax.system import files, formatting, run_dir
 from sscjax.training.network import Network
 from sscjax.training.stage import Finished
 
@@ -68,21 +68,21 @@ def write(
     assessment = reliability.assess(
         finished[chosen].predictions, images.originals.classes, features, options(config)
     )
-    assessment.detector.save(folder / "outliers.npz")
-    files.write_json(folder / "calibration.json", assessment.found)
+    assessment.detector.save(folder / run_dir.OUTLIERS)
+    files.write_json(folder / run_dir.CALIBRATION, assessment.found)
     predictions = assessment.predictions
     ours = metrics.figures_by_split(predictions, ordered)
     our_ranges = intervals.test_figures(predictions, ordered)
     ranges = {
         name: intervals.test_figures(one.predictions, ordered) for name, one in finished.items()
     }
-    predictions.write_csv(folder / "predictions.csv")
+    predictions.write_csv(folder / run_dir.PREDICTIONS)
     told = None
     if masks is not None:
-        masks.write_csv(folder / segmentation.FILE)
+        masks.write_csv(folder / run_dir.MASKS)
         told = segmentation.by_split(masks)
     files.write_json(
-        folder / "metrics.json",
+        folder / run_dir.METRICS,
         {
             "final_stage": chosen,
             "probabilities": {
@@ -125,7 +125,7 @@ def write(
         said,
         told,
     )
-    files.write_text(folder / "report.txt", text)
+    files.write_text(folder / run_dir.REPORT, text)
     return text
 
 
@@ -145,14 +145,14 @@ def _draw(
     best = before + course.best_epoch if course.best_epoch else None
     # A classifier that was fitted to convergence has no epochs to draw.
     if rows:
-        figures.write_png(folder / "curves.png", figures.learning_curves(rows, best))
+        figures.write_png(folder / run_dir.CURVES_PLOT, figures.learning_curves(rows, best))
     shown = figures.calibration(found, title="test images: probabilities, and abstention")
-    figures.write_png(folder / "calibration.png", shown)
+    figures.write_png(folder / run_dir.CALIBRATION_PLOT, shown)
     for split in ("val", "test"):
         if split in ours:
             counts = ours[split]["image"]
             matrix = figures.confusion(counts["confusion"], counts["classes"], f"{split} images")
-            figures.write_png(folder / f"confusion_{split}.png", matrix)
+            figures.write_png(folder / run_dir.confusion_plot(split), matrix)
 
 
 def reach(images: dataset.Images, ranges: Mapping[str, Any]) -> str:

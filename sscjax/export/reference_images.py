@@ -13,6 +13,7 @@ from sscjax.errors import UserError
 from sscjax.evaluation import predictions
 from sscjax.experiments import data_from_config
 from sscjax.inference.classifier import Trained
+from sscjax.system import run_dir
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ def find(opened: Trained, data: str | None, splits: Sequence[str], most: int) ->
         raise UserError(f"{root}: the run's images are not there; name their place by --data=PATH")
     image_set, _ = data_from_config.load_images(config)
     image_set = data_from_config.copies_before_split(config, image_set)
-    table = predictions.Predictions.read_csv(opened.folder / "predictions.csv")
+    table = predictions.Predictions.read_csv(run_dir.RunDir(opened.folder).predictions)
     place = {file: row for row, file in enumerate(image_set.files.tolist())}
     split = next(name for name in splits if (table.splits == name).any())
     wanted = table.files[table.splits == split].tolist()

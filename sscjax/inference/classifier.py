@@ -24,7 +24,7 @@ from sscjax.errors import UserError
 from sscjax.evaluation import calibration, ood
 from sscjax.models import MASK, MobileNetUNet, MobileNetV2, Model
 from sscjax.models.pretrained import preprocessing
-from sscjax.system import files, run_dir
+from sscjax.system import run_dir
 from sscjax.training import checkpoint, evaluate, setup, train_step
 
 # Images per call: one compiled shape for any number of them.
@@ -215,10 +215,9 @@ def open_run(folder: Path | str) -> Trained:
         version made it that this one cannot read.
     """
     folder = Path(folder).expanduser()
-    kept = _finished_record(folder)
-    figures = _json(folder / "metrics.json")
-    rules = _json(folder / "calibration.json")
-    detector = ood.Detector.load(folder / "outliers.npz")
+    run = run_dir.RunDir(folder)
+    kept, figures, rules = run.finished_record(), run.metrics(), run.calibration()
+    detector = ood.Detector.load(run.outliers)
     try:
         return _build(folder, kept, figures, rules, detector)
     except UserError:
@@ -231,41 +230,6 @@ def open_run(folder: Path | str) -> Trained:
         raise UserError(
             f"{folder} was made by sscjax {then}, and this is {sscjax.__version__} ({reason}): "
             "install that version to use the run"
-        ) from error
-
-
-def _finished_record(folder: Path) -> Mapping[str, Any]:
-    if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {what}: expected the folder of a finished run")
-    kept = run_dir.read(folder)
-    if kept is None:
-        folds = sorted(path.parent for path in folder.glob(f"folds/*/{run_dir.FILE}"))
-        if folds:
-            raise UserError(
-                f"{folder} is a protocol of {len(folds)} runs, which only `sscjax predict` asks "
-                f"together: name one, such as {folds[0]}, or train a run with "
-                "--config.protocol=holdout"
-            )
-        raise UserError(
-            f"{folder} holds no run (no {run_dir.FILE}): expected the folder that --workdir named"
-        )
-    if kept["status"] != "finished":
-        raise UserError(f"the run in {folder} is not finished: give its own command again first")
-    return kept
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = files.read_json(path)
-        if not isinstance(found, dict):
-            raise ValueError("no JSON object")
-        return found
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{path} cannot be read ({reason}): it is written at the end of a run; give the run's "
-            "command again"
         ) from error
 
 
@@ -294,7 +258,7 @@ def _build(
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     like = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
     like = {"params": like["params"], "batch_stats": like.get("batch_stats", {})}
-    variables = checkpoint.load_model(folder / "stages" / stage / "model", like)
+    variables = checkpoint.load_model(run_dir.RunDir(folder).stage(stage).model, like)
     program = train_step.Program(
         model,
         setup.make_objective(config, outputs),

@@ -24,10 +24,7 @@ from sscjax.evaluation import reliability, thresholds
 from sscjax.evaluation.predictions import Predictions
 from sscjax.inference import classifier
 from sscjax.inference.classifier import Answers, Rules, Trained
-from sscjax.system import files
-
-# Of a protocol's folder.
-RECORD, FOLDS = "protocol.json", "folds"
+from sscjax.system import run_dir
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,9 +140,10 @@ def open_folder(folder: Path | str) -> Trained | Ensemble:
         not belong together.
     """
     folder = Path(folder).expanduser()
-    if not (folder / RECORD).is_file():
+    run = run_dir.RunDir(folder)
+    if not run.has(run_dir.PROTOCOL):
         return classifier.open_run(folder)
-    kept = _read(folder)
+    kept = run.protocol()
     if kept["status"] != "finished":
         raise UserError(
             f"the protocol in {folder} is not finished: give its own command again first"
@@ -155,14 +153,15 @@ def open_folder(folder: Path | str) -> Trained | Ensemble:
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         then = (kept.get("versions") or {}).get("sscjax", "an unknown version")
         raise UserError(
-            f"{folder / RECORD}, made by sscjax {then}, does not say what sscjax "
+            f"{folder / run_dir.PROTOCOL}, made by sscjax {then}, does not say what sscjax "
             f"{sscjax.__version__} needs ({type(error).__name__}: {error}): give the protocol's "
             "command again, or install that version"
         ) from error
 
 
 def _build(folder: Path, kept: dict[str, Any]) -> Ensemble:
-    members = tuple(classifier.open_run(folder / FOLDS / one["name"]) for one in kept["folds"])
+    run = run_dir.RunDir(folder)
+    members = tuple(classifier.open_run(run.fold(one["name"]).path) for one in kept["folds"])
     alike = {(one.columns, one.image_size, one.mask_classes) for one in members}
     if len(alike) > 1:
         raise UserError(
@@ -174,25 +173,12 @@ def _build(folder: Path, kept: dict[str, Any]) -> Ensemble:
     return Ensemble(folder, members, _rules(folder, config, members[0]), warnings)
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD
-    try:
-        found = files.read_json(path)
-        needed = {key: found[key] for key in ("status", "folds", "config")}
-        return {**needed, "versions": found.get("versions", {})}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): give the protocol's command "
-            "again"
-        ) from error
-
-
 def _rules(folder: Path, config: ConfigDict, member: Trained) -> Rules:
     """Chosen on the pooled test predictions, all of images that the model had not seen.
 
     Where repeats tested an image several times, it counts once, with the mean of its probabilities.
     """
-    table = Predictions.read_csv(folder / "predictions.csv")
+    table = Predictions.read_csv(run_dir.RunDir(folder).predictions)
     _, first, place = np.unique(table.files, return_index=True, return_inverse=True)
     total = np.zeros((len(first), table.probabilities.shape[1]))
     np.add.at(total, place, table.probabilities)

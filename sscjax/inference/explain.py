@@ -24,13 +24,13 @@ from sscjax.inference import classifier, decisions, predict, saliency
 from sscjax.inference.classifier import Trained
 from sscjax.inference.decisions import Judged
 from sscjax.reports import figures, overlays
-from sscjax.system import files, formatting, terminal
+from sscjax.system import files, formatting, run_dir, terminal
 from sscjax.system.progress import Progress
 
 # By name: run as a program, this module is `__main__`.
 _LOG = logging.getLogger("sscjax.inference.explain")
 
-INDEX = "explanations.json"
+INDEX = run_dir.EXPLANATIONS_INDEX
 MOST = 50
 
 # Parts of an image's side that a patch hides, and steps from one to the next within a patch.

@@ -18,14 +18,11 @@ from sscjax.data import dataset
 from sscjax.evaluation.predictions import Predictions
 from sscjax.inference import saliency
 from sscjax.reports import overlays
-from sscjax.system import files
+from sscjax.system import files, run_dir
 from sscjax.training import checkpoint, setup
 from sscjax.training.network import Network
 
 _LOG = logging.getLogger(__name__)
-
-FOLDER = "explanations"
-FILE = "explanations.json"
 
 # Few enough to look at each: errors in all, right answers of each class, and of all classes.
 ERRORS = 12
@@ -54,14 +51,15 @@ def write(
     split = "test" if (predictions.splits == "test").any() else "val"
     errors, right = choose(predictions, split)
     chosen = np.concatenate([errors, right])
-    place = folder / FOLDER
-    (place / FILE).unlink(missing_ok=True)
+    run = run_dir.RunDir(folder)
+    place = run.explanations
+    (place / run_dir.EXPLANATIONS_INDEX).unlink(missing_ok=True)
     for old in place.glob("*.png"):
         old.unlink()
     if not len(chosen):
         return
     like = {"params": network.params, "batch_stats": network.batch_stats}
-    model = checkpoint.load_model(folder / "stages" / stage / "model", like)
+    model = checkpoint.load_model(run.stage(stage).model, like)
     inputs = setup.make_inputs(config, network.weights.convention.scaling, online=False)
     layer = saliency.default_layer(network.model)
     draw = saliency.make_maps(network.model, inputs, layer)
@@ -88,7 +86,7 @@ def write(
         "errors_in_all": int(_wrong(predictions, split).sum()),
         "images": entries,
     }
-    files.write_json(place / FILE, index_of)
+    files.write_json(place / run_dir.EXPLANATIONS_INDEX, index_of)
     _LOG.info("explanations: %d images with Grad-CAM of %s", len(entries), layer)
 
 

@@ -18,11 +18,11 @@ from sscjax.data.image_io import read_upright_size
 from sscjax.data.inputs import Asked
 from sscjax.errors import UserError
 from sscjax.reports import figures
-from sscjax.system import files, formatting
+from sscjax.system import files, formatting, run_dir
 
 # In the folder of the results: the files, and the table that says whose they are; and where the
 # files are until all else is known to be well.
-FOLDER, TABLE = "masks", "masks.csv"
+FOLDER, TABLE = "masks", run_dir.MASKS
 PARTIAL = ".masks.partial"
 
 

@@ -25,7 +25,7 @@ from sscjax.data.dataset import ImageSet
 from sscjax.data.image_io import read_image
 from sscjax.errors import UserError
 from sscjax.experiments import single_run
-from sscjax.system import terminal
+from sscjax.system import run_dir, terminal
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -356,7 +356,7 @@ def test_training_stops_or_says_so_first(tmp_path: Path, monkeypatch: pytest.Mon
     config.data.path = str(folder)
     config.stages.head.epochs = 1
     single_run.run(config, tmp_path / "clean")
-    kept = json.loads((tmp_path / "clean" / checks.FILE).read_text("utf-8"))
+    kept = json.loads((tmp_path / "clean" / run_dir.AUDIT).read_text("utf-8"))
     assert checks.leaks(kept) == []
     # A copy of a test image, for a subject that stands in training.
     rows = list(csv.reader((tmp_path / "clean" / "splits.csv").read_text("utf-8").splitlines()[1:]))

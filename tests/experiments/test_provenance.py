@@ -21,7 +21,7 @@ from sscjax.errors import UserError
 from sscjax.evaluation import predictions
 from sscjax.experiments import data_from_config, provenance, single_run, summarize
 from sscjax.experiments import reproduce as experiments_reproduce
-from sscjax.system import terminal
+from sscjax.system import run_dir, terminal
 from sscjax.training import frozen_features, setup
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -178,7 +178,7 @@ def test_run_again_computes_features_anew(
 
 
 def test_run_again_is_identical(finished: Path, again: Path) -> None:
-    result = json.loads((again / experiments_reproduce.RESULT).read_text("utf-8"))
+    result = json.loads((again / run_dir.REPRODUCTION).read_text("utf-8"))
     assert result["identical"] and result["surroundings"] == []
     outcome = result["runs"]["."]
     assert outcome["tables"] == {"splits.csv": True, "curves.csv": True}
@@ -303,7 +303,7 @@ def test_folds_are_run_again_one_by_one(
     assert experiments_reproduce.reproduce(protocol, tmp_path / "target") == 0
     printed = capsys.readouterr().out
     assert "kfold/folds/fold_1: identical to the bit" in printed
-    result = json.loads((tmp_path / "target" / experiments_reproduce.RESULT).read_text("utf-8"))
+    result = json.loads((tmp_path / "target" / run_dir.REPRODUCTION).read_text("utf-8"))
     assert list(result["runs"]) == ["folds/fold_0", "folds/fold_1"]
 
 

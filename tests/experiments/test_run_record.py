@@ -19,7 +19,7 @@ from sscjax.experiments.cross_validation import all_folds
 from sscjax.system import locks, run_dir
 
 
-def put_run(folder: Path, file: str = run_dir.FILE) -> Path:
+def put_run(folder: Path, file: str = run_dir.RECORD) -> Path:
     """What a run leaves, as far as deleting is concerned."""
     for name in (file, "splits.csv", "checkpoints/head/1/array", ".splits.csv.x.tmp"):
         path = folder / name
@@ -95,7 +95,7 @@ def test_killed_deletion_is_ended_by_the_next_start(
             Path(".splits.csv.x.tmp")
         }
     else:
-        assert Path(run_dir.FILE) not in left and not list(run.iterdir())
+        assert Path(run_dir.RECORD) not in left and not list(run.iterdir())
     run_dir.delete(run)
     assert not list(run.iterdir())
 
@@ -115,8 +115,8 @@ def test_programs_clear_what_a_killed_deletion_left(
 
     monkeypatch.setattr(run_record, "versions", stop)
     starts: dict[str, Callable[[Path], Any]] = {
-        run_dir.FILE: lambda folder: single_run.run(config, folder, fresh=fresh),
-        all_folds.FILE: lambda folder: all_folds.run(several, folder, fresh=fresh),
+        run_dir.RECORD: lambda folder: single_run.run(config, folder, fresh=fresh),
+        run_dir.PROTOCOL: lambda folder: all_folds.run(several, folder, fresh=fresh),
         pretrain.FILE: lambda folder: pretrain.run(textures, folder, fresh=fresh),
     }
     for file, start in starts.items():

@@ -30,6 +30,7 @@ from sscjax.inference import classifier, explanations, mask_writer, predict
 from sscjax.models.unet import FDUNet
 from sscjax.reports import html
 from sscjax.reports.html import render
+from sscjax.system import run_dir
 from sscjax.training import checkpoint, frozen_features, setup, train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -262,7 +263,7 @@ def test_masks_of_earlier_answers(masked: Masked, run: Path, tmp_path: Path) -> 
 def test_masks_of_folds_are_pooled(masked: Masked, tmp_path: Path) -> None:
     """Each image once; a fold's table that is not its own is refused."""
     names = masked.drawn.files
-    found = segmentation.read_csv(masked.run / segmentation.FILE).where("test")
+    found = segmentation.read_csv(masked.run / run_dir.MASKS).where("test")
     tested = np.flatnonzero(np.isin(names, masked.drawn.files))
     config = masked_config(masked.images)
     fold = folds.Fold("fold_0", 0, config, tested)
@@ -344,7 +345,7 @@ def test_a_run_with_masks(masked: Masked, tmp_path: Path) -> None:
     known = masked.maps[[index for index in range(36) if index % 3]]
     share = np.bincount(known.ravel()).max() / known.size
     assert kept["splits"]["train"]["mean_dice"] > 1.2 * (2 * share / (1 + share)) / 4
-    sheet = np.asarray(Image.open(masked.run / segmentation.PICTURE).convert("RGB"))
+    sheet = np.asarray(Image.open(masked.run / run_dir.MASKS_SHEET).convert("RGB"))
     assert sheet.shape[1] > 400 and len(np.unique(sheet.reshape(-1, 3), axis=0)) > 50
     shown = render.write(masked.run)[0].read_text("utf-8")
     assert 'id="masks-h"' in shown and "edges apart, pixels" in shown

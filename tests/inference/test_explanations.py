@@ -15,6 +15,7 @@ from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import data_from_config, single_run
 from sscjax.inference import explanations
 from sscjax.reports import html
+from sscjax.system import run_dir
 from sscjax.training import setup
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -63,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_run_writes_what_its_predictions_say(run: Path) -> None:
-    found = json.loads((run / "explanations" / explanations.FILE).read_text("utf-8"))
+    found = json.loads((run / "explanations" / run_dir.EXPLANATIONS_INDEX).read_text("utf-8"))
     table = predictions_module.Predictions.read_csv(run / "predictions.csv").where("test")
     row_of = {file: row for row, file in enumerate(table.files.tolist())}
     wrong = int((table.predicted != table.labels).sum())

@@ -76,7 +76,7 @@ def test_roc_is_the_curve_of_scikit_learn() -> None:
     assert drawn.get_label() == f"AUROC {area:.3f} (0.500 to 0.900)"
     np.testing.assert_allclose(points(line(axes, "guessing")), [(0, 0), (1, 1)])
     [band] = axes.collections
-    corners = band.get_paths()[0].vertices
+    corners = np.asarray(band.get_paths()[0].vertices)
     for edge in (pair[0].band.low, pair[0].band.high):
         for point in zip(curves.GRID, edge, strict=True):
             assert np.abs(corners - point).max(axis=1).min() < 1e-12
@@ -95,7 +95,7 @@ def test_precision_recall_is_the_curve_of_scikit_learn() -> None:
     np.testing.assert_allclose(points(drawn)[1:], expected[1:])
     area = sklearn_metrics.average_precision_score(truth, scores)
     assert str(drawn.get_label()).startswith(f"average precision {area:.3f} (")
-    np.testing.assert_allclose(line(axes, "guessing").get_ydata(), truth.mean())
+    np.testing.assert_allclose(points(line(axes, "guessing"))[:, 1], truth.mean())
 
 
 # ---- learning curves ----------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_many_folds_are_drawn_as_their_range() -> None:
     [median], [band] = axes.lines, axes.collections
     np.testing.assert_allclose(points(median), [(1, 0.4), (2, 0.45)])
     assert median.get_label() == "median of 7 folds (band: lowest to highest)"
-    corners = {tuple(np.round(corner, 9)) for corner in band.get_paths()[0].vertices.tolist()}
+    corners = {tuple(np.round(corner, 9)) for corner in np.asarray(band.get_paths()[0].vertices)}
     assert corners == {(1, 0.1), (1, 0.7), (2, 0.2), (2, 0.7)}
 
 
@@ -168,7 +168,8 @@ def test_reliability_shows_each_bin_before_and_after() -> None:
         np.testing.assert_allclose(points(drawn), [(0.3 + error, 0.4), (0.8 + error, 0.9)])
     whiskers = [drawn for drawn in left.lines if str(drawn.get_label()).startswith("_")]
     np.testing.assert_allclose(points(whiskers[1]), [(0.911, 0.1), (0.911, 0.95)])
-    assert [bar.get_height() for bar in left.patches] == [0.75, 0.25]
+    bars = [bar.get_path().transformed(bar.get_patch_transform()) for bar in left.patches]
+    assert [bar.get_extents().height for bar in bars] == [0.75, 0.25]
     np.testing.assert_allclose(points(right.lines[0]), [(0.25, 0.9375), (0.5, 0.875), (1, 0.75)])
 
 
@@ -297,9 +298,7 @@ def test_stage_starts() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_learning_curves_of_few_epochs(tmp_path: Path, count: int) -> None:
-    figures.write_png(
-        tmp_path / "few.png", figures.learning_curves(curve_rows(count, 0), 1)
-    )
+    figures.write_png(tmp_path / "few.png", figures.learning_curves(curve_rows(count, 0), 1))
     assert pixels(tmp_path / "few.png").std() > 0
 
 

@@ -34,7 +34,7 @@ from sscjax.experiments import data_from_config, single_run, summarize
 from sscjax.experiments.cross_validation import all_folds
 from sscjax.inference import explanations
 from sscjax.reports import html
-from sscjax.system import files, locks, signals, terminal
+from sscjax.system import files, locks, run_dir, signals, terminal
 from sscjax.system.progress import Progress
 from sscjax.training import checkpoint, frozen_features, loop
 
@@ -341,7 +341,7 @@ def test_second_run_is_refused_until_the_first_ends(run: Path) -> None:
 def test_second_protocol_is_refused(tmp_path: Path) -> None:
     config = small_config()
     config.protocol = "kfold"
-    files.write_text(tmp_path / "run" / all_folds.FILE, "{}")
+    files.write_text(tmp_path / "run" / run_dir.PROTOCOL, "{}")
     with locks.Lock(tmp_path / "run") as lock:
         lock.take()
         with pytest.raises(UserError, match="another run is at work"):

@@ -22,12 +22,11 @@ from sscjax.data.audit import confounders, duplicates
 from sscjax.data.audit.duplicates import Found, Pair
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
-from sscjax.system import cache_dir, files, machine
+from sscjax.system import cache_dir, files, machine, run_dir
 from sscjax.system.progress import Progress
 
 _LOG = logging.getLogger(__name__)
 
-FILE = "audit.json"
 LEAK = 1
 """Exit code where something leaks."""
 
@@ -134,7 +133,7 @@ def fingerprint(image_set: ImageSet, splits: np.ndarray | None) -> str:
 def read(folder: Path, image_set: ImageSet, splits: np.ndarray | None) -> dict[str, Any] | None:
     """The audit.json of a folder, if it is of these images and splits."""
     try:
-        found: dict[str, Any] = files.read_json(folder / FILE)
+        found: dict[str, Any] = files.read_json(folder / run_dir.AUDIT)
         return found if found["fingerprint"] == fingerprint(image_set, splits) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

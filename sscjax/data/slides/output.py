@@ -25,9 +25,9 @@ from sscjax.data.image_folder import MANIFEST
 from sscjax.data.slides import tiling
 from sscjax.data.slides.tiling import Plan, Settings, Tile
 from sscjax.errors import UserError
-from sscjax.system import files
+from sscjax.system import files, run_dir
 
-SETTINGS = "slides.json"
+SETTINGS = run_dir.SLIDES
 FORMAT = 1
 COLUMNS = ("file", "label", "subject", "slide", "x", "y", "mpp", "tissue")
 

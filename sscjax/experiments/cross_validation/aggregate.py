@@ -72,16 +72,15 @@ def read(fold: Fold, place: Path, image_set: ImageSet, search: dict[str, Any] | 
     Raises:
       UserError: its predictions are not those of the images that it was to test.
     """
-    found = files.read_json(place / "metrics.json")
-    run = run_dir.read(place)
+    run = run_dir.RunDir(place)
+    found, record = run.metrics(), run.record()
     return Outcome(
         fold=fold,
         metrics=found,
-        fallback=summarize.stand_in(run["weights"]) if run else "",
-        predictions=_tested(fold, place / "predictions.csv", image_set),
+        fallback=summarize.stand_in(record["weights"]) if record else "",
+        predictions=_tested(fold, run.predictions, image_set),
         stages={
-            name: _tested(fold, place / "stages" / name / "predictions.csv", image_set)
-            for name in found["stages"]
+            name: _tested(fold, run.stage(name).predictions, image_set) for name in found["stages"]
         },
         search=search,
         masks=_masks(fold, place, image_set, found.get("segmentation")),
@@ -94,7 +93,7 @@ def _masks(
     """The masks of the test images, which must be those that the fold's figures are of."""
     if found is None or "test" not in found["splits"]:
         return None
-    table = segmentation.read_csv(place / segmentation.FILE).where("test")
+    table = segmentation.read_csv(place / run_dir.MASKS).where("test")
     names = table.files.tolist()
     same = (
         set(names) <= set(image_set.files[fold.tested].tolist())
@@ -103,7 +102,7 @@ def _masks(
     )
     if not same:
         raise UserError(
-            f"{place / segmentation.FILE}: its test rows are not the masks that {fold.name} tests; "
+            f"{place / run_dir.MASKS}: its test rows are not the masks that {fold.name} tests; "
             "delete this fold's folder and give the same command again"
         )
     return table
@@ -157,10 +156,11 @@ def write(
         name: by_repeat([one.stages[name] for one in outcomes], outcomes)
         for name in outcomes[0].stages
     }
-    joined(tables).write_csv(folder / "predictions.csv")
+    run = run_dir.RunDir(folder)
+    joined(tables).write_csv(run.predictions)
     for name, of_stage in by_stage.items():
-        joined(of_stage).write_csv(folder / "stages" / name / "predictions.csv")
-    _write_folds(folder / "folds.csv", image_set, outcomes)
+        joined(of_stage).write_csv(run.stage(name).predictions)
+    _write_folds(folder / run_dir.FOLDS_TABLE, image_set, outcomes)
     warnings = summarize.warnings(
         images,
         fallback=max(one.fallback for one in outcomes),
@@ -171,14 +171,14 @@ def write(
     told = [one.masks for one in outcomes if one.masks is not None]
     if told:
         whole = segmentation.join(told)
-        whole.write_csv(folder / segmentation.FILE)
+        whole.write_csv(folder / run_dir.MASKS)
         found["segmentation"] = segmentation.by_split(whole)
-    files.write_json(folder / "metrics.json", found)
+    files.write_json(folder / run_dir.METRICS, found)
     test = found["splits"]["test"]["image"]
     matrix = figures.confusion(test["confusion"], test["classes"], title="test images")
-    figures.write_png(folder / "confusion_test.png", matrix)
+    figures.write_png(folder / run_dir.confusion_plot("test"), matrix)
     text = _text(config, folder, images, outcomes, found)
-    files.write_text(folder / "report.txt", text)
+    files.write_text(folder / run_dir.REPORT, text)
     return text
 
 

@@ -24,13 +24,10 @@ from sscjax.experiments import data_from_config, run_record, single_run, summari
 from sscjax.experiments.cross_validation import aggregate, folds
 from sscjax.experiments.cross_validation.folds import Fold
 from sscjax.experiments.cross_validation.grid import Candidate, best, candidates, mean_score
-from sscjax.inference import ensemble
 from sscjax.reports import html
 from sscjax.system import files, locks, run_dir, terminal
 
 _LOG = logging.getLogger(__name__)
-
-FILE = ensemble.RECORD
 
 Loaded = tuple[ImageSet, bool]
 
@@ -60,12 +57,12 @@ def run(
         )
     if config.protocol == "holdout":
         return single_run.run(config, folder, fresh=fresh, command=command)
-    run_dir.refuse_foreign(folder, FILE)
+    run_dir.refuse_foreign(folder, run_dir.PROTOCOL)
     if config.get("private"):
         anonymize.refuse_within(folder, config.data.path)
     with locks.Lock(folder) as lock:
         lock.take()
-        run_dir.clear(folder, FILE)
+        run_dir.clear(folder, run_dir.PROTOCOL)
         return _run_all(config, folder, fresh, command, lock)
 
 
@@ -101,26 +98,27 @@ def _run_all(
     }
     if earlier is not None:
         run_record.refuse(run_record.differences(earlier, now), folder)
-        finished = earlier["status"] == "finished" and (folder / "report.txt").is_file()
-        if finished and run_record.same_evaluation(earlier, now):
+        report = run_dir.RunDir(folder).report()
+        finished = earlier["status"] == "finished"
+        if finished and report is not None and run_record.same_evaluation(earlier, now):
             _LOG.info("this protocol is finished: nothing is left to do (--fresh trains anew)")
-            return (folder / "report.txt").read_text(encoding="utf-8")
+            return report
     if fresh:
         lock.check()
         lock.take()
-        run_dir.delete(folder, FILE)
+        run_dir.delete(folder, run_dir.PROTOCOL)
     _write(folder, now, earlier, lock)
-    files.write_json(folder / checks.FILE, inspected)
+    files.write_json(folder / run_dir.AUDIT, inspected)
     outcomes: list[aggregate.Outcome] = []
     for fold in plan:
         _LOG.info("-- %s (%d of %d)", fold.name, len(outcomes) + 1, len(plan))
         outcomes.append(_outcome(fold, folder, loaded, whole, grid, outcomes))
         lock.check()
         now["folds"][len(outcomes) - 1]["status"] = "finished"
-        files.write_json(folder / FILE, now)
+        files.write_json(folder / run_dir.PROTOCOL, now)
     text = aggregate.write(config, folder, whole, loaded[1], outcomes, checks.leaks(inspected))
     html.write(folder)
-    files.write_json(folder / FILE, {**now, "status": "finished"})
+    files.write_json(folder / run_dir.PROTOCOL, {**now, "status": "finished"})
     return text
 
 
@@ -169,7 +167,7 @@ def _record(
 
 def _read(folder: Path) -> dict[str, Any] | None:
     keys = ("status", "config", "data", "weights", "versions")
-    found = run_dir.read_json(folder / FILE, keys)
+    found = run_dir.read_json(folder / run_dir.PROTOCOL, keys)
     return None if found is None else {key: found[key] for key in keys}
 
 
@@ -186,7 +184,7 @@ def _write(
                 f"{folder}: another protocol was begun there just now; give the same command again "
                 "to go on with it, or choose another --workdir"
             )
-        files.write_json(folder / FILE, now)
+        files.write_json(folder / run_dir.PROTOCOL, now)
     except OSError as error:
         raise UserError(
             f"the folder {folder} cannot be written ({error.strerror}): choose another --workdir"
@@ -205,11 +203,12 @@ def _outcome(
     before: Sequence[aggregate.Outcome],
 ) -> aggregate.Outcome:
     """Run a fold, or find it finished; of 'nested' after the search within it."""
-    place = folder / "folds" / fold.name
+    protocol = run_dir.RunDir(folder)
+    place = protocol.fold(fold.name).path
     fallback = _fell_back(folder)
     chosen, config = None, fold.config
     if grid:
-        chosen = _search(fold, folder / "search" / fold.name, loaded, grid, fallback)
+        chosen = _search(fold, folder / run_dir.SEARCH / fold.name, loaded, grid, fallback)
         config = grid[chosen["chosen"]].applied(config)
     earlier = _finished(config, place)
     if earlier is not None and run_record.same_evaluation(earlier, {"config": config.to_dict()}):
@@ -217,17 +216,17 @@ def _outcome(
     else:
         _run(fold.name, config, place, loaded, fallback)
     # Of no use to a finished run, and most of what it takes on the disk.
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    shutil.rmtree(place / run_dir.CHECKPOINTS, ignore_errors=True)
     if before:
-        _refuse_other_weights(folder / "folds" / before[0].fold.name, place)
+        _refuse_other_weights(protocol.fold(before[0].fold.name).path, place)
     return aggregate.read(fold, place, whole, chosen)
 
 
 def _fell_back(folder: Path) -> bool:
     """Whether any run so far started from a stand-in because ImageNet's could not be had."""
-    places = [*folder.glob("folds/*/run.json"), *folder.glob("search/*/*/run.json")]
-    found = [run_dir.read(place.parent) for place in places]
-    return any(one is not None and one["weights"]["fallback"] for one in found)
+    protocol = run_dir.RunDir(folder)
+    records = [run.record() for run in (*protocol.folds(), *protocol.searched())]
+    return any(record is not None and record["weights"]["fallback"] for record in records)
 
 
 def _run(name: str, config: ConfigDict, place: Path, loaded: Loaded, fallback: bool) -> None:
@@ -276,7 +275,7 @@ def _search(
     The images that `fold` tests are in none of these runs. A candidate is scored on the images that
     an inner fold tests: those of its validation picked the epochs.
     """
-    path = folder / "search.json"
+    path = folder / run_dir.SEARCH_RESULT
     if path.is_file():
         return files.read_json(path)
     metric = fold.config.select.metric
@@ -320,10 +319,11 @@ def _score(
             _LOG.warning("%s", error)
             return None
     # Only its figures are of use from here on, and there are many such runs.
-    shutil.rmtree(place / "checkpoints", ignore_errors=True)
-    for model in place.glob("stages/*/model"):
-        shutil.rmtree(model, ignore_errors=True)
+    run = run_dir.RunDir(place)
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    for trained in run.stages():
+        shutil.rmtree(trained.model, ignore_errors=True)
     # As the network gave them: what is made of its probabilities has no part in the choice.
-    stage = files.read_json(place / "metrics.json")["final_stage"]
-    table = Predictions.read_csv(place / "stages" / stage / "predictions.csv").where("test")
+    stage = run.metrics()["final_stage"]
+    table = Predictions.read_csv(run.stage(stage).predictions).where("test")
     return metrics.validation_metric(metric, table)

@@ -54,7 +54,7 @@ NAME_WIDTH = 18
 
 
 def new_figure(
-    height: float, layout: Literal["constrained", "compressed"], width: float = 10
+    height: float, layout: Literal["constrained", "compressed", "none"], width: float = 10
 ) -> Figure:
     """A white figure, in inches; 'compressed' is for panels of fixed proportions."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
@@ -65,10 +65,25 @@ def new_figure(
     return figure
 
 
-def panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels side by side, with light grids and no frames."""
-    figure = new_figure(PANEL[1], "constrained", width=PANEL[0] * count)
+def panels(count: int, legend_lines: int | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels side by side, with light grids and no frames.
+
+    Args:
+      count: how many.
+      legend_lines: of the legend below them, for panels with fixed margins, which are drawn in
+        half the time and align within a page; None: margins by what stands in them.
+    """
+    layout: Literal["constrained", "none"] = "constrained" if legend_lines is None else "none"
+    figure = new_figure(PANEL[1], layout, width=PANEL[0] * count)
     row = list(figure.subplots(1, count, squeeze=False)[0])
+    if legend_lines is not None:
+        width, height = figure.get_size_inches()
+        figure.subplots_adjust(
+            left=0.82 / width,
+            right=1 - 0.3 / width,
+            top=1 - 0.2 / height,
+            bottom=(0.65 + 0.22 * legend_lines) / height,
+        )
     for axes in row:
         axes.set_facecolor("none")
         axes.set_axisbelow(True)
@@ -90,7 +105,7 @@ def legend(figure: Figure, axes: Axes, columns: int) -> None:
     if handles:
         shown = figure.legend(
             *(handles, labels),
-            loc="outside lower center",
+            loc="lower center" if figure.get_layout_engine() is None else "outside lower center",
             ncols=columns,
             frameon=False,
             handlelength=3,

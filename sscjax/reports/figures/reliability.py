@@ -37,7 +37,9 @@ def calibration(
       shown: the panels: names of splits for their reliability, or `COVERAGE`.
       title: a line above the panels.
     """
-    figure, row = panels(len(shown))
+    # A reliability diagram's legend has a line for each state, the ideal and the bars.
+    lines = 0 if shown[0] == COVERAGE else 2 + len(calibration_states(calibration))
+    figure, row = panels(len(shown), lines if len(shown) == 1 else None)
     for axes, panel in zip(row, shown, strict=True):
         if panel == COVERAGE:
             _draw_coverage(axes, coverage_points(calibration))

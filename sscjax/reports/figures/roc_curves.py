@@ -19,7 +19,7 @@ def roc(curve: curves.Curve, interval: Sequence[float] | None = None) -> Figure:
       curve: the first of `curves.curves`.
       interval: 95 % confidence interval of AUROC, or None.
     """
-    figure, [axes] = panels(1)
+    figure, [axes] = panels(1, legend_lines=1)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1.2, label="guessing")
     _draw(axes, curve, area_label("AUROC", curve.area, interval))
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
@@ -33,7 +33,7 @@ def precision_recall(curve: curves.Curve) -> Figure:
     Args:
       curve: the second of `curves.curves`.
     """
-    figure, [axes] = panels(1)
+    figure, [axes] = panels(1, legend_lines=1)
     axes.axhline(curve.chance, color=GREY, linestyle=":", linewidth=1.2, label="guessing")
     _draw(axes, curve, area_label("average precision", curve.area, curve.interval), "steps-pre")
     axes.set(xlabel="recall", ylabel="precision")

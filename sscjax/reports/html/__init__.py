@@ -4,6 +4,7 @@
 `python -m sscjax report RUN` makes both anew from the folder alone.
 """
 
-from sscjax.reports.html.render import CARD, PAGE, write, write_again
+from sscjax.reports.html.render import write, write_again
+from sscjax.system.run_dir import CARD, PAGE
 
 __all__ = ["CARD", "PAGE", "write", "write_again"]

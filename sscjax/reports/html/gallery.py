@@ -8,7 +8,8 @@ from typing import Any
 from sscjax.errors import UserError
 from sscjax.evaluation import segmentation
 from sscjax.reports import overlays
-from sscjax.reports.html.run_data import EXPLANATIONS, Folder
+from sscjax.reports.html.run_data import Folder
+from sscjax.system import run_dir
 
 # Pictures of a gallery: a protocol has more of them in the folders of its folds.
 MOST_PICTURES = 12
@@ -54,7 +55,7 @@ def masks(folder: Folder) -> dict[str, Any] | None:
     found = folder.metrics.get("segmentation")
     if found is None:
         return None
-    picture = folder.path / segmentation.PICTURE
+    picture = folder.path / run_dir.MASKS_SHEET
     return {
         "rows": segmentation.rows(found),
         "note": segmentation.note(found),
@@ -80,12 +81,12 @@ def _first_of_each(pairs: list[tuple[Folder, dict[str, Any]]]) -> list[Any]:
 
 def _picture(source: Folder, entry: Mapping[str, Any]) -> dict[str, Any]:
     def uri(name: str) -> str:
-        path = source.path / EXPLANATIONS / name
+        path = source.path / run_dir.EXPLANATIONS / name
         # A name in a file could be that of any picture on the machine.
         if path.name != name or not path.is_file():
             raise UserError(
-                f"{source.path / EXPLANATIONS}: no picture is called {name!r}, expected those that "
-                "explanations.json names; give the run's command again"
+                f"{source.path / run_dir.EXPLANATIONS}: no picture is called {name!r}, expected "
+                f"those that {run_dir.EXPLANATIONS_INDEX} names; give the run's command again"
             )
         try:
             return overlays.data_uri(path, PICTURE_SIDE)

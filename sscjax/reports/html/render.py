@@ -12,8 +12,7 @@ from sscjax.reports.html import charts, evidence, gallery, sections
 from sscjax.reports.html.checklists import CHECKLISTS, Checklist
 from sscjax.reports.html.run_data import Folder, read
 from sscjax.system import files, formatting
-
-PAGE, CARD = "report.html", "model_card.md"
+from sscjax.system.run_dir import CARD, PAGE
 
 # Sections of the page in their order: id, heading, and whether a folder has what it shows.
 SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], bool]], ...] = (

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,7 @@ import numpy as np
 
 from sscjax.errors import UserError
 from sscjax.evaluation.predictions import Predictions
-from sscjax.system import files
-
-RUN, PROTOCOL = "run.json", "protocol.json"
-FOLDS = "folds"
-EXPLANATIONS = "explanations"
+from sscjax.system import run_dir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +35,7 @@ class Folder:
     metrics: dict[str, Any]
     predictions: Predictions
     curves: list[dict[str, Any]]
-    stages: dict[str, dict[str, Any]]
+    stages: dict[str, Mapping[str, Any]]
     optional: dict[str, Any]
     folds: dict[str, Folder]
 
@@ -61,11 +56,11 @@ class Folder:
 
 
 _OPTIONAL = {
-    "audit": "audit.json",
-    "calibration": "calibration.json",
-    "manifest": "manifest.json",
-    "explanations": f"{EXPLANATIONS}/explanations.json",
-    "protocol": PROTOCOL,
+    "audit": run_dir.AUDIT,
+    "calibration": run_dir.CALIBRATION,
+    "manifest": run_dir.MANIFEST,
+    "explanations": f"{run_dir.EXPLANATIONS}/{run_dir.EXPLANATIONS_INDEX}",
+    "protocol": run_dir.PROTOCOL,
 }
 
 
@@ -75,35 +70,39 @@ def read(path: Path) -> Folder:
     Raises:
       UserError: it holds no finished run, or a file in it is damaged.
     """
-    if not (path / RUN).is_file() and not (path / PROTOCOL).is_file():
+    run = run_dir.RunDir(path)
+    if not run.has(run_dir.RECORD) and not run.has(run_dir.PROTOCOL):
         raise UserError(
-            f"{path} holds no run (neither {RUN} nor {PROTOCOL}): give the folder of a run"
+            f"{path} holds no run (neither {run_dir.RECORD} nor {run_dir.PROTOCOL}): give the "
+            "folder of a run"
         )
-    for name in ("metrics.json", "predictions.csv"):
-        if not (path / name).is_file():
+    for name in (run_dir.METRICS, run_dir.PREDICTIONS):
+        if not run.has(name):
             raise UserError(f"{path} has no {name}: finish the run first, by its own command")
-    folds = {fold.name: read(fold) for fold in _finished_folds(path)}
-    own = _json(path / RUN)
+    folds = {fold.name: read(fold.path) for fold in run.folds(run_dir.METRICS)}
+    own = run.optional(run_dir.RECORD)
     if own is None:
         if not folds:
-            raise UserError(f"{path / FOLDS} holds no finished run: run the protocol to its end")
+            raise UserError(
+                f"{path / run_dir.FOLDS} holds no finished run: run the protocol to its end"
+            )
         # What the protocol itself records goes before what its first fold was given.
-        protocol = _json(path / PROTOCOL)
+        protocol = run.optional(run_dir.PROTOCOL)
         kept = {key: protocol[key] for key in ("config", "data", "command") if key in protocol}
         own = {**next(iter(folds.values())).record, **kept}
-    _check(path / RUN, own)
+    _check(path / run_dir.RECORD, own)
     return Folder(
         path=path,
         record=own,
-        metrics=_json(path / "metrics.json"),
-        predictions=_first_tests(Predictions.read_csv(path / "predictions.csv")),
-        curves=list(_curves(path / "curves.csv")),
+        metrics=run.metrics(),
+        predictions=_first_tests(Predictions.read_csv(run.predictions)),
+        curves=run.curves(),
         stages={
-            name: found
+            name: about
             for name in own["config"]["stage_order"]
-            if (found := _json(path / "stages" / name / "stage.json")) is not None
+            if (about := run.stage(name).read()) is not None
         },
-        optional={name: _json(path / file) for name, file in _OPTIONAL.items()},
+        optional={name: run.optional(file) for name, file in _OPTIONAL.items()},
         folds=folds,
     )
 
@@ -114,38 +113,7 @@ def _first_tests(table: Predictions) -> Predictions:
     return table if len(first) == len(table) else table.take(np.sort(first))
 
 
-def _finished_folds(path: Path) -> Iterator[Path]:
-    """Folds of a protocol in the order of their names, numbers by their value."""
-    found = [entry for entry in (path / FOLDS).glob("*") if (entry / "metrics.json").is_file()]
-    yield from sorted(found, key=lambda entry: (len(entry.name), entry.name))
-
-
 def _check(path: Path, record: Any) -> None:
     missing = [key for key in ("config", "data", "weights", "versions") if key not in record]
     if missing:
         raise UserError(f"{path} is damaged (no {', '.join(missing)}): start the run anew")
-
-
-def _json(path: Path) -> Any:
-    """What a file holds; None where there is none."""
-    if not path.is_file():
-        return None
-    try:
-        return files.read_json(path)
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): make it anew by the run's command") from None
-
-
-def _curves(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            yield {key: value if key == "stage" else _number(value) for key, value in row.items()}
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
