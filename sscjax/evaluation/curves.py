@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from sscjax.evaluation import intervals
+from sscjax.evaluation import intervals, metrics
 from sscjax.evaluation.intervals import Interval
 from sscjax.evaluation.predictions import Predictions
 
@@ -84,7 +84,8 @@ def curves(predictions: Predictions, index: int, seed: int = 0) -> tuple[Curve, 
         roc_band = _band(np.concatenate(roc_values), number, classes)
         pr_band = _band(np.concatenate(pr_values), number, classes)
         interval = intervals.percentile(np.concatenate(areas), number, classes)
-    area = float((np.diff(roc_x) * (roc_y[1:] + roc_y[:-1]) / 2).sum())
+    area = metrics.auroc(scores, positives)
+    assert area is not None, "both sides are there, see above"
     share = float(positives.mean())
     precision = float(_average_precision(positive, negative)[0])
     return (

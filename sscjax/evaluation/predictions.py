@@ -129,8 +129,6 @@ class Predictions:
         row_of = {key: row for row, key in enumerate(dict.fromkeys(keys))}
         group = np.array([row_of[key] for key in keys], dtype=np.int64)
         num_classes = len(self.classes)
-        sums = np.zeros((len(row_of), num_classes))
-        np.add.at(sums, group, self.probabilities)
         votes = np.zeros((len(row_of), num_classes), dtype=np.int64)
         np.add.at(votes, (group, self.labels), 1)
         # Searching the reversed columns makes the higher index win a tie.
@@ -141,7 +139,7 @@ class Predictions:
             subjects=subjects,
             splits=np.array([split for split, _ in row_of], dtype=str),
             labels=labels,
-            probabilities=sums / votes.sum(axis=1, keepdims=True),
+            probabilities=group_means(self.probabilities, group),
             classes=self.classes,
         )
 
@@ -197,6 +195,18 @@ class Predictions:
                 found = f"prediction {row[4]!r}, but its probabilities say {names[prediction]!r}"
                 raise UserError(f"{path}: line {line} has {found}; was the file edited?")
         return result
+
+
+def group_means(probabilities: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Mean probabilities of each group, such as of a subject's images: [G,K] float64.
+
+    Args:
+      probabilities: [N,K] float.
+      group: [N] int, each row's group, 0 to G - 1; every group has a row.
+    """
+    sums = np.zeros((int(group.max(initial=-1)) + 1, probabilities.shape[1]))
+    np.add.at(sums, group, probabilities)
+    return sums / np.bincount(group, minlength=len(sums))[:, None]
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -320,7 +320,6 @@ def _run_stages(
     run = run_dir.RunDir(folder)
     with checkpoint.Checkpoints(run.checkpoints, config.checkpoint.keep) as checkpoints:
         for stage in stages:
-            like = {"params": network.params, "batch_stats": network.batch_stats}
             place = run.stage(stage.name)
             done = _read_finished(place)
             if done is None:
@@ -340,10 +339,10 @@ def _run_stages(
                     )
                 lock.check()
                 done = _write_finished(place, stage, result)
-                model = {"params": result.params, "batch_stats": result.batch_stats}
+                model = result.variables
             else:
                 _LOG.info("stage %s: finished before", stage.name)
-                model = checkpoint.load_model(place.model, like)
+                model = checkpoint.load_model(place.model, network.variables)
             network = dataclasses.replace(
                 network, params=dict(model["params"]), batch_stats=dict(model["batch_stats"])
             )
@@ -361,8 +360,7 @@ def _features(
     chosen: str,
 ) -> reliability.Features:
     """What the chosen stage's network hands to its classifier, of every original and of others."""
-    like = {"params": network.params, "batch_stats": network.batch_stats}
-    model = checkpoint.load_model(run_dir.RunDir(folder).stage(chosen).model, like)
+    model = checkpoint.load_model(run_dir.RunDir(folder).stage(chosen).model, network.variables)
     program = train_step.Program(
         network.model,
         network.objective,
@@ -398,8 +396,7 @@ def _masks(
         return None
     originals = images.originals
     assert originals.masks is not None
-    like = {"params": network.params, "batch_stats": network.batch_stats}
-    model = checkpoint.load_model(run_dir.RunDir(folder).stage(chosen).model, like)
+    model = checkpoint.load_model(run_dir.RunDir(folder).stage(chosen).model, network.variables)
     program = train_step.Program(
         network.model,
         network.objective,
@@ -436,9 +433,7 @@ def _draw_masks(
         return
     _, first = np.unique(some.subjects[chosen], return_index=True)
     shown = chosen[np.sort(first)][:_MASKS_DRAWN]
-    # The compiled shape is the batch's; its first rows are looked at.
-    filled = np.resize(shown, _MASKS_DRAWN)
-    pixels = some.images[filled]
+    pixels = some.images[shown[frozen_features.batch_rows(len(shown), _MASKS_DRAWN)]]
     told = np.asarray(ask(model["params"], model["batch_stats"], pixels))[: len(shown)]
     assert some.masks is not None
     sheet = figures.mask_sheet(
@@ -466,8 +461,7 @@ class _Curves:
 
 def _write_finished(place: run_dir.StageDir, stage: Stage, result: Result) -> Finished:
     """Keep a stage's model and predictions; stage.json comes last and says that it is whole."""
-    tree = {"params": result.params, "batch_stats": result.batch_stats}
-    checkpoint.save_model(place.model, tree)
+    checkpoint.save_model(place.model, result.variables)
     result.predictions.write_csv(place.predictions)
     value = result.course.best_value if stage.metric == metrics.MASK_METRIC else None
     if stage.metric in metrics.VALIDATION_METRICS:

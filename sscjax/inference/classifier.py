@@ -22,10 +22,10 @@ from ml_collections import ConfigDict
 import sscjax
 from sscjax.errors import UserError
 from sscjax.evaluation import calibration, ood
-from sscjax.models import MASK, MobileNetUNet, MobileNetV2, Model
+from sscjax.models import MASK, MobileNetUNet, MobileNetV2, Model, base
 from sscjax.models.pretrained import preprocessing
 from sscjax.system import run_dir
-from sscjax.training import checkpoint, evaluate, setup, train_step
+from sscjax.training import checkpoint, evaluate, frozen_features, setup, train_step
 
 # Images per call: one compiled shape for any number of them.
 BATCH = 32
@@ -163,8 +163,7 @@ class Trained:
         count = len(images)
         if not 1 <= count <= BATCH:
             raise ValueError(f"{count} images in a batch, expected 1 to {BATCH}")
-        # Repeating the last image keeps one compiled shape; its results are dropped.
-        filled = images[np.minimum(np.arange(BATCH), count - 1)]
+        filled = images[frozen_features.batch_rows(count, BATCH)]
         found, features, masks = run(self.params, self.batch_stats, jnp.asarray(filled))
         probabilities = np.asarray(found)[:count]
         return Answers(
@@ -257,7 +256,7 @@ def _build(
     size = int(config.data.image_size)
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     like = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
-    like = {"params": like["params"], "batch_stats": like.get("batch_stats", {})}
+    like = base.variables(like["params"], like.get("batch_stats", {}))
     variables = checkpoint.load_model(run_dir.RunDir(folder).stage(stage).model, like)
     program = train_step.Program(
         model,

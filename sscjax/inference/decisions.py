@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sscjax.data.inputs import Asked
+from sscjax.evaluation.predictions import group_means
 from sscjax.inference.classifier import Answers, Rules
 from sscjax.system import files, formatting
 
@@ -100,13 +101,15 @@ def judge(
 def by_subject(images: Judged, rules: Rules, classes: int) -> Judged:
     """One row per subject, in the order of first appearance; arguments as of `judge`."""
     names = list(dict.fromkeys(images.subjects.tolist()))
+    number = {name: index for index, name in enumerate(names)}
+    group = np.array([number[name] for name in images.subjects.tolist()], dtype=np.int64)
     rows = [np.flatnonzero(images.subjects == name) for name in names]
     return _judged(
         names=np.array(names, dtype=str),
         subjects=np.array(names, dtype=str),
         labels=np.array([_common(images.labels[some]) for some in rows], dtype=str),
         images=np.array([len(some) for some in rows], int),
-        probabilities=np.array([images.probabilities[some].mean(0) for some in rows]),
+        probabilities=group_means(images.probabilities, group),
         distances=np.array([np.median(images.distances[some]) for some in rows]),
         foreign=np.array([images.foreign[some].mean() > 0.5 for some in rows], bool),
         rules=rules,

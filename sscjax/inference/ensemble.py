@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 import sscjax
 from sscjax.errors import UserError
 from sscjax.evaluation import reliability, thresholds
-from sscjax.evaluation.predictions import Predictions
+from sscjax.evaluation.predictions import Predictions, group_means
 from sscjax.inference import classifier
 from sscjax.inference.classifier import Answers, Rules, Trained
 from sscjax.system import run_dir
@@ -179,13 +179,11 @@ def _rules(folder: Path, config: ConfigDict, member: Trained) -> Rules:
     Where repeats tested an image several times, it counts once, with the mean of its probabilities.
     """
     table = Predictions.read_csv(run_dir.RunDir(folder).predictions)
-    _, first, place = np.unique(table.files, return_index=True, return_inverse=True)
-    total = np.zeros((len(first), table.probabilities.shape[1]))
-    np.add.at(total, place, table.probabilities)
+    _, first, image = np.unique(table.files, return_index=True, return_inverse=True)
     pooled = dataclasses.replace(
         table.take(first),
         splits=np.full(len(first), "val"),
-        probabilities=total / np.bincount(place)[:, None],
+        probabilities=group_means(table.probabilities, image),
     )
     options = reliability.Options(**config.calibration.to_dict())
     names = member.classes

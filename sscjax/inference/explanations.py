@@ -58,8 +58,7 @@ def write(
         old.unlink()
     if not len(chosen):
         return
-    like = {"params": network.params, "batch_stats": network.batch_stats}
-    model = checkpoint.load_model(run.stage(stage).model, like)
+    model = checkpoint.load_model(run.stage(stage).model, network.variables)
     inputs = setup.make_inputs(config, network.weights.convention.scaling, online=False)
     layer = saliency.default_layer(network.model)
     draw = saliency.make_maps(network.model, inputs, layer)

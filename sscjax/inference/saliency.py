@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from sscjax.models import Model
+from sscjax.models import Model, base
 from sscjax.training import freezing, train_step
 
 Method = Literal["grad_cam", "hires_cam"]
@@ -126,7 +126,7 @@ def make_maps(
         params: freezing.Params, batch_stats: freezing.Params, stored: jax.Array, weights: jax.Array
     ) -> jax.Array:
         x = inputs(stored, None)
-        variables = {"params": params, "batch_stats": batch_stats}
+        variables = base.variables(params, batch_stats)
 
         def score(shift: jax.Array) -> tuple[jax.Array, jax.Array]:
             logits, found = model.apply(

@@ -8,6 +8,11 @@ from typing import Any, Protocol
 from sscjax.models.layers import KernelDraw
 
 
+def variables(params: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters and running averages as Linen's `apply` and the files of a model have them."""
+    return {"params": params, "batch_stats": batch_stats}
+
+
 class Model(Protocol):
     """What the rest of the package asks of a network."""
 

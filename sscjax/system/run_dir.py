@@ -276,7 +276,7 @@ class RunDir:
             if folds := self.folds():
                 raise UserError(
                     f"{self.path} is a protocol of {len(folds)} runs, which only "
-                    f"sscjax.inference.predict asks together: name one, such as {folds[0].path}, "
+                    f"`sscjax predict` takes together: name one, such as {folds[0].path}, "
                     "or train a run with --config.protocol=holdout"
                 )
             raise UserError(

@@ -24,7 +24,7 @@ import numpy as np
 from sscjax.data import lazy
 from sscjax.data.lazy import Keep, Rows, Target
 from sscjax.errors import UserError
-from sscjax.models import Model
+from sscjax.models import Model, base
 from sscjax.system import machine
 from sscjax.training import freezing, train_step
 
@@ -87,7 +87,7 @@ def compute(
             computed += len(result)
             progress(len(result))
 
-    variables = {"params": params, "batch_stats": batch_stats}
+    variables = base.variables(params, batch_stats)
     shape = prefix_shape(program.model, variables, last, tuple(stored.shape))
     outputs = keep(shape, np.float32, fill)
     if not computed:  # they were kept by an earlier run
@@ -109,6 +109,14 @@ def batched(
     return np.concatenate(found)
 
 
+def batch_rows(total: int, batch_size: int, start: int = 0) -> np.ndarray:
+    """The rows of a batch, [batch_size] int: from `start` on, of fewer the last one repeated.
+
+    It keeps one compiled shape; the results of the repeated row are to be dropped.
+    """
+    return np.minimum(np.arange(start, start + batch_size), total - 1)
+
+
 def _parts(
     function: Callable[[jax.Array], jax.Array], stored: Rows, batch_size: int
 ) -> Iterator[tuple[slice, np.ndarray]]:
@@ -117,8 +125,7 @@ def _parts(
     if total == 0:
         raise ValueError("no images to compute")
     for start in range(0, total, batch_size):
-        # Repeating the last image keeps one compiled shape; its results are dropped.
-        index = np.minimum(np.arange(start, start + batch_size), total - 1)
+        index = batch_rows(total, batch_size, start)
         count = min(batch_size, total - start)
         result = np.asarray(function(jnp.asarray(stored[index])))
         yield slice(start, start + count), result[:count]
@@ -262,7 +269,7 @@ def calibrate_batch_norm(
 
     @jax.jit
     def statistics(x: jax.Array) -> freezing.Params:
-        variables = {"params": params, "batch_stats": batch_stats}
+        variables = base.variables(params, batch_stats)
         _, updated = model.apply(
             variables, x, train=False, batch_statistics_from=first, mutable=["batch_stats"]
         )

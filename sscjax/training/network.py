@@ -7,6 +7,7 @@ from typing import Any
 
 from sscjax.models import (
     Model,
+    base,
 )
 from sscjax.models.pretrained import preprocessing
 from sscjax.training import losses
@@ -58,3 +59,8 @@ class Network:
     batch_stats: dict[str, Any]
     objective: losses.Objective
     weights: Weights
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """All parameters and running averages, as `Model.apply` takes them."""
+        return base.variables(self.params, self.batch_stats)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sscjax.errors import UserError
 from sscjax.evaluation import metrics
 from sscjax.evaluation.predictions import Predictions
+from sscjax.models import base
 from sscjax.training import freezing
 
 
@@ -130,6 +131,11 @@ class Result:
     course: Course
     predictions: Predictions
     counts: freezing.Counts
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The chosen parameters and running averages, as `Model.apply` takes them."""
+        return base.variables(self.params, self.batch_stats)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,10 +60,9 @@ def prepare(
     copies = training.take(np.arange(len(chosen), len(training)))
     parts = [part for part in (images.originals, copies) if len(part)]
     model = network.model
-    variables = {"params": network.params, "batch_stats": network.batch_stats}
     total = sum(map(len, parts))
     shape = frozen_features.prefix_shape(
-        model, variables, last, (total, *parts[0].images.shape[1:])
+        model, network.variables, last, (total, *parts[0].images.shape[1:])
     )
     megabytes = math.prod(shape) * np.dtype(np.float32).itemsize / 2**20
     held = megabytes <= stage.feature_megabytes

@@ -12,7 +12,7 @@ import sklearn.metrics as reference
 
 from sscjax.errors import UserError
 from sscjax.evaluation import metrics
-from sscjax.evaluation.predictions import Predictions
+from sscjax.evaluation.predictions import Predictions, group_means
 
 
 def table(
@@ -332,3 +332,12 @@ def test_directions_of_validation_metrics() -> None:
         good = metrics.validation_metric(name, table(truth, right))
         bad = metrics.validation_metric(name, table(truth, wrong))
         assert (good > bad) == higher and good != bad
+
+
+def test_group_means_are_those_of_each_group() -> None:
+    rng = np.random.default_rng(0)
+    probabilities, group = rng.random((50, 3)), rng.permutation(np.arange(50) % 7)
+    expected = [probabilities[group == index].mean(axis=0) for index in range(7)]
+    np.testing.assert_allclose(group_means(probabilities, group), expected, rtol=1e-14)
+    empty = group_means(np.zeros((0, 3)), np.zeros(0, np.int64))
+    assert empty.shape == (0, 3)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data.manifest import FILE, KEYS
+from sscjax.data.manifest import KEYS
 from sscjax.evaluation import metrics
 from sscjax.evaluation.predictions import Predictions
 from sscjax.system import files
+from sscjax.system.run_dir import MANIFEST
 
 CLASSES = ("normal", "early", "late")
 
@@ -89,5 +90,5 @@ def write_run(
         rows = [{**same, "file": file, "sha256": value} for file, value in hashes.items()]
         manifest: dict[str, Any] = dict.fromkeys(KEYS)
         manifest |= {"images": rows, "sessions": [{}]}
-        files.write_json(folder / FILE, manifest)
+        files.write_json(folder / MANIFEST, manifest)
     return folder
