@@ -143,8 +143,8 @@ def _draw(
             break
         before += one.course.epoch
     best = before + course.best_epoch if course.best_epoch else None
-    # A classifier that was fitted to convergence has no epochs to draw.
-    if rows:
+    # A classifier that was fitted to convergence has no epochs: one point is no curve.
+    if any(stage.course.l2 is None for stage in finished.values()):
         figures.write_png(folder / run_dir.CURVES_PLOT, figures.learning_curves(rows, best))
     shown = figures.calibration(found, title="test images: probabilities, and abstention")
     figures.write_png(folder / run_dir.CALIBRATION_PLOT, shown)

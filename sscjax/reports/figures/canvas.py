@@ -54,7 +54,7 @@ NAME_WIDTH = 18
 
 
 def new_figure(
-    height: float, layout: Literal["constrained", "compressed", "none"], width: float = 10
+    height: float, layout: Literal["constrained", "compressed"] | None, width: float = 10
 ) -> Figure:
     """A white figure, in inches; 'compressed' is for panels of fixed proportions."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
@@ -73,7 +73,7 @@ def panels(count: int, legend_lines: int | None = None) -> tuple[Figure, list[Ax
       legend_lines: of the legend below them, for panels with fixed margins, which are drawn in
         half the time and align within a page; None: margins by what stands in them.
     """
-    layout: Literal["constrained", "none"] = "constrained" if legend_lines is None else "none"
+    layout: Literal["constrained"] | None = "constrained" if legend_lines is None else None
     figure = new_figure(PANEL[1], layout, width=PANEL[0] * count)
     row = list(figure.subplots(1, count, squeeze=False)[0])
     if legend_lines is not None:

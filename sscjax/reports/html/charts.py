@@ -99,7 +99,7 @@ def learning_curves(folder: Folder) -> list[Chart]:
         folds = {
             formatting.clean_name(name): fold.curves
             for name, fold in folder.folds.items()
-            if fold.curves
+            if fold.curves and _has_epochs(fold)
         }
         every = [row for rows in folds.values() for row in rows]
         return [
@@ -107,6 +107,8 @@ def learning_curves(folder: Folder) -> list[Chart]:
             for quantity in QUANTITIES
             if _values(every, quantity, ("val",))
         ]
+    if not _has_epochs(folder):
+        return []
     best = _best_epoch(folder)
     return [
         _by_epoch(
@@ -116,6 +118,12 @@ def learning_curves(folder: Folder) -> list[Chart]:
         for quantity in QUANTITIES
         if _values(folder.curves, quantity, ("train", "val"))
     ]
+
+
+def _has_epochs(folder: Folder) -> bool:
+    """Whether any stage was trained in epochs, and not fitted to convergence at once."""
+    courses = [about["course"] for about in folder.stages.values()]
+    return not courses or any(course.get("l2") is None for course in courses)
 
 
 def _by_epoch(

@@ -25,7 +25,11 @@ SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], bool]], ...] = (
     ("masks", "Masks", lambda context: context["masks"] is not None),
     ("calibration", "Calibration", lambda context: context["calibration"] is not None),
     ("paper", "Beside the paper", lambda context: not context["paper"]["gap"]),
-    ("training", "Training", lambda context: bool(context["courses"])),
+    (
+        "training",
+        "Training",
+        lambda context: bool(context["courses"] or context["provenance"]["solved"]),
+    ),
     ("subjects", "Subject by subject", lambda context: bool(context["subjects"]["rows"])),
     ("errors", "Errors, and where the network looked", lambda context: bool(context["galleries"])),
     ("provenance", "What was run", lambda context: True),
