@@ -15,7 +15,8 @@ from sscjax.reports import paper
 
 # Of another program, with fields of its own: see test_pretrain.
 OTHERS = ("__init__", "pretrain_textures")
-NAMES = sorted(p.stem for p in Path(str(default.__file__)).parent.glob("*.py") if p.stem not in OTHERS)
+FILES = Path(str(default.__file__)).parent.glob("*.py")
+NAMES = sorted(path.stem for path in FILES if path.stem not in OTHERS)
 
 
 def _config(name: str) -> ConfigDict:

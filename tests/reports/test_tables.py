@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
