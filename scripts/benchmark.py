@@ -2,52 +2,61 @@
 
     pip install '.[bench]'
     python scripts/benchmark.py [--rounds=9] [--threads=2] [--out=benchmark.json] [--only=WORD]
-    python scripts/benchmark.py --scaling   # instead: over sizes, batches, threads, set sizes
 
-Every case is a process of its own that holds one framework and waits while others are timed
-(`scripts/bench_workers.py`). A round times each case of a row once, in turn, so that a slow minute
-of the machine meets all of them; what counts are medians over the rounds, and ratios of a row
-within each round.
+Every case is a process of its own that holds one framework and waits while others are timed. A
+round times each case of a row once, in turn, so that a slow minute of the machine meets all of
+them; what counts are medians over the rounds, and ratios of a row within each round.
+
+The process of a case (`--case=NAME`) runs it once unmeasured, prints `ready` with the seconds that
+took, and then answers each line on standard input with a line of JSON: seconds, seconds of
+processors, and images.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bench_sets
-from clone import ROOT
+import numpy as np
 
-WORKERS = ROOT / "scripts" / "bench_workers.py"
+ROOT = Path(__file__).resolve().parent.parent
 
-ROWS: dict[str, tuple[str, dict[str, float]]] = {
-    # row: our case, then {peer: the ratio that is asked for}
-    "fine-tune step": (
-        "sscjax_finetune",
-        {"torch_finetune": 2.0, "keras_finetune": 4.0, "plain_finetune": 30.0},
-    ),
-    "forward": ("sscjax_forward", {"torch_forward": 1.3, "keras_forward": 0.0}),
-    "CNN step": ("sscjax_cnn", {"torch_cnn": 1.0}),
-    "FD-UNet step": ("sscjax_fd_unet", {"torch_fd_unet": 1.0}),
+# The clone, and the reference models of its tests.
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    # row: our case, then its peers
+    "fine-tune step": ("sscjax_finetune", ("torch_finetune", "keras_finetune", "plain_finetune")),
+    "forward": ("sscjax_forward", ("torch_forward", "keras_forward")),
+    "CNN step": ("sscjax_cnn", ("torch_cnn",)),
+    "FD-UNet step": ("sscjax_fd_unet", ("torch_fd_unet",)),
 }
-CEILING = 0.45
+START = "warm start"
+
+LEARNING_RATE = 1e-4
+FROZEN = 10
+CLASSES = 3
+# The FD-UNet of configs/fd_unet_three_class.py.
+UNET: dict[str, Any] = {"depth": 3, "width": 8, "growth": 2, "layers_per_block": 4}
+UNET_BATCH = 8
+
+Run = Callable[[], int]
+"""Does the work once, to its end, and returns how many images that were."""
 
 
-# Of the paper's second study: epochs of each stage.
-HEAD_EPOCHS, FINETUNE_EPOCHS, TRAINING = 200, 50, 1512
-STAGE_1, RECIPE, START = "stage 1", "whole recipe", "warm start"
+# ---- the table ----------------------------------------------------------------------------------
 
 
 class Worker:
@@ -58,7 +67,7 @@ class Worker:
         # Nothing compiled elsewhere: perhaps it was for another number of processors.
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache or ""}
         self.process = subprocess.Popen(
-            [sys.executable, str(WORKERS), *case.split(), *flags],
+            [sys.executable, __file__, f"--case={case}", *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -71,11 +80,11 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"the worker {self.case} ended with exit code {self.process.wait()}")
-        found: dict[str, Any] = json.loads(line)
-        return found
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def time(self) -> dict[str, Any]:
-        """Run the case once: seconds, of processors too, images, peak."""
+        """Run the case once: seconds, of processors too, and images."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -88,86 +97,40 @@ class Worker:
 
 
 def measure(cases: list[str], flags: list[str], rounds: int) -> dict[str, Any]:
-    """Time each case, which may have flags of its own, once per round, in turn.
+    """Time each case once per round, in turn.
 
     Returns:
-      by case: 'rates' (images per second of each round), 'busy' (processors, of each round),
-      'first' (seconds of set-up and the first run) and 'peak' (resident bytes).
+      by case: 'rates' (images per second of each round), 'busy' (processors, of each round) and
+      'first' (seconds of set-up and the first run).
     """
     workers = []
     for case in cases:
         print(f"  starting {case}", file=sys.stderr, flush=True)
         workers.append(Worker(case, flags))
-    found: dict[str, Any] = {
-        worker.case: {"rates": [], "busy": [], "first": worker.ready, "peak": 0}
-        for worker in workers
+    results: dict[str, Any] = {
+        worker.case: {"rates": [], "busy": [], "first": worker.ready} for worker in workers
     }
     for _ in range(rounds):
         for worker in workers:
             # A moment's rest, or the case before is still winding up its threads.
             time.sleep(0.2)
             answer = worker.time()
-            found[worker.case]["rates"].append(answer["images"] / answer["seconds"])
-            found[worker.case]["busy"].append(answer["busy"] / answer["seconds"])
-            found[worker.case]["peak"] = answer["peak"]
+            results[worker.case]["rates"].append(answer["images"] / answer["seconds"])
+            results[worker.case]["busy"].append(answer["busy"] / answer["seconds"])
     for worker in workers:
         worker.close()
-    return found
+    return results
 
 
 def start(flags: list[str]) -> dict[str, float]:
     """Seconds to the end of the first fine-tune step, with an empty cache and with a filled one."""
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as cache:
         for name in ("cold", "warm"):
             worker = Worker("sscjax_finetune", flags, cache)
-            found[name] = worker.ready
+            seconds[name] = worker.ready
             worker.close()
-    return found
-
-
-def whole_run(weights: Path, folder: Path, finetune_epochs: int) -> dict[str, float]:
-    """The command-line program on the paper's second study: seconds, and peak resident bytes."""
-    workdir = folder / f"run{finetune_epochs}"
-    # A run is to compute its features itself.
-    shutil.rmtree(folder / "cache" / "features", ignore_errors=True)
-    command = [
-        sys.executable,
-        "-m",
-        "sscjax.main",
-        f"--config={ROOT / 'configs' / 'paper_three_class.py'}",
-        f"--config.pretrained={weights}",
-        f"--config.stages.finetune.epochs={finetune_epochs}",
-        f"--workdir={workdir}",
-        "--fresh",
-    ]
-    environment = {**os.environ, "SSCJAX_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    seconds, peak = bench_sets.timed(command, environment, folder)
-    kept = json.loads((workdir / "stages" / "finetune" / "stage.json").read_text("utf-8"))
-    return {
-        "seconds": seconds,
-        "finetune": kept["course"]["seconds"],
-        "peak": peak,
-    }
-
-
-def recipe(weights: Path, folder: Path) -> dict[str, float]:
-    """Both stages: a cold run, then warm ones of two and of six epochs of stage 2.
-
-    Returns:
-      'cold' seconds of the first; 'epoch' seconds of an epoch of stage 2; 'seconds' of a warm run
-      with all 50 epochs, extrapolated from these; 'peak' resident bytes.
-    """
-    cold = whole_run(weights, folder, 2)
-    few, more = whole_run(weights, folder, 2), whole_run(weights, folder, 6)
-    epoch = (more["finetune"] - few["finetune"]) / 4
-    return {
-        "cold": cold["seconds"],
-        "epoch": epoch,
-        "seconds": more["seconds"] + (FINETUNE_EPOCHS - 6) * epoch,
-        "peak": max(cold["peak"], few["peak"], more["peak"]),
-    }
+    return seconds
 
 
 def multiply_adds(size: int, freeze: int) -> tuple[float, float]:
@@ -200,20 +163,14 @@ def multiply_adds(size: int, freeze: int) -> tuple[float, float]:
 
 def versions() -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "torch", "tensorflow", "tensorflow-cpu", "keras", "numpy")
-    from sscjax.system import machine
-
-    found = {"python": platform.python_version(), "machine": machine.processor()}
+    machine = platform.processor() or platform.machine()
+    installed = {"python": platform.python_version(), "machine": machine}
     for name in names:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
-
-
-def _ratio(found: dict[str, Any], ours: str, peer: str) -> float:
-    pairs = zip(found[ours]["rates"], found[peer]["rates"], strict=True)
-    return statistics.median(a / b for a, b in pairs)
+    return installed
 
 
 def _rates(rates: list[float]) -> str:
@@ -224,221 +181,430 @@ def _rates(rates: list[float]) -> str:
 def table(results: dict[str, Any], size: int) -> str:
     """The rows as a Markdown table."""
     lines = [
-        "| work | sscjax, images/s (range) | against | images/s (range) | ratio | asked |",
-        "|---|---|---|---|---|---|",
+        "| work | sscjax, images/s (range) | against | images/s (range) | ratio |",
+        "|---|---|---|---|---|",
     ]
     for row, (ours, peers) in ROWS.items():
-        found = results.get(row)
-        if not found:
+        if row not in results:
             continue
-        rate = _rates(found[ours]["rates"])
-        for peer, asked in peers.items():
+        rates = {case: measured["rates"] for case, measured in results[row].items()}
+        for peer in peers:
+            ratio = statistics.median(a / b for a, b in zip(rates[ours], rates[peer], strict=True))
             lines.append(
-                f"| {row} | {rate} | {peer.partition('_')[0]} | {_rates(found[peer]['rates'])} | "
-                f"{_ratio(found, ours, peer):.2f} | {f'{asked:g}' if asked else ''} |"
+                f"| {row} | {_rates(rates[ours])} | {peer.partition('_')[0]} | "
+                f"{_rates(rates[peer])} | {ratio:.2f} |"
             )
-        if "sgemm" in found:
-            forward, step = multiply_adds(size, 10)
+        if "sgemm" in rates:
+            forward, step = multiply_adds(size, FROZEN)
             work = step if row == "fine-tune step" else forward
-            gemm = statistics.median(found["sgemm"]["rates"])
-            share = statistics.median(
-                a * work / b
-                for a, b in zip(found[ours]["rates"], found["sgemm"]["rates"], strict=True)
-            )
-            asked_share = f"{CEILING:.0%}" if row == "fine-tune step" else ""
+            pairs = zip(rates[ours], rates["sgemm"], strict=True)
+            share = statistics.median(a * work / b for a, b in pairs)
+            gemm = statistics.median(rates["sgemm"])
             lines.append(
-                f"| {row} | {rate} | SGEMM at {2 * gemm / 1000:.0f} GFLOP/s, {work:.0f} M "
-                f"multiply-adds | {gemm / work:.0f} | {share:.0%} | {asked_share} |"
+                f"| {row} | {_rates(rates[ours])} | SGEMM at {2 * gemm / 1000:.0f} GFLOP/s, "
+                f"{work:.0f} M multiply-adds | {gemm / work:.0f} | {share:.0%} |"
             )
-    lines += _long_rows(results)
-    return "\n".join([*lines, *_busy(results)])
-
-
-def _busy(results: dict[str, Any]) -> list[str]:
-    """How many processors each case kept busy, least to most over the rounds."""
+    if START in results:
+        warm, cold = results[START]["warm"], results[START]["cold"]
+        lines.append(
+            f"| first fine-tune step, warm cache | {warm:.1f} s | cold | {cold:.1f} s | "
+            f"{cold / warm:.1f} |"
+        )
     ranges = [
-        f"{name} {min(case['busy']):.1f} to {max(case['busy']):.1f}"
-        for row in results.values()
-        for name, case in row.items()
-        if isinstance(case, dict) and "busy" in case
+        f"{case} {min(measured['busy']):.1f} to {max(measured['busy']):.1f}"
+        for row in ROWS
+        for case, measured in results.get(row, {}).items()
     ]
-    return ["", f"Processors busy: {', '.join(ranges)}."] if ranges else []
-
-
-def _long_rows(results: dict[str, Any]) -> list[str]:
-    """The rows of whole stages and runs, in seconds."""
-    lines = []
-    head = results.get(STAGE_1)
-    if head:
-        ours, keras = (
-            HEAD_EPOCHS * TRAINING / statistics.median(head[case]["rates"])
-            for case in ("sscjax_head", "keras_head_epoch")
-        )
-        lines.append(
-            f"| stage 1, {HEAD_EPOCHS} epochs | {ours:.1f} s | keras | {keras:.0f} s | "
-            f"{keras / ours:.0f} | 100 |"
-        )
-    found = results.get(RECIPE)
-    if found and not head:
-        lines.append(f"| whole recipe | {found['sscjax']['seconds']:.0f} s | | | | |")
-    if found and head:
-        finetune = found["keras_finetune_epoch"]["rates"]
-        theirs = keras + FINETUNE_EPOCHS * TRAINING / statistics.median(finetune)
-        ours = found["sscjax"]["seconds"]
-        lines.append(
-            f"| whole recipe, start to report | {ours:.0f} s | keras, both `fit` alone | "
-            f"{theirs:.0f} s | {theirs / ours:.1f} | 8 |"
-        )
-    if found:
-        peak = found["sscjax"]["peak"] / 2**30
-        lines.append(f"| its peak memory | {peak:.2f} GiB | | | | under 2.5 |")
-    found = results.get(START)
-    if found:
-        lines.append(
-            f"| first fine-tune step, warm cache | {found['warm']:.1f} s | cold | "
-            f"{found['cold']:.1f} s | {found['cold'] / found['warm']:.1f} | 5 |"
-        )
-    return lines
-
-
-# One thing at a time is varied; the others stand at 128 pixels, batch 32 and 2 threads.
-SCALES: dict[str, tuple[int, ...]] = {
-    "size": (96, 128, 160, 192, 224),
-    "batch": (1, 4, 8, 16, 32, 64),
-    "threads": (1, 2),
-}
-
-
-def scaling(rounds: int) -> dict[str, Any]:
-    """Images per second of the fine-tune step and of the forward pass, by `SCALES`."""
-    found: dict[str, Any] = {}
-    for name, values in SCALES.items():
-        for value in values:
-            micro = f"--micro-batch={min(8, value) if name == 'batch' else 8}"
-            cases = ["sscjax_finetune", "sscjax_forward"]
-            measured = measure(cases, [f"--{name}={value}", micro], rounds)
-            found[f"{name} {value}"] = {
-                case: statistics.median(measured[case]["rates"]) for case in cases
-            }
-    return found
-
-
-AUGMENTED = {
-    "nothing": "nothing",
-    "place": "flips and crops, as the paper",
-    "stain": "quarter turns and stains, too",
-}
-
-
-def augmentation(flags: list[str], rounds: int) -> dict[str, Any]:
-    """The fine-tune step on images that it changes first, by what it changes."""
-    cases = {name: f"sscjax_finetune --augment={name}" for name in AUGMENTED}
-    found = measure(list(cases.values()), flags, rounds)
-    return {name: found[case]["rates"] for name, case in cases.items()}
-
-
-def augmentation_table(found: dict[str, Any]) -> str:
-    """What `augmentation` found: time per image, and its share that augmentation has."""
-    lines = ["| changed on line | fine-tune step, ms per image | share |", "|---|---|---|"]
-    for name, rates in found.items():
-        pairs = zip(rates, found["nothing"], strict=True)
-        share = statistics.median(1 - ours / plain for ours, plain in pairs)
-        said = "" if name == "nothing" else f"{share:.1%}"
-        lines.append(f"| {AUGMENTED[name]} | {1000 / statistics.median(rates):.2f} | {said} |")
+    if ranges:
+        lines += ["", f"Processors busy: {', '.join(ranges)}."]
     return "\n".join(lines)
 
 
-def set_sizes() -> dict[int, Any]:
-    """Whole runs on sets of `bench_sets.COUNTS` images."""
-    with tempfile.TemporaryDirectory() as name:
-        weights = write_weights(Path(name))
-        return {count: bench_sets.measure(weights, count) for count in bench_sets.COUNTS}
+def images(args: argparse.Namespace, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random uint8 images [N,H,W,3] and labels [N] int32; the values do not change the time."""
+    rng = np.random.default_rng(0)
+    shape = (count, args.size, args.size, 3)
+    return rng.integers(0, 256, shape, np.uint8), rng.integers(0, CLASSES, count).astype(np.int32)
 
 
-def write_weights(folder: Path) -> Path:
-    """Random weights in Keras' format."""
-    weights = folder / "random.weights.h5"
-    command = [sys.executable, str(WORKERS), "write_weights", f"--weights={weights}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return weights
+# ---- this package -------------------------------------------------------------------------------
 
 
-def scaling_table(found: dict[str, Any]) -> str:
-    """What `scaling` found, in milliseconds per image, as a Markdown table."""
-    lines = ["| | fine-tune step, ms per image | forward, ms per image |", "|---|---|---|"]
-    for name, rates in found.items():
-        step, forward = (1000 / rates[case] for case in ("sscjax_finetune", "sscjax_forward"))
-        lines.append(f"| {name} | {step:.1f} | {forward:.2f} |")
-    return "\n".join(lines)
+def _program(args: argparse.Namespace, model: Any) -> Any:
+    import jax.numpy as jnp
+
+    from sscjax.training import losses, train_step
+
+    def inputs(stored: Any, key: Any) -> Any:
+        return stored.astype(jnp.float32) / 127.5 - 1.0
+
+    return train_step.Program(
+        model, losses.Objective("softmax"), inputs, micro_batch=args.micro_batch
+    )
+
+
+def _step(args: argparse.Namespace, model: Any, freeze: int, *, scratch: bool = False) -> Run:
+    """A training step; `scratch` normalises by the batch, as networks from random weights do."""
+    import jax
+    import jax.numpy as jnp
+    import random_weights
+
+    from sscjax.training import freezing, optimizers, train_step
+
+    variables = random_weights.draw(model, args.size)
+    params, statistics = variables["params"], variables.get("batch_stats", {})
+    labels = freezing.label_layers(
+        model.layer_names, model.head_start, params, trainable="all", freeze_first=freeze
+    )
+    adam = optimizers.make_optimizer(
+        "adam", optimizers.make_schedule("constant", LEARNING_RATE, steps=1)
+    )
+    optimizer = freezing.freeze_mask(adam, labels)
+    program = _program(args, model)
+    if scratch:
+        program = dataclasses.replace(program, batch_statistics_from=0, micro_batch=0)
+    epoch = train_step.make_epoch(program, optimizer, labels)
+    state = train_step.TrainState(jnp.int32(0), params, statistics, jax.jit(optimizer.init)(params))
+    x, y = (jnp.asarray(part) for part in images(args, args.batch))
+    order, real = np.arange(args.batch, dtype=np.int32)[None], np.ones((1, args.batch), np.float32)
+
+    def run() -> int:
+        nonlocal state
+        state, sums = epoch(state, x, y, order, real, jax.random.key(0))
+        float(sums.loss)
+        jax.block_until_ready(state)
+        return args.batch
+
+    return run
+
+
+def sscjax_finetune(args: argparse.Namespace) -> Run:
+    from sscjax.models import MobileNetV2
+
+    return _step(args, MobileNetV2(CLASSES, dropout_rate=0.2), FROZEN)
+
+
+def sscjax_cnn(args: argparse.Namespace) -> Run:
+    from sscjax.models import CNN
+
+    return _step(args, CNN(CLASSES, dropout_rate=0.5), 0)
+
+
+def sscjax_fd_unet(args: argparse.Namespace) -> Run:
+    from sscjax.models import FDUNet
+
+    return _step(_half(args), FDUNet(CLASSES, **UNET), 0, scratch=True)
+
+
+def _half(args: argparse.Namespace) -> argparse.Namespace:
+    """Images of half the side, in small batches, which the UNets' configs have."""
+    return argparse.Namespace(**{**vars(args), "size": args.size // 2, "batch": UNET_BATCH})
+
+
+def sscjax_forward(args: argparse.Namespace) -> Run:
+    import jax.numpy as jnp
+    import random_weights
+
+    from sscjax.models import MobileNetV2
+    from sscjax.training import train_step
+
+    model = MobileNetV2(CLASSES)
+    variables = random_weights.draw(model, args.size)
+    predict = train_step.make_predict(_program(args, model))
+    x = jnp.asarray(images(args, args.batch)[0])
+
+    def run() -> int:
+        np.asarray(predict(variables["params"], variables["batch_stats"], x))
+        return args.batch
+
+    return run
+
+
+def plain_finetune(args: argparse.Namespace) -> Run:
+    """The same step in Flax as usually written; only what trains is differentiated, too."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+    import random_weights
+    from flax_mobilenet_v2 import PlainMobileNetV2
+
+    from sscjax.models import MobileNetV2
+    from sscjax.training import freezing
+
+    like = MobileNetV2(CLASSES)
+    plain, variables = PlainMobileNetV2(like), random_weights.draw(like, args.size)
+    params, statistics = variables["params"], variables["batch_stats"]
+    labels = freezing.label_layers(
+        like.layer_names, like.head_start, params, trainable="all", freeze_first=FROZEN
+    )
+    trained, frozen = freezing.partition(params, labels)
+    optimizer = optax.adam(LEARNING_RATE)
+    state = optimizer.init(trained)
+    x, y = (jnp.asarray(part) for part in images(args, args.batch))
+
+    @jax.jit
+    def step(trained: Any, state: Any, x: Any, y: Any) -> tuple[Any, Any, Any]:
+        def loss(trained: Any) -> Any:
+            both = {"params": {**frozen, **trained}, "batch_stats": statistics}
+            logits: Any = plain.apply(both, x.astype(jnp.float32) / 127.5 - 1.0)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+        value, gradients = jax.value_and_grad(loss)(trained)
+        updates, state = optimizer.update(gradients, state)
+        return optax.apply_updates(trained, updates), state, value
+
+    def run() -> int:
+        nonlocal trained, state
+        trained, state, value = step(trained, state, x, y)
+        float(value)
+        return args.batch
+
+    return run
+
+
+# ---- torch --------------------------------------------------------------------------------------
+
+
+def _torch(args: argparse.Namespace) -> Any:
+    import torch
+
+    torch.set_num_threads(args.threads)
+    return torch
+
+
+def _torch_step(args: argparse.Namespace, model: Any) -> Run:
+    torch = _torch(args)
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(
+        [p for p in model.parameters() if p.requires_grad], LEARNING_RATE, foreach=True
+    )
+    stored, labels = images(args, args.batch)
+    x = torch.from_numpy(stored).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    y = torch.from_numpy(labels).long()
+
+    def run() -> int:
+        optimizer.zero_grad(set_to_none=True)
+        logits = model(x.float() / 127.5 - 1.0)
+        loss = torch.nn.functional.cross_entropy(logits, y)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        return args.batch
+
+    return run
+
+
+def torch_finetune(args: argparse.Namespace) -> Run:
+    import torch_mobilenet_v2
+
+    torch = _torch(args)
+    model = torch_mobilenet_v2.MobileNetV2(1.0, CLASSES)
+    # The first ten Keras layers: the stem, the first block, and the expansion of the second.
+    frozen = [model.features[0], model.features[1], model.features[2].conv[0]]
+    for module in frozen:
+        module.requires_grad_(False)
+    model.eval()  # BatchNorm by its running averages
+    model.classifier[0].train()
+    assert torch.is_grad_enabled()
+    return _torch_step(args, model)
+
+
+def torch_cnn(args: argparse.Namespace) -> Run:
+    torch = _torch(args)
+    nn = torch.nn
+    layers: list[Any] = []
+    inputs, size = 3, args.size
+    for width in (32, 64, 128, 256):
+        for channels in (inputs, width):
+            layers += [nn.Conv2d(channels, width, 3), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+        inputs, size = width, (size - 4) // 2
+    head = [nn.Flatten(), nn.Dropout(0.5), nn.Linear(inputs * size * size, 128), nn.ReLU()]
+    return _torch_step(args, nn.Sequential(*layers, *head, nn.Dropout(0.5), nn.Linear(128, 3)))
+
+
+def torch_fd_unet(args: argparse.Namespace) -> Run:
+    import torch_fd_unet
+
+    sizes = {"f": UNET["width"], "k": UNET["growth"], "count": UNET["layers_per_block"]}
+    whole = torch_fd_unet.Network(False, UNET["depth"], **sizes, masks=0, classes=CLASSES)
+
+    # Of what it gives, the classes' logits are the first.
+    whole.register_forward_hook(lambda module, given, found: found[0])
+    return _torch_step(_half(args), whole.train())
+
+
+def torch_forward(args: argparse.Namespace) -> Run:
+    import torch_mobilenet_v2
+
+    torch = _torch(args)
+    model = torch_mobilenet_v2.MobileNetV2(1.0, CLASSES).eval()
+    model = model.to(memory_format=torch.channels_last)
+    stored, _ = images(args, args.batch)
+    x = torch.from_numpy(stored).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+    def run() -> int:
+        with torch.inference_mode():
+            model(x.float() / 127.5 - 1.0).softmax(-1).numpy()
+        return args.batch
+
+    return run
+
+
+# ---- Keras on TensorFlow ------------------------------------------------------------------------
+
+
+def _keras(args: argparse.Namespace) -> Any:
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(args.threads)
+    return keras
+
+
+def _keras_model(args: argparse.Namespace, freeze: int | None) -> Any:
+    """As Keras' own guide to transfer learning builds it; None freezes the whole base."""
+    keras = _keras(args)
+    shape = (args.size, args.size, 3)
+    base = keras.applications.MobileNetV2(input_shape=shape, include_top=False, weights=None)
+    if freeze is None:
+        base.trainable = False
+    else:
+        for layer in base.layers[: freeze + 1]:  # the input is a layer there
+            layer.trainable = False
+    inputs = keras.Input(shape)
+    x = base(keras.layers.Rescaling(1 / 127.5, offset=-1.0)(inputs), training=False)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    outputs = keras.layers.Dense(CLASSES)(keras.layers.Dropout(0.2)(x))
+    model = keras.Model(inputs, outputs)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(LEARNING_RATE), loss)
+    return model
+
+
+def _keras_fit(args: argparse.Namespace, freeze: int | None, count: int) -> Run:
+    model = _keras_model(args, freeze)
+    x, y = images(args, count)
+
+    def run() -> int:
+        model.fit(x, y, batch_size=args.batch, epochs=1, verbose=0)
+        return count
+
+    return run
+
+
+def keras_finetune(args: argparse.Namespace) -> Run:
+    """Eight steps of `fit`, so that its start and end weigh little."""
+    return _keras_fit(args, FROZEN, 8 * args.batch)
+
+
+def keras_forward(args: argparse.Namespace) -> Run:
+    model = _keras_model(args, None)
+    x, _ = images(args, 8 * args.batch)
+
+    def run() -> int:
+        model.predict(x, batch_size=args.batch, verbose=0)
+        return len(x)
+
+    return run
+
+
+# ---- the machine --------------------------------------------------------------------------------
+
+
+def sgemm(args: argparse.Namespace) -> Run:
+    """NumPy's product of two 2048x2048 matrices; 'images' are millions of multiply-adds."""
+    a = np.random.default_rng(0).normal(size=(2048, 2048)).astype(np.float32)
+
+    def run() -> int:
+        for _ in range(4):
+            a @ a
+        return 4 * 2048**3 // 10**6
+
+    return run
+
+
+CASES = (
+    *(sscjax_finetune, sscjax_forward, sscjax_cnn, sscjax_fd_unet, plain_finetune),
+    *(torch_finetune, torch_forward, torch_cnn, torch_fd_unet, keras_finetune, keras_forward),
+    sgemm,
+)
+
+
+# ---- both programs ------------------------------------------------------------------------------
+
+
+def answer(args: argparse.Namespace) -> None:
+    """The process of a case."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(args.threads)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a framework prints is not an answer
+    started = time.perf_counter()
+    if args.case.startswith("sscjax"):
+        from sscjax.system import terminal
+
+        terminal.set_up_jax()
+    run = next(case for case in CASES if case.__name__ == args.case)(args)
+    run()
+    print(json.dumps({"ready": time.perf_counter() - started}), file=answers, flush=True)
+    for _ in sys.stdin:
+        started, busy, count = time.perf_counter(), time.process_time(), 0
+        while not count or time.perf_counter() - started < args.seconds:
+            count += run()
+        measured = {
+            "seconds": time.perf_counter() - started,
+            "busy": time.process_time() - busy,
+            "images": count,
+        }
+        print(json.dumps(measured), file=answers, flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure every row, or answer as the process of a case."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--size", type=int, default=128, help="height and width of the images")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batch", type=int, default=8)
-    parser.add_argument("--scaling", action="store_true", help="measure over sizes instead")
-    parser.add_argument(
-        "--augmentation", action="store_true", help="measure what augmentation on line takes"
-    )
+    parser.add_argument("--seconds", type=float, default=1.5, help="least time of a measurement")
     parser.add_argument("--only", default="", help="rows whose name holds this word")
     parser.add_argument("--out", type=Path, default=Path("benchmark.json"))
+    names = [case.__name__ for case in CASES]
+    parser.add_argument("--case", choices=names, help="be the process of this case")
     args = parser.parse_args()
+    # Every framework sizes its pool of threads by the processors it may use.
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    if args.case:
+        answer(args)
+        return
     flags = [
         f"--{name.replace('_', '-')}={getattr(args, name)}"
-        for name in ("threads", "size", "batch", "micro_batch")
+        for name in ("threads", "size", "batch", "micro_batch", "seconds")
     ]
-    kept: dict[str, Any] = {"flags": flags, "rounds": args.rounds, "versions": versions()}
-    kept["started"] = time.strftime("%Y-%m-%d")
-    if hasattr(os, "sched_setaffinity"):  # of whole runs, too
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-    if args.scaling:
-        kept["scaling"] = scaling(args.rounds)
-        args.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-        kept["sets"] = set_sizes()
-        text = f"{scaling_table(kept['scaling'])}\n\n{bench_sets.table(kept['sets'])}"
-    elif args.augmentation:
-        kept["augmentation"] = augmentation(flags, args.rounds)
-        text = augmentation_table(kept["augmentation"])
-    else:
-        kept["rows"] = {}
-        for row, found in rows(args.only, flags, args.rounds):
-            kept["rows"][row] = found
-            # What was measured stays, whatever happens to the next row.
-            args.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-        text = table(kept["rows"], args.size)
-    args.out.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-    print(", ".join(f"{name} {version}" for name, version in kept["versions"].items()))
-    print(text)
-
-
-def rows(only: str, flags: list[str], rounds: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Measure every row whose name holds `only`: its name and what was found."""
-
-    def wanted(row: str) -> bool:
-        if only in row:
-            print(row, file=sys.stderr, flush=True)
-        return only in row
-
-    for row, (ours, peers) in ROWS.items():
-        if wanted(row):
+    results: dict[str, Any] = {}
+    record = {"flags": flags, "rounds": args.rounds, "versions": versions(), "rows": results}
+    record["started"] = time.strftime("%Y-%m-%d")
+    for row in (*ROWS, START):
+        if args.only not in row:
+            continue
+        print(row, file=sys.stderr, flush=True)
+        if row == START:
+            results[row] = start(flags)
+        else:
+            ours, peers = ROWS[row]
             # Whose multiply-adds are counted: MobileNetV2's.
             extra = ["sgemm"] if row in ("fine-tune step", "forward") else []
-            yield row, measure([ours, *peers, *extra], flags, rounds)
-    if wanted(START):
-        yield START, start(flags)
-    with tempfile.TemporaryDirectory() as name:
-        if only in STAGE_1 or only in RECIPE:
-            weights = write_weights(Path(name))
-        # An epoch of Keras takes as long as many rounds of the rows above.
-        if wanted(STAGE_1):
-            cases = ["sscjax_head", "keras_head_epoch"]
-            yield STAGE_1, measure(cases, [*flags, f"--weights={weights}"], 2)
-        if wanted(RECIPE):
-            found = measure(["keras_finetune_epoch"], flags, 2)
-            yield RECIPE, {**found, "sscjax": recipe(weights, Path(name))}
+            results[row] = measure([ours, *peers, *extra], flags, args.rounds)
+        # What was measured stays, whatever happens to the next row.
+        args.out.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    print(", ".join(f"{name} {version}" for name, version in versions().items()))
+    print(table(results, args.size))
 
 
 if __name__ == "__main__":

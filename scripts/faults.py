@@ -3,20 +3,20 @@
     python scripts/faults.py                a sample, within ten minutes
     python scripts/faults.py --all          everything
     python scripts/faults.py --only=kill -- FLAGS OF sscjax.main
-    python scripts/faults.py --only=load    a large set with corrupt files, see load.py
-    python scripts/faults.py --only=week    thousands of epochs, see week.py
 
 An undisturbed run comes first; it sets the time within which the faults fall. Each fault strikes a
 run at a random moment: while it starts, reads its images, computes features, trains, saves,
-evaluates or writes its report. Then no file may be half-written, and the same command goes on.
+evaluates or writes its report. Then no file may be half-written, and the same command resumes.
 Every run that comes to its end must be the undisturbed one to the bit. A table sums up what was
-tried. What no single moment shows, a large set and a long training, stands apart (`TRIALS`).
+tried.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import itertools
 import json
 import os
 import random
@@ -29,23 +29,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import kills
-import load
-import week
-from fault_bench import (
-    PATIENCE,
-    SAME,
-    TRIES,
-    Bench,
-    Broken,
-    Missed,
-    check_files,
-    ended,
-    last_line,
-    log_of,
-    said,
-)
+import numpy as np
+import orbax.checkpoint as ocp
+
+from sscjax.evaluation.predictions import Predictions
 
 FLAGS = [
     *("--config=configs/smoke.py", "--config.checkpoint.every_seconds=0"),
@@ -57,6 +46,229 @@ FLAGS = [
     *("--config.stages.finetune.freeze_first=0", "--config.stages.finetune.online_augment=True"),
     *("--config.stages.head.epochs=4", "--config.stages.finetune.epochs=8"),
 ]
+
+# What a run computes; run.json and report.txt hold the folder's name, the rest is pictures.
+COMPARED = (
+    *("predictions.csv", "metrics.json", "curves.csv", "splits.csv"),
+    *("calibration.json", "outliers.npz"),
+)
+
+SAME = 1e-4  # by which probabilities and parameters differ that were rounded otherwise
+
+TRIES = 5  # moments, until one of them has something to strike
+
+PATIENCE = 300.0  # seconds after which a run that should have ended is a failure
+
+
+# --- the bench ------------------------------------------------------------------------------------
+
+
+class Broken(Exception):
+    """A promise that was not kept."""
+
+
+class Missed(Exception):
+    """The moment was one at which there was nothing to strike: no promise was put to the test."""
+
+
+@dataclasses.dataclass
+class Bench:
+    """Where the faults happen.
+
+    Attributes:
+      flags: of sscjax.main.
+      folder: temporary, of this program alone.
+      undisturbed: the run to compare with.
+      seconds: that it took.
+      rng: decides every moment and file.
+      ended: runs that came to their end, all of them compared to the bit.
+      nearly: runs that ended with another micro-batch, all of them within `SAME`.
+      logged: length of the log of the struck run before its last start.
+    """
+
+    flags: list[str]
+    folder: Path
+    undisturbed: Path
+    seconds: float
+    rng: random.Random
+    ended: int = 0
+    nearly: int = 0
+    logged: int = 0
+
+    def moment(self) -> float:
+        """Seconds after which to strike."""
+        return self.rng.uniform(0.05, 1.0) * self.seconds
+
+    def struck(self, run: Path, moment: float | None = None) -> subprocess.Popen[bytes]:
+        """A run that is at work, at a random moment; one that ends before is started again."""
+        while True:
+            log = log_of(run)
+            there = log.is_file()
+            self.logged = len(log.read_text("utf-8", errors="replace")) if there else 0
+            process = start(self.flags, run, log_of(run))
+            try:
+                process.wait(self.moment() if moment is None else moment)
+            except subprocess.TimeoutExpired:
+                return process
+            self.finish(run, process.returncode)
+            shutil.rmtree(run)
+
+    def resume(self, run: Path) -> None:
+        """The same command again, to the end."""
+        self.finish(run, ended(start(self.flags, run, log_of(run))))
+
+    def finish(self, run: Path, code: int) -> None:
+        """A run ended by itself: as the undisturbed one."""
+        if code != 0:
+            raise Broken(f"a run that goes on failed with code {code}: {last_line(run)}")
+        check_files(run)
+        if different := compare(self.undisturbed, run):
+            raise Broken(f"the end differs: {', '.join(different)}")
+        if left := [path.name for path in run.rglob(".*.tmp")]:
+            raise Broken(f"the end leaves {', '.join(left)}")
+        self.ended += 1
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process that is about to end."""
+    try:
+        return process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise Broken(f"still at work after {PATIENCE:.0f} s") from None
+
+
+def log_of(run: Path) -> Path:
+    """Where a run's log lies: not on the small disk, which may be full."""
+    folder = run.parent.parent if run.parent.name == "disk" else run.parent
+    return folder / f"{run.name}.log"
+
+
+def last_line(run: Path) -> str:
+    """What a run said last."""
+    text = log_of(run).read_text(encoding="utf-8", errors="replace")
+    return ([""] + text.strip().splitlines())[-1][:300]
+
+
+def said(run: Path, words: str, since: int = 0) -> None:
+    """A start said these words, and ended without a traceback through this package.
+
+    Orbax's threads print stacks of their own where a write fails, around the line that counts.
+
+    Args:
+      run: its folder.
+      words: expected ones.
+      since: where in the log what it said begins.
+    """
+    text = log_of(run).read_text(encoding="utf-8", errors="replace")[since:]
+    if ours := [stack for stack in stacks(text) if f"{os.sep}sscjax{os.sep}" in stack]:
+        raise Broken(f"a traceback: {' | '.join(ours[0].splitlines())[-600:]}")
+    if words not in text:
+        raise Broken(f"expected {words!r}: {last_line(run)}")
+
+
+def stacks(text: str) -> Iterator[str]:
+    """Every traceback in a log, up to the line that names its error."""
+    _, *parts = text.split("Traceback (most recent call last):\n")
+    for part in parts:
+        frames = list(itertools.takewhile(lambda line: line.startswith(" "), part.splitlines()))
+        yield "\n".join(frames)
+
+
+def check_files(run: Path) -> None:
+    """No file under a final name is half-written."""
+    for path in run.rglob("*"):
+        parts = path.relative_to(run).parts
+        # What Orbax writes is read back by the run that goes on, and compared at its end.
+        if not path.is_file() or {"checkpoints", "model"} & {*parts} or parts[-1].endswith(".tmp"):
+            continue
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            elif path.suffix == ".npz":
+                np.load(path).close()
+            elif path.suffix in (".csv", ".txt", ".md"):
+                if not path.read_text(encoding="utf-8").endswith("\n"):
+                    raise ValueError("no end of line at its end")
+            elif path.suffix == ".html":
+                if "</html>" not in path.read_text(encoding="utf-8"):
+                    raise ValueError("no end")
+            elif path.suffix == ".png" and not path.read_bytes().endswith(b"IEND\xaeB`\x82"):
+                raise ValueError("no end")
+        except (ValueError, OSError) as error:
+            raise Broken(f"{path.relative_to(run)} is half a file: {error}") from error
+
+
+# --- runs and how they compare --------------------------------------------------------------------
+
+
+def start(
+    flags: list[str],
+    folder: Path,
+    log_to: Path | None = None,
+    **how: Any,
+) -> subprocess.Popen[bytes]:
+    """The program, at work in `folder`; what it says goes to `log_to`, else to `folder`.log."""
+    command = [sys.executable, "-m", "sscjax.main", *flags, f"--workdir={folder}"]
+    # The log of every start, one after the other, tells why a resumed run failed.
+    with (log_to or folder.with_suffix(".log")).open("ab") as log:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, **how)
+
+
+def state(folder: Path) -> str:
+    """How far a run is, for people."""
+    done = sorted(path.parent.name for path in folder.glob("stages/*/stage.json"))
+    # What a kill left half-written has a longer name.
+    names = [path.name for path in folder.glob("checkpoints/*")]
+    steps = sorted(int(name) for name in names if name.isdigit())
+    return f"stages finished: {', '.join(done) or 'none'}; newest checkpoint {steps[-1:] or 'none'}"
+
+
+def compare(one: Path, other: Path) -> list[str]:
+    """Names of what differs between two runs."""
+    different = [
+        name for name in COMPARED if (one / name).read_bytes() != (other / name).read_bytes()
+    ]
+    for model in sorted(one.glob("stages/*/model")):
+        name = model.relative_to(one)
+        left, right = _arrays(model), _arrays(other / name)
+        same = left.keys() == right.keys() and all(
+            left[key].tobytes() == right[key].tobytes() for key in left
+        )
+        if not same:
+            different.append(str(name))
+    return different
+
+
+def largest_gap(one: Path, other: Path) -> float:
+    """By how much parameters and running averages of two runs, and their probabilities, differ."""
+    gaps = [0.0]
+    for model in sorted(one.glob("stages/*/model")):
+        left, right = _arrays(model), _arrays(other / model.relative_to(one))
+        gaps += [float(np.abs(left[key] - right[key]).max()) for key in left]
+    for table in sorted(one.glob("stages/*/predictions.csv")):
+        left_table, right_table = (
+            Predictions.read_csv(path).probabilities
+            for path in (table, other / table.relative_to(one))
+        )
+        gaps.append(float(np.abs(left_table - right_table).max()))
+    return max(gaps)
+
+
+def _arrays(model: Path) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+
+    def walk(tree: object, prefix: str) -> None:
+        if isinstance(tree, dict):
+            for key, value in tree.items():
+                walk(value, f"{prefix}/{key}")
+        else:
+            arrays[prefix] = np.asarray(tree)
+
+    with ocp.StandardCheckpointer() as reader:
+        walk(reader.restore(model.resolve()), "")
+    return arrays
 
 
 # --- the faults -----------------------------------------------------------------------------------
@@ -100,10 +312,10 @@ def is_finished(run: Path) -> bool:
 def damage(bench: Bench, run: Path) -> None:
     """A file of the newest checkpoint loses its end, a bit, or itself; or the whole folder goes."""
     kill(bench, run)
-    found = [path for path in run.glob("checkpoints/*") if path.name.isdigit()]
-    if not found:
+    folders = [path for path in run.glob("checkpoints/*") if path.name.isdigit()]
+    if not folders:
         raise Missed("no checkpoint yet")
-    newest = max(found, key=lambda path: int(path.name))
+    newest = max(folders, key=lambda path: int(path.name))
     inside = sorted(path for path in newest.rglob("*") if path.is_file() and path.stat().st_size)
     path = bench.rng.choice(inside)
     match bench.rng.randrange(4):
@@ -118,7 +330,7 @@ def damage(bench: Bench, run: Path) -> None:
 
 
 def shrink(bench: Bench, run: Path) -> None:
-    """Killed for want of memory, and gone on with by half the micro-batch: rounded otherwise."""
+    """Killed for want of memory, and resumed with half the micro-batch: rounded otherwise."""
     # Not while it starts: then nothing is begun that could go on.
     process = bench.struck(run, bench.rng.uniform(0.5, 1.0) * bench.seconds)
     process.kill()
@@ -132,11 +344,11 @@ def shrink(bench: Bench, run: Path) -> None:
         raise Missed("the micro-batch is one image")
     flags = [*bench.flags, f"--config.micro_batch={before // 2}"]
     since = len(log_of(run).read_text("utf-8", errors="replace"))
-    if (code := ended(kills.start(flags, run, log_of(run)))) != 0:
+    if (code := ended(start(flags, run, log_of(run)))) != 0:
         raise Broken(f"with a smaller micro-batch: code {code}: {last_line(run)}")
     said(run, f"micro_batch: {before} then, {before // 2} from here on", since)
     check_files(run)
-    if (gap := kills.largest_gap(bench.whole, run)) > SAME:
+    if (gap := largest_gap(bench.undisturbed, run)) > SAME:
         raise Broken(f"with a smaller micro-batch numbers differ by up to {gap:.2g}")
     bench.nearly += 1
     shutil.rmtree(run)
@@ -149,7 +361,7 @@ def one_processor(bench: Bench, run: Path) -> None:
         raise Missed("this machine has one processor, or does not let them be chosen")
     shutil.rmtree(run, ignore_errors=True)
     environment = {**os.environ, "NPROC": str(len(processors))}
-    process = kills.start(bench.flags, run, log_of(run), env=environment)
+    process = start(bench.flags, run, log_of(run), env=environment)
     # Before any library has made a thread: those that come later are bound as the first one is.
     os.sched_setaffinity(process.pid, processors[:1])
     bench.finish(run, ended(process))
@@ -166,10 +378,10 @@ def flip(path: Path, rng: random.Random) -> None:
 def spoil_cache(bench: Bench, run: Path) -> None:
     """A bit of every cached file of features changes between two starts."""
     kill(bench, run)
-    found = list((Path(os.environ["SSCJAX_CACHE"]) / "features").glob("*.npy"))
-    if not found:
+    files = list((Path(os.environ["SSCJAX_CACHE"]) / "features").glob("*.npy"))
+    if not files:
         raise Missed("nothing is cached yet")
-    for path in found:
+    for path in files:
         flip(path, bench.rng)
 
 
@@ -274,12 +486,6 @@ FAULTS: dict[str, tuple[Callable[[Bench, Path], None], int, int]] = {
 }
 """What each is, and how many of it there are in a sample and in all."""
 
-TRIALS: dict[str, tuple[Callable[[int], tuple[list[str], list[str]]], int, int]] = {
-    "load": (load.measure, 5_000, 50_000),
-    "week": (week.measure, 60, 1_000),
-}
-"""What makes a table of its own, and what was broken; how large it is in a sample and in all."""
-
 
 def main() -> int:
     """Run, strike, compare, sum up; 0 if every promise was kept."""
@@ -287,16 +493,13 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="everything, however long it takes")
     parser.add_argument("--minutes", type=float, help="at most; of a sample 9.5")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=[*FAULTS, *TRIALS], help="one kind of fault")
+    parser.add_argument("--only", choices=[*FAULTS], help="one kind of fault")
     parser.add_argument("flags", nargs="*", help="of sscjax.main, after --")
     args = parser.parse_args()
     started = time.monotonic()
-    failed = try_all(args.only, args.all)
-    if args.only in TRIALS:
-        return 1 if failed else 0
-    with tempfile.TemporaryDirectory() as place:
-        os.environ["SSCJAX_CACHE"] = str(Path(place) / "cache")
-        bench = prepare(args.flags or FLAGS, Path(place), random.Random(args.seed))
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["SSCJAX_CACHE"] = str(Path(temporary) / "cache")
+        bench = prepare(args.flags or FLAGS, Path(temporary), random.Random(args.seed))
         plan = [
             name
             for name, (_, some, every) in FAULTS.items()
@@ -316,29 +519,18 @@ def main() -> int:
     took = (time.monotonic() - started) / 60
     nearly = f", {bench.nearly} with another micro-batch to {SAME:g}" if bench.nearly else ""
     print(f"\n{bench.ended} runs ended and were compared to the bit{nearly}; {took:.1f} minutes")
-    return 1 if failed or any(broken.values()) else 0
-
-
-def try_all(only: str | None, everything: bool) -> bool:
-    """Do what makes tables of its own; whether a promise was broken."""
-    failed = False
-    for name, (measure, some, every) in TRIALS.items():
-        if only in (None, name):
-            lines, broken = measure(every if everything else some)
-            print("\n".join([f"-- {name}", *lines, *(f"BROKEN {line}" for line in broken), ""]))
-            failed = failed or bool(broken)
-    return failed
+    return 1 if any(broken.values()) else 0
 
 
 def prepare(flags: list[str], folder: Path, rng: random.Random) -> Bench:
     """The undisturbed run, twice: its time is that of a start with compiled programs."""
-    for name in ("first", "whole"):
+    for name in ("first", "undisturbed"):
         started = time.monotonic()
-        if kills.start(flags, folder / name).wait() != 0:
+        if start(flags, folder / name).wait() != 0:
             raise SystemExit(f"the undisturbed run failed: {last_line(folder / name)}")
         seconds = time.monotonic() - started
     print(f"undisturbed: {seconds:.1f} s", flush=True)
-    return Bench(flags, folder, folder / "whole", seconds, rng)
+    return Bench(flags, folder, folder / "undisturbed", seconds, rng)
 
 
 def strike_all(
@@ -357,7 +549,7 @@ def strike_all(
             if not strikes(name, bench, run):
                 continue
             tried[name] += 1
-            print(f"{sum(tried.values()):3d} {name:12} {kills.state(run)}", flush=True)
+            print(f"{sum(tried.values()):3d} {name:12} {state(run)}", flush=True)
         except Broken as error:
             tried[name] += 1
             # What came before it in the same run may be the cause.

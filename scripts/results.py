@@ -6,7 +6,7 @@ FOLDER is an image set with subjects (a manifest.csv), FILE are ImageNet weights
 1.0. MobileNetV2 and the CNN are cross-validated on the same five folds, once by subject and once
 by image. Each protocol is given to `sscjax.main`, which goes on where it stopped, does nothing
 where it is finished, and refuses what was run otherwise; the commands are printed before they run.
-The table is printed as Markdown, then the comparisons (`sscjax.experiments.compare`), last a linear classifier
+The table is printed as Markdown, then the comparisons (`sscjax compare`), last a linear classifier
 on the frozen features. Needs scikit-learn (the extra `test`).
 """
 
@@ -88,7 +88,7 @@ def main() -> None:
         subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
     print(table(args.out), flush=True)
     for runs in comparisons(args.out):
-        arguments = ["-m", "sscjax.experiments.compare", *map(str, runs)]
+        arguments = ["-m", "sscjax", "compare", *map(str, runs)]
         print("\n" + shlex.join(["python", *arguments]), flush=True)
         subprocess.run([sys.executable, *arguments], check=True)
     print(linear(args.data, args.weights))

@@ -39,10 +39,7 @@ def main() -> None:
     command = sys.argv[1:]
     config = parse(sys.argv, __doc__ or "")
     if "protocol" not in config:
-        raise UserError(
-            "this config is none of a run, such as configs/three_class.py: configs of "
-            "sscjax.pretrain are for that program"
-        )
+        raise UserError("this config is none of a run: give one such as configs/three_class.py")
     terminal.set_up_log()
     terminal.set_up_jax()
     # A protocol and a run of one config do not fight for one folder.

@@ -13,10 +13,8 @@ from sscjax.experiments import data_from_config
 from sscjax.experiments.single_run import make_stages
 from sscjax.reports import paper
 
-# Of another program, with fields of its own: see test_pretrain.
-OTHERS = ("__init__", "pretrain_textures")
-FILES = Path(str(default.__file__)).parent.glob("*.py")
-NAMES = sorted(path.stem for path in FILES if path.stem not in OTHERS)
+FILES = Path(str(default.__file__)).parent.glob("[!_]*.py")
+NAMES = sorted(path.stem for path in FILES)
 
 
 def _config(name: str) -> ConfigDict:

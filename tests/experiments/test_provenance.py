@@ -15,12 +15,11 @@ from small_runs import one_stage_config, write_folder
 
 import sscjax
 from sscjax import models
-from sscjax.cli import reproduce
+from sscjax.cli import reproduce as cli_reproduce
 from sscjax.data.manifest import image_rows, read
 from sscjax.errors import UserError
 from sscjax.evaluation import predictions
-from sscjax.experiments import data_from_config, provenance, single_run, summarize
-from sscjax.experiments import reproduce as experiments_reproduce
+from sscjax.experiments import data_from_config, provenance, reproduce, single_run, summarize
 from sscjax.system import run_dir, terminal
 from sscjax.training import frozen_features, setup
 
@@ -54,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
 def again(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
     """The same, run again."""
     target = tmp_path_factory.mktemp("again") / "run"
-    assert experiments_reproduce.reproduce(finished, target) == 0
+    assert reproduce.reproduce(finished, target) == 0
     return target
 
 
@@ -118,7 +117,7 @@ def test_a_run_that_goes_on_keeps_its_beginning(finished: Path, tmp_path: Path) 
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     (run / "report.txt").unlink()
-    config = experiments_reproduce.recorded_config(
+    config = reproduce.recorded_config(
         json.loads((run / "run.json").read_text("utf-8")), None, None
     )
     single_run.run(config, run)
@@ -140,13 +139,10 @@ def test_each_session_has_its_code_and_machine(finished: Path, tmp_path: Path) -
     manifest["sessions"][0]["code"] = other
     (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     kept = json.loads((run / "run.json").read_text("utf-8"))
-    single_run.run(experiments_reproduce.recorded_config(kept, None, None), run)
+    single_run.run(reproduce.recorded_config(kept, None, None), run)
     first, second = read(run)["sessions"]
     assert first["code"] == other and second["code"] == provenance.code()
-    assert any(
-        "code.version: 0.0.1 then" in line
-        for line in experiments_reproduce.changed_surroundings(run)
-    )
+    assert any("code.version: 0.0.1 then" in line for line in reproduce.changed_surroundings(run))
 
 
 def test_a_session_without_its_code(finished: Path, tmp_path: Path) -> None:
@@ -157,7 +153,7 @@ def test_a_session_without_its_code(finished: Path, tmp_path: Path) -> None:
     del manifest["sessions"][0]["code"]
     (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     expected = ["session 1: its code and machine were not recorded"]
-    assert experiments_reproduce.changed_surroundings(run) == expected
+    assert reproduce.changed_surroundings(run) == expected
 
 
 def test_run_again_computes_features_anew(
@@ -172,7 +168,7 @@ def test_run_again_computes_features_anew(
         return real(*args, **kwargs)
 
     monkeypatch.setattr(frozen_features, "compute", counted)
-    assert experiments_reproduce.reproduce(finished, tmp_path / "run") == 0
+    assert reproduce.reproduce(finished, tmp_path / "run") == 0
     assert made
     assert not list((tmp_path / "run").glob(".features*"))
 
@@ -197,7 +193,7 @@ def test_figures_that_differ_are_named(finished: Path, again: Path, tmp_path: Pa
     figures = json.loads((run / "metrics.json").read_text("utf-8"))
     figures["splits"]["test"]["image"]["log_loss"] += 0.25
     (run / "metrics.json").write_text(json.dumps(figures), encoding="utf-8")
-    outcome = experiments_reproduce.compare_outcomes(finished, run)
+    outcome = reproduce.compare_outcomes(finished, run)
     assert not outcome["identical"]
     changed = outcome["predictions"]["predictions.csv"]
     assert changed["rows"] == 36 and changed["differing"] == 1 and changed["changed"] == 0
@@ -206,7 +202,7 @@ def test_figures_that_differ_are_named(finished: Path, again: Path, tmp_path: Pa
     [entry] = outcome["figures"]
     assert entry["figure"] == "splits.test.image.log_loss"
     assert entry["difference"] == pytest.approx(0.25)
-    text = experiments_reproduce.outcome_text("run", outcome)
+    text = reproduce.outcome_text("run", outcome)
     assert "splits.test.image.log_loss" in text and "+0.25" in text and "1 of 36 rows" in text
 
 
@@ -215,7 +211,7 @@ def test_figures_that_are_gone_differ(finished: Path, again: Path, tmp_path: Pat
     shutil.copytree(again, run)
     (run / "metrics.json").unlink()
     (run / "curves.csv").unlink()
-    outcome = experiments_reproduce.compare_outcomes(finished, run)
+    outcome = reproduce.compare_outcomes(finished, run)
     assert outcome["tables"]["curves.csv"] is False
     kept = [entry for entry in outcome["figures"] if entry["file"] != "metrics.json"]
     assert kept == [] and len(outcome["figures"]) > 100
@@ -228,13 +224,13 @@ def test_changed_images_are_named_and_not_run(
     moved = tmp_path / "moved"
     shutil.copytree(images, moved)
     target = tmp_path / "target"
-    assert experiments_reproduce.reproduce(finished, target, data=str(moved), check_only=True) == 0
+    assert reproduce.reproduce(finished, target, data=str(moved), check_only=True) == 0
     names = [row["file"] for row in read(finished)["images"]]
     data = (moved / names[0]).read_bytes()
     (moved / names[0]).write_bytes(data + b"x")
     (moved / names[1]).unlink()
     capsys.readouterr()
-    assert experiments_reproduce.reproduce(finished, target, data=str(moved)) == 1
+    assert reproduce.reproduce(finished, target, data=str(moved)) == 1
     printed = capsys.readouterr().out
     assert f"image {names[0]}: sha256 {hashlib.sha256(data).hexdigest()[:16]}" in printed
     assert f"image {names[1]}: missing now" in printed and "2 differ" in printed
@@ -254,7 +250,7 @@ def test_changed_labels_subjects_and_surplus_images_are_named(
     shutil.copy(moved / other, moved / "new.png")
     lines.append("new.png,early,someone")
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert experiments_reproduce.reproduce(finished, tmp_path / "target", data=str(moved)) == 1
+    assert reproduce.reproduce(finished, tmp_path / "target", data=str(moved)) == 1
     printed = capsys.readouterr().out
     assert f"image {file}: label normal then, late now" in printed
     assert "image new.png: new" in printed
@@ -267,7 +263,7 @@ def test_other_code_and_machine_are_said_but_no_obstacle(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert experiments_reproduce.reproduce(finished, tmp_path / "target", check_only=True) == 1
+    assert reproduce.reproduce(finished, tmp_path / "target", check_only=True) == 1
     printed = capsys.readouterr().out
     assert "environment.variables.OMP_NUM_THREADS: None then, 7 now" in printed
     assert "images and weights: as they were" in printed
@@ -279,16 +275,16 @@ def test_other_weights_are_named(finished: Path, monkeypatch: pytest.MonkeyPatch
         "initial_variables",
         lambda model, size, seed: models.initial_variables(model, size, seed + 1),
     )
-    config = experiments_reproduce.recorded_config(read(finished), None, None)
-    [line] = experiments_reproduce.changed_inputs(finished, config)
+    config = reproduce.recorded_config(read(finished), None, None)
+    [line] = reproduce.changed_inputs(finished, config)
     assert line.startswith("weights.sha256: ")
 
 
 def test_another_split_is_named(finished: Path) -> None:
     """As if another version split otherwise: each image that stands elsewhere, and the whole."""
-    config = experiments_reproduce.recorded_config(read(finished), None, None)
+    config = reproduce.recorded_config(read(finished), None, None)
     config.split.seed = 5
-    lines = experiments_reproduce.changed_inputs(finished, config)
+    lines = reproduce.changed_inputs(finished, config)
     named = [line for line in lines if ": split " in line]
     assert named and all(line.startswith("image ") for line in named)
     assert any(line.startswith("data.splits_fingerprint") for line in lines)
@@ -300,7 +296,7 @@ def test_folds_are_run_again_one_by_one(
     protocol = tmp_path / "kfold"
     for name in ("fold_0", "fold_1"):
         shutil.copytree(finished, protocol / "folds" / name)
-    assert experiments_reproduce.reproduce(protocol, tmp_path / "target") == 0
+    assert reproduce.reproduce(protocol, tmp_path / "target") == 0
     printed = capsys.readouterr().out
     assert "kfold/folds/fold_1: identical to the bit" in printed
     result = json.loads((tmp_path / "target" / run_dir.REPRODUCTION).read_text("utf-8"))
@@ -309,25 +305,23 @@ def test_folds_are_run_again_one_by_one(
 
 def test_mistakes(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="holds no run"):
-        experiments_reproduce.reproduce(tmp_path, tmp_path / "target")
+        reproduce.reproduce(tmp_path, tmp_path / "target")
     with pytest.raises(UserError, match="is the run itself"):
-        experiments_reproduce.reproduce(finished, finished)
+        reproduce.reproduce(finished, finished)
     with pytest.raises(UserError, match="name their place now by --data"):
-        experiments_reproduce.reproduce(
-            finished, tmp_path / "target", data=str(tmp_path / "nowhere")
-        )
+        reproduce.reproduce(finished, tmp_path / "target", data=str(tmp_path / "nowhere"))
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     (run / "manifest.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UserError, match="manifest.json is damaged"):
-        experiments_reproduce.reproduce(run, tmp_path / "target")
+        reproduce.reproduce(run, tmp_path / "target")
     (run / "manifest.json").unlink()
     monkeypatch.setattr("sys.argv", ["reproduce", str(run)])
-    assert terminal.call(reproduce.main) == terminal.USER_ERROR
+    assert terminal.call(cli_reproduce.main) == terminal.USER_ERROR
     record = json.loads((run / "run.json").read_text("utf-8"))
     (run / "run.json").write_text(json.dumps({**record, "status": "started"}), encoding="utf-8")
     with pytest.raises(UserError, match="is not finished"):
-        experiments_reproduce.reproduce(run, tmp_path / "target")
+        reproduce.reproduce(run, tmp_path / "target")
 
 
 def test_a_config_of_another_version(finished: Path, tmp_path: Path) -> None:
@@ -341,4 +335,4 @@ def test_a_config_of_another_version(finished: Path, tmp_path: Path) -> None:
             session["code"].update(version="0.0.1", source_sha256="0" * 64)
         (run / name).write_text(json.dumps(kept), encoding="utf-8")
     with pytest.raises(UserError, match="that of sscjax 0.0.1 .*image_size.*install that version"):
-        experiments_reproduce.reproduce(run, tmp_path / "target")
+        reproduce.reproduce(run, tmp_path / "target")

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from small_runs import small_config
 
-from sscjax import pretrain
-from sscjax.configs import pretrain_textures
 from sscjax.errors import UserError
 from sscjax.experiments import run_record, single_run
 from sscjax.experiments.cross_validation import all_folds
@@ -108,7 +106,6 @@ def test_programs_clear_what_a_killed_deletion_left(
     config.data.path = str(tmp_path / "missing")
     several = small_config()
     several.data.path, several.protocol = config.data.path, "kfold"
-    textures = pretrain_textures.get_config()
 
     def stop(*args: Any) -> None:
         raise UserError("missing")
@@ -117,7 +114,6 @@ def test_programs_clear_what_a_killed_deletion_left(
     starts: dict[str, Callable[[Path], Any]] = {
         run_dir.RECORD: lambda folder: single_run.run(config, folder, fresh=fresh),
         run_dir.PROTOCOL: lambda folder: all_folds.run(several, folder, fresh=fresh),
-        pretrain.FILE: lambda folder: pretrain.run(textures, folder, fresh=fresh),
     }
     for file, start in starts.items():
         run = put_run(tmp_path / file, file)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import csv
-import json
-import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +12,7 @@ import pytest
 import random_weights
 from ml_collections import ConfigDict
 
-from sscjax import pretrain
-from sscjax.configs import default, pretrain_textures, smoke
+from sscjax.configs import default, smoke
 from sscjax.errors import UserError
 from sscjax.experiments import data_from_config, single_run, summarize
 from sscjax.models import MobileNetV2
@@ -28,12 +22,8 @@ from sscjax.models.pretrained.save import save_backbone
 from sscjax.reports import tables
 from sscjax.reports.html import sections
 from sscjax.system.files import sha256
-from sscjax.textures import draw
 from sscjax.training import losses, setup, train_step
 from sscjax.training.network import Network
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-import bundle_backbone  # noqa: E402
 
 FOLDER = Path(bundled.__file__).parent
 
@@ -70,33 +60,6 @@ def test_file_is_what_the_package_says() -> None:
     assert loaded.convention == preprocessing.KERAS and not loaded.dropped
 
 
-def test_record_says_how_to_repeat_it() -> None:
-    """Config, seed, log and hash; the config in the clone still is the one that was used."""
-    record = json.loads((FOLDER / pretrain.FILE).read_text("utf-8"))
-    assert record["status"] == "finished" and record["sha256"] == bundled.SHA256
-    now = json.loads(json.dumps(pretrain_textures.get_config().to_dict()))
-    assert record["config"] == now and isinstance(now["seed"], int)
-    rows = list(csv.DictReader((FOLDER / pretrain.CURVES).read_text("utf-8").splitlines()))
-    assert int(rows[-1]["pictures"]) == record["pictures"]
-    sheet = (FOLDER / "DATASHEET.md").read_text("utf-8")
-    assert bundled.SHA256 in sheet and all(name in sheet for name in draw.FAMILIES)
-    assert "interrupted once" in sheet and "not seen to give the same bits" in sheet
-
-
-def test_documented_long_training_keeps_few_files() -> None:
-    """Its flags are fields of the config, with which it would be planned."""
-    text = (FOLDER.parents[2] / "docs" / "bundled_backbone.md").read_text("utf-8")
-    (command,) = re.findall(
-        r"    python -m sscjax.pretrain .*--workdir=runs/long(?:.*\\\n)*.*", text
-    )
-    flags = dict(re.findall(r'--config\.(\w+)="?([^\s"]+)', command))
-    config = pretrain_textures.get_config()
-    config.update({name: ast.literal_eval(value) for name, value in flags.items()})
-    course = pretrain.make_course(config, pretrain.make_plan(config))
-    assert len(course.sizes) == 3
-    assert course.pictures(course.steps) // config.keep_every < 20
-
-
 def test_other_widths_and_other_files_are_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -108,37 +71,6 @@ def test_other_widths_and_other_files_are_refused(
     (tmp_path / bundled.FILE).write_bytes((FOLDER / bundled.FILE).read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"not the file that belongs to this version"):
         bundled.bundled_weights(1.0)
-
-
-def test_only_finished_trainings_are_bundled(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    before = sha256(FOLDER / bundled.FILE)
-    monkeypatch.setattr("sys.argv", ["bundle_backbone.py", str(tmp_path)])
-
-    def refused(match: str) -> None:
-        with pytest.raises(UserError, match=match):
-            bundle_backbone.main()
-
-    refused("not the folder of a finished training")
-    (tmp_path / pretrain.FILE).write_text('{"status": "started"}', encoding="utf-8")
-    refused("not the folder of a finished training")
-    (tmp_path / pretrain.FILE).write_text('{"status": "finished"}', encoding="utf-8")
-    refused("backbone.safetensors is missing")
-    (tmp_path / pretrain.WEIGHTS).write_bytes(b"other")
-    refused("curves.csv is missing")
-    (tmp_path / pretrain.CURVES).write_text("step\n", encoding="utf-8")
-    refused("backbone.safetensors was changed")
-    assert sha256(FOLDER / bundled.FILE) == before
-    # The bundled training itself, into another package.
-    module = Path(bundled.__file__)
-    (tmp_path / "__init__.py").write_text('SHA256 = "0"\n', encoding="utf-8")
-    monkeypatch.setattr("sys.argv", ["bundle_backbone.py", str(FOLDER)])
-    monkeypatch.setattr(bundled, "__file__", str(tmp_path / "__init__.py"))
-    assert bundle_backbone.main() == 0
-    assert f'SHA256 = "{before}"' in (tmp_path / "__init__.py").read_text("utf-8")
-    for name in (bundled.FILE, pretrain.FILE, pretrain.CURVES):
-        assert (tmp_path / name).read_bytes() == (module.parent / name).read_bytes()
 
 
 @pytest.mark.usefixtures("quick_compiler")

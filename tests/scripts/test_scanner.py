@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from sscjax.textures import scanner
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+from pretrain_textures import scanner  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 

@@ -1,13 +1,15 @@
-"""Drawn textures: shapes, ranges and repeatability; labels that the pictures bear out.
+"""Drawn textures: ranges and repeatability, and labels that the pictures bear out.
 
-Each family's parameters are looked for in its fields by figures that know nothing of the
-generator: power spectra, counted components, covered shares, structure tensors.
+Each family's parameters are measured in its fields by figures that know nothing of the generator:
+power spectra, counted components, covered shares, structure tensors.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sscjax.textures import colour, draw, fields
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+from pretrain_textures import colour, draw, fields  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -28,8 +31,8 @@ Figure = Callable[[np.ndarray], float]
 def fields_of(name: str, index: int, value: float) -> tuple[np.ndarray, ...]:
     """Three pigments [COUNT,S,S], all parameters at one half but one."""
     parameters = jnp.full((COUNT, draw.PARAMETERS), 0.5).at[:, index].set(value)
-    found = draw.pigments(name, jax.random.key(index), parameters, SIZE)
-    return tuple(np.asarray(field) for field in found)
+    pigments = draw.pigments(name, jax.random.key(index), parameters, SIZE)
+    return tuple(np.asarray(field) for field in pigments)
 
 
 # --- figures of one field [S,S] -------------------------------------------------------------------
@@ -148,6 +151,7 @@ CLAIMS: list[tuple[str, int, Callable[..., np.ndarray], Figure, bool]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "index", "field", "figure", "grows"),
     CLAIMS,
@@ -158,117 +162,60 @@ def test_parameter_shows(
 ) -> None:
     """Low and high values differ by three standard errors, in the direction claimed."""
     low, high = (
-        np.array([figure(one) for one in field(fields_of(name, index, value))])
+        np.array([figure(image) for image in field(fields_of(name, index, value))])
         for value in (0.1, 0.9)
     )
     error = np.sqrt((low.var() + high.var()) / COUNT)
-    found = (high.mean() - low.mean()) * (1 if grows else -1)
-    assert found > 3 * error, (low.mean(), high.mean(), error)
+    growth = (high.mean() - low.mean()) * (1 if grows else -1)
+    assert growth > 3 * error, (low.mean(), high.mean(), error)
 
 
-def test_every_family_has_a_claim() -> None:
-    assert {name for name, *_ in CLAIMS} == set(draw.FAMILIES)
-
-
+@pytest.mark.slow
 def test_fields_are_densities() -> None:
+    assert {name for name, *_ in CLAIMS} == set(draw.FAMILIES)
     for name in draw.FAMILIES:
         index = next(index for family, index, *_ in CLAIMS if family == name)
         for value in (0.1, 0.9):
-            found = np.stack(fields_of(name, index, value))
-            assert found.shape == (3, COUNT, SIZE, SIZE) and found.dtype == np.float32
-            assert np.isfinite(found).all() and found.min() > -0.1 and found.max() < 4
+            amounts = np.stack(fields_of(name, index, value))
+            assert amounts.shape == (3, COUNT, SIZE, SIZE) and amounts.dtype == np.float32
+            assert np.isfinite(amounts).all() and amounts.min() > -0.1 and amounts.max() < 4
             # No two are alike, and none is flat.
-            assert (found.sum(0).std((1, 2)) > 1e-3).all()
-            assert len(np.unique(found.sum(0).mean((1, 2)))) == COUNT
+            assert (amounts.sum(0).std((1, 2)) > 1e-3).all()
+            assert len(np.unique(amounts.sum(0).mean((1, 2)))) == COUNT
 
 
-RECIPES = draw.Recipes(("voronoi", "weave"), 5)
-
-
-# One program for all tests: it takes seconds to compile.
-program = jax.jit(lambda key: draw.batch(key, RECIPES, 6, 32, looks=2))
-
-
-@functools.cache
-def drawn(seed: int) -> draw.Batch:
-    """Twelve textures in two looks."""
-    return program(jax.random.key(seed))
-
-
-def test_batch() -> None:
-    found = drawn(0)
-    assert found.images.shape == (24, 32, 32, 3) and found.images.dtype == jnp.float32
-    assert float(found.images.min()) >= 0 and float(found.images.max()) <= 1
-    np.testing.assert_array_equal(found.families, ([0] * 6 + [1] * 6) * 2)
-    np.testing.assert_array_equal(found.classes // RECIPES.each, found.families)
+def test_batch_repeats_and_is_labelled() -> None:
+    recipes = draw.Recipes(("voronoi", "weave"), 5)
+    program = jax.jit(lambda key: draw.batch(key, recipes, 6, 32))
+    batch = program(jax.random.key(0))
+    assert batch.images.shape == (12, 32, 32, 3) and batch.images.dtype == jnp.float32
+    assert float(batch.images.min()) >= 0 and float(batch.images.max()) <= 1
+    np.testing.assert_array_equal(batch.families, [0] * 6 + [1] * 6)
+    np.testing.assert_array_equal(batch.classes // recipes.each, batch.families)
     # Near the recipe's point, and within the space.
-    points = RECIPES.points()[np.asarray(found.classes) % RECIPES.each]
-    assert np.abs(np.asarray(found.parameters) - points).max() <= draw.SPREAD + 1e-6
-    assert float(found.parameters.min()) >= 0 and float(found.parameters.max()) <= 1
+    points = recipes.points()[np.asarray(batch.classes) % recipes.each]
+    assert np.abs(np.asarray(batch.parameters) - points).max() <= draw.SPREAD + 1e-6
+    assert float(batch.parameters.min()) >= 0 and float(batch.parameters.max()) <= 1
+    np.testing.assert_array_equal(program(jax.random.key(0)).images, batch.images)
+    assert np.abs(np.asarray(program(jax.random.key(1)).images - batch.images)).mean() > 0.05
 
 
-def test_same_key_same_pictures_whatever_else_is_drawn() -> None:
-    again = program(jax.random.key(0))
-    np.testing.assert_array_equal(again.images, drawn(0).images)
-    assert np.abs(np.asarray(drawn(1).images - drawn(0).images)).mean() > 0.05
-    # A family alone has the labels that it has in company; colours are drawn for the batch.
-    weave = draw.Recipes(("weave",), 5)
-
-    @jax.jit
-    def labels(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        found = draw.batch(key, weave, 6, 32)
-        return found.parameters, found.classes
-
-    parameters, classes = labels(jax.random.key(0))
-    np.testing.assert_array_equal(parameters, drawn(0).parameters[6:12])
-    np.testing.assert_array_equal(classes, drawn(0).classes[6:12] - 5)
-
-
-def test_two_looks_show_one_texture_in_other_colours() -> None:
-    found = drawn(0)
-    np.testing.assert_array_equal(found.classes[:12], found.classes[12:])
-    one, two = np.split(np.asarray(found.images).mean(3).reshape(24, -1), 2)
-    alike = np.abs(np.corrcoef(one, two)[:12, 12:])
-    # Its own other look is the most alike; blur and an unlucky palette may hide a few.
-    assert (alike.argmax(1) == np.arange(12)).mean() > 0.7
-    colours = np.asarray(found.images).mean((1, 2))
-    assert np.abs(colours[:12] - colours[12:]).max(1).min() > 0.005
-
-
-@pytest.mark.parametrize(("batch", "size"), [(1, 33), (2, 65), (2, 32)])
-def test_pictures_of_any_size(batch: int, size: int) -> None:
-    """One random word gives the noise of four pixels, whose number need not be even."""
-    planes = jax.eval_shape(
-        colour.photographed, jax.random.key(0), jnp.zeros((batch, 3, size, size))
-    )
-    assert planes.shape == (batch, 3, size, size)
-
-
-def test_colours_tell_nothing_of_the_label() -> None:
+def test_colours_say_nothing_of_the_label() -> None:
     """The same key stains any fields alike, by Beer and Lambert: density grows with amount."""
 
     def stained(amount: float) -> np.ndarray:
         flat = (jnp.full((500, 1, 1), amount),) * 3
-        found = np.asarray(colour.coloured(jax.random.key(0), flat))[:, :, 0, 0]
-        assert found.min() >= 0 and found.max() <= 255
-        return found
+        light = np.asarray(colour.coloured(jax.random.key(0), flat))[:, :, 0, 0]
+        assert light.min() >= 0 and light.max() <= 255
+        return light
 
-    none, once, twice = (stained(amount) for amount in (0.0, 0.2, 0.4))
+    none, single, double = (stained(amount) for amount in (0.0, 0.2, 0.4))
     bright = none.min(1) > 128  # the others are on a dark ground
     assert 0.85 < bright.mean() < 1
-    one, two = (np.log(none[bright] / found[bright]) for found in (once, twice))
-    np.testing.assert_allclose(two, 2 * one, rtol=1e-3, atol=1e-4)
+    once, twice = (np.log(none[bright] / light[bright]) for light in (single, double))
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-3, atol=1e-4)
     # Of every hue: no colour channel follows another.
-    assert np.abs(np.corrcoef(one.T) - np.eye(3)).max() < 0.9
-
-
-def test_recipes_are_spread_evenly() -> None:
-    points = draw.Recipes(("cells",), 64).points()
-    assert points.shape == (64, draw.PARAMETERS)
-    for column in points.T:  # as many in each quarter, give or take three
-        assert np.abs(np.bincount((column * 4).astype(int), minlength=4) - 16).max() <= 3
-    apart = np.linalg.norm(points[:, None] - points[None], axis=2) + 9 * np.eye(64)
-    assert apart.min() > 0.2
+    assert np.abs(np.corrcoef(once.T) - np.eye(3)).max() < 0.9
 
 
 def test_hash_is_even_and_uncorrelated() -> None:
@@ -279,15 +226,15 @@ def test_hash_is_even_and_uncorrelated() -> None:
     assert abs(np.corrcoef(shares[0][1:], shares[0][:-1])[0, 1]) < 0.02
 
 
-def test_waves_have_the_spectrum_asked_for() -> None:
+def test_waves_have_the_given_spectrum() -> None:
     radius = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)[None])
     amplitude = jnp.asarray(np.exp(-(((radius - 0.2) / 0.02) ** 2)), jnp.float32)
     seed = jnp.arange(8, dtype=jnp.uint32).reshape(8, 1, 1)
-    one, two = fields.waves(seed, jnp.broadcast_to(amplitude[None], (8, 64, 64)))
-    for field in (one, two):
-        found = np.asarray(field)
-        np.testing.assert_allclose(found.mean((1, 2)), 0, atol=1e-4)
-        np.testing.assert_allclose(found.std((1, 2)), 1, atol=0.15)
-        power = (np.abs(np.fft.fft2(found)) ** 2).mean(0)
+    pair = fields.waves(seed, jnp.broadcast_to(amplitude[None], (8, 64, 64)))
+    for field in map(np.asarray, pair):
+        np.testing.assert_allclose(field.mean((1, 2)), 0, atol=1e-4)
+        np.testing.assert_allclose(field.std((1, 2)), 1, atol=0.15)
+        power = (np.abs(np.fft.fft2(field)) ** 2).mean(0)
         assert power[np.abs(radius - 0.2) > 0.06].sum() < 1e-3 * power.sum()
-    assert abs(np.corrcoef(np.asarray(one).ravel(), np.asarray(two).ravel())[0, 1]) < 0.1
+    both = np.stack([np.asarray(field).ravel() for field in pair])
+    assert abs(np.corrcoef(both)[0, 1]) < 0.1

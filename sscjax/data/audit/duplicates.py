@@ -25,7 +25,7 @@ from sscjax.data.lazy import Rows
 
 LIKENESS = 0.7
 """Agreement of details (`alignment.align`) from which two images count as copies.
-Set with `scripts/audit_recall.py`: of planted crops of real tiles nine in ten reach 0.9 (of images
+Set on real tiles (docs/results.md): of planted crops of real tiles nine in ten reach 0.9 (of images
 of 32 pixels, 0.7), and no two of 1,501 different tiles 0.3; drawn parallel fibres seldom 0.6."""
 
 # A copy is as wide as it is high; laid over other stripes, an image stretches.

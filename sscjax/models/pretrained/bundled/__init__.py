@@ -1,8 +1,8 @@
-"""The backbone that comes with the package, trained by `sscjax.pretrain` on drawn textures alone.
+"""The backbone that comes with the package, trained on drawn textures alone.
 
 `backbone.safetensors` holds MobileNetV2 1.0 with kernels in float16. Beside it lie the record of
-its training (`pretrain.json`, with config and seed), the curves (`curves.csv`) and a data sheet
-(`DATASHEET.md`).
+its training by `scripts/pretrain_textures` (`pretrain.json`, with config and seed), the curves
+(`curves.csv`) and a data sheet (`DATASHEET.md`).
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from sscjax.textures import fields
-from sscjax.textures.fields import Draws, between, scaled, soft
+from . import fields
+from .fields import Draws, between, scaled, soft
 
 Pigments = tuple[jax.Array, jax.Array, jax.Array]
 

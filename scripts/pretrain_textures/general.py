@@ -5,9 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from sscjax.textures import fields
-from sscjax.textures.fields import Draws, between, scaled, soft
-from sscjax.textures.tissue import Pigments
+from . import fields
+from .fields import Draws, between, scaled, soft
+from .tissue import Pigments
 
 _TAU = 6.2831853
 

@@ -2,14 +2,13 @@
 
 A recipe is a family and a point in the space of its parameters. Each picture of a recipe is a new
 draw: other places and directions, parameters near the recipe's, other colours. So a network that
-tells recipes apart must see structure, as with the fractal classes of Kataoka et al. (2020, ACCV);
-it is told the parameters themselves, too.
+recognises recipes must see structure, as with the fractal classes of Kataoka et al. (2020, ACCV);
+it learns the parameters themselves, too.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import flax.struct
@@ -17,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sscjax.textures import colour, fields, general, tissue
-from sscjax.textures.tissue import Pigments
+from . import colour, fields, general, tissue
+from .tissue import Pigments
 
 PARAMETERS = 6
 """Of each family."""
@@ -107,7 +106,7 @@ def pigments(name: str, key: jax.Array, parameters: jax.Array, size: int) -> Pig
     return FAMILIES[name](fields.Draws(key, len(parameters)), parameters, size)
 
 
-def batch(key: jax.Array, recipes: Recipes, count: int, size: int, *, looks: int = 1) -> Batch:
+def batch(key: jax.Array, recipes: Recipes, count: int, size: int) -> Batch:
     """Draw the same number of pictures of every family; may be called inside `jax.jit`.
 
     Args:
@@ -115,11 +114,9 @@ def batch(key: jax.Array, recipes: Recipes, count: int, size: int, *, looks: int
       recipes: what is drawn.
       count: pictures of each family.
       size: height and width in pixels.
-      looks: how often each texture is coloured and photographed anew; the pictures of one lie
-        len(families) * count apart.
 
     Returns:
-      len(families) * count * looks pictures, family after family.
+      len(families) * count pictures, family after family.
     """
     points = jnp.asarray(recipes.points())
     drawn, classes, parameters = [], [], []
@@ -135,16 +132,11 @@ def batch(key: jax.Array, recipes: Recipes, count: int, size: int, *, looks: int
         classes.append(which + index * recipes.each)
         parameters.append(chosen)
     every: Pigments = tuple(map(jnp.concatenate, zip(*drawn, strict=True)))  # type: ignore[assignment]
-    seen = []
-    for look in range(looks):
-        one, two = jax.random.split(jax.random.fold_in(key, 1_000_000 + look))
-        planes = colour.photographed(two, colour.coloured(one, every))
-        seen.append(planes.transpose(0, 2, 3, 1) / 255.0)
-    repeat = functools.partial(jnp.concatenate, axis=0)
-    families = jnp.repeat(jnp.arange(len(recipes.families)), count)
+    stain, camera = jax.random.split(jax.random.fold_in(key, 1_000_000))
+    planes = colour.photographed(camera, colour.coloured(stain, every))
     return Batch(
-        repeat(seen),
-        repeat([jnp.concatenate(classes)] * looks).astype(jnp.int32),
-        repeat([families] * looks).astype(jnp.int32),
-        repeat([jnp.concatenate(parameters)] * looks),
+        planes.transpose(0, 2, 3, 1) / 255.0,
+        jnp.concatenate(classes).astype(jnp.int32),
+        jnp.repeat(jnp.arange(len(recipes.families)), count).astype(jnp.int32),
+        jnp.concatenate(parameters),
     )

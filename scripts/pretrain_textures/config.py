@@ -1,12 +1,14 @@
 """The bundled backbone: MobileNetV2 1.0 on drawn textures; docs/bundled_backbone.md."""
 
+from __future__ import annotations
+
 from ml_collections import ConfigDict
 
-from sscjax.textures.draw import FAMILIES
+from .draw import FAMILIES
 
 
 def get_config() -> ConfigDict:
-    """What `python -m sscjax.pretrain` reads."""
+    """What `train` reads; any field can be set as --config.FIELD=VALUE."""
     config = ConfigDict()
     config.name = "pretrain_textures"
     # Of the initial weights and of every picture.
@@ -14,31 +16,19 @@ def get_config() -> ConfigDict:
     # Width multiplier of MobileNetV2.
     config.alpha = 1.0
 
-    # What is drawn: names of families (leave one out to see what it brings) ...
+    # What is drawn: names of families, and how many recipes, which are the classes, of each.
     config.families = tuple(FAMILIES)
-    # ... and how many recipes, which are the classes, of each.
     config.recipes = 48
 
-    # Sides in pixels of the pictures, one after the other, and how many are seen of each size (may
-    # be changed for sizes that a training under way has not finished, until its learning rate
-    # falls). Small ones cost less; structures have the same size in pixels.
+    # Sides in pixels of the pictures, one after the other, and how many are seen of each size.
+    # Small ones cost less; structures have the same size in pixels.
     config.sizes = (32, 64)
     config.images = (199_680, 240_000)
-    # A batch has so many groups, over each of which BatchNorm takes its statistics, and a group so
-    # many textures of every family (of each size: small pictures give BatchNorm less to average),
-    # each in so many looks.
-    config.groups = 1
+    # Textures of every family in a batch, of each size.
     config.each = (4, 2)
-    config.looks = 1
 
-    # Weights of the losses: which recipe; which family; which parameters; two looks of a texture
-    # alike (VICReg, needs looks=2).
-    config.loss = ConfigDict()
-    config.loss.classes = 1.0
-    config.loss.families = 1.0
-    config.loss.parameters = 1.0
-    config.loss.similarity = 0.0
-    config.loss.smoothing = 0.1
+    # Of the targets of the recipes.
+    config.smoothing = 0.1
 
     # AdamW (Loshchilov and Hutter 2019). The rate rises over so many pictures, and falls to 0 over
     # the last share of all.
@@ -54,7 +44,7 @@ def get_config() -> ConfigDict:
     config.average = 0.998
 
     # Pictures of fresh draws that the averaged weights are tested on, and after how many pictures
-    # of training that is done, a checkpoint saved, and the backbone kept.
+    # of training that is done, a checkpoint saved, and the backbone written beside it (0: never).
     config.test_images = 512
     config.test_size = 64
     config.test_every = 20_000

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sscjax.textures import scanner
-from sscjax.textures.tissue import Pigments
+from . import scanner
+from .tissue import Pigments
 
 # Directions of optical density in red, green and blue: haematoxylin, eosin and DAB (Ruifrok and
 # Johnston 2001, Anal Quant Cytol Histol 23:291), then aniline blue, red of picrosirius and fast
