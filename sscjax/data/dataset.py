@@ -6,13 +6,15 @@ import dataclasses
 import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from sscjax.data import lazy
 from sscjax.data.lazy import Rows
 from sscjax.data.masks import IGNORE
+from sscjax.system.formatting import clean_name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +36,8 @@ class ImageSet:
       left_out: why, by file, images of the source are not among these: they cannot be read.
       origins: [N] str, what `files` would be if they were not numbers in place of names; '' for
         what is no file; None where `files` are the names. Never written anywhere.
+      loaded_by: fields of a config, such as `data.path`, that load these images again; {} where
+        nobody knows, as of arrays.
     """
 
     images: Rows
@@ -47,9 +51,54 @@ class ImageSet:
     source: str = ""
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     origins: np.ndarray | None = None
+    loaded_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        counts = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+        names = [clean_name(name) for name in self.classes]
+        shown = ", ".join(f"{n} {name}" for n, name in zip(counts, names, strict=True))
+        shown = shown if len(shown) <= 200 else f"{len(names)} classes"
+        size = "x".join(map(str, self.images.shape[1:3]))
+        subjects = len(set(self.subjects.tolist()))
+        return f"ImageSet({len(self)} images of {subjects} subjects, {size} pixels: {shown})"
+
+    def split(
+        self,
+        by: str = "subject",
+        seed: int = 0,
+        fractions: Sequence[float] = (0.7, 0.15, 0.15),
+    ) -> tuple[ImageSet, ImageSet, ImageSet]:
+        """Train, validation and test sets, stratified by class; pixels are not copied.
+
+        Args:
+          by: 'subject' keeps all images of a subject together; 'image' ignores subjects.
+          seed: the same seed gives the same sets, whatever the order of the images.
+          fractions: shares of the images of (train, val, test), each above 0, sum 1.
+
+        Returns:
+          three sets, their images in the order of this one; where the set prescribes its splits,
+          these.
+
+        Raises:
+          UserError: a class has too few subjects or images, or an argument makes no sense.
+
+        Example:
+          >>> import sscjax
+          >>> data = sscjax.load_images(image_size=32)
+          >>> train, val, test = data.split(by="subject", seed=0)
+          >>> set(train.subjects) & set(test.subjects)
+          set()
+        """
+        # `splits` is made of image sets.
+        from sscjax.data import splits
+
+        names = splits.make_splits(self, by=by, fractions=fractions, seed=seed)
+        whole = dataclasses.replace(self, splits=names)
+        train, val, test = (whole.take(np.flatnonzero(names == name)) for name in splits.SPLITS)
+        return train, val, test
 
     def take(self, indices: np.ndarray) -> ImageSet:
         """The images at `indices` ([K] int), in that order; pixels are not copied."""
@@ -113,6 +162,12 @@ class Images:
     synthetic: bool
     by: str
     ordered: bool
+
+    def __repr__(self) -> str:
+        counts = ", ".join(
+            f"{(self.splits == name).sum()} {name}" for name in ("train", "val", "test")
+        )
+        return f"Images({counts}; {len(self.training)} trained on, split by {self.by})"
 
     @property
     def unnamed(self) -> int:

@@ -75,6 +75,9 @@ class Lazy(abc.ABC):
     def __len__(self) -> int:
         return self.shape[0]
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.dtype} [{', '.join(map(str, self.shape))}])"
+
     @property
     def ndim(self) -> int:
         """Number of axes."""

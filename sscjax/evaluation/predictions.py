@@ -83,6 +83,14 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        counts = ", ".join(
+            f"{(self.splits == name).sum()} {name}" for name in SPLITS if name in self.splits
+        )
+        subjects = len(set(self.subjects.tolist()))
+        names = len(self.classes)
+        return f"Predictions({counts or '0'} rows of {subjects} subjects, {names} classes)"
+
     @property
     def predicted(self) -> np.ndarray:
         """[N] int32, the most probable class; of equally probable ones the lowest index."""

@@ -18,7 +18,8 @@ from sscjax.errors import UserError
 from sscjax.export import metadata, reference_images
 from sscjax.export.reference_images import Sample
 from sscjax.inference import classifier, predict
-from sscjax.inference.classifier import Answers, Trained
+from sscjax.inference.answers import Answers
+from sscjax.inference.classifier import Trained
 
 # The largest difference of a probability, and of a distance (relative from 1 on), that float32 in
 # another order of additions may make.

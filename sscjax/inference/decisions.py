@@ -16,7 +16,7 @@ import numpy as np
 
 from sscjax.data.inputs import Asked
 from sscjax.evaluation.predictions import group_means
-from sscjax.inference.classifier import Answers, Rules
+from sscjax.inference.answers import Answers, Rules
 from sscjax.system import files, formatting
 
 UNSURE, FOREIGN = "unsure", "foreign"

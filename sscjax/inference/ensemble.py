@@ -23,7 +23,8 @@ from sscjax.errors import UserError
 from sscjax.evaluation import reliability, thresholds
 from sscjax.evaluation.predictions import Predictions, group_means
 from sscjax.inference import classifier
-from sscjax.inference.classifier import Answers, Rules, Trained
+from sscjax.inference.answers import Answers, Rules
+from sscjax.inference.classifier import Trained
 from sscjax.system import run_dir
 
 

@@ -21,6 +21,7 @@ from sscjax.data import anonymize
 from sscjax.data.inputs import Asked, decode
 from sscjax.errors import UserError
 from sscjax.inference import classifier, decisions, predict, saliency
+from sscjax.inference.answers import Answers
 from sscjax.inference.classifier import Trained
 from sscjax.inference.decisions import Judged
 from sscjax.reports import figures, overlays
@@ -224,7 +225,7 @@ def _occluded(opened: Trained, images: np.ndarray, classes: np.ndarray) -> np.nd
 
     def probabilities(hidden: np.ndarray) -> np.ndarray:
         parts = [hidden[k : k + classifier.BATCH] for k in range(0, len(hidden), classifier.BATCH)]
-        return classifier.Answers.join(opened.answer(parts)).probabilities
+        return Answers.join(opened.answer(parts)).probabilities
 
     patch = max(1, opened.image_size // _PATCH_SHARE)
     return saliency.occlusion(

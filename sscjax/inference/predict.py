@@ -25,7 +25,8 @@ from sscjax.errors import UserError
 from sscjax.evaluation import intervals, metrics, predictions
 from sscjax.inference import classifier, decisions, ensemble, mask_writer
 from sscjax.inference import slides as whole_slides
-from sscjax.inference.classifier import Answers, Trained
+from sscjax.inference.answers import Answers
+from sscjax.inference.classifier import Trained
 from sscjax.inference.decisions import Judged
 from sscjax.inference.ensemble import Ensemble
 from sscjax.inference.mask_writer import MaskFiles

@@ -27,6 +27,7 @@ from sscjax.experiments.cross_validation import aggregate, folds
 from sscjax.export import onnx_file, verify
 from sscjax.export.verify import Wish
 from sscjax.inference import classifier, explanations, mask_writer, predict
+from sscjax.inference.answers import Answers
 from sscjax.models.unet import FDUNet
 from sscjax.reports import html
 from sscjax.reports.html import render
@@ -349,7 +350,7 @@ def test_a_run_with_masks(masked: Masked, tmp_path: Path) -> None:
     assert sheet.shape[1] > 400 and len(np.unique(sheet.reshape(-1, 3), axis=0)) > 50
     shown = render.write(masked.run)[0].read_text("utf-8")
     assert 'id="masks-h"' in shown and "edges apart, pixels" in shown
-    answers = classifier.Answers.join(opened.answer([drawn.images[:32], drawn.images[32:]]))
+    answers = Answers.join(opened.answer([drawn.images[:32], drawn.images[32:]]))
     table = predictions.Predictions.read_csv(masked.run / "predictions.csv")
     np.testing.assert_allclose(answers.probabilities, table.probabilities, atol=1e-6)
     # A finished run is left alone; with another weight it is another run.

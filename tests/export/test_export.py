@@ -31,7 +31,8 @@ from sscjax.errors import UserError
 from sscjax.export import formats, graph, graph_jax, metadata, onnx_file, verify
 from sscjax.export.verify import Wish
 from sscjax.inference import classifier, decisions, saliency
-from sscjax.inference.classifier import Answers, Trained
+from sscjax.inference.answers import Answers, Rules
+from sscjax.inference.classifier import Trained
 from sscjax.models.pretrained import preprocessing
 from sscjax.system import terminal
 
@@ -383,7 +384,7 @@ def test_date_and_names_may_be_missing(runs: Runs, tmp_path: Path) -> None:
 
 def test_documented_rules_are_those_of_the_run(runs: Runs) -> None:
     """Against `decisions.judge`, limits included, with a column that stands for no class."""
-    rules = classifier.Rules(1.0, 0.5, "sick", "well", "by hand", 0.6, "by hand")
+    rules = Rules(1.0, 0.5, "sick", "well", "by hand", 0.6, "by hand")
     names: dict[str, Any] = {"np": np}
     exec(snippets("What goes in and what comes out"), names)
     columns = ["a", "b", "unused"]

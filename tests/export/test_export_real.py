@@ -20,7 +20,7 @@ from sscjax.data import image_io
 from sscjax.experiments import single_run, summarize
 from sscjax.export.verify import Wish
 from sscjax.inference import classifier, explanations
-from sscjax.inference.classifier import Answers
+from sscjax.inference.answers import Answers
 from sscjax.reports import html
 
 REASON = "the extra 'export' is not installed: pip install 'sscjax[export]'"

@@ -32,7 +32,7 @@ from sscjax.errors import UserError
 from sscjax.export import ort_web, web
 from sscjax.export.verify import Wish
 from sscjax.inference import classifier, decisions
-from sscjax.inference.classifier import Answers, Rules
+from sscjax.inference.answers import Answers, Rules
 from sscjax.reports import overlays
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")

@@ -23,7 +23,7 @@ from sscjax.errors import UserError
 from sscjax.evaluation import predictions
 from sscjax.inference import classifier, decisions, slides
 from sscjax.inference import predict as inference_predict
-from sscjax.inference.classifier import Answers, Rules
+from sscjax.inference.answers import Answers, Rules
 from sscjax.system import terminal
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
