@@ -188,10 +188,22 @@ def split_seed(config: ConfigDict) -> int:
     return config.seed if config.split.seed < 0 else config.split.seed
 
 
-def split_images(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> Images:
-    """Split the set and add the augmented copies, in the order that the config asks for."""
-    image_set = without_outer_fold(config, copies_before_split(config, image_set))
-    found = make_splits(config, image_set)
+def split_images(
+    config: ConfigDict, image_set: ImageSet, synthetic: bool, made: np.ndarray | None = None
+) -> Images:
+    """Split the set and add the augmented copies, in the order that the config asks for.
+
+    Args:
+      config: of a run.
+      image_set: its N images.
+      synthetic: whether they are the embedded synthetic set.
+      made: [N] str, their splits, where the caller has made them; without test images there are no
+        figures of any.
+    """
+    found = made
+    if found is None:
+        image_set = without_outer_fold(config, copies_before_split(config, image_set))
+        found = make_splits(config, image_set)
     refuse_unmasked(config, image_set, found)
     training = image_set.take(np.flatnonzero(found == "train"))
     how = changes(config)

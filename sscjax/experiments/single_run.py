@@ -37,6 +37,19 @@ _MADE_UP = 32
 _MASKS_DRAWN = 6
 
 
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a run is given in place of what its config says.
+
+    Attributes:
+      splits: [N] str, the split of each image; there may be no test images.
+      network: as `setup.create_network` makes it.
+    """
+
+    splits: np.ndarray
+    network: Network
+
+
 def run(
     config: ConfigDict,
     folder: Path,
@@ -46,6 +59,7 @@ def run(
     loaded: tuple[ImageSet, bool] | None = None,
     fallback: bool = False,
     features_at: Path | None = None,
+    given: Given | None = None,
 ) -> str:
     """Train, evaluate and report; everything lies in `folder` afterwards.
 
@@ -59,6 +73,7 @@ def run(
         which could not be had: so does this one, without looking for them.
       features_at: folder for features of frozen layers; None for the cache's, with those of earlier
         runs.
+      given: what the caller has made itself; the run then draws no pictures and writes no page.
 
     Returns:
       the closing text for the terminal.
@@ -73,7 +88,7 @@ def run(
     with locks.Lock(folder) as lock:
         lock.take()
         run_dir.clear(folder)
-        return _run(config, folder, fresh, command, loaded, fallback, features_at, lock)
+        return _run(config, folder, fresh, command, loaded, fallback, features_at, lock, given)
 
 
 def _run(
@@ -85,6 +100,7 @@ def _run(
     fallback: bool,
     features_at: Path | None,
     lock: locks.Lock,
+    given: Given | None,
 ) -> str:
     """`run`, with the lock of its folder, which is taken if the folder is there."""
     earlier = None if fresh else run_dir.read(folder)
@@ -96,13 +112,15 @@ def _run(
     summarize.options(config)
     image_set, synthetic = data_from_config.load_images(config) if loaded is None else loaded
     _say_source(image_set, synthetic)
-    images = data_from_config.split_images(config, image_set, synthetic)
+    made = given.splits if given else None
+    images = data_from_config.split_images(config, image_set, synthetic, made)
     _say_splits(images)
     inspected = inspect(config, images.originals, images.splits, None if fresh else folder)
     network = setup.build_network(
         config,
         images,
         earlier_fallback=fallback or bool(earlier and earlier["weights"]["fallback"]),
+        created=given.network if given else None,
     )
     stages = _fit_to_weights(stages, network, config.scratch.learning_rate)
     for stage in stages:
@@ -140,10 +158,19 @@ def _run(
     masks = _masks(config, folder, stages, images, network, summarize.choose(config, finished))
     lock.check()
     text = summarize.write(
-        config, folder, images, network, finished, inputs, checks.leaks(inspected), masks
+        config,
+        folder,
+        images,
+        network,
+        finished,
+        inputs,
+        checks.leaks(inspected),
+        masks,
+        pictures=given is None,
     )
     provenance.end(folder, manifest)
-    html.write(folder)
+    if given is None:
+        html.write(folder)
     lock.check()
     files.write_json(folder / run_dir.RECORD, {**now, "status": "finished"})
     return text
@@ -515,6 +542,8 @@ def _say_splits(images: dataset.Images) -> None:
     originals = images.originals
     for split in predictions.SPLITS:
         chosen = images.splits == split
+        if not chosen.any():
+            continue
         counts = ", ".join(
             f"{(originals.labels[chosen] == index).sum()} {name}"
             for index, name in enumerate(originals.classes)

@@ -48,6 +48,8 @@ def write(
     features: reliability.Features,
     leaks: Sequence[str] = (),
     masks: segmentation.Table | None = None,
+    *,
+    pictures: bool = True,
 ) -> str:
     """Write predictions, figures and pictures of the run; returns the text for the terminal.
 
@@ -109,8 +111,9 @@ def write(
             },
         },
     )
-    _draw(folder, finished, chosen, ours, assessment.found)
-    explanations.write(config, folder, images, network, chosen, predictions)
+    if pictures:
+        _draw(folder, finished, chosen, ours, assessment.found)
+        explanations.write(config, folder, images, network, chosen, predictions)
     text = _text(
         config,
         folder,
@@ -124,6 +127,7 @@ def write(
         assessment.found,
         said,
         told,
+        pictures,
     )
     files.write_text(folder / run_dir.REPORT, text)
     return text
@@ -264,6 +268,7 @@ def _text(
     calibrated: Mapping[str, Any],
     said: Sequence[str],
     told: Mapping[str, Any] | None,
+    pictures: bool,
 ) -> str:
     parts = list(said)
     if len(finished) > 1:
@@ -282,9 +287,10 @@ def _text(
             )
         parts.append(formatting.align(rows))
     parts.append(tables.results_table(ours))
-    parts.append(tables.intervals_table(ours["test"], ranges, reach(images, ranges)))
-    test = ours["test"]["image"]
-    parts.append("test images\n" + tables.confusion_text(test["confusion"], test["classes"]))
+    if "test" in ours:
+        parts.append(tables.intervals_table(ours["test"], ranges, reach(images, ranges)))
+        test = ours["test"]["image"]
+        parts.append("test images\n" + tables.confusion_text(test["confusion"], test["classes"]))
     if told is not None:
         parts.append(segmentation.text(told))
     parts.append(tables.calibration_text(calibrated))
@@ -297,5 +303,6 @@ def _text(
             synthetic=images.synthetic,
         )
     )
-    parts.append(f"Everything lies in {folder}; open report.html there in a browser.")
+    page = "; open report.html there in a browser" if pictures else ""
+    parts.append(f"Everything lies in {folder}{page}.")
     return "\n\n".join(parts) + "\n"

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+# Images per call: one compiled shape for any number of them.
+BATCH = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class Rules:

@@ -22,18 +22,17 @@ from ml_collections import ConfigDict
 import sscjax
 from sscjax.errors import UserError
 from sscjax.evaluation import calibration, ood
+from sscjax.inference import predictor, saliency
+from sscjax.inference.answers import BATCH as BATCH
 from sscjax.inference.answers import Answers, Rules
 from sscjax.models import MASK, MobileNetUNet, MobileNetV2, Model, base
 from sscjax.models.pretrained import preprocessing
 from sscjax.system import run_dir
 from sscjax.training import checkpoint, evaluate, frozen_features, setup, train_step
 
-# Images per call: one compiled shape for any number of them.
-BATCH = 32
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Trained:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Trained(predictor.Predictor):
     """A finished run's network and rules.
 
     Attributes:
@@ -53,6 +52,7 @@ class Trained:
       record: the run's, see `run_record.make`.
       warnings: what a reader of the run's figures must know.
       ordered: whether the classes are a scale, so that kappa has a meaning.
+      content: the small files of the run's folder that `save` writes again, by name.
     """
 
     folder: Path
@@ -71,6 +71,7 @@ class Trained:
     record: Mapping[str, Any]
     warnings: tuple[str, ...]
     ordered: bool
+    content: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
     @property
     def private(self) -> bool:
@@ -91,6 +92,47 @@ class Trained:
     def folders(self) -> tuple[Path, ...]:
         """Of the runs that answer: this one."""
         return (self.folder,)
+
+    @property
+    def networks(self) -> tuple[Trained, ...]:
+        """The one network."""
+        return (self,)
+
+    @functools.cached_property
+    def _drawing(self) -> dict[tuple[str, saliency.Method], Callable[..., np.ndarray]]:
+        return {}
+
+    def maps(self, layer: str, method: saliency.Method) -> Callable[..., np.ndarray]:
+        """What `saliency.make_maps` gives for this network; compiled once for each layer."""
+        key = layer, method
+        if key not in self._drawing:
+            made = saliency.make_maps(self.model, self.program.inputs, layer, method)
+            self._drawing[key] = made
+        return self._drawing[key]
+
+    def save(self, folder: Path | str) -> None:
+        """Write the classifier to a folder, which `load` and the commands accept.
+
+        Args:
+          folder: is created; a classifier that is there already is replaced.
+
+        Raises:
+          UserError: the folder holds something else, or cannot be written.
+        """
+        place = Path(folder).expanduser()
+        if place.is_dir() and self.folder.is_dir() and place.samefile(self.folder):
+            return
+        predictor.refuse_folder(place, run_dir.FILE, "checkpoints")
+        # Without its record nobody takes the folder for whole.
+        (place / run_dir.FILE).unlink(missing_ok=True)
+        tree = {"params": self.params, "batch_stats": self.batch_stats}
+        try:
+            checkpoint.save_model(place / "stages" / self.stage / "model", tree)
+        except OSError as error:
+            raise UserError(
+                f"{place} cannot be written ({error.strerror}): name another folder"
+            ) from error
+        predictor.write_files(place, self.content, run_dir.FILE)
 
     @functools.cached_property
     def run(self) -> Callable[..., Any]:
@@ -154,6 +196,13 @@ def _make_run(
     return run
 
 
+# What a folder needs beside the model, to be opened, exported and audited later.
+_SAVED = (
+    *(run_dir.RECORD, run_dir.METRICS, run_dir.CALIBRATION, run_dir.OUTLIERS),
+    *(run_dir.PREDICTIONS, run_dir.REPORT, run_dir.MANIFEST, run_dir.SLIDES),
+)
+
+
 # --- opening a run's folder -----------------------------------------------------------------------
 
 
@@ -169,7 +218,8 @@ def open_run(folder: Path | str) -> Trained:
     kept, figures, rules = run.finished_record(), run.metrics(), run.calibration()
     detector = ood.Detector.load(run.outliers)
     try:
-        return _build(folder, kept, figures, rules, detector)
+        content = {name: _bytes(folder / name) for name in _SAVED if (folder / name).is_file()}
+        return _build(folder, kept, figures, rules, detector, content)
     except UserError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -183,12 +233,20 @@ def open_run(folder: Path | str) -> Trained:
         ) from error
 
 
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+
+
 def _build(
     folder: Path,
     kept: Mapping[str, Any],
     figures: Mapping[str, Any],
     found: Mapping[str, Any],
     detector: ood.Detector,
+    content: Mapping[str, bytes],
 ) -> Trained:
     config, stage = ConfigDict(kept["config"]), figures["final_stage"]
     # A name from a file becomes a part of a path below.
@@ -242,4 +300,5 @@ def _build(
         ordered=any(
             split["image"]["quadratic_kappa"] is not None for split in figures["splits"].values()
         ),
+        content=content,
     )

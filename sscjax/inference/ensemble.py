@@ -25,11 +25,12 @@ from sscjax.evaluation.predictions import Predictions, group_means
 from sscjax.inference import classifier
 from sscjax.inference.answers import Answers, Rules
 from sscjax.inference.classifier import Trained
+from sscjax.inference.predictor import Predictor, refuse_folder, write_files
 from sscjax.system import run_dir
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Ensemble:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Ensemble(Predictor):
     """The finished models of a protocol; has what `predict` asks of a `Trained`.
 
     Attributes:
@@ -37,15 +38,42 @@ class Ensemble:
       members: its folds' models.
       rules: what is made of the mean probabilities.
       warnings: what a reader of the protocol's figures must know.
+      content: the small files of the folder that `save` writes again, by name.
     """
 
     folder: Path
     members: tuple[Trained, ...]
     rules: Rules
     warnings: tuple[str, ...]
+    content: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
-    # Distances are in units of each member's own limit.
-    far = 1.0
+    @property
+    def far(self) -> float:
+        """Distances are in units of each member's own limit."""
+        return 1.0
+
+    @property
+    def networks(self) -> tuple[Trained, ...]:
+        """The members."""
+        return self.members
+
+    def save(self, folder: Path | str) -> None:
+        """Write the members to a folder, which `load` and `sscjax predict` accept.
+
+        Args:
+          folder: is created; an ensemble that is there already is replaced.
+
+        Raises:
+          UserError: the folder holds something else, or cannot be written.
+        """
+        place = Path(folder).expanduser()
+        if place.is_dir() and self.folder.is_dir() and place.samefile(self.folder):
+            return
+        refuse_folder(place, run_dir.PROTOCOL, run_dir.FOLDS_TABLE)
+        (place / run_dir.PROTOCOL).unlink(missing_ok=True)
+        for one in self.members:
+            one.save(place / run_dir.FOLDS / one.folder.name)
+        write_files(place, self.content, run_dir.PROTOCOL)
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -171,7 +199,9 @@ def _build(folder: Path, kept: dict[str, Any]) -> Ensemble:
         )
     config = ConfigDict(kept["config"])
     warnings = tuple(dict.fromkeys(line for one in members for line in one.warnings))
-    return Ensemble(folder, members, _rules(folder, config, members[0]), warnings)
+    names = (run_dir.PROTOCOL, run_dir.PREDICTIONS)
+    content = {name: (folder / name).read_bytes() for name in names}
+    return Ensemble(folder, members, _rules(folder, config, members[0]), warnings, content)
 
 
 def _rules(folder: Path, config: ConfigDict, member: Trained) -> Rules:

@@ -38,7 +38,9 @@ _LOG = logging.getLogger(__name__)
 _CALIBRATION_BATCHES = 4
 
 
-def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool) -> Network:
+def build_network(
+    config: ConfigDict, images: Images, *, earlier_fallback: bool, created: Network | None = None
+) -> Network:
     """Build the model with its starting weights.
 
     Args:
@@ -46,6 +48,7 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
       images: the run's images; random weights are calibrated on the training images.
       earlier_fallback: the run that is gone on with started from what stands in for ImageNet's
         weights, which could not be had: so it goes on, without looking for them again.
+      created: what `create_network` gave for this config, where the caller has it.
     """
     classes = len(images.originals.classes)
     outputs = output_count(config, classes)
@@ -62,7 +65,41 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
                 config.loss.mask_weights, found.masks, len(images.originals.mask_classes)
             ),
         )
-    model = build_model(config, outputs, len(images.originals.mask_classes))
+    if created is None:
+        masks = len(images.originals.mask_classes)
+        created = create_network(config, classes, masks, earlier_fallback=earlier_fallback)
+    model, weights = created.model, created.weights
+    params, batch_stats = created.params, created.batch_stats
+    # What has averages and no weights from a file: all of it, or what is new behind the backbone.
+    first = model.head_start if weights.kind == "file" else 0
+    if not isinstance(model, CNN) and set(model.layer_names[first:]) & set(batch_stats):
+        batches = _calibration_batches(images.training.images, config, weights)
+        measuring = model.clone(bn_momentum=0.0)
+        batch_stats = frozen_features.calibrate_batch_norm(
+            measuring, params, batch_stats, batches, first
+        )
+    return Network(model, params, batch_stats, objective, weights)
+
+
+def create_network(
+    config: ConfigDict, classes: int, mask_classes: int, *, earlier_fallback: bool
+) -> Network:
+    """The model with its starting weights, before it has seen an image.
+
+    Averages of BatchNorm that come from no file are 0 and 1, and classes have no weights.
+
+    Args:
+      config: of a run; its blocks model, loss and scratch, its size of images and its seed.
+      classes: how many there are.
+      mask_classes: classes of the masks.
+      earlier_fallback: see `build_network`.
+
+    Raises:
+      UserError: fields that make no sense, or weights that cannot be had or do not fit.
+    """
+    outputs = output_count(config, classes)
+    objective = make_objective(config, outputs)
+    model = build_model(config, outputs, mask_classes)
     size = config.data.image_size
     variables = jax.tree.map(jnp.asarray, initial_variables(model, size, config.seed))
     params, batch_stats = dict(variables["params"]), dict(variables.get("batch_stats", {}))
@@ -89,14 +126,6 @@ def build_network(config: ConfigDict, images: Images, *, earlier_fallback: bool)
         )
     elif isinstance(model, FDUNet):
         model = model.clone(bn_momentum=config.scratch.momentum)
-    # What has averages and no weights from a file: all of it, or what is new behind the backbone.
-    first = model.head_start if weights.kind == "file" else 0
-    if not isinstance(model, CNN) and set(model.layer_names[first:]) & set(batch_stats):
-        batches = _calibration_batches(images.training.images, config, weights)
-        measuring = model.clone(bn_momentum=0.0)
-        batch_stats = frozen_features.calibrate_batch_norm(
-            measuring, params, batch_stats, batches, first
-        )
     return Network(model, params, batch_stats, objective, weights)
 
 

@@ -1,0 +1,139 @@
+"""Images of any number, size and kind as batches that a network takes.
+
+Arrays, image sets, files and folders are prepared as a run prepares its own: the central square,
+reduced to the network's size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sscjax.data import inputs
+from sscjax.data.dataset import ImageSet
+from sscjax.data.image_io import MIN_SIDE, resize_pixels
+from sscjax.data.inputs import Asked
+from sscjax.errors import UserError
+
+Images = Any
+"""uint8 [N,H,W,3] (an array, or what reads as one), a list of uint8 [H,W,3] of different sizes, an
+`ImageSet`, a path of an image, folder or manifest, or a list of such paths."""
+
+_EXPECTED = (
+    "expected uint8 arrays [N,H,W,3], a list of arrays [H,W,3], an ImageSet, or paths of images or "
+    "folders"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Images by their names, decoded when they are needed.
+
+    Attributes:
+      named: of each image its name, subject and label; of an array they are numbers.
+      source: the pixels, or the files.
+      size: side in pixels that the images are reduced to.
+      batch: images at a time.
+    """
+
+    named: Sequence[Asked]
+    source: Any
+    size: int
+    batch: int
+
+    def __len__(self) -> int:
+        return len(self.named)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """uint8 [n,size,size,3] with n of 1 to `batch`.
+
+        Raises:
+          UserError: an image that cannot be read or has another form; the message names it.
+        """
+        if self.source is None:
+            for part in inputs.decode(self.named, self.size, self.batch):
+                if part.failed:
+                    raise UserError(part.failed[0][1])
+                yield part.images
+            return
+        for start in range(0, len(self.named), self.batch):
+            stop = min(start + self.batch, len(self.named))
+            part = self.source[start:stop]
+            part = part if isinstance(part, list) else np.asarray(part)
+            if isinstance(part, np.ndarray) and part.shape[1:3] == (self.size, self.size):
+                yield part
+            else:
+                yield np.stack([resize_pixels(image, self.size) for image in part])
+
+
+def of(images: Images, size: int, batch: int, classes: Sequence[str]) -> Batches:
+    """Batches of any images.
+
+    Args:
+      images: see `Images`; none at all are no mistake.
+      size: side in pixels that they are reduced to.
+      batch: images at a time.
+      classes: of the network: a folder whose folders are named so is labelled.
+
+    Raises:
+      UserError: something else was given, or a path that leads to no image.
+    """
+    if isinstance(images, ImageSet):
+        names = (images.files, images.subjects, images.labels)
+        named = [
+            Asked(Path(file), file, subject, images.classes[label])
+            for file, subject, label in zip(*(column.tolist() for column in names), strict=True)
+        ]
+        return Batches(named, images.images, size, batch)
+    if isinstance(images, str | os.PathLike):
+        images = [images]
+    if _is_array(images):
+        _check(images, "images")
+        return Batches(_numbered(len(images)), images, size, batch)
+    if not isinstance(images, Sequence):
+        raise UserError(f"images are a {type(images).__name__}: {_EXPECTED}")
+    if images and all(isinstance(one, str | os.PathLike) for one in images):
+        paths = [Path(one).expanduser() for one in images]
+        lists = [inputs.find(path, classes) for path in paths]
+        return Batches(list(itertools.chain.from_iterable(lists)), None, size, batch)
+    arrays = []
+    for number, one in enumerate(images):
+        if not _is_array(one):
+            raise UserError(f"images[{number}] is a {type(one).__name__}: {_EXPECTED}")
+        arrays.append(np.asarray(one))
+        _check(arrays[-1][None] if arrays[-1].ndim == 3 else arrays[-1], f"images[{number}]", 1)
+    return Batches(_numbered(len(arrays)), arrays, size, batch)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array, of NumPy, of JAX, or rows that are read as they are needed."""
+    return hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")
+
+
+def _check(array: Any, what: str, given: int = 0) -> None:
+    """Raise a UserError unless it is uint8 [N,H,W,3] of enough pixels."""
+    shape = tuple(array.shape)
+    if len(shape) != 4 or shape[-1] != 3:
+        hint = "; of one image give images[None]" if len(shape) == 3 and not given else ""
+        wanted = "[H,W,3]" if given else "[N,H,W,3]"
+        raise UserError(f"{what}: an array of shape {shape[given:]}, expected {wanted}{hint}")
+    if np.dtype(array.dtype) != np.uint8:
+        raise UserError(
+            f"{what}: an array of {np.dtype(array.dtype)}, expected uint8 from 0 to 255; "
+            "convert it, for example by (255 * images).round().astype('uint8') where it reaches from 0 to 1"
+        )
+    if min(shape[1:3]) < MIN_SIDE:
+        raise UserError(
+            f"{what}: {shape[2]}x{shape[1]} pixels, expected at least {MIN_SIDE}x{MIN_SIDE}"
+        )
+
+
+def _numbered(count: int) -> list[Asked]:
+    """Names of images that have none: each is its own subject."""
+    return [Asked(Path(), name, name) for name in map(str, range(count))]

@@ -1,0 +1,242 @@
+"""Training from image sets in memory: an ordinary run without test images, in its folder or not.
+
+`fit` writes a config and gives it to `single_run.run` together with the splits and the network that
+it has, so that a run of the same config on the same images gives the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sscjax.configs import default
+from sscjax.data import lazy
+from sscjax.data.dataset import ImageSet
+from sscjax.errors import UserError
+from sscjax.experiments import overrides, single_run
+from sscjax.experiments.model import Model
+from sscjax.inference import classifier
+from sscjax.inference.classifier import Trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage of training. Its fields are those of `config.stages.NAME`, with their defaults.
+
+    They are checked when the training begins.
+
+    Attributes:
+      epochs: passes over the training images; with 'lbfgs' at most so many.
+      trainable: 'head', the classifier alone, or 'all' layers but the first `freeze_first`.
+      freeze_first: layers from the input that stay frozen; only with 'all'.
+      online_augment: augment again at every step instead of training on copies.
+      batch_norm: what BatchNorm of the trained layers normalises by: 'running' averages or the
+        'batch'.
+      optimizer: 'adam', 'adamw', 'sgd' (Nesterov momentum 0.9), or 'lbfgs': L2-regularised logistic
+        regression on the features of the frozen network, fitted to convergence; only with 'head'.
+      learning_rate: at its highest.
+      schedule: 'constant', 'cosine' or 'linear', after the warm-up.
+      warmup_epochs: epochs of linear warm-up from 0; may be a fraction.
+      end_factor: last learning rate as a share of the highest.
+      weight_decay: decoupled weight decay of kernels, per unit of learning rate; 'adamw' and 'sgd'.
+      clip_norm: gradients are scaled down to this global norm; 0 leaves them.
+      l2: of 'lbfgs': strength of the penalty; of several the best in 5-fold cross-validation over
+        the subjects of the training images.
+      patience: epochs without a better validation metric before the stage ends; 0: never.
+      name: of the stage in the record; '' for a number.
+    """
+
+    epochs: int = 10
+    trainable: Literal["head", "all"] = "all"
+    freeze_first: int = 0
+    online_augment: bool = False
+    batch_norm: Literal["running", "batch"] = "running"
+    optimizer: Literal["adam", "adamw", "sgd", "lbfgs"] = "adam"
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_epochs: float = 0.0
+    end_factor: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    l2: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    patience: int = 0
+    name: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """Those of the config's block."""
+        return {key: value for key, value in vars(self).items() if key != "name"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Head(Stage):
+    """Training of the classifier alone on features of the frozen backbone; fields as of `Stage`."""
+
+    epochs: int = 200
+    trainable: Literal["head", "all"] = "head"
+    learning_rate: float = 1e-4
+    name: str = "head"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune(Stage):
+    """Training of every layer but the first ones, with augmentation; fields as of `Stage`."""
+
+    epochs: int = 16
+    freeze_first: int = 10
+    online_augment: bool = True
+    learning_rate: float = 1e-4
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup_epochs: float = 1.0
+    name: str = "finetune"
+
+
+DEFAULT_STAGES = (Head(), Finetune())
+
+
+def fit(
+    model: Model,
+    train: ImageSet,
+    val: ImageSet,
+    *,
+    stages: Sequence[Stage] = DEFAULT_STAGES,
+    seed: int = 0,
+    batch_size: int = 32,
+    workdir: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
+    fields: Mapping[str, Any] | None = None,
+) -> Trained:
+    """Train a network; arguments as of `sscjax.fit`."""
+    if not isinstance(model, Model):
+        raise UserError(
+            f"model is a {type(model).__name__}: expected what sscjax.create_model returns"
+        )
+    images, splits = _joined(model, train, val)
+    given = {**images.loaded_by, "seed": seed, "batch_size": batch_size}
+    config = _config(model, stages, {"data.classes": images.classes, **given, **(fields or {})})
+    shared = set(train.subjects.tolist()) & set(val.subjects.tolist())
+    config.split.by = "image" if shared else "subject"
+    synthetic = bool(images.loaded_by) and not (config.data.path or config.data.tfds)
+    handed = single_run.Given(splits, model.network)
+    with _folder(workdir) as folder:
+        single_run.run(config, folder, fresh=fresh, loaded=(images, synthetic), given=handed)
+        return classifier.open_run(folder)
+
+
+def _joined(model: Model, train: ImageSet, val: ImageSet) -> tuple[ImageSet, np.ndarray]:
+    """Both sets as one, and the split of each image.
+
+    Raises:
+      UserError: they do not fit each other or the network.
+    """
+    for name, one in (("train", train), ("val", val)):
+        if not isinstance(one, ImageSet):
+            raise UserError(
+                f"{name} is a {type(one).__name__}: expected an ImageSet, such as "
+                "ImageSet.split returns"
+            )
+        side = model.image_size
+        if tuple(one.images.shape[1:]) != (side, side, 3) or one.images.dtype != np.uint8:
+            shape = "x".join(map(str, one.images.shape[1:]))
+            raise UserError(
+                f"{name} has images of {one.images.dtype} {shape}, and the model takes uint8 "
+                f"{side}x{side}x3: give load_images and create_model the same image_size"
+            )
+        missing = [c for k, c in enumerate(one.classes) if not (one.labels == k).any()]
+        if missing:
+            raise UserError(
+                f"{name} has no image of class {missing[0]!r}: expected every class in both sets"
+            )
+    if train.classes != val.classes or train.mask_classes != val.mask_classes:
+        raise UserError(
+            f"train has the classes {', '.join(train.classes)}, val has {', '.join(val.classes)}: "
+            "expected the same in the same order"
+        )
+    if len(train.classes) != model.num_classes:
+        raise UserError(
+            f"the images have {len(train.classes)} classes, the model {model.num_classes}: give "
+            f"create_model num_classes={len(train.classes)}"
+        )
+    masks = [one.masks for one in (train, val)]
+    if model.mask_classes and (
+        any(one is None for one in masks) or len(train.mask_classes) != model.mask_classes
+    ):
+        raise UserError(
+            f"the model has {model.mask_classes} classes of masks, the images have "
+            f"{len(train.mask_classes)} with names: expected as many (load_images mask_classes)"
+        )
+    sets = (train, val)
+    splits = np.repeat(["train", "val"], [len(train), len(val)])
+    files = np.concatenate([one.files for one in sets])
+    if len(set(files.tolist())) < len(files):
+        raise UserError(
+            "train and val hold an image twice, by its name in `files`: expected each image once, "
+            "as ImageSet.split gives them"
+        )
+    origins = [one.origins for one in sets]
+    joined = dataclasses.replace(
+        train,
+        images=lazy.Joined([one.images for one in sets]),
+        labels=np.concatenate([one.labels for one in sets]),
+        subjects=np.concatenate([one.subjects for one in sets]),
+        files=files,
+        splits=splits,
+        masks=_masks(masks),
+        origins=_together(origins),
+    )
+    return joined, splits
+
+
+def _masks(masks: Sequence[Any]) -> Any:
+    return None if any(one is None for one in masks) else lazy.Joined(masks)
+
+
+def _together(columns: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    present = [one for one in columns if one is not None]
+    return np.concatenate(present) if len(present) == len(columns) else None
+
+
+def _config(model: Model, stages: Sequence[Stage], fields: Mapping[str, Any]) -> ConfigDict:
+    """The config of the run."""
+    config = model.config.copy_and_resolve_references()
+    config.name = "fit"
+    if isinstance(stages, Stage):
+        stages = (stages,)
+    names: list[str] = []
+    for name in list(config.stages):
+        del config.stages[name]
+    for number, stage in enumerate(stages, 1):
+        if not isinstance(stage, Stage):
+            raise UserError(
+                f"stages[{number - 1}] is a {type(stage).__name__}: expected sscjax.Head, Finetune "
+                "or Stage"
+            )
+        name = stage.name or f"stage_{number}"
+        name = f"{name}_{number}" if name in names else name
+        if not name.replace("_", "").replace("-", "").isalnum():
+            raise UserError(f"stage {name!r}: expected a name of letters, digits, - and _")
+        names.append(name)
+        config.stages[name] = default.stage()
+        overrides.set_fields(config, stage.fields(), f"stages.{name}")
+    config.stage_order = tuple(names)
+    for fixed in ("model", "pretrained", "pretrained_fallback"):
+        if any(name == fixed or name.startswith(f"{fixed}.") for name in fields):
+            raise UserError(f"{fixed} is fixed by create_model: give it there")
+    return overrides.set_fields(config, fields)
+
+
+@contextlib.contextmanager
+def _folder(workdir: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """The folder that is named, or one that is gone afterwards."""
+    if workdir is not None:
+        yield Path(os.path.realpath(Path(workdir).expanduser()))
+        return
+    with tempfile.TemporaryDirectory(prefix="sscjax-") as name:
+        yield Path(os.path.realpath(name)) / "run"

@@ -1,0 +1,144 @@
+"""Configs by name, file or module, and fields of a config set from a dict, checked."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sscjax import configs
+from sscjax.errors import UserError
+
+
+def config_of(config: ConfigDict | ModuleType | str | os.PathLike[str]) -> ConfigDict:
+    """A fresh config that may be changed.
+
+    Args:
+      config: a config, which is copied; a module such as `sscjax.configs.three_class`; the name of
+        one of these, or a file.
+
+    Raises:
+      UserError: there is no such config, or it is none of a run.
+    """
+    if isinstance(config, ConfigDict):
+        fresh = config.copy_and_resolve_references()
+    elif isinstance(config, ModuleType):
+        fresh = _of_module(config, str(config.__name__))
+    elif isinstance(config, str | os.PathLike):
+        path = Path(config)
+        fresh = _of_module(_imported(_file_of(path)), str(path))
+    else:
+        raise UserError(
+            f"config is a {type(config).__name__}: expected a ConfigDict, a module of "
+            "sscjax.configs, a name such as 'three_class', or a file"
+        )
+    if "protocol" not in fresh or "stages" not in fresh:
+        raise UserError(
+            f"config {fresh.get('name', config)!r} is none of a run: expected one like "
+            "configs/three_class.py"
+        )
+    return fresh
+
+
+def _of_module(module: ModuleType, name: str) -> ConfigDict:
+    get = getattr(module, "get_config", None)
+    fresh = get() if callable(get) else None
+    if not isinstance(fresh, ConfigDict):
+        raise UserError(f"config {name}: expected a function get_config() -> ConfigDict")
+    return fresh
+
+
+def _file_of(path: Path) -> Path:
+    """The file itself, or the package's of that name, as on the command line."""
+    if path.is_file():
+        return path
+    if path.parent.name in ("", "configs") and path.suffix in ("", ".py"):
+        own = configs.file_of(path.stem)
+        if own is not None:
+            return own
+    near = difflib.get_close_matches(path.stem, configs.names(), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else f": expected {', '.join(configs.names())}"
+    raise UserError(f"config {str(path)!r} does not exist{hint}")
+
+
+def _imported(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"sscjax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"config {path}: expected a Python file that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError, AttributeError, OSError) as error:
+        raise UserError(f"config {path} cannot be read ({error}): correct the file") from error
+    return module
+
+
+def set_fields(config: ConfigDict, fields: Mapping[str, Any], block: str = "") -> ConfigDict:
+    """Set fields by their dotted names, such as `stages.head.epochs`; returns the config.
+
+    Args:
+      config: changed in place.
+      fields: values by name.
+      block: where the names begin, such as `model`.
+
+    Raises:
+      UserError: there is no such field, or its type is another.
+    """
+    for name, value in fields.items():
+        full = f"{block}.{name}" if block else name
+        *parents, last = full.split(".")
+        inner: Any = config
+        for parent in parents:
+            inner = inner.get(parent) if isinstance(inner, ConfigDict) else None
+        if not isinstance(inner, ConfigDict) or last not in inner:
+            raise UserError(_unknown(config, full, block))
+        if isinstance(inner[last], ConfigDict):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{full} is a block of fields: set {full}.NAME")
+            set_fields(config, value, full)
+            continue
+        try:
+            inner[last] = _plain(value, inner[last])
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{full}={value!r}: expected {type(inner[last]).__name__}, as {inner[last]!r}"
+            ) from error
+    return config
+
+
+def _plain(value: Any, before: Any) -> Any:
+    """The value as a config holds it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(before, tuple) and isinstance(value, list | np.ndarray):
+        value = tuple(np.asarray(value).tolist() if isinstance(value, np.ndarray) else value)
+    if isinstance(value, bool) is not isinstance(before, bool):
+        raise TypeError("a truth value and something else")
+    return value
+
+
+def _unknown(config: ConfigDict, full: str, block: str) -> str:
+    known = [name for name in names(config) if name.startswith(block)]
+    near = difflib.get_close_matches(full, known, n=1, cutoff=0.5)
+    strip = len(block) + 1 if block else 0
+    hint = f"; did you mean {near[0][strip:]!r}?" if near else ""
+    return f"config has no field {full!r}{hint}"
+
+
+def names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all fields."""
+    for key, value in config.items():
+        name = f"{prefix}.{key}" if prefix else key
+        if isinstance(value, ConfigDict):
+            yield from names(value, name)
+        else:
+            yield name

@@ -1,0 +1,84 @@
+"""A finished run, or cross-validation, as an object: its figures, predictions and classifier."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sscjax.errors import UserError
+from sscjax.evaluation import result
+from sscjax.evaluation.predictions import Predictions
+from sscjax.experiments.cross_validation import all_folds
+from sscjax.inference import ensemble
+from sscjax.inference.classifier import Trained
+from sscjax.inference.ensemble import Ensemble
+from sscjax.system import files, formatting
+
+
+class RunResult:
+    """What a run left in its folder.
+
+    Attributes:
+      folder: where everything lies.
+      text: the report that the command prints.
+    """
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self.folder, self.text = folder, text
+
+    @functools.cached_property
+    def predictions(self) -> Predictions:
+        """Calibrated predictions: of a run every image, of a cross-validation every test image."""
+        return Predictions.read_csv(self.folder / "predictions.csv")
+
+    @functools.cached_property
+    def figures(self) -> result.Evaluation:
+        """Figures of the test images with their intervals, as `sscjax.evaluate` gives them.
+
+        Of a cross-validation all test predictions of its folds are aggregated; where it has
+        repeats, a subject's images are averaged within a repeat and not across.
+        """
+        splits = files.read_json(self.folder / "metrics.json")["splits"]
+        ordered = splits["test"]["image"]["quadratic_kappa"] is not None
+        repeat = self._repeats()
+        if repeat is None:
+            test = self.predictions.where("test")
+            return result.of_tables(test, test.by_subject(), ordered)
+        tables = [self.predictions.take(repeat == number) for number in np.unique(repeat)]
+        subjects = Predictions.join([table.by_subject() for table in tables])
+        return result.of_tables(Predictions.join(tables), subjects, ordered)
+
+    def _repeats(self) -> np.ndarray | None:
+        """[N] int, the repeat of each prediction of a cross-validation; None of a run."""
+        path = self.folder / "folds.csv"
+        if not path.is_file():
+            return None
+        with path.open(encoding="utf-8", newline="") as file:
+            numbers = [int(row["repeat"]) for row in csv.DictReader(file)]
+        if len(numbers) != len(self.predictions):
+            raise UserError(
+                f"{path} has {len(numbers)} rows, predictions.csv {len(self.predictions)}: give "
+                "the same command again"
+            )
+        return np.array(numbers)
+
+    def classifier(self) -> Trained | Ensemble:
+        """The trained classifier; of a cross-validation its folds' models together."""
+        return ensemble.open_folder(self.folder)
+
+    def __repr__(self) -> str:
+        accuracy = self.figures["balanced_accuracy"].per_image.value
+        folder = formatting.clean_file(str(self.folder), 60)
+        return f"RunResult({folder}: balanced accuracy {formatting.percent(accuracy)} on test)"
+
+
+def run(
+    config: ConfigDict, folder: Path, *, fresh: bool = False, command: Sequence[str] = ()
+) -> RunResult:
+    """Do what `config.protocol` says, or find it done; arguments as of `all_folds.run`."""
+    return RunResult(folder, all_folds.run(config, folder, fresh=fresh, command=command))
