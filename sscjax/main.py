@@ -11,9 +11,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sscjax import configs
+from sscjax import api, configs
 from sscjax.errors import UserError
-from sscjax.experiments.cross_validation import all_folds
 from sscjax.system import terminal
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -42,10 +41,8 @@ def main() -> None:
         raise UserError("this config is none of a run: give one such as configs/three_class.py")
     terminal.set_up_log()
     terminal.set_up_jax()
-    # A protocol and a run of one config do not fight for one folder.
-    name = config.name if config.protocol == "holdout" else f"{config.name}-{config.protocol}"
-    text = all_folds.run(config, workdir(name), fresh=_FRESH.value, command=command)
-    print(f"\n{text}", end="")
+    result = api.run(config, _WORKDIR.value, fresh=_FRESH.value, command=command)
+    print(f"\n{result.text}", end="")
 
 
 def workdir(name: str) -> Path:

@@ -11,6 +11,7 @@ hundreds of arrays each.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -19,7 +20,7 @@ import json
 import logging
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -37,6 +38,24 @@ DAMAGED = ".damaged"
 """Suffix of the folder of a checkpoint that could not be read."""
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Within: nothing is heard of Orbax.
+
+    It reports every save in several lines, and every failure with the stacks of all its threads,
+    although it raises it as well: what our users need to know of it is said here.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "orbax")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 class Checkpoints:
     """The newest checkpoints of a run in one folder, numbered by a growing step.
 
@@ -45,6 +64,7 @@ class Checkpoints:
       keep: how many of the newest are kept.
     """
 
+    @_quiet()
     def __init__(self, folder: Path, keep: int = 2) -> None:
         # Orbax fails in silence on relative folders.
         self.folder = folder.resolve()
@@ -56,6 +76,7 @@ class Checkpoints:
     def __enter__(self) -> Checkpoints:
         return self
 
+    @_quiet()
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -68,6 +89,7 @@ class Checkpoints:
         """Step of the newest whole checkpoint, None where there is none."""
         return self._manager.latest_step()
 
+    @_quiet()
     def save(self, step: int, tree: Any, info: dict[str, Any]) -> None:
         """Write a checkpoint before returning; nothing happens if `step` was saved already.
 
@@ -86,6 +108,7 @@ class Checkpoints:
         if not _written(write, self.folder / str(step)):
             raise RuntimeError(f"Orbax did not save step {step} in {self.folder}")
 
+    @_quiet()
     def newest(
         self, like: Any, wanted: Callable[[dict[str, Any]], bool]
     ) -> tuple[dict[str, Any], Any] | None:
@@ -161,6 +184,7 @@ class Checkpoints:
             raise self._unreadable(step, ValueError("its arrays are not what was saved"))
         return found
 
+    @_quiet()
     def _read(self, step: int, item: str, how: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
@@ -286,6 +310,7 @@ def _written(write: Callable[[], Any], place: Path) -> Any:
     raise AssertionError
 
 
+@_quiet()
 def save_model(folder: Path, tree: Any) -> None:
     """Write the tree of a finished stage to `folder`, in place of what is there already.
 
@@ -300,6 +325,7 @@ def save_model(folder: Path, tree: Any) -> None:
     _written(write, folder)
 
 
+@_quiet()
 def load_model(folder: Path, like: Any) -> Any:
     """The tree that `save_model` wrote, in the structure of `like`.
 
