@@ -27,7 +27,7 @@ from sscjax.experiments.fit import DEFAULT_STAGES, Finetune, Head, Stage
 from sscjax.experiments.model import Model
 from sscjax.experiments.run_result import RunResult
 from sscjax.inference import ensemble
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 from sscjax.inference.ensemble import Ensemble
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def create_model(
 
 
 def extract_features(
-    model: Model | Trained, images: Images, layers: Sequence[str] = ()
+    model: Model | Classifier, images: Images, layers: Sequence[str] = ()
 ) -> np.ndarray:
     """Features of images, averaged over space; nothing is random.
 
@@ -197,7 +197,7 @@ def fit(
     workdir: _Path | None = None,
     fresh: bool = False,
     **fields: Any,
-) -> Trained:
+) -> Classifier:
     """Train a classifier, by the same code as `run`: with the same images, the same bits.
 
     The epoch, the temperature, the thresholds and the limit of the out-of-distribution flag are
@@ -250,7 +250,7 @@ def fit(
     )
 
 
-def load(folder: _Path) -> Trained | Ensemble:
+def load(folder: _Path) -> Classifier | Ensemble:
     """Open a classifier that was saved, or the folder of a finished run or cross-validation.
 
     Args:

@@ -24,7 +24,7 @@ from sscjax.errors import UserError
 from sscjax.experiments import overrides, single_run
 from sscjax.experiments.model import Model
 from sscjax.inference import classifier
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ def fit(
     workdir: str | os.PathLike[str] | None = None,
     fresh: bool = False,
     fields: Mapping[str, Any] | None = None,
-) -> Trained:
+) -> Classifier:
     """Train a network; arguments as of `sscjax.fit`."""
     if not isinstance(model, Model):
         raise UserError(

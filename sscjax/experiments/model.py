@@ -17,7 +17,7 @@ from sscjax.configs import default
 from sscjax.data import batches
 from sscjax.errors import UserError
 from sscjax.experiments import overrides
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 from sscjax.models import MODELS
 from sscjax.system import formatting
 from sscjax.training import evaluate, setup, train_step
@@ -122,12 +122,12 @@ def create(
 
 
 def extract_features(
-    model: Model | Trained, images: batches.Images, layers: Sequence[str] = ()
+    model: Model | Classifier, images: batches.Images, layers: Sequence[str] = ()
 ) -> np.ndarray:
     """Features of images; arguments as of `sscjax.extract_features`."""
     if isinstance(model, Model):
         params, batch_stats = model.network.params, model.network.batch_stats
-    elif isinstance(model, Trained):
+    elif isinstance(model, Classifier):
         params, batch_stats = model.params, model.batch_stats
     else:
         raise UserError(

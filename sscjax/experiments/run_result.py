@@ -15,7 +15,7 @@ from sscjax.evaluation import result
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments.cross_validation import all_folds
 from sscjax.inference import ensemble
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 from sscjax.inference.ensemble import Ensemble
 from sscjax.system import files, formatting
 
@@ -67,7 +67,7 @@ class RunResult:
             )
         return np.array(numbers)
 
-    def classifier(self) -> Trained | Ensemble:
+    def classifier(self) -> Classifier | Ensemble:
         """The trained classifier; of a cross-validation its folds' models together."""
         return ensemble.open_folder(self.folder)
 

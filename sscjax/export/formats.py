@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sscjax.export import onnx_file, stablehlo, web
 from sscjax.export.verify import Outcome, Wish
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Format:
       about: for people.
     """
 
-    write: Callable[[Trained, Path, Wish], Outcome]
+    write: Callable[[Classifier, Path, Wish], Outcome]
     suffix: str
     about: str
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 from sscjax.models import CNN, MASK, FDUNet, MobileNetV2
 from sscjax.models.ops import elementwise
 from sscjax.models.pretrained import preprocessing
@@ -119,7 +119,7 @@ class Frozen:
 LEAST = float(np.finfo(np.float32).tiny)
 
 
-def freeze(opened: Trained) -> Frozen:
+def freeze(opened: Classifier) -> Frozen:
     """Fold and flatten the network of an opened run."""
     model = opened.model
     params = model.fold(opened.params, opened.batch_stats, len(model.layer_names))

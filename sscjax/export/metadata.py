@@ -15,7 +15,7 @@ from sscjax.errors import UserError
 from sscjax.export import graph
 from sscjax.export.graph import Frozen
 from sscjax.inference import predict
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 from sscjax.system import formatting
 
 # Under this key the JSON text stands in a file's own table of properties.
@@ -28,7 +28,7 @@ INPUT = "images"
 PROBABILITIES, DISTANCE, MAPS, MASKS = "probabilities", "distance", "maps", "masks"
 
 
-def metadata(opened: Trained) -> dict[str, Any]:
+def metadata(opened: Classifier) -> dict[str, Any]:
     """What a program needs to know to ask an opened run's network, and a reader to judge it.
 
     The rules are those of `decisions.judge`: with p the row of probabilities of an image, s the sum
@@ -167,7 +167,7 @@ def _numbers(values: np.ndarray) -> list[float]:
     return [float(value) for value in values]
 
 
-def _manifest(opened: Trained) -> dict[str, Any] | None:
+def _manifest(opened: Classifier) -> dict[str, Any] | None:
     """The run's, or None: dates and names can be missing, all else is known without it."""
     try:
         return read(opened.folder)

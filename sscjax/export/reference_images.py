@@ -12,7 +12,7 @@ from sscjax.data import manifest
 from sscjax.errors import UserError
 from sscjax.evaluation import predictions
 from sscjax.experiments import data_from_config
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 from sscjax.system import run_dir
 
 
@@ -34,7 +34,7 @@ class Sample:
         return len(self.labels)
 
 
-def find(opened: Trained, data: str | None, splits: Sequence[str], most: int) -> Sample:
+def find(opened: Classifier, data: str | None, splits: Sequence[str], most: int) -> Sample:
     """Up to `most` images of one split, evenly over it.
 
     Args:

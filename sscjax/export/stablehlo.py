@@ -22,7 +22,7 @@ from sscjax.errors import UserError
 from sscjax.export import graph, graph_jax, metadata, verify
 from sscjax.export.graph import Frozen
 from sscjax.export.verify import Outcome, Wish
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 
 NETWORK, ABOUT = "network.stablehlo", "metadata.json"
 
@@ -33,7 +33,7 @@ PLATFORMS = ("cpu", "cuda")
 _FRAMES = "jax_traceback_in_locations_limit"
 
 
-def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
+def write(opened: Classifier, place: Path, wish: Wish) -> Outcome:
     """Write the zip, read it again, run it and compare; arguments and errors as of `onnx_file`."""
     _require_flatbuffers()
     found = metadata.metadata(opened)

@@ -19,7 +19,7 @@ from sscjax.export import metadata, reference_images
 from sscjax.export.reference_images import Sample
 from sscjax.inference import classifier, predict
 from sscjax.inference.answers import Answers
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 
 # The largest difference of a probability, and of a distance (relative from 1 on), that float32 in
 # another order of additions may make.
@@ -110,7 +110,7 @@ def missing(error: ImportError) -> UserError:
     )
 
 
-def sample(opened: Trained, data: str | None) -> Sample:
+def sample(opened: Classifier, data: str | None) -> Sample:
     """Test images of the run to compare by, or what it has.
 
     Raises:
@@ -119,7 +119,7 @@ def sample(opened: Trained, data: str | None) -> Sample:
     return reference_images.find(opened, data, ("test", "val", "train"), MOST_IMAGES)
 
 
-def compare(opened: Trained, run: Run, some: Sample) -> Agreement:
+def compare(opened: Classifier, run: Run, some: Sample) -> Agreement:
     """Ask the run and the file about the same images.
 
     The last batch is mostly smaller than the others: a file has to take any number of images.
@@ -198,7 +198,7 @@ def _timed(parts: Iterator[Answers]) -> tuple[Answers, float | None]:
     return Answers.join(found), classifier.BATCH / float(np.median(seconds)) if seconds else None
 
 
-def _answers(opened: Trained, found: Answers) -> list[str]:
+def _answers(opened: Classifier, found: Answers) -> list[str]:
     count = len(found.distances)
     some = [Asked(Path(), str(row), str(row)) for row in range(count)]
     return predict.judge(opened, some, found).answer(opened.columns)

@@ -14,7 +14,7 @@ from typing import Any
 
 from sscjax.export import onnx_file, ort_web
 from sscjax.export.verify import Outcome, Wish
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 from sscjax.reports import overlays
 
 MODEL, ABOUT = "model.onnx", "model.json"
@@ -28,7 +28,7 @@ _SERVED = (
 )
 
 
-def write(opened: Trained, place: Path, wish: Wish) -> Outcome:
+def write(opened: Classifier, place: Path, wish: Wish) -> Outcome:
     """Write the folder; the ONNX file in it is checked as `onnx_file` does.
 
     `model.json` in it, beside the ONNX file, is the metadata with two keys more: check, how far the

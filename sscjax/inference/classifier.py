@@ -32,7 +32,7 @@ from sscjax.training import checkpoint, evaluate, frozen_features, setup, train_
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Trained(predictor.Predictor):
+class Classifier(predictor.Predictor):
     """A finished run's network and rules.
 
     Attributes:
@@ -94,7 +94,7 @@ class Trained(predictor.Predictor):
         return (self.folder,)
 
     @property
-    def networks(self) -> tuple[Trained, ...]:
+    def networks(self) -> tuple[Classifier, ...]:
         """The one network."""
         return (self,)
 
@@ -206,7 +206,7 @@ _SAVED = (
 # --- opening a run's folder -----------------------------------------------------------------------
 
 
-def open_run(folder: Path | str) -> Trained:
+def open_run(folder: Path | str) -> Classifier:
     """Open the folder of a finished run.
 
     Raises:
@@ -247,7 +247,7 @@ def _build(
     found: Mapping[str, Any],
     detector: ood.Detector,
     content: Mapping[str, bytes],
-) -> Trained:
+) -> Classifier:
     config, stage = ConfigDict(kept["config"]), figures["final_stage"]
     # A name from a file becomes a part of a path below.
     if stage not in [one["name"] for one in kept["stages"]]:
@@ -273,7 +273,7 @@ def _build(
         setup.make_inputs(config, assumed.scaling, online=False),
         micro_batch=int(kept["stages"][0]["micro_batch"]),
     )
-    return Trained(
+    return Classifier(
         folder=folder,
         name=config.name,
         stage=stage,

@@ -24,14 +24,14 @@ from sscjax.evaluation import reliability, thresholds
 from sscjax.evaluation.predictions import Predictions, group_means
 from sscjax.inference import classifier
 from sscjax.inference.answers import Answers, Rules
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 from sscjax.inference.predictor import Predictor, refuse_folder, write_files
 from sscjax.system import run_dir
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Ensemble(Predictor):
-    """The finished models of a protocol; has what `predict` asks of a `Trained`.
+    """The finished models of a protocol; has what `predict` asks of a `Classifier`.
 
     Attributes:
       folder: of the protocol.
@@ -42,7 +42,7 @@ class Ensemble(Predictor):
     """
 
     folder: Path
-    members: tuple[Trained, ...]
+    members: tuple[Classifier, ...]
     rules: Rules
     warnings: tuple[str, ...]
     content: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
@@ -53,7 +53,7 @@ class Ensemble(Predictor):
         return 1.0
 
     @property
-    def networks(self) -> tuple[Trained, ...]:
+    def networks(self) -> tuple[Classifier, ...]:
         """The members."""
         return self.members
 
@@ -92,7 +92,7 @@ class Ensemble(Predictor):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """As of `Trained`, like the next ones."""
+        """As of `Classifier`, like the next ones."""
         return self.members[0].classes
 
     @property
@@ -126,7 +126,7 @@ class Ensemble(Predictor):
         return self.members[0].private
 
     def answer(self, batches: Iterable[np.ndarray]) -> Iterator[Answers]:
-        """Answers for batches of images; see `Trained.answer`.
+        """Answers for batches of images; see `Classifier.answer`.
 
         Distances are the median of the members', each divided by that member's own limit.
         """
@@ -147,7 +147,7 @@ class Ensemble(Predictor):
             )
 
 
-def _alike(one: Trained, other: Trained) -> bool:
+def _alike(one: Classifier, other: Classifier) -> bool:
     """Whether two networks do the same with the same parameters."""
     ours, theirs = (
         (each.model, each.scaling, each.program.objective.kind) for each in (one, other)
@@ -161,7 +161,7 @@ def _most_told(masks: np.ndarray, classes: int) -> np.ndarray:
     return votes.argmax(axis=0).astype(np.uint8)
 
 
-def open_folder(folder: Path | str) -> Trained | Ensemble:
+def open_folder(folder: Path | str) -> Classifier | Ensemble:
     """Open a finished run, or all runs of a finished protocol.
 
     Raises:
@@ -204,7 +204,7 @@ def _build(folder: Path, kept: dict[str, Any]) -> Ensemble:
     return Ensemble(folder, members, _rules(folder, config, members[0]), warnings, content)
 
 
-def _rules(folder: Path, config: ConfigDict, member: Trained) -> Rules:
+def _rules(folder: Path, config: ConfigDict, member: Classifier) -> Rules:
     """Chosen on the pooled test predictions, all of images that the model had not seen.
 
     Where repeats tested an image several times, it counts once, with the mean of its probabilities.

@@ -22,7 +22,7 @@ from sscjax.data.inputs import Asked, decode
 from sscjax.errors import UserError
 from sscjax.inference import classifier, decisions, predict, saliency
 from sscjax.inference.answers import Answers
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 from sscjax.inference.decisions import Judged
 from sscjax.reports import figures, overlays
 from sscjax.system import files, formatting, run_dir, terminal
@@ -162,7 +162,7 @@ def _earlier(out: Path, count: int) -> list[str]:
 Draw = dict[saliency.Method, Callable[..., np.ndarray]]
 
 
-def _maps(opened: Trained, layer: str) -> Draw:
+def _maps(opened: Classifier, layer: str) -> Draw:
     """A function for each method.
 
     Raises:
@@ -181,7 +181,7 @@ def _maps(opened: Trained, layer: str) -> Draw:
 
 
 def _explained(
-    opened: Trained,
+    opened: Classifier,
     draw: Draw,
     some: Sequence[Asked],
     images: np.ndarray,
@@ -212,7 +212,7 @@ def _explained(
     return entries
 
 
-def _random_classifier(opened: Trained) -> dict[str, Any]:
+def _random_classifier(opened: Classifier) -> dict[str, Any]:
     """The parameters with the classifier's kernel drawn anew, as wide as it was."""
     head = opened.params["predictions"]
     kernel = np.asarray(head["kernel"])
@@ -220,7 +220,7 @@ def _random_classifier(opened: Trained) -> dict[str, Any]:
     return {**opened.params, "predictions": {**head, "kernel": drawn}}
 
 
-def _occluded(opened: Trained, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def _occluded(opened: Classifier, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """[N,h,w] loss of probability by hiding parts; see `saliency.occlusion`."""
 
     def probabilities(hidden: np.ndarray) -> np.ndarray:
@@ -234,7 +234,7 @@ def _occluded(opened: Trained, images: np.ndarray, classes: np.ndarray) -> np.nd
 
 
 def _written(
-    opened: Trained,
+    opened: Classifier,
     judged: Judged,
     k: int,
     image: np.ndarray,

@@ -26,7 +26,7 @@ from sscjax.evaluation import intervals, metrics, predictions
 from sscjax.inference import classifier, decisions, ensemble, mask_writer
 from sscjax.inference import slides as whole_slides
 from sscjax.inference.answers import Answers
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 from sscjax.inference.decisions import Judged
 from sscjax.inference.ensemble import Ensemble
 from sscjax.inference.mask_writer import MaskFiles
@@ -134,7 +134,7 @@ def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
 
 
 def listed(
-    inputs: Sequence[Path], opened: Trained | Ensemble, private: bool = False
+    inputs: Sequence[Path], opened: Classifier | Ensemble, private: bool = False
 ) -> list[Asked]:
     """All images of the inputs, see `inputs.find`; with numbers for their names if `private`.
 
@@ -152,7 +152,7 @@ def listed(
 
 
 def ask(
-    opened: Trained | Ensemble, found: Sequence[Asked], kept: MaskFiles | None = None
+    opened: Classifier | Ensemble, found: Sequence[Asked], kept: MaskFiles | None = None
 ) -> tuple[Judged, list[tuple[int, str]]]:
     """Judged answers for the images that could be read; row and reason of the others.
 
@@ -184,13 +184,13 @@ def ask(
     return judge(opened, [found[row] for row in rows], whole), failed
 
 
-def judge(opened: Trained | Ensemble, some: Sequence[Asked], found: Answers) -> Judged:
+def judge(opened: Classifier | Ensemble, some: Sequence[Asked], found: Answers) -> Judged:
     """Apply the run's rules to answers for some images."""
     return decisions.judge(some, found, opened.rules, len(opened.classes), opened.far)
 
 
 def _trained_on(
-    opened: Trained | Ensemble, judged: Judged, paths: Sequence[Path]
+    opened: Classifier | Ensemble, judged: Judged, paths: Sequence[Path]
 ) -> np.ndarray | None:
     """[N] bool, the images that are files which the run was trained on or chosen by.
 
@@ -217,7 +217,7 @@ def _trained_on(
 
 def _write(
     out: Path,
-    opened: Trained | Ensemble,
+    opened: Classifier | Ensemble,
     judged: Judged,
     subjects: Judged,
     failed: Sequence[str],
@@ -276,7 +276,7 @@ def _write(
 
 
 def _against_labels(
-    opened: Trained | Ensemble, judged: Judged, seen: np.ndarray | None
+    opened: Classifier | Ensemble, judged: Judged, seen: np.ndarray | None
 ) -> dict[str, Any] | None:
     """Figures and intervals where all labels are known; of images the run has not seen, if any."""
     if not set(judged.labels.tolist()) <= set(opened.classes):
@@ -301,7 +301,7 @@ def _against_labels(
 
 def _text(
     out: Path,
-    opened: Trained | Ensemble,
+    opened: Classifier | Ensemble,
     judged: Judged,
     subjects: Judged,
     failed: Sequence[str],

@@ -20,7 +20,7 @@ from sscjax.data.slides.cut import cut_all
 from sscjax.data.slides.output import Source
 from sscjax.data.slides.tiling import Settings
 from sscjax.errors import UserError
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 from sscjax.inference.decisions import Judged
 from sscjax.inference.ensemble import Ensemble
 from sscjax.reports import figures
@@ -85,7 +85,7 @@ def _is_slide(path: Path) -> bool:
     return suffix not in image_io.IMAGE_SUFFIXES or reader.opens(path)
 
 
-def settings_of(opened: Trained | Ensemble) -> Settings:
+def settings_of(opened: Classifier | Ensemble) -> Settings:
     """How slides are cut for a run: as its training tiles were.
 
     Raises:
@@ -175,7 +175,9 @@ def _tile_name(source: Source, tile: dict[str, Any]) -> str:
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def draw(out: Path, found: Cut, judged: Judged, opened: Trained | Ensemble) -> list[dict[str, str]]:
+def draw(
+    out: Path, found: Cut, judged: Judged, opened: Classifier | Ensemble
+) -> list[dict[str, str]]:
     """Draw each slide's heat map and its most decisive tiles, and say where they are.
 
     Args:
@@ -209,7 +211,7 @@ def _heat_map(
     kept: dict[str, Any],
     corners: np.ndarray,
     scores: np.ndarray,
-    opened: Trained | Ensemble,
+    opened: Classifier | Ensemble,
 ) -> None:
     with reader.open_slide(source.path) as slide:
         thumbnail = slide.thumbnail(1024)
@@ -231,7 +233,7 @@ def _decisive(
     source: Source,
     tiles: Sequence[tuple[dict[str, Any], int]],
     judged: Judged,
-    opened: Trained | Ensemble,
+    opened: Classifier | Ensemble,
 ) -> None:
     """The tiles that speak the most for the slide's most probable class."""
     rows = np.array([row for _, row in tiles])

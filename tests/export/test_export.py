@@ -32,7 +32,7 @@ from sscjax.export import formats, graph, graph_jax, metadata, onnx_file, verify
 from sscjax.export.verify import Wish
 from sscjax.inference import classifier, decisions, saliency
 from sscjax.inference.answers import Answers, Rules
-from sscjax.inference.classifier import Trained
+from sscjax.inference.classifier import Classifier
 from sscjax.models.pretrained import preprocessing
 from sscjax.system import terminal
 
@@ -105,11 +105,13 @@ def in_onnxruntime(
     return dict(zip(names, session.run(names, {metadata.INPUT: pixels}), strict=True))
 
 
-def answered(opened: Trained, pixels: np.ndarray) -> Answers:
+def answered(opened: Classifier, pixels: np.ndarray) -> Answers:
     return next(iter(opened.answer([pixels])))
 
 
-def assert_as(opened: Trained, pixels: np.ndarray, outputs: Any, tolerance: float = 2e-5) -> None:
+def assert_as(
+    opened: Classifier, pixels: np.ndarray, outputs: Any, tolerance: float = 2e-5
+) -> None:
     expected = answered(opened, pixels)
     found = np.asarray(outputs["probabilities"])
     np.testing.assert_allclose(found, expected.probabilities, atol=tolerance)
@@ -129,7 +131,7 @@ def test_snippets_answer_as_the_run(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of each format: what the documentation says how to read gives what `Trained` gives."""
+    """Of each format: what the documentation says how to read gives what `Classifier` gives."""
     opened = classifier.open_run(runs(model))
     pixels = noise(5, 32)
     if model == READER:
@@ -176,7 +178,7 @@ def test_stablehlo_needs_nothing_of_this_package(runs: Runs, tmp_path: Path) -> 
     assert about["classes"] == ["early", "late", "normal"]
 
 
-def changed(opened: Trained, kind: str) -> Trained:
+def changed(opened: Classifier, kind: str) -> Classifier:
     """A run of another sort, with this one's parameters."""
     model, params = opened.model, opened.params
     if kind == "as it is":
@@ -429,7 +431,7 @@ def test_a_file_that_disagrees_is_not_kept(
 ) -> None:
     right = graph.freeze
 
-    def wrong(opened: Trained) -> graph.Frozen:
+    def wrong(opened: Classifier) -> graph.Frozen:
         whole = right(opened)
         last = whole.operations[-1]
         assert last.bias is not None

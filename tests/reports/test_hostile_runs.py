@@ -106,7 +106,7 @@ def ask(folder: Path) -> None:
         except UserError as error:
             clear(error)
             continue
-        if isinstance(found, classifier.Trained):
+        if isinstance(found, classifier.Classifier):
             assert 0 < found.rules.temperature < math.inf
             assert found.stage == "head"
 
