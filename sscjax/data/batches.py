@@ -64,12 +64,12 @@ class Batches:
             return
         for start in range(0, len(self.named), self.batch):
             stop = min(start + self.batch, len(self.named))
-            part = self.source[start:stop]
-            part = part if isinstance(part, list) else np.asarray(part)
-            if isinstance(part, np.ndarray) and part.shape[1:3] == (self.size, self.size):
-                yield part
+            images = self.source[start:stop]
+            pixels = images if isinstance(images, list) else np.asarray(images)
+            if isinstance(pixels, np.ndarray) and pixels.shape[1:3] == (self.size, self.size):
+                yield pixels
             else:
-                yield np.stack([resize_pixels(image, self.size) for image in part])
+                yield np.stack([resize_pixels(image, self.size) for image in pixels])
 
 
 def of(images: Images, size: int, batch: int, classes: Sequence[str]) -> Batches:
@@ -126,7 +126,8 @@ def _check(array: Any, what: str, given: int = 0) -> None:
     if np.dtype(array.dtype) != np.uint8:
         raise UserError(
             f"{what}: an array of {np.dtype(array.dtype)}, expected uint8 from 0 to 255; "
-            "convert it, for example by (255 * images).round().astype('uint8') where it reaches from 0 to 1"
+            "convert it, for example by (255 * images).round().astype('uint8') where it reaches "
+            "from 0 to 1"
         )
     if min(shape[1:3]) < MIN_SIDE:
         raise UserError(

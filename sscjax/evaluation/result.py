@@ -263,7 +263,8 @@ def _estimates(
             found[name] = Estimate(value, reason=_NO_INTERVAL[kind])
         else:
             method = _INDEPENDENT.get(kind) if independent else None
-            found[name] = Estimate(value, *interval, method=method or _METHODS[kind])
+            low, high = interval
+            found[name] = Estimate(value, low, high, method=method or _METHODS[kind])
 
     for name in metrics.OVERALL:
         if name != "quadratic_kappa" or ordered:

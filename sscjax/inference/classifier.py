@@ -122,17 +122,17 @@ class Classifier(predictor.Predictor):
         place = Path(folder).expanduser()
         if place.is_dir() and self.folder.is_dir() and place.samefile(self.folder):
             return
-        predictor.refuse_folder(place, run_dir.FILE, "checkpoints")
+        predictor.refuse_folder(place, run_dir.RECORD, run_dir.CHECKPOINTS)
         # Without its record nobody takes the folder for whole.
-        (place / run_dir.FILE).unlink(missing_ok=True)
+        (place / run_dir.RECORD).unlink(missing_ok=True)
         tree = {"params": self.params, "batch_stats": self.batch_stats}
         try:
-            checkpoint.save_model(place / "stages" / self.stage / "model", tree)
+            checkpoint.save_model(place / run_dir.STAGES / self.stage / run_dir.MODEL, tree)
         except OSError as error:
             raise UserError(
                 f"{place} cannot be written ({error.strerror}): name another folder"
             ) from error
-        predictor.write_files(place, self.content, run_dir.FILE)
+        predictor.write_files(place, self.content, run_dir.RECORD)
 
     @functools.cached_property
     def run(self) -> Callable[..., Any]:

@@ -321,6 +321,7 @@ def _draw(
         panels += [(title, pixels), ("heat map", overlays.overlay(pixels, values))]
     title = f"What speaks for {formatting.clean_name(of) if of else 'the most probable class'}"
     try:
-        figures.write_sheet(path, title, panels, columns=min(len(panels), 2 * _PAIRS))
+        sheet = figures.image_sheet(title, panels, columns=min(len(panels), 2 * _PAIRS))
+        figures.write_png(path, sheet)
     except OSError as error:
         raise UserError(f"save={path} cannot be written ({error.strerror})") from error

@@ -72,7 +72,9 @@ def build_network(
     params, batch_stats = created.params, created.batch_stats
     # What has averages and no weights from a file: all of it, or what is new behind the backbone.
     first = model.head_start if weights.kind == "file" else 0
-    if not isinstance(model, CNN) and set(model.layer_names[first:]) & set(batch_stats):
+    if isinstance(model, (MobileNetV2, FDUNet)) and set(model.layer_names[first:]) & set(
+        batch_stats
+    ):
         batches = _calibration_batches(images.training.images, config, weights)
         measuring = model.clone(bn_momentum=0.0)
         batch_stats = frozen_features.calibrate_batch_norm(
