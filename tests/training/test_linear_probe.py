@@ -214,11 +214,14 @@ def test_goes_on_after_it_was_solved(tmp_path: Path, monkeypatch: pytest.MonkeyP
         single_run.run(config, tmp_path / "two")
     for name in ("predictions.csv", "metrics.json", "curves.csv"):
         assert (undisturbed / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    # Without epochs there is no curve to draw.
-    assert not (undisturbed / "curves.png").exists()
-    page = (undisturbed / "report.html").read_text("utf-8")
-    assert "Accuracy by epoch" not in page and "there is no curves.csv" not in page
-    assert "ROC: " in page
+
+
+def test_without_epochs_no_curve_is_drawn(tmp_path: Path) -> None:
+    single_run.run(solved_config("cnn"), tmp_path)
+    assert not (tmp_path / "curves.png").exists() and (tmp_path / "calibration.png").is_file()
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "ROC: " in page and "Accuracy by epoch" not in page
+    assert "there is no curves.csv" not in page and "Training (not in this run)" not in page
 
 
 @pytest.mark.usefixtures("quick")
