@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +15,7 @@ from sscjax.export import graph
 from sscjax.export.graph import Frozen
 from sscjax.inference import predict
 from sscjax.inference.classifier import Classifier
-from sscjax.system import formatting
+from sscjax.system import files, formatting
 
 # Under this key the JSON text stands in a file's own table of properties.
 KEY = "sscjax"
@@ -120,7 +119,10 @@ def metadata(opened: Classifier) -> dict[str, Any]:
         "network": {
             "name": kept["config"]["model"]["name"],
             "parameters": sum(part.size for part in _arrays(whole).values()),
-            "sha256": _digest(whole),
+            "sha256": files.arrays_sha256(
+                (name, np.ascontiguousarray(values, "<f4"))
+                for name, values in _arrays(whole).items()
+            ),
         },
         "run": {
             "name": opened.name,
@@ -173,12 +175,3 @@ def _manifest(opened: Classifier) -> dict[str, Any] | None:
         return read(opened.folder)
     except UserError:
         return None
-
-
-def _digest(whole: Frozen) -> str:
-    """SHA-256 of names and values."""
-    digest = hashlib.sha256()
-    for name, values in _arrays(whole).items():
-        digest.update(f"{name} {values.shape}".encode())
-        digest.update(np.ascontiguousarray(values, "<f4").tobytes())
-    return digest.hexdigest()

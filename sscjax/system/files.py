@@ -114,6 +114,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def arrays_sha256(named: Iterable[tuple[str, np.ndarray]]) -> str:
+    """SHA-256 in hexadecimal over each array's name, dtype, shape and values, in their order."""
+    digest = hashlib.sha256()
+    for name, array in named:
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 def spelt(text: str) -> str:
     """Foreign text in which nothing is hidden: what is not printed, or turns text about, is spelt.
 

@@ -31,6 +31,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from sscjax.errors import BUSY, UserError
+from sscjax.system import files
 
 _LOG = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        sums = {"info": _json_sha256(info), "state": _tree_sha256(tree)}
+        sums = {"info": _json_sha256(info), "state": tree_sha256(tree)}
         parts = ocp.args.Composite(
             state=ocp.args.StandardSave(_packed(tree)),
             info=ocp.args.JsonSave({"info": info, "sha256": sums}),
@@ -180,7 +181,7 @@ class Checkpoints:
             found = _unpacked(packed, like)
         except (KeyError, ValueError) as error:
             raise self._unreadable(step, error) from error
-        if sums.get("state") != _tree_sha256(found):
+        if sums.get("state") != tree_sha256(found):
             raise self._unreadable(step, ValueError("its arrays are not what was saved"))
         return found
 
@@ -205,14 +206,12 @@ def _json_sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _tree_sha256(tree: Any) -> str:
-    """Over every array's place, dtype, shape and bytes."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+def tree_sha256(tree: Any) -> str:
+    """SHA-256 over every array's place in the tree, dtype, shape and values."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return files.arrays_sha256(
+        (jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves
+    )
 
 
 def _packed(tree: Any) -> dict[str, np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import logging
 from pathlib import Path
 from typing import Any, get_args
@@ -29,7 +28,7 @@ from sscjax.models import (
     initial_variables,
 )
 from sscjax.models.pretrained import bundled, download, load, preprocessing
-from sscjax.training import frozen_features, losses, train_step
+from sscjax.training import checkpoint, frozen_features, losses, train_step
 from sscjax.training.class_weights import class_weights, mask_weights
 from sscjax.training.network import Network, Weights
 
@@ -119,7 +118,7 @@ def create_network(
         params, batch_stats = {**params, **loaded.params}, {**batch_stats, **loaded.batch_stats}
     else:
         # So that a run is not gone on with from other random weights.
-        weights = dataclasses.replace(weights, sha256=_digest(params))
+        weights = dataclasses.replace(weights, sha256=checkpoint.tree_sha256(params))
     if isinstance(model, (MobileNetV2, MobileNetUNet)):
         assumed = weights.convention
         momentum = assumed.bn_momentum if weights.kind == "file" else config.scratch.momentum
@@ -166,15 +165,6 @@ def make_objective(config: ConfigDict, outputs: int) -> losses.Objective:
         segmentation=config.loss.segmentation,
         dice=config.loss.dice,
     )
-
-
-def _digest(params: Any) -> str:
-    """SHA-256 over names, shapes and values."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def build_model(config: ConfigDict, outputs: int, mask_classes: int) -> MobileNetV2 | CNN | FDUNet:

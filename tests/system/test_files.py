@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sscjax.system import files
@@ -98,3 +99,20 @@ def test_name_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         files.write_bytes(tmp_path / "a", b"new")
     assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["inner"]
+
+
+def test_hash_of_arrays_sees_every_change() -> None:
+    values = np.arange(6, dtype=np.float32)
+    trees = [
+        [("a", values)],
+        [("b", values)],
+        [("a", values.reshape(2, 3))],
+        [("a", values.view(np.int32))],
+        [("a", values + 1)],
+        [("a", values), ("b", values)],
+    ]
+    hashes = [files.arrays_sha256(tree) for tree in trees]
+    assert len(set(hashes)) == len(trees)
+    # The layout in memory is no part of an array's value.
+    transposed = np.asfortranarray(values.reshape(2, 3))
+    assert files.arrays_sha256([("a", transposed)]) == hashes[2]
