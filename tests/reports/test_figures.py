@@ -240,7 +240,7 @@ def test_svg_draws_at_the_places_of_the_values() -> None:
     parts = re.findall(r"([ML]) (\S+) (\S+)", path.get("d", ""))
     assert [kind for kind, _, _ in parts] == [kind for kind, _, _ in expected]
     drawn = np.array([[float(x), float(y)] for _, x, y in parts])
-    np.testing.assert_allclose(drawn, [point[1:] for point in expected], atol=0.011)
+    np.testing.assert_allclose(drawn, [point[1:] for point in expected], atol=0.051 + 0.005)
 
 
 # ---- PNG files ----------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ def legend(figure: Figure, axes: Axes, columns: int) -> None:
             ncols=columns,
             frameon=False,
             handlelength=3,
+            fontsize=9,
         )
         for text in shown.get_texts():
             text.set_parse_math(False)
@@ -203,6 +204,9 @@ def _slim(element: ElementTree.Element, ids: dict[str, str]) -> Iterator[Element
             attributes["style"] = _style(value)
         elif "url(" in value or key == "href":
             attributes[key] = _REFERENCE.sub(lambda match: f"#{ids[match[1]]}", value)
+        elif key == "d":
+            # Long curves take most of the page: a tenth of a point is not to be seen.
+            attributes[key] = _NUMBER.sub(lambda match: _rounded(match, 1), " ".join(value.split()))
         elif not value.startswith("rotate(-0 "):
             attributes[key] = _NUMBER.sub(_rounded, " ".join(value.split()))
     children = [part for child in element for part in _slim(child, ids)]
@@ -230,6 +234,5 @@ def _style(value: str) -> str:
     return ";".join(declarations)
 
 
-def _rounded(match: re.Match[str]) -> str:
-    """A number with at most two decimals: a hundredth of a point is not to be seen."""
-    return f"{float(match[0]):.2f}".rstrip("0").rstrip(".")
+def _rounded(match: re.Match[str], decimals: int = 2) -> str:
+    return f"{float(match[0]):.{decimals}f}".rstrip("0").rstrip(".")
