@@ -103,7 +103,7 @@ def test_name_of_a_folder(tmp_path: Path) -> None:
 
 def test_hash_of_arrays_sees_every_change() -> None:
     values = np.arange(6, dtype=np.float32)
-    trees = [
+    trees: list[list[tuple[str, np.ndarray]]] = [
         [("a", values)],
         [("b", values)],
         [("a", values.reshape(2, 3))],
