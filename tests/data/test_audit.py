@@ -178,6 +178,7 @@ def test_blank_tiles_are_no_copies() -> None:
     assert [(pair.first, pair.second) for pair in same.pairs] == [(0, 1), (0, 2)]
 
 
+@pytest.mark.slow
 def test_real_tiles(shared_data: Path) -> None:
     """100 real tiles, a copy of every kind of ten of them and forty crops; all else differs."""
     folder = shared_data / "data" / "prostate_gleason"

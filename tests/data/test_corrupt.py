@@ -46,6 +46,7 @@ def test_error_is_one_line_before_anything_is_written(images: Path, tmp_path: Pa
         single_run.run(config_of(images, "ignore"), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_skip_says_so_everywhere_and_stays_strict(
     images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

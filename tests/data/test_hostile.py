@@ -170,11 +170,13 @@ def weights_or_an_error(path: Path, sound: list[bytes]) -> None:
     attempt()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", (".h5", ".npz", ".safetensors"))
 def test_weight_files(place: Path, sound_weights: dict[str, bytes], suffix: str) -> None:
     weights_or_an_error(place / f"changed{suffix}", [sound_weights[suffix]])
 
 
+@pytest.mark.slow
 def test_torch_files(place: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     sound, path = sound_files.torch_weights(place), place / "changed.pth"
@@ -183,6 +185,7 @@ def test_torch_files(place: Path) -> None:
     weights_or_an_error(path, sound)
 
 
+@pytest.mark.extra
 def test_tensors_that_are_no_arrays(place: Path) -> None:
     """What torch can save, and NumPy cannot have."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -214,6 +217,7 @@ def look_at_slide(path: Path) -> None:
             assert tile.pixels.shape == (16, 16, 3)
 
 
+@pytest.mark.slow
 def test_slides(place: Path) -> None:
     pytest.importorskip("openslide", reason="OpenSlide is not installed")
     sound, path = sound_files.slides(place), place / "changed.svs"

@@ -114,6 +114,7 @@ def without_network() -> tuple[str, ...]:
     return command if done.returncode == 0 else ()
 
 
+@pytest.mark.slow
 def test_training_prediction_and_report_need_no_network(tmp_path: Path, closed: Path) -> None:
     images, run = write_folder(tmp_path / "images"), tmp_path / "run"
     flags = [
@@ -154,6 +155,7 @@ def test_hook_refuses_and_notes_every_attempt(closed: Path, program: str) -> Non
     assert "no network in this test" in done.stderr or program.startswith("try")
 
 
+@pytest.mark.slow
 def test_weights_are_the_one_thing_that_is_fetched(closed: Path) -> None:
     """Only where the config asks for ImageNet's, from the one address, over https."""
     program = "from sscjax.models.pretrained import download; download.imagenet_weights(128, 1.0)"
@@ -278,6 +280,7 @@ def test_private_runs_tell_no_names(
         compare.align([pair[0], dataclasses.replace(pair[1], hashes=other)], False)
 
 
+@pytest.mark.slow
 def test_the_search_for_names_finds_them(tmp_path: Path) -> None:
     """In a run that is not private they are in most files; else the test above shows nothing."""
     images, run = telltale_folder(tmp_path), tmp_path / "out"

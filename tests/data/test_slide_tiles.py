@@ -157,6 +157,7 @@ def test_blur_is_told_from_pale_tissue() -> None:
     assert tissue.sharpness(tile) == pytest.approx(by_hand, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_real_tiles_are_sharp_and_without_ink(shared_data: Path) -> None:
     paths = sorted((shared_data / "data" / "prostate_gleason").glob("*/*.jpg"))[::75]
     tiles = [np.asarray(Image.open(p).convert("RGB").resize((128, 128))) for p in paths]
@@ -506,6 +507,7 @@ def test_without_the_package_plain_images_still_work(
             pass
 
 
+@pytest.mark.slow
 def test_a_slide_is_never_held_whole(tmp_path: Path) -> None:
     """Of 38 megapixels, 150 MB as OpenSlide gives them, a part is in memory at a time.
 
@@ -535,6 +537,7 @@ def test_a_slide_is_never_held_whole(tmp_path: Path) -> None:
     assert np.abs(planned.thumbnail - wanted).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_real_slide(shared_data: Path, tmp_path: Path) -> None:
     """Skin, 20x: cut, while the broken slide beside it gets its line."""
     source = shared_data / "data" / "slides"

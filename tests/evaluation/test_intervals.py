@@ -146,6 +146,7 @@ def test_percentile_that_cannot_be_had() -> None:
 # ---- coverage -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("subjects", "truth"), [(15, 0.8), (8, 0.7), (40, 0.9)])
 def test_coverage_of_a_clustered_share(subjects: int, truth: float) -> None:
     """Subjects of 2 to 20 images, each with a share of its own: the nominal 95 % hold. An interval
@@ -167,6 +168,7 @@ def test_coverage_of_a_clustered_share(subjects: int, truth: float) -> None:
     assert naive / runs < 0.86
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_class", [(5, 4, 4), (10, 10, 10)])
 def test_coverage_of_the_bootstrap(of_class: tuple[int, int, int]) -> None:
     """Intervals of subjects who differ, as few of them as a small study tests."""

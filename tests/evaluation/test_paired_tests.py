@@ -157,6 +157,7 @@ def test_swap_of_ranks_ignores_how_sure_a_model_is() -> None:
     assert found["log_loss"] < 0.05 and found["macro_auroc"] == found["accuracy"] == 1
 
 
+@pytest.mark.slow
 def test_swaps_of_few_subjects_hold_their_level() -> None:
     """Equal models that differ from subject to subject, 8 subjects of 12 images: the swap rejects
     at most 5 times in a hundred; McNemar's test of images far more often."""
@@ -193,6 +194,7 @@ def test_difference_is_of_the_same_subjects() -> None:
     assert together[1] - together[0] < 0.9 * (apart[1] - apart[0])
 
 
+@pytest.mark.slow
 def test_coverage_of_the_difference() -> None:
     """Models of which one is better, 14 subjects: the intervals hold the true difference."""
     many = two_tables(99, (2000, 2000, 1600), images=6, gain=0.5)

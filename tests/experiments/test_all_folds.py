@@ -153,6 +153,7 @@ def test_report_says_what_it_is(kfold: Path) -> None:
     assert sum(fold["test_images"] for fold in record["folds"]) == 48
 
 
+@pytest.mark.slow
 def test_a_fold_is_a_run_that_can_be_made_alone(kfold: Path, tmp_path: Path) -> None:
     record = json.loads((kfold / "folds/fold_1/run.json").read_text("utf-8"))
     config = kfold_config()
@@ -172,6 +173,7 @@ def test_a_fold_is_a_run_that_can_be_made_alone(kfold: Path, tmp_path: Path) -> 
         assert alone == (kfold / "folds" / "fold_1" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_anywhere_ends_identical(
     kfold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +204,7 @@ def test_killed_anywhere_ends_identical(
     assert text == (kfold / "report.txt").read_text("utf-8").replace(str(kfold), str(run))
 
 
+@pytest.mark.slow
 def test_killed_before_the_pooled_report(
     kfold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +293,7 @@ def test_edited_fold_is_noticed(kfold: Path, tmp_path: Path) -> None:
         all_folds.run(kfold_config(), run)
 
 
+@pytest.mark.slow
 def test_repeats_by_image_of_copies_made_before(tmp_path: Path) -> None:
     """The paper's leak, cross-validated: every run makes the same copies, whatever its seed."""
     config = one_stage_config()
@@ -316,6 +320,7 @@ def test_repeats_by_image_of_copies_made_before(tmp_path: Path) -> None:
     assert found["splits"]["test"]["image"]["accuracy"] == pytest.approx(mean)
 
 
+@pytest.mark.slow
 def test_leaving_out_subjects_of_one_class_each(tmp_path: Path) -> None:
     """Six subjects; every test fold holds one class, and of the other nothing can be said."""
     config = one_stage_config()
@@ -348,6 +353,7 @@ def test_leaving_out_subjects_of_one_class_each(tmp_path: Path) -> None:
         assert "ONE SUBJECT IS TESTED" in (place / "report.txt").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_nested_prefers_the_sensible_learning_rate(tmp_path: Path) -> None:
     config = one_stage_config()
     config.loss.class_weights = "none"
@@ -381,6 +387,7 @@ def test_nested_prefers_the_sensible_learning_rate(tmp_path: Path) -> None:
         assert listed["search"]["chosen"] == 1
 
 
+@pytest.mark.slow
 def test_diverged_candidate_scores_nothing(tmp_path: Path) -> None:
     config = one_stage_config()
     config.stages.head.learning_rate = 1e30
@@ -389,6 +396,7 @@ def test_diverged_candidate_scores_nothing(tmp_path: Path) -> None:
     assert found is None
 
 
+@pytest.mark.slow
 def test_command_line_takes_the_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 

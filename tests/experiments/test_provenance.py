@@ -156,6 +156,7 @@ def test_a_session_without_its_code(finished: Path, tmp_path: Path) -> None:
     assert reproduce.changed_surroundings(run) == expected
 
 
+@pytest.mark.slow
 def test_run_again_computes_features_anew(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +291,7 @@ def test_another_split_is_named(finished: Path) -> None:
     assert any(line.startswith("data.splits_fingerprint") for line in lines)
 
 
+@pytest.mark.slow
 def test_folds_are_run_again_one_by_one(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

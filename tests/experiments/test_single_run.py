@@ -120,7 +120,13 @@ def test_same_seed_same_bits_other_seed_other_result(reference: Path, tmp_path: 
     assert _outcome(tmp_path / "other")["predictions.csv"] != _outcome(reference)["predictions.csv"]
 
 
-@pytest.mark.parametrize(("saves", "before"), [(1, False), (4, False), (5, True), (6, False)])
+@pytest.mark.parametrize(
+    ("saves", "before"),
+    [
+        (5, True),
+        *(pytest.param(saves, False, marks=pytest.mark.slow) for saves in (1, 4, 6)),
+    ],
+)
 def test_interrupted_run_ends_identical(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int, before: bool
 ) -> None:
@@ -143,6 +149,7 @@ def test_interrupted_run_ends_identical(
     assert _outcome(tmp_path / "run") == _outcome(reference)
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_the_trained_layers_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +260,7 @@ def test_other_random_weights_are_refused(
         single_run.run(small_config(), run)
 
 
+@pytest.mark.slow
 def test_changed_images_are_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "images")
     config = one_stage_config()
@@ -297,6 +305,7 @@ def test_fresh_deletes_nothing_but_runs(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
 
 
+@pytest.mark.slow
 def test_memory_is_given_back_once_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What compiling has left: not at every step, which would find none kept."""
     given = []
@@ -316,6 +325,7 @@ def test_damaged_micro_batch_of_a_run_is_said(tmp_path: Path) -> None:
         single_run.run(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_kill_before_splits_are_written_loses_nothing(reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -341,6 +351,7 @@ def test_images_without_subjects_are_reported(tmp_path: Path) -> None:
     assert kept["splits"]["test"]["image"]["quadratic_kappa"] is None
 
 
+@pytest.mark.slow
 def test_one_image_per_subject_is_something_else(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "images")
     lines = (folder / "manifest.csv").read_text(encoding="utf-8").splitlines()
@@ -352,6 +363,7 @@ def test_one_image_per_subject_is_something_else(tmp_path: Path) -> None:
     assert text.startswith("ONE IMAGE PER SUBJECT") and "NO SUBJECTS" not in text
 
 
+@pytest.mark.slow
 def test_non_finite_loss_names_the_epoch(tmp_path: Path) -> None:
     config = small_config()
     config.stages.head.learning_rate = 1e30
@@ -367,6 +379,7 @@ def test_bad_data_leaves_no_run_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_a_stage(tmp_path: Path) -> None:
     config = one_stage_config()
     config.stages.head.epochs = 4
@@ -417,6 +430,7 @@ def test_two_class_configs_on_other_labels(
         assert said in caplog.text
 
 
+@pytest.mark.slow
 def test_more_outputs_than_classes(tmp_path: Path) -> None:
     config = one_stage_config()
     config.model.outputs = 4
@@ -475,6 +489,7 @@ def test_every_image_once_per_epoch_and_padding_weighs_nothing() -> None:
     assert not np.array_equal(order, other)
 
 
+@pytest.mark.slow
 def test_a_set_that_is_read_from_disk_gives_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_run_writes_report_and_page(run: Path) -> None:
     assert maps["layer"] == "up1_1_concat"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_an_interrupted_run_ends_identical(
     run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -282,8 +283,11 @@ def test_masks_of_folds_are_pooled(masked: Masked, tmp_path: Path) -> None:
         aggregate._masks(other, masked.run, masked.drawn, kept)
 
 
+@pytest.mark.extra
 def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> None:
     """In every runtime; other answers are detected."""
+    for package in ("flatbuffers", "onnx", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package}, of the extra 'export', is not installed")
     opened = classifier.open_run(masked.run)
     pixels = np.asarray(masked.drawn.images[:5])
     told = train_step.make_masks(opened.program)(opened.params, opened.batch_stats, pixels)

@@ -41,7 +41,7 @@ onnx = pytest.importorskip("onnx", reason=REASON)
 onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
 pytest.importorskip("flatbuffers", reason=REASON)
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
+pytestmark = [pytest.mark.extra, pytest.mark.usefixtures("quick_compiler")]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -123,7 +123,7 @@ def assert_as(
 # ---- the same answers ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["cnn", READER])
+@pytest.mark.parametrize("model", ["cnn", pytest.param(READER, marks=pytest.mark.slow)])
 def test_snippets_answer_as_the_run(
     runs: Runs,
     tmp_path: Path,
@@ -213,9 +213,9 @@ def changed(opened: Classifier, kind: str) -> Classifier:
 @pytest.mark.parametrize(
     ("model", "kind"),
     [
-        (READER, "as it is"),
-        ("mobilenet_v2", "size"),
-        ("mobilenet_v2", "torch"),
+        pytest.param(READER, "as it is", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", "size", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", "torch", marks=pytest.mark.slow),
         ("cnn", "temperature"),
         ("cnn", "sigmoid"),
     ],
@@ -241,6 +241,7 @@ def test_graph_of_other_networks(runs: Runs, tmp_path: Path, model: str, kind: s
                 np.testing.assert_allclose(maps[..., column], wanted, atol=5e-4 * scale)
 
 
+@pytest.mark.slow
 def test_maps_of_several_layers(runs: Runs) -> None:
     """The sum of each layer's own, enlarged; they add up to the logits, but for the bias."""
     size = 96
@@ -334,6 +335,7 @@ def test_same_run_same_bytes_and_a_record_beside(runs: Runs, tmp_path: Path) -> 
     assert len(list(tmp_path.iterdir())) == 8
 
 
+@pytest.mark.slow
 def test_onnx_is_what_old_readers_read(runs: Runs, tmp_path: Path) -> None:
     path = tmp_path / "one.onnx"
     cli_export.export(runs("mobilenet_v2"), "onnx", path, Wish())
@@ -350,6 +352,7 @@ def test_onnx_is_what_old_readers_read(runs: Runs, tmp_path: Path) -> None:
     assert entry.type.tensor_type.shape.dim[0].dim_param == "N"
 
 
+@pytest.mark.slow
 def test_metadata_says_what_the_run_says(runs: Runs) -> None:
     run = runs("mobilenet_v2")
     found = metadata.metadata(classifier.open_run(run))

@@ -23,6 +23,8 @@ from sscjax.inference import classifier, explanations
 from sscjax.inference.answers import Answers
 from sscjax.reports import html
 
+pytestmark = pytest.mark.slow
+
 REASON = "the extra 'export' is not installed: pip install 'sscjax[export]'"
 pytest.importorskip("onnxruntime", reason=REASON)
 pytest.importorskip("flatbuffers", reason=REASON)

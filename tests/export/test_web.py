@@ -35,7 +35,7 @@ from sscjax.inference import classifier, decisions
 from sscjax.inference.answers import Answers, Rules
 from sscjax.reports import overlays
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
 
 pytest.importorskip("onnx", reason="the extra 'export' is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

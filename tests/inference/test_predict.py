@@ -52,7 +52,7 @@ def predicted(out: Path) -> dict[str, Any]:
 # ---- the same answers ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", ["cnn", "mobilenet_v2"])
+@pytest.mark.parametrize("model", ["cnn", pytest.param("mobilenet_v2", marks=pytest.mark.slow)])
 def test_answers_are_those_of_the_run(
     model: str, run: Path, images: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

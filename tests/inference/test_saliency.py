@@ -54,6 +54,7 @@ def torch_maps(variables: Any, layer: str) -> tuple[np.ndarray, np.ndarray]:
     return grad_cam.detach().numpy(), (gradient * kept).sum(1).detach().numpy()
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("layer", ["conv1_1_relu", "conv2_2_relu"])
 def test_equals_torch(layer: str) -> None:
     variables = random_weights.draw(SMALL, SIZE)

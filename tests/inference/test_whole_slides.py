@@ -21,7 +21,7 @@ from sscjax.inference import classifier, predict, slides
 from sscjax.reports import figures
 from sscjax.system import formatting
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
 
 CUT_BY = Settings(field_px=64, tile_size=32)
 

@@ -53,6 +53,7 @@ def test_forward(model: CNN, size: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.extra
 def test_torch_forward_and_gradients() -> None:
     torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
     from torch.nn import functional

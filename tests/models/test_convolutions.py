@@ -5,7 +5,10 @@ And what takes the place of all fast operations on other devices.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,9 +20,19 @@ from sscjax.models.ops import conv, depthwise
 from sscjax.models.ops import elementwise as ops
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("stride", (1, 2))
-@pytest.mark.parametrize("padding", ("keras", "torch", "valid"))
+def each_geometry(test: Callable[..., None]) -> Any:
+    """Every size, stride and padding; Keras' padding of the first size alone is not slow."""
+    every = itertools.product(("keras", "torch", "valid"), (1, 2), SIZES)
+    return pytest.mark.parametrize(
+        ("padding", "stride", "size"),
+        [
+            pytest.param(*case, marks=() if case[::2] == ("keras", SIZES[0]) else pytest.mark.slow)
+            for case in every
+        ],
+    )(test)
+
+
+@each_geometry
 def test_depthwise_conv(padding: ops.Padding, stride: int, size: tuple[int, int]) -> None:
     def fast(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
         padded = ops.pad_image(x, 3, stride, padding)
@@ -30,9 +43,7 @@ def test_depthwise_conv(padding: ops.Padding, stride: int, size: tuple[int, int]
     compare(fast, plain, normal(0, 2, *size, 6), normal(1, 3, 3, 1, 6), normal(2, 6), modes=modes)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("stride", (1, 2))
-@pytest.mark.parametrize("padding", ("keras", "torch", "valid"))
+@each_geometry
 def test_depthwise_conv_between_relu6(
     padding: ops.Padding, stride: int, size: tuple[int, int]
 ) -> None:
@@ -65,9 +76,7 @@ def test_depthwise_conv_of_other_batches(batch: int) -> None:
     )
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("stride", (1, 2))
-@pytest.mark.parametrize("padding", ("keras", "torch", "valid"))
+@each_geometry
 def test_dense_conv(padding: ops.Padding, stride: int, size: tuple[int, int]) -> None:
     def fast(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return conv.dense_conv(ops.pad_image(x, 3, stride, padding), kernel, stride)

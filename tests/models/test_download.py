@@ -137,6 +137,7 @@ def release_file(tmp_path_factory: pytest.TempPathFactory, keras_arrays: Arrays)
 NAME = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_96_no_top.h5"
 
 
+@pytest.mark.slow
 def test_a_trickle_meets_the_deadline(
     release: Release, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_trickle_meets_the_deadline(
     assert list(cache.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_falls_silent(
     release: Release, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,6 +358,7 @@ def certificate(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate by openssl")
 def test_certificates_are_checked_against_the_systems(
     release: Release,

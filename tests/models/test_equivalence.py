@@ -92,7 +92,14 @@ def assert_exercised(reference: Mapping[str, np.ndarray]) -> None:
 
 # Keras 3 converts its variables in a way that NumPy 2 deprecates.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
-@pytest.mark.parametrize(("alpha", "size"), [(1.0, 128), (0.35, 96), (0.35, 97)])
+@pytest.mark.parametrize(
+    ("alpha", "size"),
+    [
+        pytest.param(1.0, 128, marks=pytest.mark.slow),
+        pytest.param(0.35, 96, marks=pytest.mark.slow),
+        (0.35, 97),
+    ],
+)
 def test_keras(alpha: float, size: int, tmp_path: Path) -> None:
     keras_mobilenet_v2 = pytest.importorskip(
         "keras_mobilenet_v2", reason="Keras 3, the reference, is not installed"
@@ -121,6 +128,7 @@ def test_keras(alpha: float, size: int, tmp_path: Path) -> None:
     assert relative_error(features, reference["out_relu"]) < AT_THE_END
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "size"), [(1.0, 128), (0.35, 97)])
 def test_torch(alpha: float, size: int, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="PyTorch, the reference of its convention, is missing")
@@ -146,6 +154,7 @@ def test_torch(alpha: float, size: int, tmp_path: Path) -> None:
     assert relative_error(features, reference["out_relu"]) < AT_THE_END
 
 
+@pytest.mark.slow
 def test_conventions_differ(tmp_path: Path) -> None:
     """The errors above would be seen: padding and epsilon each move the features."""
     torch_mobilenet_v2 = pytest.importorskip("torch_mobilenet_v2", reason="PyTorch is missing")
@@ -187,6 +196,7 @@ def imagenet(shared_data: Path) -> tuple[Loaded, dict[str, np.ndarray]]:
         return loaded, dict(stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", (128, 224, 97))
 def test_imagenet(imagenet: tuple[Loaded, dict[str, np.ndarray]], size: int) -> None:
     loaded, stored = imagenet

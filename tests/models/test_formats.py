@@ -223,6 +223,7 @@ class _Executed:
         return Path.touch, (self.marker,)
 
 
+@pytest.mark.extra
 def test_pickle_is_never_run(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     marker = tmp_path / "executed"
@@ -237,6 +238,7 @@ def test_pickle_is_never_run(tmp_path: Path) -> None:
     assert marker.exists()  # so it would have been
 
 
+@pytest.mark.extra
 def test_torch_archive_that_unpacks_to_more_than_it_is(tmp_path: Path) -> None:
     """torch writes none, and would unpack one before anything else could look at it."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -254,6 +256,7 @@ def test_torch_archive_that_unpacks_to_more_than_it_is(tmp_path: Path) -> None:
         read_weights(packed)
 
 
+@pytest.mark.extra
 def test_torch_file_without_a_state_dict(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     for name, value in (("list", [torch.zeros(3)]), ("number", {"a": 3})):

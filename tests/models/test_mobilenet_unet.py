@@ -28,7 +28,7 @@ from sscjax.models.pretrained.preprocessing import KERAS
 from sscjax.reports import html
 from sscjax.training import setup
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
 
 MODEL = MobileNetUNet(
     outputs=3, alpha=0.35, width=4, growth=1, layers_per_block=1, mask_classes=5, padding="torch"

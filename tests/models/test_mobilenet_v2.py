@@ -109,6 +109,7 @@ def test_widths(alpha: float) -> None:
 # ---- stretches of layers ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_prefix_and_suffix_equal_the_whole(variables: dict[str, Any], images: np.ndarray) -> None:
     """At every cut, each part given the variables of its own layers alone."""
     ends = tuple(NAMES[cut - 1] for cut in MODEL.cut_points[1:])
@@ -142,6 +143,7 @@ READ = ("block_5_add", "expanded_conv_project_BN", "out_relu")
 READER = MODEL.clone(feature_layers=READ)
 
 
+@pytest.mark.slow
 def test_reads_layers_in_the_order_of_the_network(images: np.ndarray) -> None:
     """Features by NumPy from the activations; folded and in training alike; logits from them."""
     variables = jax.tree.map(np.asarray, random_weights.draw(READER, 64))
@@ -169,6 +171,7 @@ def test_reads_layers_in_the_order_of_the_network(images: np.ndarray) -> None:
     assert_close(logits, np.asarray(features) @ head["kernel"] + head["bias"])
 
 
+@pytest.mark.slow
 def test_cuts_before_what_is_read(images: np.ndarray) -> None:
     """A prefix may end at the first layer read, and after the pooling, not between."""
     assert [NAMES[cut - 1] for cut in READER.cut_points[1:]] == [
@@ -200,6 +203,7 @@ def test_cuts_before_what_is_read(images: np.ndarray) -> None:
 # ---- stretches, in earnest ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_prefix_in_earnest(variables: dict[str, Any], images: np.ndarray) -> None:
     """As features are computed and used: two compiled programs, cut inside the network."""
     cut = MODEL.cut_points[4]
@@ -211,6 +215,7 @@ def test_one_prefix_in_earnest(variables: dict[str, Any], images: np.ndarray) ->
     assert_close(suffix(variables, prefix), direct(variables, images))
 
 
+@pytest.mark.slow
 def test_capture_of_convolutions(variables: dict[str, Any], images: np.ndarray) -> None:
     """Every layer can be seen; what Keras' `bn_Conv1` would be is computed by hand."""
     last = MODEL.cut_points[2]
@@ -240,6 +245,7 @@ def test_capture_of_convolutions(variables: dict[str, Any], images: np.ndarray) 
 # ---- batch statistics ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_batch_statistics_from(variables: dict[str, Any], images: np.ndarray) -> None:
     """Below: running averages used and kept. From there on: as Flax' own BatchNorm."""
     start, last = MODEL.cut_points[1], MODEL.cut_points[3]
@@ -305,6 +311,7 @@ def test_fold(variables: dict[str, Any], folded: int) -> None:
     assert len(norms) == 52 and set(MODEL.norm_after.values()) == set(norms)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", (0.25, 0.35))
 def test_layers_computed_together(alpha: float) -> None:
     """Equal to one by one: also where the first block adds its input, as in very narrow networks.

@@ -180,6 +180,7 @@ def assert_holds_torch(loaded: Loaded, torch_arrays: Arrays) -> None:
             np.testing.assert_array_equal(tree[layer][ours], torch_arrays[f"{norm}.{theirs}"])
 
 
+@pytest.mark.extra
 def test_torchvision_safetensors(tmp_path: Path, tree: Any, torch_arrays: Arrays) -> None:
     path = tmp_path / "torchvision.safetensors"
     safetensors.numpy.save_file(torch_arrays, path)
@@ -191,6 +192,7 @@ def test_torchvision_safetensors(tmp_path: Path, tree: Any, torch_arrays: Arrays
     assert set(loaded.dropped) - set(counters) == {"classifier.1.weight", "classifier.1.bias"}
 
 
+@pytest.mark.extra
 def test_timm_safetensors(tmp_path: Path, tree: Any, torch_arrays: Arrays) -> None:
     path = tmp_path / "timm.safetensors"
     safetensors.numpy.save_file(to_timm(torch_arrays), path)
@@ -200,6 +202,7 @@ def test_timm_safetensors(tmp_path: Path, tree: Any, torch_arrays: Arrays) -> No
     assert len(loaded.dropped) == 54
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_torch_pth(tmp_path: Path, tree: Any, torch_arrays: Arrays, wrapped: bool) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -225,6 +228,7 @@ def test_other_precisions_become_float32(
 # ---- scripts/convert_weights.py -----------------------------------------------------------------
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 @pytest.mark.parametrize("source", ["keras", "torch"])
 def test_converted_file_loads_alike(

@@ -49,6 +49,7 @@ def reference(model: FDUNet, variables: dict[str, Any]) -> Any:
 # ---- against PyTorch ----------------------------------------------------------------------------
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("model", MODELS)
 def test_forward_equals_torch(model: FDUNet) -> None:
     """Logits of classes and masks, with running averages; 24 x 16 pixels."""
@@ -69,6 +70,7 @@ def test_forward_equals_torch(model: FDUNet) -> None:
     assert found[MASK].shape == (3, 24, 16, model.mask_classes)
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("model", MODELS)
 def test_gradients_and_running_averages_equal_torch(model: FDUNet) -> None:
     """As from random weights it trains: BatchNorm by the batch, a loss of classes and masks."""

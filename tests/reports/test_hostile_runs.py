@@ -31,7 +31,11 @@ from sscjax.reports import html
 from sscjax.system import run_dir
 from sscjax.training import checkpoint
 
-pytestmark = [pytest.mark.usefixtures("quick_compiler"), pytest.mark.filterwarnings("ignore")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("quick_compiler"),
+    pytest.mark.filterwarnings("ignore"),
+]
 
 RECORDS = (
     *("run.json", "metrics.json", "calibration.json", "audit.json", "manifest.json"),

@@ -168,6 +168,7 @@ def test_damaged_newest_checkpoint(
         assert (run / "checkpoints" / "1000002000000.damaged").is_dir()
 
 
+@pytest.mark.slow
 def test_no_checkpoint_can_be_read(
     run: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -180,6 +181,7 @@ def test_no_checkpoint_can_be_read(
     assert "stage head: finished before" in caplog.text
 
 
+@pytest.mark.slow
 def test_any_bit_of_a_checkpoint(tmp_path: Path) -> None:
     """A changed bit in any file is found, or changes nothing that is read."""
     tree = {"a": np.arange(12, dtype=np.float32), "b": {"c": np.float32(3)}}
@@ -204,6 +206,7 @@ def test_any_bit_of_a_checkpoint(tmp_path: Path) -> None:
     assert found > 5
 
 
+@pytest.mark.slow
 def test_damaged_end_of_a_stage(run: Path, undisturbed: Path) -> None:
     path = run / "stages" / "head" / "stage.json"
     path.write_bytes(path.read_bytes()[:-20])
@@ -241,6 +244,7 @@ def test_damaged_features_are_computed_anew(
     assert place == 3 or "computed anew" in caplog.text
 
 
+@pytest.mark.slow
 def test_damaged_features_that_are_read_while_training(tmp_path: Path) -> None:
     """What is too large for memory is found out in the middle: one line, and the file is gone."""
     keep = frozen_features.Store(tmp_path, 2**20).keep("key", held=False)
@@ -267,6 +271,7 @@ for _ in range(25):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_cache_file(tmp_path: Path) -> None:
     path, wanted = tmp_path / "key.npy", np.arange(200_000, dtype=np.float32).reshape(1000, 200)
     writers = [start(WRITER, str(path)) for _ in range(2)]
@@ -317,6 +322,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 def test_second_run_is_refused_until_the_first_ends(run: Path) -> None:
     """However the first ends: it is killed here, and its lock file stays."""
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
@@ -348,6 +354,7 @@ def test_second_protocol_is_refused(tmp_path: Path) -> None:
             all_folds.run(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_two_runs_begin_at_once_in_a_new_folder(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,6 +441,7 @@ def test_lock_given_back_while_another_waits_to_open_it(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_folder_is_moved_while_a_run_is_at_work(
     run: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -455,6 +463,7 @@ def test_folder_is_moved_while_a_run_is_at_work(
 # ---- memory -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_for_memory_goes_on_with_a_smaller_micro_batch(
     run: Path, undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -521,6 +530,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[], None]
     monkeypatch.setattr(Progress, "advance", counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "at", "saved"),
     [
@@ -552,6 +562,7 @@ def test_signal_while_training(
     assert_ends_alike(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_interrupted_epoch_is_interrupted_again(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -566,6 +577,7 @@ def test_interrupted_epoch_is_interrupted_again(
     assert_ends_alike(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
 def test_signal_before_training_stops_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -581,6 +593,7 @@ def test_signal_before_training_stops_at_once(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_second_signal_does_not_wait() -> None:
     reached = []
 
@@ -662,6 +675,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where",
     [
@@ -696,6 +710,7 @@ def test_full_disk(
     assert_ends_alike(run, undisturbed)
 
 
+@pytest.mark.slow
 def test_full_disk_of_the_cache(
     disk: Disk, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
@@ -711,6 +726,7 @@ def test_full_disk_of_the_cache(
     assert not list(disk.folder.rglob("*.npy"))
 
 
+@pytest.mark.slow
 def test_read_only_place(disk: Disk, capfd: pytest.CaptureFixture[str]) -> None:
     disk.read_only(True)
     code = terminal.call(
@@ -777,6 +793,7 @@ def test_other_system_errors_are_ours() -> None:
         terminal.call(fail)
 
 
+@pytest.mark.slow
 def test_finished_run_on_a_read_only_disk(disk: Disk, undisturbed: Path) -> None:
     run = shutil.copytree(undisturbed, disk.folder / "run")
     disk.read_only(True)
@@ -788,6 +805,7 @@ def test_finished_run_on_a_read_only_disk(disk: Disk, undisturbed: Path) -> None
 # ---- a week -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_checkpoints_leave_nothing_in_memory(tmp_path: Path) -> None:
     """Of hundreds of arrays each: what is left of one after the other is next to nothing."""
     tree: dict[str, Any] = {f"layer{k}": np.ones((4, k + 1), np.float32) for k in range(100)}
@@ -808,6 +826,7 @@ def test_checkpoints_leave_nothing_in_memory(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, found, tree)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is no /proc on this system")
 def test_epochs_leave_no_files_open_and_few_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -833,6 +852,7 @@ def test_epochs_leave_no_files_open_and_few_checkpoints(
 # ---- the clock ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_clock_jumps(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To and fro by days and decades, within every checkpoint: as a computer that was asleep."""
     rng, now, save = random.Random(0), time.time, checkpoint.Checkpoints.save
@@ -857,6 +877,7 @@ def test_clock_jumps(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert faults.compare(undisturbed, tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_clock_jumps_where_orbax_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -325,6 +325,7 @@ def test_what_is_left_out_is_one_line_whatever_it_is_called(
     assert_lines("\n".join(said), "warning: left out: ", count)
 
 
+@pytest.mark.slow
 def test_files_with_such_names_from_the_folder_to_the_answer(
     run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,6 +45,7 @@ def page_faults(*arguments: str) -> tuple[bool, list[int]]:
     return bool(kept), counts
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 def test_kept_memory_is_used_again() -> None:
     kept, counts = page_faults("keep")
@@ -74,6 +75,7 @@ print(memory.give_back(), before - resident())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has malloc_trim")
 def test_what_is_free_is_given_back() -> None:
     command = [sys.executable, "-c", FREED]

@@ -318,6 +318,7 @@ def test_calibration_gives_unit_variance(calibrated: Calibrated) -> None:
     assert np.asarray(raw[norms[-1]]).var() < 1e-3
 
 
+@pytest.mark.slow
 def test_calibration_is_the_mean_over_batches(calibrated: Calibrated) -> None:
     model, variables, (first, both), batches = calibrated
     second = frozen_features.calibrate_batch_norm(

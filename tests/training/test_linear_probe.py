@@ -196,6 +196,7 @@ def test_a_solved_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     np.testing.assert_allclose(found.probabilities, table.probabilities, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_goes_on_after_it_was_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed between the checkpoint and the end of the stage: nothing is solved again."""
