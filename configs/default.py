@@ -13,7 +13,10 @@ def stage() -> ConfigDict:
     config.epochs = 10
     # 'head': the classifier alone. 'all': every layer but the first `freeze_first`.
     config.trainable = "all"
-    # Keras layers from the input that stay frozen (activations counted); only with 'all'.
+    # Keras layers that stay frozen, activations counted, from the first one after the InputLayer;
+    # only with 'all'. 10 freezes Conv1 to block_1_expand_BN: 37,664 parameters with the running
+    # averages, the paper's figure. Keras' own `base.layers[:10]` begins with the InputLayer and
+    # freezes a layer less, 37,472 parameters: that is 9 here.
     config.freeze_first = 0
     # Augment anew at every step instead of training on copies; the outputs of the frozen layers
     # can then not be computed once.
@@ -21,9 +24,10 @@ def stage() -> ConfigDict:
     # What BatchNorm of the trained layers normalises by: 'running' averages (pre-trained
     # networks) or the 'batch' (networks trained from random weights).
     config.batch_norm = "running"
-    # 'adam', 'adamw' or 'sgd' (Nesterov momentum 0.9). 'lbfgs', for trainable='head', solves for
-    # the classifier with the smallest loss on the features of the frozen network; of the fields
-    # below it uses `l2` alone.
+    # 'adam', 'adamw' (both in Keras' form, as the paper was trained: its epsilon 1e-7 stands beside
+    # the uncorrected root of the second moment) or 'sgd' (Nesterov momentum 0.9). 'lbfgs', for
+    # trainable='head', solves for the classifier with the smallest loss on the features of the
+    # frozen network; of the fields below it uses `l2` alone.
     config.optimizer = "adam"
     # Learning rate at its highest.
     config.learning_rate = 1e-3

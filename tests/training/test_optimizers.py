@@ -356,16 +356,69 @@ def layer(kernel: list[float], bias: float = 0.0) -> dict[str, Any]:
 
 
 def test_adam_by_hand() -> None:
-    """Its first step is rate * g / (|g| + epsilon): gradients near 1e-7 show Keras' epsilon."""
-    gradient = [1e-7, -3e-7, 2.0]
+    """Its first step is rate * g / (|g| + 1e-7 / sqrt(0.001)) with Keras' epsilon."""
+    epsilon = 1e-7 / 0.001**0.5
+    gradient = [epsilon, -3 * epsilon, 2.0, 1e-6]
     for name in ("adam", "adamw"):
-        first, second = updates(name, layer([0, 0, 0]), [layer(gradient), layer([0, 0, 0])])
+        first, second = updates(name, layer([0] * 4), [layer(gradient), layer([0] * 4)])
+        small = 1e-6 / (1e-6 + epsilon)
+        assert small == pytest.approx(0.24, abs=0.001)  # Optax: 1e-6 / 1.1e-6, 3.8 times as much
         np.testing.assert_allclose(
-            first["dense"]["kernel"], [-RATE / 2, RATE * 3 / 4, -RATE], rtol=1e-4
+            first["dense"]["kernel"],
+            [-RATE / 2, RATE * 3 / 4, -RATE, -RATE * small],
+            rtol=1e-4,
         )
         # Then m = 0.9 * 0.1 g / (1 - 0.81), v = 0.999 * 0.001 g^2 / (1 - 0.999^2).
         m, v = 0.09 * 2 / 0.19, 0.000999 * 4 / (1 - 0.998001)
         assert float(second["dense"]["kernel"][2]) == pytest.approx(-RATE * m / v**0.5, rel=1e-4)
+
+
+def test_adam_keeps_optax_state() -> None:
+    """The same tree of the same arrays as Optax's own, which is what checkpoints hold."""
+    tree = params()
+    ours, theirs = optimizers.scale_by_keras_adam(eps=1e-20), optax.scale_by_adam(eps=1e-20)
+    state, expected = ours.init(tree), theirs.init(tree)
+    assert_same(state, expected)
+    # Without an epsilon both forms are one.
+    for _ in range(3):
+        update, state = ours.update(tree, state)
+        wanted, expected = theirs.update(tree, expected)
+        for a, b in zip(*map(jax.tree.leaves, ((update, state), (wanted, expected))), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+# Keras 3 converts its variables in a way that NumPy 2 deprecates.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy")
+@pytest.mark.parametrize(("name", "decay"), [("adam", 0.0), ("adamw", 0.0), ("adamw", 0.1)])
+def test_adam_is_keras(name: Any, decay: float) -> None:
+    """Twenty steps of random gradients from 1 down to 1e-8, each element within 1e-6 relative."""
+    pytest.importorskip("keras_mobilenet_v2", reason="Keras 3, the reference, is not installed")
+    import keras
+
+    rng = np.random.default_rng(0)
+    # With decay the weight stays in the result: away from 0, where the difference would cancel.
+    weights = (rng.uniform(1, 2, 400) if decay else np.zeros(400)).astype(np.float32)
+    variable = keras.Variable(weights)
+    if name == "adam":
+        reference = keras.optimizers.Adam(RATE)
+    else:
+        reference = keras.optimizers.AdamW(RATE, weight_decay=decay)
+    optimizer = optimizers.make_optimizer(name, optax.constant_schedule(RATE), weight_decay=decay)
+    tree = layer(weights.tolist())
+    state = optimizer.init(tree)
+    worst = 0.0
+    for _ in range(20):
+        scale = 10.0 ** rng.uniform(-8, 0, 400)
+        gradient = (scale * rng.choice([-1, 1], 400)).astype(np.float32)
+        # From the same weights again, so that 0 becomes the update to its last bit.
+        variable.assign(weights)
+        reference.apply([jnp.asarray(gradient)], [variable])
+        update, state = optimizer.update(layer(gradient.tolist()), state, tree)
+        found = weights + np.asarray(update["dense"]["kernel"])
+        expected = np.asarray(variable)
+        worst = max(worst, float((np.abs(found - expected) / np.abs(expected)).max()))
+    print(f"{name} with decay {decay}: {worst:.1e}")
+    assert worst < 1e-6
 
 
 def test_sgd_by_hand() -> None:
