@@ -473,7 +473,7 @@ def test_an_unfinished_protocol_is_not_asked(kfold: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match="protocol.json cannot be read .* give the protocol's"):
         ensemble.open_folder(tmp_path / "half")
     with pytest.raises(
-        UserError, match="of 3 runs, which only sscjax.inference.predict asks together"
+        UserError, match="of 3 runs, which only `sscjax predict` takes together"
     ):
         classifier.open_run(kfold)
 

@@ -31,7 +31,7 @@ def scaled(stored: Any, key: jax.Array | None) -> jax.Array:
 
 def torch_maps(variables: Any, layer: str) -> tuple[np.ndarray, np.ndarray]:
     """Grad-CAM and HiResCAM of `SMALL` by torch's autograd, from the papers' formulas."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
     weights = {
         name: {key: torch.tensor(np.array(leaf)) for key, leaf in leaves.items()}
         for name, leaves in variables["params"].items()
