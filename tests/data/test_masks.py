@@ -246,17 +246,6 @@ def test_told_masks_lie_on_their_image(width: int, height: int, tmp_path: Path) 
     assert read.convert("RGB").getpixel((column, row)) == (250, 0, 0)
 
 
-def test_beside() -> None:
-    images = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
-    maps = np.full((2, 3, 4), 7, np.uint8)
-    found = lazy.Beside(images, maps)
-    assert found.shape == (2, 3, 4, 4)
-    np.testing.assert_array_equal(found[1][..., :3], images[1])
-    np.testing.assert_array_equal(found[np.array([1, 0])][..., 3], maps)
-    with pytest.raises(ValueError, match="do not fit"):
-        lazy.Beside(images, maps[:1])
-
-
 # ---- figures ------------------------------------------------------------------------------------
 
 

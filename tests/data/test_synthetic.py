@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sscjax.data import augment, synthetic
+from sscjax.data import synthetic
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 
@@ -129,6 +129,7 @@ class TestDefaultSet:
         assert textures >= 0.7
 
 
+@pytest.mark.slow
 def test_mean_colours_say_little_with_another_seed() -> None:
     other = synthetic.skin_biopsies(
         image_size=96, seed=1, tiles={"normal": 80, "early": 40, "late": 40}
@@ -145,12 +146,6 @@ def test_the_papers_counts() -> None:
     }
     two = synthetic.TILES_TWO_CLASS
     assert (2 * two["normal"], 2 * (two["early"] + two["late"])) == (1042, 846)
-
-
-def test_two_copies_treble_every_class() -> None:
-    drawn = augment.augmented_copies(few(32), 2, seed=0)
-    assert np.bincount(drawn.labels).tolist() == [12, 9, 15]
-    assert drawn.masks is not None and np.asarray(drawn.masks).max() < len(synthetic.TISSUES)
 
 
 def test_same_seed_same_set_other_seed_other_set() -> None:
@@ -222,16 +217,6 @@ def test_the_compression_is_that_of_a_plain_cosine_transform() -> None:
             expected[row : row + 8, column : column + 8] = fft.idctn(kept, norm="ortho") + 128
     got = synthetic._jpeg(np.repeat(grey[..., None], 3, axis=2), step)
     assert np.abs(got - np.clip(expected, 0, 255)[..., None]).max() < 0.5 + 1e-6
-
-
-def test_blur_keeps_a_plain_surface_and_spreads_a_point() -> None:
-    plain = np.full((9, 9, 3), 0.7, np.float32)
-    np.testing.assert_allclose(synthetic._blur(plain, 0.6), plain, rtol=1e-6)
-    point = np.zeros((21, 21, 3), np.float32)
-    point[10, 10] = 1
-    spread = synthetic._blur(point, 1.2)[..., 0]
-    places = np.arange(21) - 10
-    np.testing.assert_allclose((spread.sum(axis=0) * places**2).sum() ** 0.5, 1.2, rtol=0.05)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -133,15 +132,6 @@ def test_tiny_validation_sets_do_little_harm() -> None:
     assert guarded < 0.5 * plain
 
 
-def test_unused_outputs_are_scaled_as_well() -> None:
-    logits = np.random.default_rng(0).normal(0, 3, (200, 4))
-    says = special.softmax(logits, axis=1)
-    table = table_of(says, np.random.default_rng(1).integers(0, 3, 200))
-    found = calibration.apply(table, 2.0)
-    np.testing.assert_allclose(found.probabilities, jax.nn.softmax(logits / 2.0), atol=1e-6)
-    assert found.classes == table.classes and not (found.labels == 3).any()
-
-
 # ---- bins and the calibration error -------------------------------------------------------------
 
 
@@ -230,6 +220,7 @@ def _mean(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return weights @ scores / weights.sum(1)
 
 
+@pytest.mark.slow
 def test_coverage_of_brier_and_calibration_error() -> None:
     """Twelve subjects of ten images. The plain percentiles of the error would hold next to never
     in a network that is nearly calibrated, for resampling adds scatter to what is all scatter.

@@ -182,18 +182,6 @@ def test_coverage_area_by_hand() -> None:
     assert interval is None  # four subjects
 
 
-def test_coverage_area_without_ties_is_the_mean_accuracy() -> None:
-    table = table_of(5, count=240).where("test")
-    spread = np.random.default_rng(0).random(len(table)) * 1e-6
-    jitter = table.probabilities * (1 - spread[:, None]) + spread[:, None] / 3
-    table = dataclasses.replace(table, probabilities=jitter)
-    order = np.argsort(-table.confidence)
-    right = (table.predicted == table.labels)[order]
-    area, interval = thresholds.coverage_area(table)
-    assert area == pytest.approx(np.mean(np.cumsum(right) / np.arange(1, len(right) + 1)))
-    assert interval is not None and interval[0] < area < interval[1]
-
-
 def test_confidence_for_an_accuracy() -> None:
     table = table_of(6, count=600).where("val")
     right = table.predicted == table.labels

@@ -472,9 +472,7 @@ def test_an_unfinished_protocol_is_not_asked(kfold: Path, tmp_path: Path) -> Non
     path.write_text("{", "utf-8")
     with pytest.raises(UserError, match="protocol.json cannot be read .* give the protocol's"):
         ensemble.open_folder(tmp_path / "half")
-    with pytest.raises(
-        UserError, match="of 3 runs, which only `sscjax predict` takes together"
-    ):
+    with pytest.raises(UserError, match="of 3 runs, which only `sscjax predict` takes together"):
         classifier.open_run(kfold)
 
 

@@ -113,19 +113,6 @@ def test_code_changes_with_the_sources(tmp_path: Path, monkeypatch: pytest.Monke
     assert {"jax", "numpy"} <= set(provenance._dependencies())  # of the installed package, or none
 
 
-def test_a_run_that_goes_on_keeps_its_beginning(finished: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
-    (run / "report.txt").unlink()
-    config = reproduce.recorded_config(
-        json.loads((run / "run.json").read_text("utf-8")), None, None
-    )
-    single_run.run(config, run)
-    before, after = read(finished), read(run)
-    assert after["sessions"][0] == before["sessions"][0] and len(after["sessions"]) == 2
-    assert after["images_sha256"] == before["images_sha256"]
-
-
 # ---- run again ----------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import pytest
 import random_weights
 from ml_collections import ConfigDict
 
-from sscjax.configs import default, smoke
+from sscjax.configs import smoke
 from sscjax.errors import UserError
 from sscjax.experiments import data_from_config, single_run, summarize
 from sscjax.models import MobileNetV2
@@ -106,11 +106,6 @@ def test_values_beyond_float16_are_refused(tmp_path: Path) -> None:
 
 
 # --- a run that starts from it --------------------------------------------------------------------
-
-
-def test_default_tries_imagenet_first_and_falls_back() -> None:
-    config = default.get_config()
-    assert (config.pretrained, config.pretrained_fallback) == ("imagenet", "bundled")
 
 
 @pytest.mark.usefixtures("no_network", "quick_compiler")

@@ -187,13 +187,6 @@ def test_fold_batch_norm() -> None:
     )
 
 
-def test_shift_module() -> None:
-    variables = layers.Shift(4).init(jax.random.key(0))
-    assert not np.asarray(variables["params"]["bias"]).any()
-    bias = normal(1, 4)
-    np.testing.assert_array_equal(layers.Shift(4).apply({"params": {"bias": bias}}), bias)
-
-
 # ---- relu and relu6 -----------------------------------------------------------------------------
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from weight_files import ALPHA, Arrays, assert_holds, write_legacy
 from sscjax.errors import UserError
 from sscjax.models.pretrained.convert import convert_weights
 from sscjax.models.pretrained.load import Loaded, backbone_tree, infer_alpha, load_backbone
-from sscjax.models.pretrained.preprocessing import KERAS, TORCH, Convention, preprocess
+from sscjax.models.pretrained.preprocessing import KERAS, TORCH, preprocess
 from sscjax.system.files import sha256
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -70,18 +68,6 @@ def test_preprocess_is_the_same_in_jax(scaling: Any, shape: tuple[int, ...]) -> 
     assert isinstance(ours, jnp.ndarray) and ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, preprocess(pixels, scaling), atol=1e-6)
     np.testing.assert_allclose(preprocess(pixels.astype(np.float32), scaling), ours, atol=1e-6)
-
-
-def test_preprocess_refuses() -> None:
-    with pytest.raises(ValueError, match=r"shape \(2, 4, 4, 1\), expected \[..., 3\]"):
-        preprocess(np.zeros((2, 4, 4, 1), np.uint8), "minus_one_one")
-    with pytest.raises(ValueError, match="'caffe', expected"):
-        preprocess(np.zeros((2, 4, 4, 3), np.uint8), "caffe")  # type: ignore[arg-type]
-
-
-def test_conventions_are_what_the_sources_document() -> None:
-    assert KERAS == Convention("keras", "keras", 1e-3, 0.999, "minus_one_one")
-    assert TORCH == Convention("torch", "torch", 1e-5, 0.9, "imagenet")
 
 
 # ---- formats ------------------------------------------------------------------------------------
@@ -261,21 +247,6 @@ def test_converted_file_loads_alike(
                 np.testing.assert_array_equal(a[layer][name], b[layer][name])
 
 
-def test_script_from_the_shell(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, REPOSITORY / "scripts" / "convert_weights.py", "no.h5", "out.npz"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
-    assert run.returncode == 2
-    assert run.stderr.startswith("error: no.h5: found nothing") and run.stderr.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_script_refuses(
     tmp_path: Path, keras_arrays: Arrays, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -309,25 +280,6 @@ def test_infer_alpha() -> None:
     ):
         kernel = np.empty((1, 1, inputs, outputs), np.float32)
         assert infer_alpha({"Conv_1": {"kernel": kernel}}) == alpha
-
-
-def test_torch_stays_out(tmp_path: Path, keras_arrays: Arrays) -> None:
-    """Everything but a `.pth` works without importing PyTorch, TensorFlow or Keras."""
-    write_legacy(tmp_path / "a.h5", keras_arrays)
-    code = (
-        "import sys, convert_weights as c; c.main(sys.argv[1:]);"
-        "print(sorted({'torch', 'tensorflow', 'keras'} & set(sys.modules)))"
-    )
-    folders = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "scripts")])
-    run = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "a.h5", tmp_path / "a.npz"],
-        env=os.environ | {"PYTHONPATH": folders},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=True,
-    )
-    assert run.stdout.splitlines()[-1] == "[]"
 
 
 # ---- strict loading -----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from small_figures import curve_rows, pixels
 from sscjax.evaluation import curves
 from sscjax.evaluation.predictions import Predictions
 from sscjax.reports import figures
-from sscjax.reports.figures import canvas, training
+from sscjax.reports.figures import canvas
 
 LONG_NAMES = (
     *("adipose", "background", "debris", "lymphocytes", "mucus"),
@@ -289,11 +289,6 @@ def test_stage_boundary_is_drawn_in_both_panels(tmp_path: Path) -> None:
     # After 6 of 10 epochs: right of the middle of each panel, and nowhere else.
     left = [column for column in added if column < 500]
     assert 250 < left[0] and left[-1] - left[0] <= 3
-
-
-def test_stage_starts() -> None:
-    assert training.stage_starts(curve_rows(6, 4)) == [("head", 1), ("finetune", 7)]
-    assert training.stage_starts([]) == []
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

@@ -157,6 +157,7 @@ def test_figures_are_those_of_the_run(run: Path) -> None:
         chart = f"ROC: {entry['name']} against the othersTrue positive rate over false positive"
         assert f"{chart} rate; AUROC {formatting.number(entry['auroc'])}" in curves
     flow = text_of(section(root, "data"))
+    assert "in 1 copy of each training image, made after the split (stage head)" in flow
     table = Predictions.read_csv(run / "predictions.csv")
     for split in predictions.SPLITS:
         chosen = table.where(split)
@@ -497,17 +498,6 @@ def test_augmentation_is_told_as_it_was(changes: dict[str, Any], said: str) -> N
     config = default.get_config()
     config.update_from_flattened_dict(changes)
     assert sections.augmentation(config.to_dict()) == said
-
-
-def test_a_run_without_augmentation_says_so(run: Path, copy: Path) -> None:
-    before = text_of(section(parse(run), "data"))
-    assert f"{PAPER}; in 1 copy of each training image, made after the split (stage head)" in before
-    record = json.loads((copy / "run.json").read_text("utf-8"))
-    record["config"]["augment"]["copies"] = 0
-    write_json(copy / "run.json", record)
-    html.write(copy)
-    after = text_of(section(parse(copy), "data"))
-    assert "Training images were not augmented." in after and "flips" not in after
 
 
 def test_unused_output_is_left_out(copy: Path) -> None:

@@ -509,10 +509,6 @@ def test_all_else_stays_strict_where_the_micro_batch_may_change(run: Path) -> No
         single_run.run(config, run)
 
 
-def stop_at_once(*args: Any) -> None:
-    raise KeyboardInterrupt
-
-
 # ---- signals ------------------------------------------------------------------------------------
 
 

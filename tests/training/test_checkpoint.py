@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -196,16 +195,6 @@ def assert_clear(message: str, folder: Path, mend: str) -> None:
     assert "\n" not in message and len(message) < 400 + len(str(folder))
 
 
-def test_mend_of_a_damaged_checkpoint(saved: Path) -> None:
-    """What the message says: with that folder deleted the run goes on from the one before."""
-    with Checkpoints(saved) as checkpoints:
-        checkpoints.save(4, tree(4), {"epoch": 4})
-    shutil.rmtree(saved / "4")
-    with Checkpoints(saved) as checkpoints:
-        assert checkpoints.latest() == 3
-        assert_same(checkpoints.restore(3, zeros(tree())), tree())
-
-
 def test_same_step_damaged_again_and_again(saved: Path) -> None:
     """On a bad disk: what goes on from an earlier checkpoint writes the same step once more."""
     for number in (4, 4, 4):
@@ -289,13 +278,6 @@ def test_checkpoint_of_another_structure(saved: Path, other: str) -> None:
 def test_checkpoint_of_another_optimizer(saved: Path) -> None:
     with Checkpoints(saved) as checkpoints, pytest.raises(UserError, match="cannot be read"):
         checkpoints.restore(3, tree(optimizer="sgd"))
-
-
-def test_step_that_was_not_saved(saved: Path) -> None:
-    with Checkpoints(saved) as checkpoints:
-        for read in (checkpoints.info, lambda step: checkpoints.restore(step, tree())):
-            with pytest.raises(UserError, match="not found"):
-                read(8)
 
 
 # ---- the model of a finished stage --------------------------------------------------------------

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 import pytest
 import random_weights
-from trees import assert_same
 
 from sscjax.errors import UserError
 from sscjax.models import MODELS
@@ -76,35 +75,7 @@ def test_parameter_of_no_layer() -> None:
         freezing.label_layers(NAMES, 3, tree, trainable="all")
 
 
-def test_partition_and_combine() -> None:
-    tree = params()
-    labels = freezing.label_layers(NAMES, 3, tree, trainable="all", freeze_first=1)
-    trained, frozen = freezing.partition(tree, labels)
-    assert set(trained) == {"bn", "dense"} and set(frozen) == {"conv"}
-    assert_same(freezing.combine(trained, frozen), tree)
-    with pytest.raises(ValueError, match="both trained and frozen: bn"):
-        freezing.combine(trained, {"bn": tree["bn"]})
-
-
-@pytest.mark.parametrize("wrong", ({"conv": "train"}, {"nothing": "freeze"}, {"conv": "frozen"}))
-def test_labels_must_match_the_parameters(wrong: dict[str, str]) -> None:
-    """A layer without a label, a label of no layer and an unknown label all stop the run."""
-    tree = params()
-    labels = dict.fromkeys(tree, "train")
-    labels = wrong if wrong == {"conv": "train"} else labels | wrong
-    with pytest.raises(ValueError, match="label"):
-        freezing.partition(tree, labels)
-    with pytest.raises(ValueError, match="label"):
-        freezing.freeze_mask(optax.sgd(0.1), labels).init(tree)
-
-
 # ---- counts -------------------------------------------------------------------------------------
-
-
-def test_count() -> None:
-    assert freezing.count(params()) == 3 * 3 * 2 * 4 + 4 + 4 + 4 * 3 + 3
-    assert freezing.count({}) == 0
-    assert freezing.count({"scalar": jax.ShapeDtypeStruct((), np.float32)}) == 1
 
 
 def shapes(name: str, outputs: int) -> Any:
@@ -152,39 +123,6 @@ def test_counts_of_the_cnn() -> None:
 def moments(state: Any) -> int:
     """Bytes of an optimizer's arrays, without step counters."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(state) if leaf.ndim)
-
-
-@pytest.mark.parametrize("name", ("adam", "adamw", "sgd"))
-def test_freeze_mask(name: Any) -> None:
-    """Frozen leaves stay to the bit, weight decay and all, and have no optimizer state."""
-    tree = params()
-    labels = freezing.label_layers(NAMES, 3, tree, trainable="all", freeze_first=1)
-    optimizer = optimizers.make_optimizer(
-        name, optax.constant_schedule(0.1), weight_decay=0.0 if name == "adam" else 0.1
-    )
-    masked = freezing.freeze_mask(optimizer, labels)
-    state = masked.init(tree)
-    trained, frozen = freezing.partition(tree, labels)
-    copies = 1 if name == "sgd" else 2
-    assert moments(state) == 4 * copies * freezing.count(trained)
-    assert moments(masked.init(frozen | {"bn": {}, "dense": {}})) == 0
-
-    update = jax.jit(masked.update)
-    changed, direct, direct_state = tree, trained, optimizer.init(trained)
-    for _ in range(3):
-        gradients = jax.tree.map(jnp.sin, changed)
-        updates, state = update(gradients, state, changed)
-        changed = optax.apply_updates(changed, updates)
-        updates, direct_state = optimizer.update(
-            jax.tree.map(jnp.sin, direct), direct_state, direct
-        )
-        direct = optax.apply_updates(direct, updates)
-    new_trained, new_frozen = freezing.partition(changed, labels)
-    assert_same(new_frozen, frozen)
-    # What trains does so as if it were alone.
-    for a, b, old in zip(*map(jax.tree.leaves, (new_trained, direct, trained)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
-        assert (np.asarray(a) != np.asarray(old)).all()
 
 
 MODEL = CNN(outputs=2, widths=(4, 8), dense=(8,))

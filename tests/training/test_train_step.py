@@ -141,6 +141,7 @@ def test_micro_batches_add_up(whole: tuple[Any, train_step.Sums], size: int) -> 
     assert_close(found, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", (4, 0))
 def test_smaller_micro_batches_drop_the_same(begun: int) -> None:
     """What is drawn for parts of a size stays where they are cut again; else it is drawn anew."""
@@ -164,6 +165,7 @@ def test_dropout_of_a_part_is_that_of_the_whole() -> None:
         np.testing.assert_array_equal(part, whole[first : first + 2])
 
 
+@pytest.mark.slow
 def test_micro_batches_with_frozen_layers(whole: tuple[Any, train_step.Sums]) -> None:
     frozen = ("conv1_1", "dense1")
     found, _ = gradient_of_one_step(program(micro_batch=4), EIGHT, np.ones(8), frozen)
@@ -231,6 +233,7 @@ def test_gradient_of_the_joint_loss(joint: Any) -> None:
     assert np.abs(joint[0][MASK]["kernel"]).max() > 0
 
 
+@pytest.mark.slow
 def test_gradient_of_the_dice_loss(joint: Any) -> None:
     """Image by image and class by class, over the seven images of which anything is known."""
     x, maps = scaled(IMAGES[EIGHT], None), MAPS[EIGHT]
@@ -258,6 +261,7 @@ def test_gradient_of_the_dice_loss(joint: Any) -> None:
         assert_close(joint_gradient(micro, EIGHT, np.ones(8), objective)[0], expected)
 
 
+@pytest.mark.slow
 def test_pixels_weigh_by_their_class() -> None:
     """Of the last bias of the masks: the sum of w (p - target) over the pixels that are known."""
     weights = (0.5, 3.0, 1.0, 2.0)
@@ -273,6 +277,7 @@ def test_pixels_weigh_by_their_class() -> None:
     np.testing.assert_allclose(found[MASK]["bias"], expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_masks_alone() -> None:
     """Without the classes' loss their layer learns nothing; the rest is what the masks add."""
     alone, _ = joint_gradient(0, EIGHT, np.ones(8), dataclasses.replace(JOINT, classification=0.0))
@@ -282,17 +287,20 @@ def test_masks_alone() -> None:
     assert_close(jax.tree.map(jnp.add, alone, classes), both)
 
 
+@pytest.mark.slow
 def test_micro_batches_of_masks_add_up(joint: Any) -> None:
     """Though one part knows more pixels than another."""
     assert_close(joint_gradient(2, EIGHT, np.ones(8)), joint)
 
 
+@pytest.mark.slow
 def test_masks_of_padding_weigh_nothing() -> None:
     real = np.array([1, 1, 1, 1, 0, 0, 0, 0])
     alone = joint_gradient(0, EIGHT[:4], np.ones(4))
     assert_close(joint_gradient(2, EIGHT, real), alone)
 
 
+@pytest.mark.slow
 def test_a_batch_of_which_no_mask_is_known() -> None:
     """Trains its classes alone, and the head for masks not at all."""
     gradient, sums = joint_gradient(0, [EIGHT[2]], [1.0])
@@ -329,33 +337,6 @@ def test_sigmoid_losses(smoothing: float) -> None:
     np.testing.assert_allclose(objective.probabilities(z), np.stack([1 - p, p], 1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("smoothing", (0.0, 0.2))
-def test_sigmoid_is_a_softmax_of_two(smoothing: float) -> None:
-    z, labels = LOGITS[:, :1], CLASSES.clip(0, 1)
-    two = jnp.concatenate([jnp.zeros_like(z), z], axis=1)
-    one, other = (Objective(kind, smoothing) for kind in ("sigmoid", "softmax"))
-    np.testing.assert_allclose(one.losses(z, labels), other.losses(two, labels), rtol=1e-5)
-    np.testing.assert_allclose(one.probabilities(z), other.probabilities(two), rtol=1e-5)
-    a, b = (
-        jax.grad(lambda z, f=f: f(z).sum())(z)
-        for f in (
-            lambda z: one.losses(z, labels),
-            lambda z: other.losses(jnp.concatenate([jnp.zeros_like(z), z], axis=1), labels),
-        )
-    )
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
-def test_class_weights() -> None:
-    objective = Objective("softmax", class_weights=(0.5, 2.0, 1.0))
-    np.testing.assert_array_equal(objective.weights(CLASSES), [0.5, 2, 1, 1, 2, 0.5])
-    np.testing.assert_array_equal(SOFTMAX.weights(CLASSES), np.ones(6))
-    # They weigh the loss that trains, not the one that is reported per image.
-    np.testing.assert_array_equal(
-        objective.losses(LOGITS, CLASSES), SOFTMAX.losses(LOGITS, CLASSES)
-    )
-
-
 def test_weighted_smoothed_gradient_by_hand() -> None:
     """Of the last bias: the sum of w (p - target) over the images, by their number."""
     weights, smoothing = (0.5, 2.0, 1.0), 0.3
@@ -370,20 +351,6 @@ def test_weighted_smoothed_gradient_by_hand() -> None:
     np.testing.assert_allclose(found["predictions"]["bias"], expected, rtol=1e-4, atol=1e-6)
     losses = -(target * log_softmax(logits)).sum(1)
     assert float(sums.loss) == pytest.approx((losses * real).sum(), rel=1e-5)
-
-
-def test_weighted_gradient_by_hand() -> None:
-    """Factors of single images, on top of those of their classes; sums do not know them."""
-    given = np.array([1, 0.5, 3, 0, 2, 1, 0.25, 1])
-    what = program(objective=Objective("softmax", 0.0, (0.5, 2.0, 1.0)), micro_batch=4)
-    found, sums = gradient_of_one_step(what, EIGHT, given)
-    logits, labels = logits_of(EIGHT), LABELS[EIGHT]
-    share = (np.array([0.5, 2.0, 1.0])[labels] * given)[:, None]
-    expected = (share * (np.exp(log_softmax(logits)) - np.eye(3)[labels])).sum(0) / 7
-    np.testing.assert_allclose(found["predictions"]["bias"], expected, rtol=1e-4, atol=1e-6)
-    losses = -log_softmax(logits)[np.arange(8), labels] * (given > 0)
-    assert float(sums.loss) == pytest.approx(losses.sum(), rel=1e-5)
-    assert float(sums.count) == 7
 
 
 # ---- an epoch -----------------------------------------------------------------------------------
