@@ -130,8 +130,8 @@ def test_training_prediction_and_report_need_no_network(tmp_path: Path, closed: 
     out = tmp_path / "answers"
     commands = [
         ["sscjax.main", "--config=configs/smoke.py", f"--workdir={run}", *flags],
-        ["sscjax.inference.predict", str(run), str(images), f"--out={out}"],
-        ["sscjax.reports.html", str(run)],
+        ["sscjax", "predict", str(run), str(images), f"--out={out}"],
+        ["sscjax", "report", str(run)],
     ]
     done = start(closed, PROGRAMS, json.dumps(commands), prefix=without_network())
     assert done.returncode == 0, done.stderr[-2000:]
