@@ -83,6 +83,7 @@ def test_one_resample_equals_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> No
     assert interval is not None and interval[0] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_band_holds_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Binormal scores: the true rate at each false positive rate is known."""
     monkeypatch.setattr(intervals, "RESAMPLES", 200)

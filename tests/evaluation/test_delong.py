@@ -130,6 +130,7 @@ def test_what_cannot_be_had() -> None:
     assert delong.compare(perfect, perfect, 0.95) is None
 
 
+@pytest.mark.slow
 def test_coverage_of_clustered_areas() -> None:
     """Few subjects of several images who differ in how hard they are; and as single images."""
     many = table(12345, (2500, 2000, 2000), images=6)
@@ -149,6 +150,7 @@ def test_coverage_of_clustered_areas() -> None:
     assert naive / runs < 0.8
 
 
+@pytest.mark.slow
 def test_coverage_of_single_images() -> None:
     truth = metrics.macro_auroc(table(12345, (2500, 2000, 2000), images=1))
     held = 0

@@ -64,6 +64,7 @@ def test_depthwise_conv_between_relu6(
         assert float((values < 0).mean()) > 0.05 and float((values > 6).mean()) > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", (1, 3, 4))
 def test_depthwise_conv_of_other_batches(batch: int) -> None:
     compare(
@@ -88,6 +89,7 @@ def test_dense_conv(padding: ops.Padding, stride: int, size: tuple[int, int]) ->
 
 # Of few channels, of the input or the output, there are other formulations; of the last ones
 # the products of rows are turned.
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", (1, 2))
 @pytest.mark.parametrize(
     "shape", ((3, 3, 5), (3, 8, 2), (3, 8, 9), (2, 8, 5), (5, 44, 7), (3, 40, 2))
@@ -102,6 +104,7 @@ def test_dense_conv_of_few_and_many_channels(shape: tuple[int, int, int], stride
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", (1, 2, 5))
 def test_convolutions_of_other_widths(kernel: int) -> None:
     """The gradients' index arithmetic, where 3 might hide a mistake; stride 3 skips pixels."""
@@ -136,6 +139,7 @@ def test_pointwise_conv(shape: tuple[int, ...]) -> None:
 # ---- other devices ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_other_devices_take_the_plain_formulations(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU runs: equal to what a CPU runs, and without the shifted products."""
     x, bias = normal(0, 2, 8, 7, 9), normal(1, 9)
