@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 
@@ -13,15 +12,15 @@ import sscjax
 COMMANDS = {
     "train": ("sscjax.main", "train, evaluate and report"),
     "audit": ("sscjax.cli.audit", "look for leaks in a set of images, before any training"),
-    "predict": ("sscjax.cli.predict", "classify new images by a finished run"),
-    "explain": ("sscjax.cli.explain", "draw where the network looked"),
+    "predict": ("sscjax.cli.predict", "classify new images with a finished run"),
+    "explain": ("sscjax.cli.explain", "draw which parts of an image a prediction rests on"),
     "slides": ("sscjax.cli.slides", "cut whole slides into tiles"),
     "compare": ("sscjax.cli.compare", "test whether one run is better than another"),
     "sample-size": ("sscjax.cli.sample_size", "plan how many patients the next study needs"),
     "report": ("sscjax.cli.report", "write a run's page and model card again"),
     "export": ("sscjax.cli.export", "write a run's model as ONNX, StableHLO or a web page"),
     "reproduce": ("sscjax.cli.reproduce", "repeat a run and compare it with the first"),
-    "doctor": ("sscjax.cli.doctor", "check whether this machine is fit for it"),
+    "doctor": ("sscjax.cli.doctor", "check whether this machine is fit for training"),
 }
 
 
@@ -32,14 +31,17 @@ def usage() -> str:
         [
             "usage: sscjax COMMAND ...",
             "",
-            "Classification of small sets of medical images on an ordinary computer. For research,",
-            "not for diagnosis.",
+            "Classify small sets of medical images on an ordinary computer. For research, not",
+            "for diagnosis.",
             "",
             "commands:",
             *lines,
             "",
-            "`sscjax COMMAND --help` explains one; `sscjax --version` prints the version. Example:",
+            "`sscjax COMMAND --help` explains a command, `sscjax --version` prints the version.",
+            "",
+            "example:",
             "  sscjax train --config=three_class --config.data.path=skin --workdir=runs/skin",
+            "  sscjax predict runs/skin new_patients --out=new",
         ]
     )
 
@@ -49,20 +51,21 @@ def main() -> int:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("", "-h", "--help", "help"):
         print(usage())
-        return 0 if name else 2
+        return 0
     if name == "--version":
         print(f"sscjax {sscjax.__version__}")
         return 0
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
-        print(f"error: sscjax has no command {name!r}; {hint}", file=sys.stderr)
+        from sscjax.cli.parsing import nearest
+
+        hint = nearest(name, COMMANDS) or f"; expected {', '.join(COMMANDS)}"
+        print(f"error: sscjax has no command {name!r}{hint}", file=sys.stderr)
         return 2
-    # argparse and absl call the program by the first word.
-    sys.argv[:2] = [f"sscjax {name}"]
-    module = importlib.import_module(COMMANDS[name][0])
     from sscjax.system import terminal
 
+    # The command sees its own arguments only.
+    sys.argv[:2] = [f"sscjax {name}"]
+    module = importlib.import_module(COMMANDS[name][0])
     return terminal.call(module.main)
 
 

@@ -3,44 +3,61 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 from pathlib import Path
 
-from sscjax.data import loading
-from sscjax.data.audit.checks import LEAK, audit, leaks, text
-from sscjax.data.splits import read_splits
-from sscjax.errors import UserError
-from sscjax.system import files, terminal
+from sscjax.cli.parsing import Parser, one_of
 
-_LOG = logging.getLogger(__name__)
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    made = Parser(
+        "audit",
+        "Look for leaks in a set of images: the same image or the same subject in two splits, one "
+        "image under two labels, classes that differ in how their images were made. Exit code 1: "
+        "there is a leak.",
+        """
+        sscjax audit skin
+        sscjax audit skin --splits=runs/skin/splits.csv --json=audit.json
+        """,
+    )
+    made.add_argument("data", type=Path, metavar="DATA", help="folder of images, or a manifest.csv")
+    made.add_argument(
+        "--image-size",
+        type=int,
+        default=128,
+        metavar="PIXELS",
+        help="side that images are compared at, 32 or more (default: 128)",
+    )
+    made.add_argument(
+        "--corrupt",
+        type=one_of("error", "skip"),
+        default="error",
+        metavar="WHAT",
+        help="what an image does that cannot be read: error or skip (default: error)",
+    )
+    made.add_argument(
+        "--splits",
+        type=Path,
+        metavar="FILE",
+        help="splits.csv of a run, to look across its splits (default: those of the manifest)",
+    )
+    made.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the findings there (default: print only)"
+    )
+    return made
 
 
 def main() -> int:
-    """Parse the command line, look, print; 1 where something leaks."""
-    parser = argparse.ArgumentParser(prog="python -m sscjax audit", description=__doc__)
-    parser.add_argument("data", type=Path, help="folder or manifest of images")
-    parser.add_argument("--image-size", type=int, default=128, help="pixels to compare at")
-    parser.add_argument(
-        "--corrupt", choices=("error", "skip"), default="error", help="images that cannot be read"
-    )
-    parser.add_argument("--splits", type=Path, help="splits.csv of a run, to look across them")
-    parser.add_argument("--json", type=Path, help="file for the findings")
-    args = parser.parse_args()
+    """Audit and print; 1 where something leaks."""
+    given = parser().parse_args()
+    from sscjax.data.audit.checks import audit_folder
+    from sscjax.system import terminal
+
     terminal.set_up_log()
-    if args.image_size < 32:
-        raise UserError(f"--image-size={args.image_size}: expected 32 pixels or more")
-    image_set = loading.load(args.data.expanduser(), args.image_size, corrupt=args.corrupt)
-    for file, reason in image_set.left_out.items():
-        _LOG.warning("left out: %s: %s", file, reason)
-    divided = read_splits(args.splits, image_set) if args.splits else image_set.splits
-    folder = args.data.expanduser()
-    found = audit(image_set, divided, folder.parent if folder.is_file() else folder)
-    if args.json:
-        files.write_json(args.json, found)
-    print(text(found), end="")
-    return LEAK if leaks(found) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(terminal.call(main))
+    return audit_folder(
+        given.data,
+        given.image_size,
+        corrupt=given.corrupt,
+        splits=given.splits,
+        json_path=given.json,
+    )

@@ -1,50 +1,69 @@
-"""`sscjax compare`: whether one run is better than another."""
+"""`sscjax compare`: test whether one run is better than another."""
 
 from __future__ import annotations
 
 import argparse
-import string
-import sys
 from pathlib import Path
 
-from sscjax.errors import UserError
-from sscjax.evaluation import predictions as predictions_module
-from sscjax.experiments.compare import align, compare_runs, read_run
-from sscjax.reports import comparison
-from sscjax.system import files, terminal
+from sscjax.cli.parsing import Parser, one_of
 
-# --- the program ----------------------------------------------------------------------------------
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    made = Parser(
+        "compare",
+        "Compare 2 to 26 runs on the same images: differences with 95 % intervals and p values, "
+        "paired by subject and corrected for their number.",
+        """
+        sscjax compare runs/mobilenet runs/cnn
+        sscjax compare runs/a runs/b --split=val --markdown=comparison.md
+        """,
+    )
+    made.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="folder of a finished run or of its folds"
+    )
+    made.add_argument(
+        "--split",
+        type=one_of("train", "val", "test"),
+        default="test",
+        metavar="SPLIT",
+        help="images to compare on: train, val or test (default: test)",
+    )
+    made.add_argument(
+        "--intersection",
+        action="store_true",
+        help="compare on the images that all runs have (default: refuse runs whose images differ)",
+    )
+    made.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all of it as JSON (default: print only)"
+    )
+    made.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="write the tables as Markdown (default: print only)",
+    )
+    made.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="NUMBER",
+        help="seed of bootstrap and permutations (default: 0)",
+    )
+    return made
 
 
 def main() -> None:
-    """Parse the command line, compare, print, and write what was asked for."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sscjax compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    parser.add_argument(
-        "--split", choices=predictions_module.SPLITS, default="test", help="default: test"
-    )
-    parser.add_argument(
-        "--intersection", action="store_true", help="compare only the images that all runs have"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write it as Markdown")
-    parser.add_argument("--seed", type=int, default=0, help="of resamples and swaps; default: 0")
-    arguments = parser.parse_args()
-    if not 2 <= len(arguments.runs) <= len(string.ascii_uppercase):
-        raise UserError(f"{len(arguments.runs)} run given: expected 2 to 26 to compare")
+    """Compare, print, and write the files that are given."""
+    given = parser().parse_args()
+    from sscjax.experiments.compare import compare_folders
+    from sscjax.reports import comparison
+    from sscjax.system import files, terminal
+
     terminal.set_up_log()
-    runs = [read_run(path.expanduser(), arguments.split) for path in arguments.runs]
-    found = compare_runs(align(runs, arguments.intersection), arguments.split, arguments.seed)
-    print(comparison.terminal(found), end="")
-    if arguments.json:
-        files.write_json(arguments.json, found)
-    if arguments.markdown:
-        files.write_text(arguments.markdown, comparison.markdown(found))
-
-
-if __name__ == "__main__":
-    sys.exit(terminal.call(main))
+    result = compare_folders(given.runs, given.split, given.intersection, given.seed)
+    print(comparison.terminal(result), end="")
+    if given.json:
+        files.write_json(given.json, result)
+    if given.markdown:
+        files.write_text(given.markdown, comparison.markdown(result))

@@ -1,43 +1,75 @@
-"""`sscjax explain`: draw where the network looked."""
+"""`sscjax explain`: draw which parts of an image a prediction rests on."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from sscjax.inference import predict
-from sscjax.inference.explain import MOST, explain
-from sscjax.system import terminal
+from sscjax.cli.parsing import PRIVATE, Parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    made = Parser(
+        "explain",
+        "Draw which parts of an image a prediction rests on, by several methods, beside the same "
+        "maps of a network with random weights.",
+        "sscjax explain runs/skin new_patients/patient_41 --out=maps",
+    )
+    made.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    made.add_argument(
+        "input", type=Path, nargs="+", metavar="INPUT", help="images, folders or manifests"
+    )
+    made.add_argument(
+        "--out",
+        type=Path,
+        default=Path("explanations"),
+        metavar="FOLDER",
+        help="where the maps go (default: explanations)",
+    )
+    made.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace earlier results in that folder (default: refuse)",
+    )
+    made.add_argument("--private", action="store_true", help=PRIVATE)
+    made.add_argument(
+        "--layer",
+        default="",
+        metavar="NAME",
+        help="layer whose output is mapped (default: the last one with a height and a width)",
+    )
+    made.add_argument(
+        "--of",
+        default="",
+        metavar="CLASS",
+        help="class to explain (default: the most probable one of each image)",
+    )
+    made.add_argument(
+        "--most",
+        type=int,
+        default=50,
+        metavar="NUMBER",
+        help="explain at most so many images (default: 50)",
+    )
+    return made
 
 
 def main() -> int:
-    """Parse the command line, draw, write, print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sscjax explain", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("run", type=Path, help="the folder of a finished run")
-    parser.add_argument("input", type=Path, nargs="+", help="images, folders or manifests")
-    parser.add_argument("--out", type=Path, default=Path("explanations"), help="explanations")
-    parser.add_argument("--overwrite", action="store_true", help="replace what lies at --out")
-    parser.add_argument("--private", action="store_true", help=predict.PRIVATE_HELP)
-    parser.add_argument("--layer", default="", help="by its name; the last one with a place")
-    parser.add_argument("--of", default="", help="the class to explain; the most probable one")
-    parser.add_argument("--most", type=int, default=MOST, help=f"at most so many images; {MOST}")
-    arguments = parser.parse_args()
+    """Draw, write, print."""
+    given = parser().parse_args()
+    from sscjax.inference.explain import explain
+    from sscjax.system import terminal
+
     terminal.set_up_log()
     terminal.set_up_jax()
     return explain(
-        arguments.run,
-        arguments.input,
-        arguments.out,
-        layer=arguments.layer,
-        of=arguments.of,
-        most=arguments.most,
-        overwrite=arguments.overwrite,
-        private=arguments.private,
+        given.run,
+        given.input,
+        given.out,
+        layer=given.layer,
+        of=given.of,
+        most=given.most,
+        overwrite=given.overwrite,
+        private=given.private,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(terminal.call(main))

@@ -1,146 +1,64 @@
-"""The command line of the export: checks what is asked, writes, and moves the result in place."""
+"""`sscjax export`: write a run's model for other programs."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import sscjax.export as package
-from sscjax.errors import UserError
-from sscjax.export.formats import FORMATS
-from sscjax.export.verify import Outcome, Wish
-from sscjax.inference import classifier, predict
-from sscjax.system import files, terminal
+from sscjax.cli.parsing import Parser, one_of
+
+FORMATS = ("onnx", "stablehlo", "web")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    made = Parser(
+        "export",
+        "Write a run's model for other programs, and keep it only if it predicts as the run does "
+        "on images of the run.",
+        """
+        sscjax export runs/skin --format=onnx --out=skin.onnx
+        sscjax export runs/skin --format=web --out=page
+        """,
+    )
+    made.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    made.add_argument(
+        "--format",
+        required=True,
+        type=one_of(*FORMATS),
+        metavar="FORMAT",
+        help="onnx (a .onnx file for onnxruntime and others), stablehlo (a .zip file for JAX "
+        "without this package) or web (a folder with a page for browsers)",
+    )
+    made.add_argument(
+        "--out", type=Path, required=True, metavar="PATH", help="the file or folder to write"
+    )
+    made.add_argument(
+        "--overwrite", action="store_true", help="replace what is at --out (default: refuse)"
+    )
+    made.add_argument(
+        "--data",
+        metavar="PATH",
+        help="where the run's images are now (default: where they were in training)",
+    )
+    made.add_argument(
+        "--ort-web",
+        type=Path,
+        metavar="PATH",
+        help="onnxruntime-web, packed or unpacked, for --format=web (default: download it)",
+    )
+    return made
 
 
 def main() -> int:
-    """Parse the command line, export, print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sscjax export",
-        description=(package.__doc__ or "").partition("\n")[0],
-        epilog="; ".join(f"{name}: {one.about}" for name, one in FORMATS.items()),
-    )
-    parser.add_argument("run", type=Path, help="the folder of a finished run")
-    parser.add_argument("--format", required=True, choices=FORMATS, help="see below")
-    parser.add_argument("--out", type=Path, required=True, help="the file or folder to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace what lies at --out")
-    parser.add_argument("--data", help="where the run's images are now, if they were moved")
-    parser.add_argument(
-        "--ort-web", type=Path, help="of web: onnxruntime-web, packed or unpacked, if not fetched"
-    )
-    arguments = parser.parse_args()
+    """Export and print."""
+    given = parser().parse_args()
+    from sscjax.export.verify import Wish
+    from sscjax.export.write import export
+    from sscjax.system import terminal
+
     terminal.set_up_log()
     terminal.set_up_jax()
-    wish = Wish(data=arguments.data, ort_web=arguments.ort_web)
-    print(export(arguments.run, arguments.format, arguments.out, wish, arguments.overwrite))
+    settings = Wish(data=given.data, ort_web=given.ort_web)
+    print(export(given.run, given.format, given.out, settings, given.overwrite))
     return 0
-
-
-def export(run: Path, name: str, out: Path, wish: Wish, overwrite: bool = False) -> str:
-    """Write an exported file and, beside a file, `NAME.json`: metadata, SHA-256 and the check.
-
-    Args:
-      run: the folder of a finished run.
-      name: of the format, see `FORMATS`.
-      out: the file, or the folder, to write.
-      wish: further wishes.
-      overwrite: an earlier export there may be replaced.
-
-    Returns:
-      what is to be said to people.
-
-    Raises:
-      UserError: anything that the user can mend, and a file that does not answer as the run does;
-        nothing is left under its name then.
-    """
-    form = FORMATS[name]
-    out = out.expanduser()
-    if wish.ort_web is not None and name != "web":
-        raise UserError(f"--ort-web goes with --format=web, not with {name}: leave it out")
-    _refuse(out, form.suffix, overwrite)
-    opened = classifier.open_run(run)
-    with _moved_in_place(out) as place:
-        outcome = form.write(opened, place, wish)
-        if place.is_file():
-            written = {**outcome.metadata, "file": _of_file(place), "check": _checked(outcome)}
-            files.write_json(place.with_name(f"{place.name}.json"), written)
-        size = _size(place)
-    return _text(out, size, outcome)
-
-
-def _refuse(out: Path, suffix: str, overwrite: bool) -> None:
-    """Raise a UserError if `--out` cannot be meant."""
-    if suffix and out.suffix != suffix:
-        raise UserError(f"--out={out}: expected a name that ends in {suffix}")
-    if out.exists() and bool(suffix) == out.is_dir():
-        what, wanted = ("folder", "file") if suffix else ("file", "folder")
-        raise UserError(f"--out={out} is a {what}, expected a {wanted}")
-    if out.exists() and not overwrite:
-        raise UserError(f"--out={out} exists: give another name, or --overwrite")
-
-
-@contextlib.contextmanager
-def _moved_in_place(out: Path) -> Iterator[Path]:
-    """A path in a temporary folder beside `out`; all in it is moved there if no error comes."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        near = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name[:100]}.", suffix=".tmp"))
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    try:
-        yield near / out.name
-        if out.is_dir():
-            out.rename(near / ".old")
-        # What is named first is moved last: who finds it finds all.
-        for part in sorted(near.glob("[!.]*"), key=lambda part: part.name == out.name):
-            part.replace(out.with_name(part.name))
-    except OSError as error:
-        raise _unwritable(out, error) from error
-    finally:
-        shutil.rmtree(near, ignore_errors=True)
-
-
-def _unwritable(out: Path, error: OSError) -> UserError:
-    return UserError(f"--out={out} cannot be written ({error.strerror or error}): name another")
-
-
-def _of_file(place: Path) -> dict[str, object]:
-    return {
-        "name": place.name,
-        "bytes": place.stat().st_size,
-        "sha256": files.sha256(place),
-    }
-
-
-def _checked(outcome: Outcome) -> dict[str, object]:
-    return outcome.agreement.as_json()
-
-
-def _size(place: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    some = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
-    return sum(path.stat().st_size for path in some)
-
-
-def _text(out: Path, size: int, outcome: Outcome) -> str:
-    found = outcome.agreement
-    lines = [f"warning: {line}" for line in outcome.metadata["warnings"]]
-    lines += [
-        f"{out}: {size / 1e6:.2f} MB",
-        f"asked about {found.images} {found.split} images, by its own runtime: probabilities "
-        f"differ from the run's by up to {found.probabilities:.1e}, distances by "
-        f"{found.distances:.1e}, {found.changed} answers are others",
-    ]
-    if found.pixels is not None:
-        lines.append(f"of the masks {100 * found.pixels:.2g} % of the pixels are others")
-    if None not in found.speed:
-        there, here = found.speed
-        lines.append(
-            f"{there:.0f} images/s there, {here:.0f} images/s in sscjax, in batches of "
-            f"{classifier.BATCH}"
-        )
-    return "\n".join([*lines, *outcome.notes, predict.RESEARCH_ONLY])

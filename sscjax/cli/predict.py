@@ -1,32 +1,49 @@
-"""`sscjax predict`: classify new images by a finished run."""
+"""`sscjax predict`: classify new images with a finished run."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from sscjax.inference.predict import PRIVATE_HELP, predict
-from sscjax.system import terminal
+from sscjax.cli.parsing import PRIVATE, Parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    made = Parser(
+        "predict",
+        "Classify new images with a finished run, or with all folds of one together. Exit code 1: "
+        "an image could not be read.",
+        "sscjax predict runs/skin new_patients --out=new",
+    )
+    made.add_argument(
+        "run", type=Path, metavar="RUN", help="folder of a finished run or of its folds"
+    )
+    made.add_argument(
+        "input", type=Path, nargs="+", metavar="INPUT", help="images, folders, manifests or slides"
+    )
+    made.add_argument(
+        "--out",
+        type=Path,
+        default=Path("predictions"),
+        metavar="FOLDER",
+        help="where the tables go (default: predictions)",
+    )
+    made.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace earlier results in that folder (default: refuse)",
+    )
+    made.add_argument("--private", action="store_true", help=PRIVATE)
+    return made
 
 
 def main() -> int:
-    """Parse the command line, predict, write, print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sscjax predict", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("run", type=Path, help="the folder of a finished run, or protocol")
-    parser.add_argument("input", type=Path, nargs="+", help="images, folders, manifests or slides")
-    parser.add_argument("--out", type=Path, default=Path("predictions"), help="predictions")
-    parser.add_argument("--overwrite", action="store_true", help="replace what lies at --out")
-    parser.add_argument("--private", action="store_true", help=PRIVATE_HELP)
-    arguments = parser.parse_args()
+    """Predict, write, print; 1 where an image could not be read."""
+    given = parser().parse_args()
+    from sscjax.inference.predict import predict
+    from sscjax.system import terminal
+
     terminal.set_up_log()
     terminal.set_up_jax()
-    return predict(
-        arguments.run, arguments.input, arguments.out, arguments.overwrite, arguments.private
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(terminal.call(main))
+    return predict(given.run, given.input, given.out, given.overwrite, given.private)

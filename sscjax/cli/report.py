@@ -1,22 +1,30 @@
-"""Make a run's report.html and model_card.md anew: `python -m sscjax report runs/three_class`."""
+"""`sscjax report`: write a run's page and model card again."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from sscjax.reports import html
-from sscjax.system import terminal
+from sscjax.cli.parsing import Parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    made = Parser(
+        "report",
+        "Write report.html and model_card.md of a finished run again, from its folder alone.",
+        "sscjax report runs/three_class",
+    )
+    made.add_argument(
+        "run", type=Path, metavar="RUN", help="folder of a finished run or of its folds"
+    )
+    return made
 
 
 def main() -> None:
-    """Read the command line and write the files."""
-    parser = argparse.ArgumentParser(prog="python -m sscjax report", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a finished run, or of a protocol")
-    for path in html.write_again(parser.parse_args().run.expanduser().resolve()):
+    """Write the files and print their names."""
+    given = parser().parse_args()
+    from sscjax.reports import html
+
+    for path in html.write_again(given.run.expanduser().resolve()):
         print(path)
-
-
-if __name__ == "__main__":
-    sys.exit(terminal.call(main))

@@ -1,43 +1,62 @@
-"""`sscjax sample-size`: how many patients the next study needs."""
+"""`sscjax sample-size`: plan how many patients the next study needs."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from sscjax.experiments.sample_size import POWER, WITHIN, samplesize
-from sscjax.system import terminal
+from sscjax.cli.parsing import Parser
 
 
-def main() -> int:
-    """Parse the command line, compute, print."""
-    terminal.set_up_log()
-    parser = argparse.ArgumentParser(
-        prog="python -m sscjax sample-size", description=__doc__.partition("\n")[0]
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    made = Parser(
+        "sample-size",
+        "Plan how many patients the next study needs: for intervals of a given width, and with a "
+        "second run on the same images for showing that one is better.",
+        """
+        sscjax sample-size runs/skin
+        sscjax sample-size runs/skin runs/other --within 5 2.5 --power=0.9
+        """,
     )
-    parser.add_argument("run", type=Path, help="a finished run or protocol")
-    parser.add_argument("other", type=Path, nargs="?", help="another on the same images")
-    parser.add_argument(
+    made.add_argument(
+        "run", type=Path, metavar="RUN", help="folder of a finished run or of its folds"
+    )
+    made.add_argument(
+        "other",
+        type=Path,
+        nargs="?",
+        metavar="OTHER",
+        help="another run on the same images (default: none)",
+    )
+    made.add_argument(
         "--within",
         type=float,
         nargs="+",
-        default=list(WITHIN),
-        help="half widths of the 95 %% interval in points; 10 7.5 5",
+        default=[10.0, 7.5, 5.0],
+        metavar="POINTS",
+        help="half widths of the 95 %% interval in percentage points (default: 10 7.5 5)",
     )
-    parser.add_argument(
-        "--power", type=float, default=POWER, help="chance to show a difference; 0.8"
+    made.add_argument(
+        "--power",
+        type=float,
+        default=0.8,
+        metavar="SHARE",
+        help="probability of showing a true difference, 0 to 1 (default: 0.8)",
     )
-    parser.add_argument("--json", type=Path, help="write all of it there, too")
-    arguments = parser.parse_args()
+    made.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all of it as JSON (default: print only)"
+    )
+    return made
+
+
+def main() -> int:
+    """Compute and print."""
+    given = parser().parse_args()
+    from sscjax.experiments.sample_size import samplesize
+    from sscjax.system import terminal
+
+    terminal.set_up_log()
     return samplesize(
-        arguments.run,
-        arguments.other,
-        within=arguments.within,
-        power=arguments.power,
-        json_path=arguments.json,
+        given.run, given.other, within=given.within, power=given.power, json_path=given.json
     )
-
-
-if __name__ == "__main__":
-    sys.exit(terminal.call(main))

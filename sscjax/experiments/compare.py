@@ -1,4 +1,4 @@
-"""Compare runs on the same images: `python -m sscjax compare RUN_A RUN_B ...`.
+"""Compare runs on the same images: `sscjax compare RUN_A RUN_B ...`.
 
 A RUN is the folder of a run, of one of its stages (RUN/stages/NAME) or of a protocol, or a
 predictions.csv. The paper's own comparison of its two networks stands first.
@@ -242,6 +242,20 @@ def compare_paper() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def compare_folders(
+    folders: Sequence[Path], split: str, intersection: bool = False, seed: int = 0
+) -> dict[str, Any]:
+    """Compare the runs in 2 to 26 folders, see `align` and `compare_runs`.
+
+    Raises:
+      UserError: another number of folders, no finished run, or runs that cannot be compared.
+    """
+    if not 2 <= len(folders) <= len(string.ascii_uppercase):
+        raise UserError(f"{len(folders)} runs given: expected 2 to 26 to compare")
+    runs = [read_run(folder.expanduser(), split) for folder in folders]
+    return compare_runs(align(runs, intersection), split, seed)
 
 
 def compare_runs(runs: Sequence[Run], split: str, seed: int = 0) -> dict[str, Any]:

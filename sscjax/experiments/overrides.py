@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib.util
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sscjax import configs
+from sscjax.configs import default
 from sscjax.errors import UserError
 
 
@@ -63,8 +66,12 @@ def _file_of(path: Path) -> Path:
         own = configs.file_of(path.stem)
         if own is not None:
             return own
-    near = difflib.get_close_matches(path.stem, configs.names(), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else f": expected {', '.join(configs.names())}"
+    beside = [file.stem for file in path.parent.glob("*.py")] if path.parent.name else []
+    near = difflib.get_close_matches(path.stem, beside or configs.names(), n=1, cutoff=0.5)
+    if near:
+        hint = f"; did you mean {str(path.with_name(near[0] + path.suffix))!r}?"
+    else:
+        hint = f": expected a file, or {', '.join(configs.names())}"
     raise UserError(f"config {str(path)!r} does not exist{hint}")
 
 
@@ -111,6 +118,105 @@ def set_fields(config: ConfigDict, fields: Mapping[str, Any], block: str = "") -
                 f"{full}={value!r}: expected {type(inner[last]).__name__}, as {inner[last]!r}"
             ) from error
     return config
+
+
+def set_texts(config: ConfigDict, texts: Mapping[str, str]) -> ConfigDict:
+    """Set fields by their dotted names from the texts of a command line; returns the config.
+
+    Args:
+      config: changed in place.
+      texts: values by name, read as the type that the field has. Tuples of words need no quotes:
+        `normal,early,late` and `(normal,early,late)` are as `('normal','early','late')`.
+
+    Raises:
+      UserError: there is no such field, or the text is no value of its type.
+    """
+    known = {name: config_value(config, name) for name in names(config)}
+    for name, text in texts.items():
+        if name not in known:
+            inside = next((field for field in known if field.startswith(f"{name}.")), None)
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean --config.{near[0]}?" if near else ""
+            if inside:
+                hint = f", it is a block of fields such as --config.{inside}"
+            raise UserError(f"--config.{name}: the config has no such field{hint}")
+        try:
+            value = from_text(name, text, known[name])
+        except (KeyError, SyntaxError, TypeError, ValueError) as error:
+            kind = _KINDS.get(type(known[name]), type(known[name]).__name__)
+            raise UserError(
+                f"--config.{name}={text}: expected {kind}, such as {known[name]!r}"
+            ) from error
+        set_fields(config, {name: value})
+    return config
+
+
+_KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "values with commas between them",
+}
+
+
+def config_value(config: ConfigDict, name: str) -> Any:
+    """The value of a field by its dotted name."""
+    value: Any = config
+    for part in name.split("."):
+        value = value[part]
+    return value
+
+
+def from_text(name: str, text: str, before: Any) -> Any:
+    """A value as the command line gives it, of the type of the value before.
+
+    Raises:
+      ValueError, KeyError, TypeError or SyntaxError: it is none of that type.
+    """
+    if isinstance(before, bool):
+        return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+    if isinstance(before, tuple):
+        # All fields of the default that are empty hold words.
+        words = all(isinstance(value, str) for value in _default(name, before))
+        return _words(name, text) if words else _numbers(text)
+    return type(before)(text)
+
+
+def _default(name: str, before: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The field in configs/default.py, whose type holds where a config has emptied it."""
+    try:
+        value = config_value(default.get_config(), name)
+    except KeyError:
+        return before
+    return value if isinstance(value, tuple) and not before else before
+
+
+def _words(name: str, text: str) -> tuple[str, ...]:
+    """Words in quotes or without, in brackets or without; an entry of a search has commas in it."""
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        value = None
+    entries = value if isinstance(value, tuple | list) else (value,)
+    if all(isinstance(entry, str) for entry in entries):
+        return tuple(entries)
+    inner = re.sub(r"^\s*[(\[](.*?),?\s*[)\]]\s*$", r"\1", text, flags=re.DOTALL)
+    if not inner.strip():
+        return ()
+    separator = r",(?=\s*[\w.]+=)" if name == "cv.search" else ","
+    parts = [part.strip().strip("'\"") for part in re.split(separator, inner)]
+    if not all(parts):
+        raise ValueError("an empty word")
+    return tuple(parts)
+
+
+def _numbers(text: str) -> tuple[Any, ...]:
+    value = ast.literal_eval(text)
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if not all(type(number) in (int, float) for number in values):
+        raise ValueError("no numbers")
+    return values
 
 
 def _plain(value: Any, before: Any) -> Any:

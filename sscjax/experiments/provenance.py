@@ -1,7 +1,7 @@
 """A run's manifest: every image, the weights, and of each session the code and the machine.
 
 `run.json` says whether a run may go on; the manifest says, years later, what it was made of, image
-by image, so that `sscjax.experiments.reproduce` can name what has changed since.
+by image, so that `sscjax reproduce` can name what has changed since.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run a finished run again, and say which figures are identical: `python -m sscjax reproduce RUN`.
+"""Run a finished run again, and say which figures are identical: `sscjax reproduce RUN`.
 
 First everything that went into the run is compared with its manifest: each image, the weights, the
 code, the machine. Then it is trained again in a folder of its own, by the config and the

@@ -1,4 +1,4 @@
-"""How many subjects the next study needs: `python -m sscjax sample-size RUN [OTHER]`.
+"""How many subjects the next study needs: `sscjax sample-size RUN [OTHER]`.
 
 An interval by subject shrinks with the root of the number of subjects, so a finished study says how
 large the next one must be: for a figure within so many points, and, with two runs on the same

@@ -1,6 +1,6 @@
 """A finished run for other programs: an ONNX file, StableHLO, a page in the browser.
 
-`python -m sscjax export RUN --format=onnx --out=skin.onnx` writes the file, runs it by its own
+`sscjax export RUN --format=onnx --out=skin.onnx` writes the file, runs it by its own
 runtime on images of the run, and keeps it only if it answers as the run does.
 """
 

@@ -68,7 +68,7 @@ def load(path: Path | str) -> tuple[Callable[[Any], dict[str, jax.Array]], dict[
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} cannot be read ({error}): expected what "
-            "'python -m sscjax export --format=stablehlo' writes"
+            "'sscjax export --format=stablehlo' writes"
         ) from error
     return jax.jit(exported.call), about
 

@@ -1,4 +1,4 @@
-"""Show where a finished run's network looks: `python -m sscjax explain RUN INPUT...`.
+"""Show where a finished run's network looks: `sscjax explain RUN INPUT...`.
 
 For each image a sheet: the image, a map of what spoke for the class by Grad-CAM and by HiResCAM,
 and, as a check that looks into no network, what hiding each part costs (occlusion). Two numbers say

@@ -1,4 +1,4 @@
-"""Ask a finished run about new images: `python -m sscjax predict RUN INPUT...`.
+"""Ask a finished run about new images: `sscjax predict RUN INPUT...`.
 
 An INPUT is an image, a folder of images, a csv manifest or a folder with one, a slide or a folder
 of slides. Images are prepared,
@@ -40,8 +40,6 @@ _LOG = logging.getLogger("sscjax.inference.predict")
 IMAGES, SUBJECTS, ALL = "images.csv", "subjects.csv", "predictions.json"
 FAILED = 1
 
-PRIVATE_HELP = "numbers in place of the names of files and subjects; of a private run always"
-
 RESEARCH_ONLY = "For research only: this is no diagnosis."
 
 
@@ -71,8 +69,8 @@ def predict(
     slides, rest = whole_slides.part(inputs)
     if slides and private:
         raise UserError(
-            f"{slides[0]} is a slide, whose tiles and pictures have its name: cut it by "
-            "sscjax.data.slides under a name that tells nothing, and give its tiles"
+            f"{slides[0]} is a slide, whose tiles and pictures have its name: cut it with "
+            "`sscjax slides` under a name that tells nothing, and give its tiles"
         )
     settings = whole_slides.settings_of(opened) if slides else None
     found = listed(rest, opened, private) if rest else []

@@ -94,7 +94,7 @@ def settings_of(opened: Classifier | Ensemble) -> Settings:
     path = opened.folders[0] / output.SETTINGS
     if not path.is_file():
         raise UserError(
-            f"{opened.folder} was not trained on tiles that sscjax.data.slides cut, so how a slide "
+            f"{opened.folder} was not trained on tiles that `sscjax slides` cut, so how a slide "
             "is to be cut for it is not known; cut slides as its tiles were, and give these"
         )
     return output.read_settings(path)

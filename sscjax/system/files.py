@@ -12,9 +12,10 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -91,8 +92,14 @@ def read_npz(path: Path, most: int) -> dict[str, np.ndarray]:
 
 
 def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    import numpy as np  # here, so that the help of a command does not wait for it
+
+    headers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     with archive.open(entry) as file:
-        header = _HEADERS.get(np.lib.format.read_magic(file))
+        header = headers.get(np.lib.format.read_magic(file))
         if header is None:
             raise ValueError(f"{entry.filename} has another format than arrays are saved in")
         shape, _, dtype = header(file)
@@ -100,12 +107,6 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
             raise ValueError(f"{entry.filename} claims {dtype} of the shape {shape}")
     with archive.open(entry) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
-
-
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 def sha256(path: Path) -> str:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import ctypes
 import platform
 
-import jax
-
 # Parameters of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
@@ -32,6 +30,8 @@ def keep() -> bool:
     # in one for all they waited for each other, half as long again in a process that had compiled.
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
     taken = all([mallopt(name, value) == 1 for name, value in settings])
+    import jax  # here, so that the help of a command does not wait for it
+
     # In the thread that calls, and so from the main heap: those of other threads give back what is
     # freed whatever is set.
     jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -15,8 +15,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jax
-
 from sscjax.errors import UserError
 from sscjax.system import cache_dir, files, machine, malloc, signals
 
@@ -164,6 +162,8 @@ def _spelt(value: object) -> object:
 
 def set_up_jax() -> None:
     """Keep freed memory, and compiled programs in the cache folder for the next start."""
+    import jax  # here, so that the help of a command does not wait for it
+
     malloc.keep()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(programs_folder()))

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from absl import flags
+from ml_collections import ConfigDict
 from small_runs import write_folder
 
-from sscjax import main
-from sscjax.configs import smoke
+from sscjax import configs, main
+from sscjax.cli import config_help
+from sscjax.configs import default, smoke
 from sscjax.errors import UserError
-from sscjax.experiments import single_run, summarize
+from sscjax.experiments import overrides, single_run, summarize
 from sscjax.models import mobilenet_v2
 from sscjax.models.pretrained import download
 from sscjax.system import machine, terminal
@@ -27,30 +28,66 @@ from sscjax.system import machine, terminal
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def forget_overrides() -> Iterator[None]:
-    """A process parses once; what one test overrides must not reach the next."""
-    yield
-    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)
+def _parse(*words: str) -> ConfigDict:
+    return main.parse(list(words)).config
 
 
-def _parse(monkeypatch: pytest.MonkeyPatch, *flags: str) -> Any:
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(sys, "argv", ["sscjax", *flags])  # put back afterwards
-    return main.parse(sys.argv, "")
-
-
-def test_fields_are_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fields_are_overridden() -> None:
     config = _parse(
-        monkeypatch,
-        "--config=configs/three_class.py",
+        "--config=three_class",
         "--config.stages.head.epochs=7",
+        "--config.stages.head.learning_rate=3e-3",
         "--config.data.classes=('a','b')",
         "--config.pretrained=none",
+        "--config.private=true",
+        "--config.augment.crop=1",
     )
     assert config.name == "three_class" and config.stages.head.epochs == 7
     assert config.data.classes == ("a", "b") and config.pretrained == "none"
+    assert config.stages.head.learning_rate == 3e-3 and config.private is True
+    assert config.augment.crop == 1.0 and isinstance(config.augment.crop, float)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "expected"),
+    [
+        ("data.classes", "(normal,early,late)", ("normal", "early", "late")),
+        ("data.classes", "normal,early,late", ("normal", "early", "late")),
+        ("data.classes", "normal, early , late", ("normal", "early", "late")),
+        ("data.classes", "('normal', 'early')", ("normal", "early")),
+        ("data.classes", "['normal']", ("normal",)),
+        ("data.classes", "(normal,)", ("normal",)),
+        ("data.classes", "1,2,3", ("1", "2", "3")),  # grades are words, too
+        ("data.classes", "grade 1,grade (2)", ("grade 1", "grade (2)")),
+        ("data.classes", "()", ()),
+        ("data.mask_classes", "background,tumour", ("background", "tumour")),
+        ("stage_order", "head", ("head",)),
+        ("stage_order", "(head,finetune)", ("head", "finetune")),
+        ("model.feature_layers", "block_3_add,block_5_add", ("block_3_add", "block_5_add")),
+        ("cv.search", "batch_size=8,16,seed=1,2", ("batch_size=8,16", "seed=1,2")),
+        ("model.cnn_widths", "8,16", (8, 16)),
+        ("model.cnn_widths", "(8,)", (8,)),
+        ("stages.head.l2", "0.1", (0.1,)),
+    ],
+)
+def test_tuples_need_neither_quotes_nor_brackets(
+    field: str, text: str, expected: tuple[object, ...]
+) -> None:
+    config = _parse("--config=three_class", f"--config.{field}={text}")
+    assert overrides.config_value(config, field) == expected
+
+
+def test_an_emptied_tuple_of_numbers_stays_one_of_numbers(tmp_path: Path) -> None:
+    """Its own value says no longer what it holds."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from sscjax.configs import default\n\n\n"
+        "def get_config():\n    config = default.get_config()\n"
+        "    config.model.cnn_dense = ()\n    return config\n",
+        encoding="utf-8",
+    )
+    assert _parse(f"--config={path}").model.cnn_dense == ()
+    assert _parse(f"--config={path}", "--config.model.cnn_dense=8").model.cnn_dense == (8,)
 
 
 @pytest.mark.parametrize(
@@ -59,34 +96,72 @@ def test_fields_are_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--config.stages.head.epoch=3", "did you mean --config.stages.head.epochs?"),
         ("--config.data.pth=x", "did you mean --config.data.path?"),
         ("--config.sed=1", "did you mean --config.seed?"),
+        ("--config.data=x", "a block of fields such as --config.data."),
         ("--workdr=x", "did you mean --workdir?"),
-        ("--config.seed=one", "seed"),
-        ("surplus", "expected only flags"),
+        ("-config=x", "did you mean --config?"),
+        ("--config.seed=one", "--config.seed=one: expected a whole number, such as 0"),
+        ("--config.seed", "expected a value, as in --config.seed=VALUE"),
+        ("--config.private=maybe", "expected True or False"),
+        ("--config.split.train=half", "expected a number, such as 0.7"),
+        ("--config.model.cnn_widths=a,b", "expected values with commas between them"),
+        ("--config.data.classes=a,,b", "expected values with commas between them"),
+        ("surplus", "found 'surplus', which is one argument too many"),
     ],
 )
-def test_wrong_flags_are_one_line(flag: str, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_flags_are_one_line(flag: str, wanted: str) -> None:
     with pytest.raises(UserError) as caught:
-        _parse(monkeypatch, "--config=configs/three_class.py", flag)
+        _parse("--config=configs/three_class.py", flag)
     assert wanted in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_wrong_config_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="did you mean configs.three_class.py"):
-        _parse(monkeypatch, "--config=configs/three_clas.py")
+@pytest.mark.parametrize("folder", (REPOSITORY, None))
+def test_configs_by_name_by_file_and_by_path(
+    folder: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the clone, and from a folder that knows nothing of it."""
+    monkeypatch.chdir(folder or tmp_path)
+    path = configs.file_of("smoke")
+    for value in ("smoke", "smoke.py", "configs/smoke.py", str(path)):
+        assert _parse(f"--config={value}").name == "smoke"
+        assert _parse("--config", value, "--config.seed", "3").seed == 3
 
 
-def test_config_may_stand_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    arguments = ["sscjax", "--config", "configs/smoke.py", "--config.seed=3"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    config = main.parse(arguments, "")
-    assert config.name == "smoke" and config.seed == 3
+def test_wrong_config_names_the_nearest(tmp_path: Path) -> None:
+    for value in ("three_clas", "configs/three_clas.py"):
+        nearest = value.replace("clas", "class")
+        with pytest.raises(UserError, match=f"did you mean '{nearest}'?"):
+            _parse(f"--config={value}")
+    (tmp_path / "my_skin.py").touch()
+    with pytest.raises(UserError, match="did you mean '.*/my_skin.py'"):
+        _parse(f"--config={tmp_path / 'myskin.py'}")
+    with pytest.raises(UserError, match="expected a file, or best_three_class, .*three_class"):
+        _parse("--config=xyzzy")
+    with pytest.raises(UserError, match="no config given: add --config=three_class"):
+        _parse()
 
 
-def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_field_is_explained() -> None:
+    """By --helpfull, with the default that the config has, and in the columns of a terminal."""
+    path = configs.file_of("default")
+    assert path is not None
+    listed = config_help.fields(path)
+    config = default.get_config()
+    expected = {name: overrides.config_value(config, name) for name in overrides.names(config)}
+    assert {field.name: ast.literal_eval(field.default) for field in listed} == expected
+    assert all(len(field.comment) > 10 for field in listed)
+    comments = {field.name: field.comment for field in listed}
+    assert comments["batch_size"] == "Images per step."
+    assert comments["stages.finetune.learning_rate"] == "Learning rate at its highest."
+    text = config_help.describe(path)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "--config.data.image_size  (default: 128)\n      Height and width" in text
+
+
+def test_helpfull_ends_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        main.parse(["sscjax", "--help"], main.__doc__ or "")
-    assert caught.value.code == 0 and "--workdir" in capsys.readouterr().out
+        main.parse(["--helpfull"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0 and "--workdir FOLDER" in out and "--config.cv.folds" in out
 
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,12 +179,13 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
         terminal.call(lambda: print(1 / 0))
 
 
-def test_folder_that_is_a_link_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes out where the folder is made, in a line as for any other that cannot be."""
+def test_folder_that_is_a_link_to_itself(tmp_path: Path) -> None:
+    """One line where the folder is made, as for any other that cannot be."""
     ring = tmp_path / "ring"
     ring.symlink_to("ring")
-    monkeypatch.setattr(main, "_WORKDIR", SimpleNamespace(value=str(ring)))
-    assert main.workdir("any") == ring
+    done = _run(tmp_path, "--config=smoke", f"--workdir={ring}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.match(f"error: .*{ring} cannot be written", done.stderr.splitlines()[-1])
 
 
 def _run(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:

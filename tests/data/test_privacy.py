@@ -66,10 +66,10 @@ import sys
 for words in json.loads(os.environ["COMMANDS"]):
     sys.argv = list(words)
     try:
-        runpy.run_module(words[0], run_name="__main__", alter_sys=False)
+        runpy.run_module("sscjax", run_name="__main__", alter_sys=False)
     except SystemExit as end:
         if end.code:
-            sys.exit(f"{words[0]} ended with {end.code}")
+            sys.exit(f"{words} ended with {end.code}")
 """
 
 
@@ -129,7 +129,7 @@ def test_training_prediction_and_report_need_no_network(tmp_path: Path, closed: 
     ]
     out = tmp_path / "answers"
     commands = [
-        ["sscjax.main", "--config=configs/smoke.py", f"--workdir={run}", *flags],
+        ["sscjax", "train", "--config=configs/smoke.py", f"--workdir={run}", *flags],
         ["sscjax", "predict", str(run), str(images), f"--out={out}"],
         ["sscjax", "report", str(run)],
     ]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from absl import flags
 from ml_collections import ConfigDict
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 from small_runs import one_stage_config, small_config, write_folder, written
@@ -418,8 +417,6 @@ def test_command_line_takes_the_protocol(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     monkeypatch.setattr(sys, "argv", arguments)
     main.main()
-    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)
     wanted = ("kfold", 4, ("stages.head.learning_rate=1e-4,1e-3",), "three_class-kfold")
     assert asked == [wanted]
 

@@ -16,7 +16,6 @@ from PIL import Image
 from small_runs import put, small_config, write_folder, written
 
 from sscjax import export
-from sscjax.cli import export as cli_export
 from sscjax.configs import default
 from sscjax.data import masks, synthetic
 from sscjax.data.dataset import ImageSet
@@ -25,6 +24,7 @@ from sscjax.evaluation import metrics, predictions, segmentation
 from sscjax.experiments import data_from_config, single_run, summarize
 from sscjax.experiments.cross_validation import aggregate, folds
 from sscjax.export import onnx_file, verify
+from sscjax.export import write as export_file
 from sscjax.export.verify import Wish
 from sscjax.inference import classifier, explanations, mask_writer, predict
 from sscjax.inference.answers import Answers
@@ -291,9 +291,9 @@ def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> 
     opened = classifier.open_run(masked.run)
     pixels = np.asarray(masked.drawn.images[:5])
     told = train_step.make_masks(opened.program)(opened.params, opened.batch_stats, pixels)
-    cli_export.export(masked.run, "stablehlo", tmp_path / "a.zip", Wish())
+    export_file.export(masked.run, "stablehlo", tmp_path / "a.zip", Wish())
     call, _ = export.load_stablehlo(tmp_path / "a.zip")
-    said = cli_export.export(masked.run, "onnx", tmp_path / "a.onnx", Wish())
+    said = export_file.export(masked.run, "onnx", tmp_path / "a.onnx", Wish())
     assert "0 answers are others" in said and "of the masks 0 % of the pixels" in said
     outputs = onnx_file.load(tmp_path / "a.onnx")(pixels)
     assert outputs["masks"].dtype == np.uint8

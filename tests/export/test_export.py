@@ -24,11 +24,12 @@ from small_runs import finished_run, put, write_folder
 from snippets import run_snippet, snippets
 
 from sscjax import export
-from sscjax.cli import export as cli_export
+from sscjax.cli import export as export_command
 from sscjax.data import image_io
 from sscjax.data.inputs import Asked
 from sscjax.errors import UserError
 from sscjax.export import formats, graph, graph_jax, metadata, onnx_file, verify
+from sscjax.export import write as export_file
 from sscjax.export.verify import Wish
 from sscjax.inference import classifier, decisions, saliency
 from sscjax.inference.answers import Answers, Rules
@@ -142,7 +143,7 @@ def test_snippets_answer_as_the_run(
         # Nor is this, which test_export_real.py has of the whole network.
         if model == READER and name == "stablehlo":
             continue
-        said = cli_export.export(runs(model), name, tmp_path / f"skin{suffix}", Wish())
+        said = export_file.export(runs(model), name, tmp_path / f"skin{suffix}", Wish())
         assert "0 answers" in said and "For research only" in said
     read = run_snippet("ONNX", tmp_path, pixels)
     assert_as(opened, pixels, read["outputs"])
@@ -158,7 +159,7 @@ def test_snippets_answer_as_the_run(
 
 
 def test_stablehlo_needs_nothing_of_this_package(runs: Runs, tmp_path: Path) -> None:
-    cli_export.export(runs("cnn"), "stablehlo", tmp_path / "skin.zip", Wish())
+    export_file.export(runs("cnn"), "stablehlo", tmp_path / "skin.zip", Wish())
     pixels = noise(3, 32)
     np.save(tmp_path / "images.npy", pixels)
     code = "\n".join(
@@ -317,8 +318,8 @@ def test_detector_without_components(runs: Runs) -> None:
 def test_same_run_same_bytes_and_a_record_beside(runs: Runs, tmp_path: Path) -> None:
     for name, suffix in EXACT.items():
         one, other = tmp_path / f"one{suffix}", tmp_path / f"other{suffix}"
-        cli_export.export(runs("cnn"), name, one, Wish())
-        cli_export.export(runs("cnn"), name, other, Wish())
+        export_file.export(runs("cnn"), name, one, Wish())
+        export_file.export(runs("cnn"), name, other, Wish())
         assert one.read_bytes() == other.read_bytes()
         kept = json.loads(one.with_name(f"{one.name}.json").read_text("utf-8"))
         assert kept["file"] == {
@@ -338,7 +339,7 @@ def test_same_run_same_bytes_and_a_record_beside(runs: Runs, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_onnx_is_what_old_readers_read(runs: Runs, tmp_path: Path) -> None:
     path = tmp_path / "one.onnx"
-    cli_export.export(runs("mobilenet_v2"), "onnx", path, Wish())
+    export_file.export(runs("mobilenet_v2"), "onnx", path, Wish())
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert model.ir_version == 8
@@ -446,7 +447,7 @@ def test_a_file_that_disagrees_is_not_kept(
     out = tmp_path / f"one{EXACT[name]}"
     out.write_text("an earlier one")
     with pytest.raises(UserError, match="does not answer as the run does: on 6 images"):
-        cli_export.export(runs("cnn"), name, out, Wish(), overwrite=True)
+        export_file.export(runs("cnn"), name, out, Wish(), overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     assert out.read_text() == "an earlier one"
 
@@ -462,23 +463,23 @@ def test_what_is_not_a_number_disagrees() -> None:
 
 def test_results_are_never_replaced_unasked(runs: Runs, tmp_path: Path) -> None:
     out = tmp_path / "one.onnx"
-    cli_export.export(runs("cnn"), "onnx", out, Wish())
+    export_file.export(runs("cnn"), "onnx", out, Wish())
     before = out.read_bytes()
     with pytest.raises(UserError, match="exists: give another name, or --overwrite"):
-        cli_export.export(runs("cnn"), "onnx", out, Wish())
-    cli_export.export(runs("cnn"), "onnx", out, Wish(), overwrite=True)
+        export_file.export(runs("cnn"), "onnx", out, Wish())
+    export_file.export(runs("cnn"), "onnx", out, Wish(), overwrite=True)
     assert out.read_bytes() == before
 
 
 def test_names_that_cannot_be_meant(runs: Runs, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a name that ends in .onnx"):
-        cli_export.export(runs("cnn"), "onnx", tmp_path / "one.zip", Wish())
+        export_file.export(runs("cnn"), "onnx", tmp_path / "one.zip", Wish())
     (tmp_path / "one.onnx").mkdir()
     with pytest.raises(UserError, match="is a folder, expected a file"):
-        cli_export.export(runs("cnn"), "onnx", tmp_path / "one.onnx", Wish(), overwrite=True)
+        export_file.export(runs("cnn"), "onnx", tmp_path / "one.onnx", Wish(), overwrite=True)
     (tmp_path / "notes").write_text("not a folder")
     with pytest.raises(UserError, match="cannot be written .*: name another"):
-        cli_export.export(runs("cnn"), "onnx", tmp_path / "notes" / "one.onnx", Wish())
+        export_file.export(runs("cnn"), "onnx", tmp_path / "notes" / "one.onnx", Wish())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "one.onnx"]
 
 
@@ -497,7 +498,7 @@ def test_missing_packages_are_named(
     out = tmp_path / f"one{formats.FORMATS[name].suffix}"
     expected = rf"the package {package} is not installed.*pip install 'sscjax\[export\]'"
     with pytest.raises(UserError, match=expected):
-        cli_export.export(runs("cnn"), name, out, Wish())
+        export_file.export(runs("cnn"), name, out, Wish())
     assert not list(tmp_path.iterdir())
 
 
@@ -508,14 +509,14 @@ def test_images_that_were_moved(runs: Runs, skin: Path, tmp_path: Path) -> None:
     (copy / "run.json").write_text(json.dumps(kept))
     for name, suffix in EXACT.items():
         with pytest.raises(UserError, match="gone: the run's images are not there.*--data=PATH"):
-            cli_export.export(copy, name, tmp_path / f"one{suffix}", Wish())
+            export_file.export(copy, name, tmp_path / f"one{suffix}", Wish())
     assert not list(tmp_path.glob("*one*"))
-    cli_export.export(copy, "onnx", tmp_path / "one.onnx", Wish(data=str(skin)))
+    export_file.export(copy, "onnx", tmp_path / "one.onnx", Wish(data=str(skin)))
     others = tmp_path / "others"
     for name in kept["data"]["classes"]:
         put(others / name / "p1" / f"{name}.png")
     with pytest.raises(UserError, match="holds no test images of .*--data=PATH"):
-        cli_export.export(copy, "onnx", tmp_path / "two.onnx", Wish(data=str(others)))
+        export_file.export(copy, "onnx", tmp_path / "two.onnx", Wish(data=str(others)))
 
 
 def test_zip_that_is_none(tmp_path: Path) -> None:
@@ -540,7 +541,7 @@ def test_the_program(
 
     def call(run: Path) -> int:
         monkeypatch.setattr("sys.argv", ["export", str(run), "--format=onnx", f"--out={out}"])
-        return terminal.call(cli_export.main)
+        return terminal.call(export_command.main)
 
     assert call(runs("cnn")) == 0 and out.is_file()
     said = capsys.readouterr().out

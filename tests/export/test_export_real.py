@@ -15,9 +15,9 @@ import pytest
 from browsing import open_page
 from small_runs import one_stage_config
 
-from sscjax.cli import export
 from sscjax.data import image_io
 from sscjax.experiments import single_run, summarize
+from sscjax.export import write as export_file
 from sscjax.export.verify import Wish
 from sscjax.inference import classifier, explanations
 from sscjax.inference.answers import Answers
@@ -54,7 +54,7 @@ def test_real_tiles(real_run: Path, tmp_path: Path) -> None:
     """Sizes, and 200 tiles answered alike by every runtime."""
     for name, suffix in (("onnx", ".onnx"), ("stablehlo", ".zip")):
         out = tmp_path / f"skin{suffix}"
-        export.export(real_run, name, out, Wish())
+        export_file.export(real_run, name, out, Wish())
         kept = json.loads(out.with_name(f"{out.name}.json").read_text("utf-8"))
         assert kept["check"]["images"] == 200 and kept["check"]["answers_changed"] == 0
         assert out.stat().st_size < 10e6
@@ -70,7 +70,7 @@ def test_real_tiles_on_the_page(
     pixels = np.stack([image_io.read_image(tile, 128) for tile in tiles])
     batches = [pixels[start : start + 32] for start in range(0, 200, 32)]
     expected = Answers.join(list(network.answer(batches))).probabilities
-    export.export(real_run, "web", tmp_path / "page", Wish(ort_web=runtime))
+    export_file.export(real_run, "web", tmp_path / "page", Wish(ort_web=runtime))
     opened = open_page(browser, tmp_path / "page")
     opened.give(*tiles)
     rows = opened.table()

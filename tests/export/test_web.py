@@ -26,10 +26,10 @@ from PIL import Image, ImageCms
 from requests.adapters import BaseAdapter
 from small_runs import finished_run, write_folder
 
-from sscjax.cli import export
 from sscjax.data import image_io, inputs
 from sscjax.errors import UserError
 from sscjax.export import ort_web, web
+from sscjax.export import write as export_file
 from sscjax.export.verify import Wish
 from sscjax.inference import classifier, decisions
 from sscjax.inference.answers import Answers, Rules
@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, run: Path, runtime: Path) -> Path:
     place = tmp_path_factory.mktemp("page") / "page"
-    said = export.export(run, "web", place, Wish(ort_web=runtime))
+    said = export_file.export(run, "web", place, Wish(ort_web=runtime))
     assert "0 answers are others" in said and "python -m http.server" in said
     return place
 
@@ -550,7 +550,7 @@ def test_a_network_without_maps(
     browser: Any, runtime: Path, tmp_path: Path, tiles: list[Path]
 ) -> None:
     run = finished_run(tmp_path / "run", write_folder(tmp_path / "skin"), "cnn")
-    export.export(run, "web", tmp_path / "page", Wish(ort_web=runtime))
+    export_file.export(run, "web", tmp_path / "page", Wish(ort_web=runtime))
     found = open_page(browser, tmp_path / "page")
     found.give(tiles[0])
     assert len(found.table()) == 1
@@ -686,7 +686,7 @@ def test_a_wrong_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_runtime_goes_with_the_page_alone(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--ort-web goes with --format=web, not with onnx"):
-        export.export(run, "onnx", tmp_path / "a.onnx", Wish(ort_web=tmp_path))
+        export_file.export(run, "onnx", tmp_path / "a.onnx", Wish(ort_web=tmp_path))
     with pytest.raises(UserError, match="holds no ort.wasm"):
-        export.export(run, "web", tmp_path / "page", Wish(ort_web=tmp_path))
+        export_file.export(run, "web", tmp_path / "page", Wish(ort_web=tmp_path))
     assert not (tmp_path / "page").exists()

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.filterwarnings(
 STEPS, BATCH, CLASSES = 10, 16, 3
 # Limits: losses, relative; parameters, absolute; all moves of the parameters, relative in norm.
 # What differs is about 1e-6 of each. They leave room for one activation that lies within rounding
-# of a bound of ReLU6 and falls on its other side on another machine: its gradient comes or goes, and
+# of a bound of ReLU6 and falls on the other side elsewhere: its gradient comes or goes, and
 # deep in the network, where channels have few pixels, that is 1 % of a step of the layers before.
 LOSS, PARAMETER, MOVE = 1e-4, 1e-4, 2e-2
 

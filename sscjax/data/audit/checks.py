@@ -1,8 +1,7 @@
-"""Look for leaks in a set of images, before any training: `python -m sscjax audit DATA`.
+"""Look for leaks in a set of images, before any training: `sscjax audit DATA`.
 
 What makes figures too good without anybody noticing: copies of an image on both sides of a split,
-patients on both sides, labels that a file's size or a stain's colour gives away. Ends with exit
-code 0 where nothing leaks, 1 where something does, 2 for a mistake on the command line.
+patients on both sides, labels that a file's size or a stain's colour gives away.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data import lazy
+from sscjax.data import lazy, loading
 from sscjax.data.audit import confounders, duplicates
 from sscjax.data.audit.duplicates import Found, Pair
 from sscjax.data.dataset import ImageSet
+from sscjax.data.splits import read_splits
 from sscjax.errors import UserError
 from sscjax.system import cache_dir, files, machine, run_dir
 from sscjax.system.progress import Progress
@@ -139,6 +139,43 @@ def read(folder: Path, image_set: ImageSet, splits: np.ndarray | None) -> dict[s
         return None
 
 
+def audit_folder(
+    data: Path,
+    image_size: int = 128,
+    *,
+    corrupt: str = "error",
+    splits: Path | None = None,
+    json_path: Path | None = None,
+) -> int:
+    """Audit a folder or a manifest of images, and print the findings.
+
+    Args:
+      data: the folder or manifest.
+      image_size: side in pixels that images are compared at.
+      corrupt: what an image does that cannot be read, 'error' or 'skip'.
+      splits: splits.csv of a run, to look across its splits; None takes those of the manifest.
+      json_path: file for the findings, too.
+
+    Returns:
+      the exit code: `LEAK` where something leaks, else 0.
+
+    Raises:
+      UserError: anything that the user can correct.
+    """
+    if image_size < 32:
+        raise UserError(f"--image-size={image_size}: expected 32 pixels or more")
+    data = data.expanduser()
+    image_set = loading.load(data, image_size, corrupt=corrupt)
+    for file, reason in image_set.left_out.items():
+        _LOG.warning("left out: %s: %s", file, reason)
+    divided = read_splits(splits, image_set) if splits else image_set.splits
+    findings = audit(image_set, divided, data.parent if data.is_file() else data)
+    if json_path:
+        files.write_json(json_path, findings)
+    print(text(findings), end="")
+    return LEAK if leaks(findings) else 0
+
+
 def leaks(found: dict[str, Any]) -> list[str]:
     """The titles of what leaks."""
     return [one["title"] for one in found["findings"] if one["severity"] == "leak"]
@@ -153,7 +190,7 @@ def refuse(found: dict[str, Any]) -> None:
             shown = f" ({'; '.join(pairs)})" if pairs else ""
             raise UserError(
                 f"the audit of the images found a leak: {one['title']}{shown}; {one['detail']} "
-                "`python -m sscjax audit` lists all of them"
+                "`sscjax audit` lists all of them"
                 + ("" if allowed else "; config.audit.on_leakage=report trains all the same")
             )
 

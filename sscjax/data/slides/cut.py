@@ -1,4 +1,4 @@
-"""The command line: find slides, cut several at a time, go on where an earlier start stopped."""
+"""Find slides, cut several at a time, resume where an earlier call stopped."""
 
 from __future__ import annotations
 

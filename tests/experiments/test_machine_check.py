@@ -13,8 +13,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from sscjax.cli import doctor
-from sscjax.cli.doctor import Check
+from sscjax.experiments import machine_check as doctor
+from sscjax.experiments.machine_check import Check
 from sscjax.models.pretrained import download
 from sscjax.system import cache_dir, files, formatting
 
@@ -152,7 +152,7 @@ def test_package_that_is_not_installed(
 
 def test_program(tmp_path: Path) -> None:
     """All of it, and devices that are not there: as a user calls it."""
-    call = [sys.executable, "-m", "sscjax.cli.doctor"]
+    call = [sys.executable, "-m", "sscjax", "doctor"]
     environment = {**os.environ, "SSCJAX_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=120)
     states = re.findall(r"^(ok|warning|problem)  ", done.stdout, re.MULTILINE)
@@ -163,4 +163,4 @@ def test_program(tmp_path: Path) -> None:
     assert done.returncode == 1 and re.search(r"^problem +devices ", done.stdout, re.MULTILINE)
     assert "fix: unset JAX_PLATFORMS" in done.stdout
     done = subprocess.run([*call, "--jsn"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and "unrecognized arguments" in done.stderr
+    assert done.returncode == 2 and "no option --jsn" in done.stderr
