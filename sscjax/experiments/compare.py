@@ -253,7 +253,7 @@ def compare_folders(
       UserError: another number of folders, no finished run, or runs that cannot be compared.
     """
     if not 2 <= len(folders) <= len(string.ascii_uppercase):
-        raise UserError(f"{len(folders)} runs given: expected 2 to 26 to compare")
+        raise UserError(f"found {len(folders)} to compare: expected 2 to 26 runs")
     runs = [read_run(folder.expanduser(), split) for folder in folders]
     return compare_runs(align(runs, intersection), split, seed)
 

@@ -55,7 +55,7 @@ def _refuse(out: Path, suffix: str, overwrite: bool) -> None:
         what, wanted = ("folder", "file") if suffix else ("file", "folder")
         raise UserError(f"--out={out} is a {what}, expected a {wanted}")
     if out.exists() and not overwrite:
-        raise UserError(f"--out={out} exists: give another name, or --overwrite")
+        raise UserError(f"--out={out} exists: add --overwrite to replace it, or give another name")
 
 
 @contextlib.contextmanager

@@ -128,7 +128,10 @@ def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
         if not (out / index).is_file():
             raise UserError(f"--out={out} holds something else (no {index}): name another folder")
         if not overwrite:
-            raise UserError(f"--out={out} holds results: name another folder, or give --overwrite")
+            raise UserError(
+                f"--out={out} holds earlier results: add --overwrite to replace them, or name "
+                "another folder with --out=FOLDER"
+            )
 
 
 def listed(

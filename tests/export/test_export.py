@@ -465,7 +465,7 @@ def test_results_are_never_replaced_unasked(runs: Runs, tmp_path: Path) -> None:
     out = tmp_path / "one.onnx"
     export_file.export(runs("cnn"), "onnx", out, Wish())
     before = out.read_bytes()
-    with pytest.raises(UserError, match="exists: give another name, or --overwrite"):
+    with pytest.raises(UserError, match="exists: add --overwrite"):
         export_file.export(runs("cnn"), "onnx", out, Wish())
     export_file.export(runs("cnn"), "onnx", out, Wish(), overwrite=True)
     assert out.read_bytes() == before
