@@ -144,7 +144,7 @@ def create_model(
     Example:
       >>> import sscjax
       >>> sscjax.create_model("mobilenet_v2", 3, pretrained="none", image_size=32, alpha=0.35)
-      Model(mobilenet_v2, 3 classes, 32x32 pixels, 399,987 parameters, weights: random)
+      Model(mobilenet_v2, 3 classes, 32x32 pixels, 399,971 parameters, weights: random)
     """
     return networks.create(
         name,

@@ -28,3 +28,9 @@ def run_snippet(section: str, folder: Path, pixels: np.ndarray) -> dict[str, Any
         # The snippets are for readers who have not forbidden broadcasting.
         exec(snippets(section), names)
     return names
+
+
+def page(name: str) -> str:
+    """All Python of a page of docs/, in its order."""
+    text = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
