@@ -57,10 +57,10 @@ class Batches:
           UserError: an image that cannot be read or has another form; the message names it.
         """
         if self.source is None:
-            for part in inputs.decode(self.named, self.size, self.batch):
-                if part.failed:
-                    raise UserError(part.failed[0][1])
-                yield part.images
+            for decoded in inputs.decode(self.named, self.size, self.batch):
+                if decoded.failed:
+                    raise UserError(decoded.failed[0][1])
+                yield decoded.images
             return
         for start in range(0, len(self.named), self.batch):
             stop = min(start + self.batch, len(self.named))
