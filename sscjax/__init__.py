@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sscjax.api import (
+    from sscjax.experiments.api import (
         Finetune,
         Head,
         ImageSet,
@@ -47,7 +47,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module("sscjax.api"), name)
+    value = getattr(importlib.import_module("sscjax.experiments.api"), name)
     globals()[name] = value
     return value
 

@@ -81,7 +81,7 @@ def main() -> None:
     """Parse the command line and run."""
     command = sys.argv[1:]
     given = parse(command)
-    from sscjax import api
+    from sscjax.experiments import api
 
     terminal.set_up_log()
     terminal.set_up_jax()

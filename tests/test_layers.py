@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "sscjax"
 # Lowest first: a folder imports from itself and from those before it. docs/design.md draws it.
 ORDER = (
     *("errors", "system", "data", "models", "evaluation", "reports", "training", "inference"),
-    *("experiments", "export", "api", "cli", "main", "__main__"),
+    *("experiments", "export", "cli", "main", "__main__"),
 )
 # The networks know nothing of image sets.
 APART = {("models", "data")}

@@ -54,7 +54,8 @@ def _assignments(
     for node in function.body:
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Attribute):
             continue
-        own, above = [], node.lineno - 2
+        own: list[str] = []
+        above = node.lineno - 2
         while lines[above].strip().startswith("#"):
             own.insert(0, lines[above].strip().lstrip("# "))
             above -= 1

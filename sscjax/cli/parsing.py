@@ -10,7 +10,7 @@ import difflib
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from sscjax.errors import UserError
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         )
         self._words: list[str] = []
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As `ArgumentParser.parse_args`.
 
         Raises:

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 import random_weights
+from trees import assert_same
 
 from sscjax.errors import UserError
 from sscjax.models import MODELS

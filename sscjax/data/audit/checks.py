@@ -143,7 +143,7 @@ def audit_folder(
     data: Path,
     image_size: int = 128,
     *,
-    corrupt: str = "error",
+    corrupt: loading.Policy = "error",
     splits: Path | None = None,
     json_path: Path | None = None,
 ) -> int:
