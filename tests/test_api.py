@@ -485,7 +485,7 @@ def test_values_are_those_of_scikit_learn() -> None:
     np.testing.assert_array_equal(found.confusion, confusion)
     interval = found["accuracy"].per_image
     assert interval.low is not None and interval.high is not None
-    assert interval.low < float(value["accuracy"]) < interval.high
+    assert interval.low < expected["accuracy"] < interval.high
 
 
 def test_a_subject_has_the_mean_of_its_images() -> None:
