@@ -253,7 +253,8 @@ def compare_folders(
       UserError: another number of folders, no finished run, or runs that cannot be compared.
     """
     if not 2 <= len(folders) <= len(string.ascii_uppercase):
-        raise UserError(f"found {len(folders)} to compare: expected 2 to 26 runs")
+        given = "1 run" if len(folders) == 1 else f"{len(folders)} runs"
+        raise UserError(f"{given} given: expected 2 to 26 to compare")
     runs = [read_run(folder.expanduser(), split) for folder in folders]
     return compare_runs(align(runs, intersection), split, seed)
 
