@@ -30,7 +30,7 @@ export function together(about, images) {
   return judge(about, probabilities, median(images.map((one) => one.distance)), foreign);
 }
 
-/** A table of answers, with the columns of images.csv of `sscjax.predict`, but for the subject. */
+/** A table of answers, with the columns of images.csv of `sscjax predict`, but for the subject. */
 export function csv(about, images) {
   const head = ["file", "answer", "most_probable", "confidence", "disease_score", "positive"];
   const rows = images.map((one) => [
