@@ -260,7 +260,7 @@ def test_results_are_never_replaced_unasked(run: Path, images: Path, tmp_path: P
     out = tmp_path / "out"
     assert inference_predict.predict(run, [images], out) == 0
     before = (out / inference_predict.ALL).read_bytes()
-    with pytest.raises(UserError, match="holds results.* --overwrite"):
+    with pytest.raises(UserError, match="holds earlier results.* --overwrite"):
         inference_predict.predict(run, [images], out)
     assert (out / inference_predict.ALL).read_bytes() == before
     assert inference_predict.predict(run, [images], out, overwrite=True) == 0
