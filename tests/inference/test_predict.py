@@ -297,29 +297,6 @@ def test_slides_of_something_else_are_left_alone(run: Path, images: Path, tmp_pa
     assert not (out / "slides").exists()
 
 
-def test_folders_that_are_no_finished_run(copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match="nowhere does not exist: expected the folder of a finished"
-    ):
-        classifier.open_run(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="holds no run"):
-        classifier.open_run(tmp_path)
-    protocol = tmp_path / "protocol"
-    shutil.copytree(copy, protocol / "folds" / "fold_0")
-    with pytest.raises(UserError, match="is a protocol of 1 runs.*fold_0"):
-        classifier.open_run(protocol)
-    (copy / "calibration.json").write_text("[1]")
-    with pytest.raises(UserError, match="calibration.json cannot be read"):
-        classifier.open_run(copy)
-    (copy / "calibration.json").unlink()
-    with pytest.raises(UserError, match="calibration.json cannot be read .No such file"):
-        classifier.open_run(copy)
-    kept = json.loads((copy / "run.json").read_text("utf-8"))
-    (copy / "run.json").write_text(json.dumps({**kept, "status": "started"}))
-    with pytest.raises(UserError, match="is not finished"):
-        classifier.open_run(copy)
-
-
 def test_a_model_that_is_gone_or_another(copy: Path) -> None:
     shutil.rmtree(copy / "stages" / "head" / "model")
     with pytest.raises(UserError, match="model .* cannot be read"):

@@ -19,7 +19,6 @@ import pytest
 from small_runs import one_stage_config
 
 from sscjax.configs import default
-from sscjax.errors import UserError
 from sscjax.evaluation import intervals, metrics, predictions
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import single_run
@@ -520,18 +519,6 @@ def test_unused_output_is_left_out(copy: Path) -> None:
 
 
 # ---- mistakes -----------------------------------------------------------------------------------
-
-
-def test_folders_that_are_no_finished_run(copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no run"):
-        html.write(tmp_path)
-    (copy / "audit.json").write_text("{", encoding="utf-8")
-    with pytest.raises(UserError, match=r"audit\.json is damaged"):
-        html.write(copy)
-    (copy / "audit.json").unlink()
-    (copy / "metrics.json").unlink()
-    with pytest.raises(UserError, match=r"no metrics\.json: finish the run first"):
-        html.write(copy)
 
 
 # ---- guidelines ---------------------------------------------------------------------------------
