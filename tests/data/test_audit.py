@@ -127,6 +127,7 @@ def test_pairs_given_up_on_the_way_and_no_pairs_at_all() -> None:
         assert placed.overlap.shape == (pairs,)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     kinds=st.lists(st.sampled_from(["noise", "fibres", "copy", "blank", "tile"]), max_size=6),
