@@ -233,12 +233,12 @@ def images(args: argparse.Namespace, count: int) -> tuple[np.ndarray, np.ndarray
 def _program(args: argparse.Namespace, model: Any) -> Any:
     import jax.numpy as jnp
 
-    from sscjax.training import losses, train_step
+    from sscjax.training import losses, programs
 
     def inputs(stored: Any, key: Any) -> Any:
         return stored.astype(jnp.float32) / 127.5 - 1.0
 
-    return train_step.Program(
+    return programs.Program(
         model, losses.Objective("softmax"), inputs, micro_batch=args.micro_batch
     )
 
@@ -306,11 +306,11 @@ def sscjax_forward(args: argparse.Namespace) -> Run:
     import random_weights
 
     from sscjax.models import MobileNetV2
-    from sscjax.training import train_step
+    from sscjax.training import programs
 
     model = MobileNetV2(CLASSES)
     variables = random_weights.draw(model, args.size)
-    predict = train_step.make_predict(_program(args, model))
+    predict = programs.make_predict(_program(args, model))
     x = jnp.asarray(images(args, args.batch)[0])
 
     def run() -> int:

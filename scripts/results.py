@@ -28,7 +28,7 @@ from sscjax.data.dataset import ImageSet
 from sscjax.models import MobileNetV2
 from sscjax.models.pretrained import load, preprocessing
 from sscjax.system import formatting
-from sscjax.training import frozen_features, losses, train_step
+from sscjax.training import frozen_features, losses, programs
 
 FOLDS = 5
 SPLITS = ("subject", "image")
@@ -151,7 +151,7 @@ def linear(data: Path, weights: Path) -> str:
     loaded = load.load_backbone(weights, *shapes)
     scaling = loaded.convention.scaling
     model = model.clone(padding=loaded.convention.padding, bn_epsilon=loaded.convention.bn_epsilon)
-    program = train_step.Program(
+    program = programs.Program(
         model,
         losses.Objective("softmax"),
         lambda stored, key: preprocessing.preprocess(stored, scaling),

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 from sscjax.models import MobileNetV2, initial_variables
-from sscjax.training import train_step
+from sscjax.training import programs
 
 from . import draw
 
@@ -84,7 +84,7 @@ def make_draw(plan: Plan, each: int, size: int) -> Callable[[jax.Array], draw.Ba
       each: pictures of a family.
       size: height and width in pixels.
     """
-    return train_step.jit(lambda key: draw.batch(key, plan.recipes, each, size))
+    return programs.jit(lambda key: draw.batch(key, plan.recipes, each, size))
 
 
 def _losses(
@@ -120,7 +120,7 @@ def make_step(plan: Plan, optimizer: optax.GradientTransformation) -> Callable[.
     """
     model = plan.model
 
-    @functools.partial(train_step.jit, donate_argnums=0)
+    @functools.partial(programs.jit, donate_argnums=0)
     def step(
         state: dict[str, Any], batch: draw.Batch, rate: jax.Array
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -172,7 +172,7 @@ def make_test(plan: Plan) -> Callable[..., dict[str, jax.Array]]:
     """
     model = plan.model
 
-    @train_step.jit
+    @programs.jit
     def test(params: Any, stats: Any, batch: draw.Batch) -> dict[str, jax.Array]:
         layers = len(model.layer_names)
         folded = {"params": model.fold(params, stats, layers), "batch_stats": stats}

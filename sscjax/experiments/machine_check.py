@@ -22,7 +22,8 @@ from sscjax.models import CNN, initial_variables
 from sscjax.models.pretrained import download
 from sscjax.system import cache_dir, files, formatting, machine
 from sscjax.training import freezing, losses, optimizers
-from sscjax.training.train_step import Program, TrainState, make_epoch
+from sscjax.training.programs import Program
+from sscjax.training.train_step import TrainState, make_epoch
 
 PACKAGE = "sscjax"
 REINSTALL = "pip install --upgrade --force-reinstall sscjax"

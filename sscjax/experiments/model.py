@@ -20,7 +20,7 @@ from sscjax.experiments import overrides
 from sscjax.inference.classifier import Classifier
 from sscjax.models import MODELS
 from sscjax.system import formatting
-from sscjax.training import evaluate, setup, train_step
+from sscjax.training import evaluate, programs, setup
 from sscjax.training.network import Network
 
 # Images per call, one compiled shape for any number of them; and of these at a time through the
@@ -72,9 +72,9 @@ class Model:
         return self.network.model.layer_names
 
     @functools.cached_property
-    def program(self) -> train_step.Program:
+    def program(self) -> programs.Program:
         """How the network is run on uint8 images."""
-        return train_step.Program(
+        return programs.Program(
             self.network.model,
             self.network.objective,
             setup.make_inputs(self.config, self.network.weights.convention.scaling, online=False),
@@ -154,7 +154,7 @@ def _filled(find: Callable[..., jax.Array], pixels: np.ndarray) -> np.ndarray:
 
 
 def _function(
-    program: train_step.Program, layers: tuple[str, ...], image_size: int
+    program: programs.Program, layers: tuple[str, ...], image_size: int
 ) -> Callable[..., jax.Array]:
     """A jitted f(params, batch_stats, images [B,H,W,3]) -> [B,D]."""
     if not layers:
@@ -170,7 +170,7 @@ def _function(
                 f"twice{hint}"
             )
 
-    @train_step.jit
+    @programs.jit
     def find(params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
         _, seen = program.captured(params, batch_stats, images, None, layers)
         return jnp.concatenate([evaluate.pooled(seen[name]) for name in layers], axis=-1)

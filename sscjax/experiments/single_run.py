@@ -22,7 +22,7 @@ from sscjax.experiments import data_from_config, provenance, run_record, summari
 from sscjax.reports import figures, html, tensorboard
 from sscjax.system import cache_dir, files, locks, run_dir
 from sscjax.system.progress import Progress
-from sscjax.training import checkpoint, evaluate, frozen_features, setup, train_step
+from sscjax.training import checkpoint, evaluate, frozen_features, programs, setup
 from sscjax.training.freezing import Counts
 from sscjax.training.loop import check, run_stage
 from sscjax.training.network import Network
@@ -319,7 +319,7 @@ def _drawn_as_begun(stages: list[Stage], earlier: Mapping[str, Any] | None) -> l
         return stages
     then, now, batch = earlier["stages"][0], stages[0].micro_batch, stages[0].batch_size
     begun = then["drawn_by"] or then["micro_batch"]
-    if train_step.part_size(begun, batch) % train_step.part_size(now, batch):
+    if programs.part_size(begun, batch) % programs.part_size(now, batch):
         raise UserError(
             f"config.micro_batch={now}: this run was begun with {begun}; set it to {begun}, or to "
             "a number that divides it"
@@ -388,7 +388,7 @@ def _features(
 ) -> reliability.Features:
     """What the chosen stage's network hands to its classifier, of every original and of others."""
     model = checkpoint.load_model(run_dir.RunDir(folder).stage(chosen).model, network.variables)
-    program = train_step.Program(
+    program = programs.Program(
         network.model,
         network.objective,
         setup.make_inputs(config, network.weights.convention.scaling, online=False),
@@ -424,7 +424,7 @@ def _masks(
     originals = images.originals
     assert originals.masks is not None
     model = checkpoint.load_model(run_dir.RunDir(folder).stage(chosen).model, network.variables)
-    program = train_step.Program(
+    program = programs.Program(
         network.model,
         network.objective,
         setup.make_inputs(config, network.weights.convention.scaling, online=False),
@@ -434,14 +434,14 @@ def _masks(
     some = originals.take(with_mask)
     with Progress("masks of the images", len(some)) as progress:
         found = evaluate.mask_counts(
-            train_step.make_masks(program),
+            programs.make_masks(program),
             model["params"],
             model["batch_stats"],
             some,
             batch_size=config.batch_size,
             progress=progress.advance,
         )
-    _draw_masks(folder, train_step.make_masks(program), model, some, images.splits[with_mask])
+    _draw_masks(folder, programs.make_masks(program), model, some, images.splits[with_mask])
     return segmentation.Table(
         some.files, some.subjects, images.splits[with_mask], some.mask_classes, *found
     )

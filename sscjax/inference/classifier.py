@@ -28,7 +28,7 @@ from sscjax.inference.answers import Answers, Rules
 from sscjax.models import MASK, MobileNetUNet, MobileNetV2, Model, base
 from sscjax.models.pretrained import preprocessing
 from sscjax.system import run_dir
-from sscjax.training import checkpoint, evaluate, frozen_features, setup, train_step
+from sscjax.training import checkpoint, evaluate, frozen_features, programs, setup
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -63,7 +63,7 @@ class Classifier(predictor.Predictor):
     mask_classes: tuple[str, ...]
     image_size: int
     scaling: preprocessing.Scaling
-    program: train_step.Program
+    program: programs.Program
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     rules: Rules
@@ -167,7 +167,7 @@ class Classifier(predictor.Predictor):
 
 
 def _make_run(
-    program: train_step.Program,
+    program: programs.Program,
 ) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array | None]]:
     """A jitted f(params, batch_stats, images [B,H,W,3]).
 
@@ -181,7 +181,7 @@ def _make_run(
 
     names = (MASK,) if program.tells_masks else ()
 
-    @train_step.jit
+    @programs.jit
     def run(
         params: Any, batch_stats: Any, images: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
@@ -267,7 +267,7 @@ def _build(
     like = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
     like = base.variables(like["params"], like.get("batch_stats", {}))
     variables = checkpoint.load_model(run_dir.RunDir(folder).stage(stage).model, like)
-    program = train_step.Program(
+    program = programs.Program(
         model,
         setup.make_objective(config, outputs),
         setup.make_inputs(config, assumed.scaling, online=False),

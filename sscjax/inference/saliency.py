@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from sscjax.models import Model, base
-from sscjax.training import freezing, train_step
+from sscjax.training import freezing, programs
 
 Method = Literal["grad_cam", "hires_cam"]
 
@@ -98,7 +98,7 @@ def check_layer(model: Model, layer: str, image_size: int) -> tuple[int, int]:
 
 
 def make_maps(
-    model: Model, inputs: train_step.Inputs, layer: str = "", method: Method = "grad_cam"
+    model: Model, inputs: programs.Inputs, layer: str = "", method: Method = "grad_cam"
 ) -> Callable[..., np.ndarray]:
     """A function that draws maps, compiled once.
 
@@ -121,7 +121,7 @@ def make_maps(
             f"layer {layer!r} is none of the network's: {', '.join(model.layer_names)}"
         )
 
-    @train_step.jit
+    @programs.jit
     def maps(
         params: freezing.Params, batch_stats: freezing.Params, stored: jax.Array, weights: jax.Array
     ) -> jax.Array:

@@ -13,7 +13,7 @@ from sscjax.data.lazy import Rows
 from sscjax.data.masks import IGNORE
 from sscjax.evaluation import surfaces
 from sscjax.evaluation.predictions import Predictions
-from sscjax.training import freezing, frozen_features, train_step
+from sscjax.training import freezing, frozen_features, programs
 
 
 def probabilities(
@@ -33,10 +33,10 @@ def pooled(found: jax.Array) -> jax.Array:
     return found.mean(axis=tuple(range(1, found.ndim - 1)))
 
 
-def make_penultimate(program: train_step.Program) -> Callable[..., jax.Array]:
+def make_penultimate(program: programs.Program) -> Callable[..., jax.Array]:
     """A jitted f(params, batch_stats, stored [B,...]) -> the classifier's input [B,D]."""
 
-    @train_step.jit
+    @programs.jit
     def find(params: freezing.Params, batch_stats: freezing.Params, stored: jax.Array) -> jax.Array:
         return pooled(program.outputs(params, batch_stats, stored, program.model.features_end))
 
@@ -80,7 +80,7 @@ def mask_counts(
     """Pixels of each class in the masks of images, and how far their edges are apart.
 
     Args:
-      function: what `train_step.make_masks` gives.
+      function: what `programs.make_masks` gives.
       params: the network's parameters, by layer.
       batch_stats: the network's running averages, by layer.
       image_set: N images with masks of K named classes.

@@ -26,7 +26,7 @@ from sscjax.data.lazy import Keep, Rows, Target
 from sscjax.errors import UserError
 from sscjax.models import Model, base
 from sscjax.system import machine
-from sscjax.training import freezing, train_step
+from sscjax.training import freezing, programs
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def prefix_shape(
 
 
 def compute(
-    program: train_step.Program,
+    program: programs.Program,
     last: int,
     params: freezing.Params,
     batch_stats: freezing.Params,
@@ -76,7 +76,7 @@ def compute(
         already among them.
       keep: where the outputs go.
     """
-    function = train_step.make_features(program, last)
+    function = programs.make_features(program, last)
     computed = 0
 
     def fill(target: Target) -> None:
@@ -132,7 +132,7 @@ def _parts(
 
 
 def key(
-    program: train_step.Program,
+    program: programs.Program,
     last: int,
     params: freezing.Params,
     batch_stats: freezing.Params,

@@ -29,6 +29,7 @@ from sscjax.training import (
     frozen_features,
     linear_probe,
     optimizers,
+    programs,
     stage_inputs,
     train_step,
 )
@@ -60,7 +61,7 @@ class _Work:
     network: Network
     labels: dict[str, str]
     frozen: freezing.Params
-    program: train_step.Program
+    program: programs.Program
     optimizer: optax.GradientTransformation
     stored: Rows
     stored_originals: Rows
@@ -91,7 +92,7 @@ def run_stage(
     stage: Stage,
     images: Images,
     network: Network,
-    inputs: train_step.Inputs,
+    inputs: programs.Inputs,
     *,
     store: frozen_features.Store,
     checkpoints: Checkpoints,
@@ -137,7 +138,7 @@ def run_stage(
 def _predicted(work: _Work, params: freezing.Params, batch_stats: freezing.Params) -> np.ndarray:
     """Probabilities of all originals, from what is stored."""
     return evaluate.probabilities(
-        train_step.make_predict(work.program),
+        programs.make_predict(work.program),
         params,
         batch_stats,
         work.stored_originals,
@@ -198,7 +199,7 @@ def _set_up(
     stage: Stage,
     images: Images,
     network: Network,
-    inputs: train_step.Inputs,
+    inputs: programs.Inputs,
     store: frozen_features.Store,
     checkpoints: Checkpoints,
     on_epoch: Callable[[list[dict[str, Any]]], None],
@@ -212,7 +213,7 @@ def _set_up(
     line = tables.parameter_line(counts.frozen, counts.trained, frozen_names)
     _LOG.info("stage %s: %s", stage.name, line)
     first_trained = min(model.layer_names.index(name) for name in trained)
-    program = train_step.Program(
+    program = programs.Program(
         model,
         network.objective,
         inputs,
@@ -298,8 +299,8 @@ def _epochs(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]
     state = train_step.TrainState(last["step"], params, last["batch_stats"], tree["opt_state"])
     best = tree.get("best")
     run = _giving_back(train_step.make_epoch(work.program, work.optimizer, work.labels))
-    predict = train_step.make_predict(work.program)
-    tell = train_step.make_masks(work.program)
+    predict = programs.make_predict(work.program)
+    tell = programs.make_masks(work.program)
     saved = time.monotonic()
     count = len(work.training_labels)
     done = course.epoch * count + course.steps * stage.batch_size
@@ -360,7 +361,7 @@ def _solve(work: _Work, tree: dict[str, Any], course: Course) -> dict[str, Any]:
     whole = freezing.combine(params, work.frozen)
     state = train_step.TrainState(step, whole, last["batch_stats"], tree["opt_state"])
     row = {"train_loss": found.loss, "train_accuracy": found.accuracy}
-    predict, tell = train_step.make_predict(work.program), train_step.make_masks(work.program)
+    predict, tell = programs.make_predict(work.program), programs.make_masks(work.program)
     course.best_value = _validate(work, predict, tell, state, row, epoch=1)
     _count(work, course, 1, row)
     course.best_epoch = 1

@@ -28,7 +28,7 @@ from sscjax.models import (
     initial_variables,
 )
 from sscjax.models.pretrained import bundled, download, load, preprocessing
-from sscjax.training import checkpoint, frozen_features, losses, train_step
+from sscjax.training import checkpoint, frozen_features, losses, programs
 from sscjax.training.class_weights import class_weights, mask_weights
 from sscjax.training.network import Network, Weights
 
@@ -318,7 +318,7 @@ def _calibration_batches(images: Rows, config: ConfigDict, weights: Weights) -> 
 
 def make_inputs(
     config: ConfigDict, scaling: preprocessing.Scaling, *, online: bool
-) -> train_step.Inputs:
+) -> programs.Inputs:
     """How stored uint8 images become the network's input, with `online` augmented in training.
 
     Masks may be a fourth channel behind the colours: they are moved with their image, and else

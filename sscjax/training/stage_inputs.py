@@ -14,7 +14,7 @@ from sscjax.data import lazy
 from sscjax.data.dataset import Images, ImageSet
 from sscjax.data.lazy import Rows
 from sscjax.system.progress import Progress
-from sscjax.training import frozen_features, train_step
+from sscjax.training import frozen_features, programs
 from sscjax.training.network import Network
 from sscjax.training.stage import Stage
 
@@ -25,10 +25,10 @@ def prepare(
     stage: Stage,
     images: Images,
     network: Network,
-    program: train_step.Program,
+    program: programs.Program,
     labels: dict[str, str],
     store: frozen_features.Store,
-) -> tuple[train_step.Program, Rows, Rows]:
+) -> tuple[programs.Program, Rows, Rows]:
     """Training inputs and inputs of all originals: images, or features of the frozen prefix.
 
     Args:
@@ -96,7 +96,7 @@ def prepare(
 def _features(
     stage: Stage,
     network: Network,
-    program: train_step.Program,
+    program: programs.Program,
     last: int,
     part: ImageSet,
     store: frozen_features.Store,

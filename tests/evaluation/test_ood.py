@@ -16,7 +16,7 @@ from sscjax.errors import UserError
 from sscjax.evaluation import ood
 from sscjax.models import MobileNetV2, initial_variables
 from sscjax.models.pretrained import load, preprocessing
-from sscjax.training import evaluate, losses, train_step
+from sscjax.training import evaluate, losses, programs
 
 
 def features_of(seed: int, count: int, width: int = 40) -> np.ndarray:
@@ -142,7 +142,7 @@ def test_foreign_images_are_flagged_and_new_biopsies_are_not(shared_data: Path) 
     def scaled(stored: jax.Array, key: jax.Array | None) -> jax.Array:
         return preprocessing.preprocess(stored.astype("float32"), loaded.convention.scaling)
 
-    program = train_step.Program(model, losses.Objective("softmax"), scaled, micro_batch=4)
+    program = programs.Program(model, losses.Objective("softmax"), scaled, micro_batch=4)
     function = evaluate.make_penultimate(program)
 
     def features(stored: np.ndarray) -> np.ndarray:

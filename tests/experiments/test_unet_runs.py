@@ -32,7 +32,7 @@ from sscjax.models.unet import FDUNet
 from sscjax.reports import html
 from sscjax.reports.html import render
 from sscjax.system import run_dir
-from sscjax.training import checkpoint, frozen_features, setup, train_step
+from sscjax.training import checkpoint, frozen_features, programs, setup
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -208,9 +208,7 @@ def test_answers_of_a_run_with_masks(
     """A mask of each image at its own size; of what the network did not see nothing is told."""
     opened = classifier.open_run(masked.run)
     told = np.asarray(
-        train_step.make_masks(opened.program)(
-            opened.params, opened.batch_stats, masked.drawn.images
-        )
+        programs.make_masks(opened.program)(opened.params, opened.batch_stats, masked.drawn.images)
     )
     wide = tmp_path / "new"
     for index in (0, 1):
@@ -290,7 +288,7 @@ def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> 
         pytest.importorskip(package, reason=f"{package}, of the extra 'export', is not installed")
     opened = classifier.open_run(masked.run)
     pixels = np.asarray(masked.drawn.images[:5])
-    told = train_step.make_masks(opened.program)(opened.params, opened.batch_stats, pixels)
+    told = programs.make_masks(opened.program)(opened.params, opened.batch_stats, pixels)
     export_file.export(masked.run, "stablehlo", tmp_path / "a.zip", Wish())
     call, _ = export.load_stablehlo(tmp_path / "a.zip")
     said = export_file.export(masked.run, "onnx", tmp_path / "a.onnx", Wish())
@@ -335,7 +333,7 @@ def test_a_run_with_masks(masked: Masked, tmp_path: Path) -> None:
     # The file's counts are those of masks told anew from the run's folder.
     opened = classifier.open_run(masked.run)
     assert opened.model.mask_classes == 4
-    told = train_step.make_masks(opened.program)(opened.params, opened.batch_stats, drawn.images)
+    told = programs.make_masks(opened.program)(opened.params, opened.batch_stats, drawn.images)
     written = (masked.run / "masks.csv").read_text("utf-8").splitlines()
     rows = list(csv.DictReader(written))
     assert len(rows) == 24

@@ -22,7 +22,7 @@ from sscjax.models.pretrained.save import save_backbone
 from sscjax.reports import tables
 from sscjax.reports.html import sections
 from sscjax.system.files import sha256
-from sscjax.training import losses, setup, train_step
+from sscjax.training import losses, programs, setup
 from sscjax.training.network import Network
 
 FOLDER = Path(bundled.__file__).parent
@@ -80,10 +80,10 @@ def test_float16_keeps_the_features(tmp_path: Path) -> None:
     variables = random_weights.draw(model, 32)
     params = {name: leaves for name, leaves in variables["params"].items() if name != "predictions"}
     stats = variables["batch_stats"]
-    program = train_step.Program(
+    program = programs.Program(
         model, losses.Objective("softmax"), lambda stored, key: jnp.asarray(stored)
     )
-    function = train_step.make_features(program, model.features_end)
+    function = programs.make_features(program, model.features_end)
     x = jax.random.uniform(jax.random.key(0), (4, 32, 32, 3), minval=-1, maxval=1)
     found = []
     for half in (False, True):

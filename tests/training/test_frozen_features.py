@@ -20,7 +20,7 @@ from sscjax.errors import UserError
 from sscjax.models import mobilenet_v2
 from sscjax.models.cnn import CNN
 from sscjax.models.mobilenet_v2 import MobileNetV2
-from sscjax.training import freezing, frozen_features, losses, train_step
+from sscjax.training import freezing, frozen_features, losses, programs
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -42,7 +42,7 @@ def scaled(stored: Any, key: jax.Array | None) -> jax.Array:
 def test_compute(batch_size: int, done: list[int]) -> None:
     """With a tail, without one, and with a batch larger than the set."""
     variables = random_weights.draw(SMALL, 17)
-    program = train_step.Program(SMALL, losses.Objective("softmax"), scaled)
+    program = programs.Program(SMALL, losses.Objective("softmax"), scaled)
     told: list[int] = []
     found = frozen_features.compute(
         program,
@@ -62,7 +62,7 @@ def test_compute(batch_size: int, done: list[int]) -> None:
 
 def test_features_that_were_kept_count_as_done(tmp_path: Path) -> None:
     variables = random_weights.draw(SMALL, 17)
-    program = train_step.Program(SMALL, losses.Objective("softmax"), scaled)
+    program = programs.Program(SMALL, losses.Objective("softmax"), scaled)
     store = frozen_features.Store(tmp_path, 1e6)
     for expected in ([4, 4, 2], [10]):
         told: list[int] = []
@@ -101,7 +101,7 @@ def test_batches_have_one_shape() -> None:
 
 def key_of(variables: Any, **changes: Any) -> str:
     options: dict[str, Any] = {"images": "a", "scaling": "minus_one_one", "batch_size": 4}
-    program = train_step.Program(
+    program = programs.Program(
         changes.pop("model", SMALL), losses.Objective("softmax"), scaled, micro_batch=2
     )
     program = dataclasses.replace(program, micro_batch=changes.pop("micro_batch", 2))

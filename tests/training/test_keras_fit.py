@@ -29,7 +29,7 @@ from sscjax.models.mobilenet_v2 import MobileNetV2
 from sscjax.models.pretrained.load import backbone_tree, load_backbone
 from sscjax.models.pretrained.preprocessing import preprocess
 from sscjax.training import class_weights as class_weights_module
-from sscjax.training import freezing, optimizers, train_step
+from sscjax.training import freezing, optimizers, programs, train_step
 from sscjax.training.losses import Objective
 
 # Where it is installed, its backend must be chosen before it is imported.
@@ -168,7 +168,7 @@ def variables_of(network: Classifier, alpha: float, folder: Path) -> dict[str, A
 
 
 def our_fit(
-    program: train_step.Program,
+    program: programs.Program,
     variables: dict[str, Any],
     labels: dict[str, str],
     optimizer: optax.GradientTransformation,
@@ -184,7 +184,7 @@ def our_fit(
     state = train_step.TrainState(jnp.int32(0), params, batch_stats, masked.init(params))
     run = train_step.make_epoch(program, masked, labels)
 
-    @train_step.jit
+    @programs.jit
     def weighted(state: train_step.TrainState, x: jax.Array, labels: jax.Array) -> jax.Array:
         # What is differentiated; the step itself tells the loss without class weights.
         key = jax.random.key(0)
@@ -203,10 +203,10 @@ def our_fit(
     return state, np.array(losses)
 
 
-def program_of(model: Model, given: Examples, **changes: Any) -> train_step.Program:
+def program_of(model: Model, given: Examples, **changes: Any) -> programs.Program:
     objective = Objective("softmax", class_weights=given.class_weights)
     settings = {"micro_batch": BATCH // 2, "inputs": scaled, **changes}
-    return train_step.Program(model, objective, **settings)
+    return programs.Program(model, objective, **settings)
 
 
 def rule(name: Any, rate: float) -> optax.GradientTransformation:
@@ -280,7 +280,7 @@ def test_stage(stage: Literal["head", "finetune"], alpha: float, size: int, tmp_
     program, stored = program_of(model, given), None
     if stage == "head":  # as in a run: on the outputs of the frozen layers, computed once
         end = model.features_end
-        last = train_step.make_features(program, end)
+        last = programs.make_features(program, end)
         stored = np.asarray(last(start["params"], start["batch_stats"], given.images))
         program = dataclasses.replace(program, first=end, micro_batch=0, inputs=lambda x, key: x)
     state, losses = our_fit(program, start, labels, rule("adam", rate), given, stored)

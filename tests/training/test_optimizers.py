@@ -15,7 +15,7 @@ from trees import assert_same
 from sscjax.errors import UserError
 from sscjax.models import MODELS
 from sscjax.models.cnn import CNN
-from sscjax.training import freezing, losses, optimizers, train_step
+from sscjax.training import freezing, losses, optimizers, programs, train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -127,7 +127,7 @@ def moments(state: Any) -> int:
 
 
 MODEL = CNN(outputs=2, widths=(4, 8), dense=(8,))
-PROGRAM = train_step.Program(MODEL, losses.Objective("softmax"), lambda stored, key: stored)
+PROGRAM = programs.Program(MODEL, losses.Objective("softmax"), lambda stored, key: stored)
 IMAGES = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype(np.float32)
 CLASSES = np.array([0, 1] * 4, np.int32)
 
@@ -225,10 +225,10 @@ def test_frozen_layers_cost_nothing() -> None:
     order, ones = np.arange(8)[None], np.ones((1, 8), np.float32)
     run = train_step.make_epoch(PROGRAM, optimizer, labels)
     masked = flops(run, state, IMAGES, CLASSES, order, ones, key)
-    wanted = flops(train_step.jit(alone), trained, frozen, inner.init(trained))
+    wanted = flops(programs.jit(alone), trained, frozen, inner.init(trained))
     assert masked == pytest.approx(wanted, rel=0.01)
     # By everything it would be far more.
-    assert flops(train_step.jit(alone), tree, {}, inner.init(tree)) > 1.2 * wanted
+    assert flops(programs.jit(alone), tree, {}, inner.init(tree)) > 1.2 * wanted
 
 
 def test_step_refuses_labels_that_match_no_layer() -> None:

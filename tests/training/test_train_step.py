@@ -24,7 +24,7 @@ from sscjax.models.cnn import CNN
 from sscjax.models.layers import MASK
 from sscjax.models.mobilenet_v2 import MobileNetV2
 from sscjax.models.unet import FDUNet
-from sscjax.training import freezing, optimizers, train_step
+from sscjax.training import freezing, optimizers, programs, train_step
 from sscjax.training.losses import Objective
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -45,13 +45,13 @@ def noisy(stored: jax.Array, key: jax.Array | None) -> jax.Array:
     return x if key is None else x + 0.1 * jax.random.uniform(key, (len(x), 1, 1, 1))
 
 
-def program(**changes: Any) -> train_step.Program:
+def program(**changes: Any) -> programs.Program:
     settings = {"model": MODEL, "objective": SOFTMAX, "inputs": scaled, **changes}
-    return train_step.Program(**settings)
+    return programs.Program(**settings)
 
 
 def begin(
-    what: train_step.Program,
+    what: programs.Program,
     variables: Any,
     optimizer: optax.GradientTransformation = KEEP_GRADIENT,
     frozen: Collection[str] = (),
@@ -67,7 +67,7 @@ def begin(
 
 @functools.cache
 def gradient_keeper(
-    what: train_step.Program, frozen: tuple[str, ...]
+    what: programs.Program, frozen: tuple[str, ...]
 ) -> tuple[Callable[..., Any], Callable[[], train_step.TrainState]]:
     """Compiled once for all tests of one program; with what makes its state at the start."""
     run, _ = begin(what, random_weights.draw(MODEL, 16), frozen=frozen)
@@ -81,7 +81,7 @@ def gradients_kept(end: train_step.TrainState) -> Any:
 
 
 def gradient_of_one_step(
-    what: train_step.Program, order: Any, real: Any, frozen: tuple[str, ...] = ()
+    what: programs.Program, order: Any, real: Any, frozen: tuple[str, ...] = ()
 ) -> tuple[Any, train_step.Sums]:
     run, start = gradient_keeper(what, frozen)
     order, real = jnp.asarray([order]), jnp.asarray([real], jnp.float32)
@@ -201,7 +201,7 @@ def with_masks(stored: Any, key: jax.Array | None) -> jax.Array:
 
 def joint_gradient(micro: int, order: Any, real: Any, objective: Objective = JOINT) -> Any:
     """The gradient of one step, and the running averages after it."""
-    what = train_step.Program(UNET, objective, with_masks, micro_batch=micro)
+    what = programs.Program(UNET, objective, with_masks, micro_batch=micro)
     run, start = begin(what, random_weights.draw(UNET, 16))
     stored = np.concatenate([IMAGES, MAPS[..., None]], axis=-1)
     order, real = jnp.asarray([order]), jnp.asarray([real], jnp.float32)
@@ -509,7 +509,7 @@ def test_predict_in_parts() -> None:
     for micro, count in ((4, 12), (5, 12)):
         # Neither dropout nor the inputs' noise acts.
         what = program(model=MODEL.clone(dropout_rate=0.5), inputs=noisy, micro_batch=micro)
-        found = train_step.make_predict(what)(params, {}, IMAGES[:count])
+        found = programs.make_predict(what)(params, {}, IMAGES[:count])
         assert found.shape == (count, 3)
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -518,7 +518,7 @@ def test_predict_two_classes_by_one_output() -> None:
     model = MODEL.clone(outputs=1)
     variables = random_weights.draw(model, 16)
     what = program(model=model, objective=Objective("sigmoid"), micro_batch=4)
-    found = train_step.make_predict(what)(variables["params"], {}, IMAGES[:8])
+    found = programs.make_predict(what)(variables["params"], {}, IMAGES[:8])
     z = np.asarray(model.apply(variables, scaled(IMAGES[:8], None), train=False))
     expected = logistic(z)
     np.testing.assert_allclose(found, np.concatenate([1 - expected, expected], 1), atol=1e-6)
@@ -528,24 +528,24 @@ def test_features_in_parts() -> None:
     variables = random_weights.draw(MODEL, 16)
     expected: Any = MODEL.apply(variables, scaled(IMAGES[:8], None), train=False, last=5)
     for micro in (0, 4):
-        features = train_step.make_features(program(micro_batch=micro), 5)
+        features = programs.make_features(program(micro_batch=micro), 5)
         found = features(variables["params"], {}, IMAGES[:8])
         assert found.shape == (8, 6, 6, 4)
         np.testing.assert_allclose(found, expected, atol=1e-6)
     # Features stored earlier go on from where they stopped.
     later = program(inputs=lambda stored, key: stored, first=5)
-    logits = train_step.make_features(later, len(MODEL.layer_names))(variables["params"], {}, found)
+    logits = programs.make_features(later, len(MODEL.layer_names))(variables["params"], {}, found)
     np.testing.assert_allclose(logits, logits_of(np.arange(8)), atol=1e-5)
 
 
 def test_compiler_options(monkeypatch: pytest.MonkeyPatch) -> None:
     """Known to this version of XLA, and left out where a version does not know them."""
-    train_step._compiler_options.cache_clear()
-    assert train_step._compiler_options() == train_step._COMPILER_OPTIONS
-    monkeypatch.setattr(train_step, "_COMPILER_OPTIONS", {"xla_no_such_option": "1"})
-    train_step._compiler_options.cache_clear()
-    assert train_step._compiler_options() == {}
-    train_step._compiler_options.cache_clear()
+    programs._compiler_options.cache_clear()
+    assert programs._compiler_options() == programs._COMPILER_OPTIONS
+    monkeypatch.setattr(programs, "_COMPILER_OPTIONS", {"xla_no_such_option": "1"})
+    programs._compiler_options.cache_clear()
+    assert programs._compiler_options() == {}
+    programs._compiler_options.cache_clear()
 
 
 def test_convolutions_are_xlas_own() -> None:
@@ -558,5 +558,5 @@ def test_convolutions_are_xlas_own() -> None:
             x, kernel, (1, 1), "VALID", dimension_numbers=dimensions
         )
 
-    text = train_step.jit(convolve).lower(x, kernel).compile().as_text()  # type: ignore[attr-defined]
+    text = programs.jit(convolve).lower(x, kernel).compile().as_text()  # type: ignore[attr-defined]
     assert "ynn" not in text
