@@ -15,13 +15,13 @@ from sscjax.inference import explanations
 from sscjax.reports import figures, tables
 from sscjax.system import files, formatting, run_dir
 from sscjax.training.network import Network
-from sscjax.training.stage import Finished
+from sscjax.training.stage import FinishedStage
 
 # Files that cannot be read which the report's first lines name.
 _NAMED = 3
 
 
-def choose(config: ConfigDict, finished: Mapping[str, Finished]) -> str:
+def choose(config: ConfigDict, finished: Mapping[str, FinishedStage]) -> str:
     """The stage whose model the run ends with."""
     names = list(finished)
     if config.select.stage == "last" or config.select.metric == "none":
@@ -44,7 +44,7 @@ def write(
     folder: Path,
     images: dataset.Images,
     network: Network,
-    finished: Mapping[str, Finished],
+    finished: Mapping[str, FinishedStage],
     features: reliability.Features,
     leaks: Sequence[str] = (),
     masks: segmentation.Table | None = None,
@@ -100,10 +100,10 @@ def write(
                 name: {
                     "splits": by_stage[name],
                     "test_intervals": ranges[name],
-                    "epochs": one.course.epoch,
-                    "best_epoch": one.course.best_epoch or None,
-                    "best_value": one.course.best_value,
-                    "stopped_early": one.course.stopped_early,
+                    "epochs": one.progress.epoch,
+                    "best_epoch": one.progress.best_epoch or None,
+                    "best_value": one.progress.best_value,
+                    "stopped_early": one.progress.stopped_early,
                     "frozen_parameters": one.counts.frozen,
                     "trained_parameters": one.counts.trained,
                 }
@@ -135,20 +135,20 @@ def write(
 
 def _draw(
     folder: Path,
-    finished: Mapping[str, Finished],
+    finished: Mapping[str, FinishedStage],
     chosen: str,
     ours: Mapping[str, Any],
     found: Mapping[str, Any],
 ) -> None:
-    rows = list(finished.values())[-1].course.rows
-    course, before = finished[chosen].course, 0
+    rows = list(finished.values())[-1].progress.curves
+    progress, before = finished[chosen].progress, 0
     for name, one in finished.items():
         if name == chosen:
             break
-        before += one.course.epoch
-    best = before + course.best_epoch if course.best_epoch else None
+        before += one.progress.epoch
+    best = before + progress.best_epoch if progress.best_epoch else None
     # A classifier that was fitted to convergence has no epochs: one point is no curve.
-    if any(stage.course.l2 is None for stage in finished.values()):
+    if any(stage.progress.l2 is None for stage in finished.values()):
         figures.write_png(folder / run_dir.CURVES_PLOT, figures.learning_curves(rows, best))
     shown = figures.calibration(found, title="test images: probabilities, and abstention")
     figures.write_png(folder / run_dir.CALIBRATION_PLOT, shown)
@@ -260,7 +260,7 @@ def _text(
     folder: Path,
     images: dataset.Images,
     network: Network,
-    finished: Mapping[str, Finished],
+    finished: Mapping[str, FinishedStage],
     chosen: str,
     by_stage: Mapping[str, Any],
     ours: Mapping[str, Any],
@@ -278,8 +278,8 @@ def _text(
             rows.append(
                 [
                     name + (" (chosen)" if name == chosen else ""),
-                    str(one.course.epoch),
-                    str(one.course.best_epoch or "-"),
+                    str(one.progress.epoch),
+                    str(one.progress.best_epoch or "-"),
                     formatting.percent(val["accuracy"]),
                     formatting.percent(val["balanced_accuracy"]),
                     formatting.number(val["log_loss"]),

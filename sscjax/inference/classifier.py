@@ -179,7 +179,7 @@ def _make_run(
     layers, end = len(model.layer_names), model.features_end
     rest = dataclasses.replace(program, first=end, inputs=lambda stored, key: stored, micro_batch=0)
 
-    names = (MASK,) if program.tells_masks else ()
+    names = (MASK,) if program.predicts_masks else ()
 
     @programs.jit
     def run(
@@ -279,7 +279,7 @@ def _build(
         stage=stage,
         classes=classes,
         columns=evaluate.class_columns(classes, max(outputs, 2)),
-        mask_classes=masks if program.tells_masks else (),
+        mask_classes=masks if program.predicts_masks else (),
         image_size=size,
         scaling=assumed.scaling,
         program=program,

@@ -1,8 +1,8 @@
-"""A linear classifier on features, solved rather than trained: L2-regularised, by L-BFGS.
+"""L2-regularised logistic regression on features, fitted to convergence by L-BFGS.
 
-The loss is convex, so the result is the classifier, and not one of those that an optimizer passes
-on its way. How strongly it is regularised matters most where images are few, and is chosen by
-cross-validation over the subjects of the training images.
+The loss is convex, so the result does not depend on where the fit starts, nor on a learning rate.
+The strength of the penalty matters most where images are few; it is chosen by cross-validation over
+the subjects of the training images.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import scipy.optimize
 
 from sscjax.training.losses import Objective
 
-# A change of the loss below this share of it ends the search: what float32 can tell; and what the
-# losses of two penalties differ by is told by less.
-_SHARE_OF_LOSS, _ROUGHLY = 1e-7, 1e-5
+# A change of the loss below this share of it ends the fit: the precision of float32. To compare two
+# penalties in cross-validation a coarser one is enough.
+_TOLERANCE, _COARSE_TOLERANCE = 1e-7, 1e-5
 
 # Of the cross-validation that chooses a penalty.
 FOLDS = 5
 
-# Features whose deviation is below this share of the largest are taken for constant.
+# Features whose deviation is below this share of the largest count as constant.
 _SMALLEST_DEVIATION = 1e-6
 
 
@@ -35,25 +35,25 @@ class Linear:
     Attributes:
       kernel: [D,outputs] float32; logits are `features @ kernel + bias`.
       bias: [outputs] float32.
-      loss: mean loss of what it was fitted to, classes unweighted and without the penalty.
-      accuracy: share of it that it has right.
-      passes: how often the features were gone through.
+      loss: mean loss of the images it was fitted to, classes unweighted and without the penalty.
+      accuracy: share of these images that it classifies correctly.
+      iterations: evaluations of the loss and its gradient over all features.
     """
 
     kernel: np.ndarray
     bias: np.ndarray
     loss: float
     accuracy: float
-    passes: int
+    iterations: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """How strong the penalty is to be.
+    """The chosen strength of the penalty.
 
     Attributes:
       l2: the chosen strength.
-      losses: mean weighted loss of held-out images by strength; empty where there was no choice.
+      losses: mean weighted loss of held-out images by strength; empty where only one was given.
       folds: of the cross-validation; 0 where there was none.
     """
 
@@ -63,7 +63,7 @@ class Choice:
 
 
 class Problem:
-    """Features and labels, ready to be fitted to with any strength and any of the images.
+    """Features and labels, to be fitted with any strength and to any of the images.
 
     Features are standardised over all images given and divided by the root of their number, so
     that strengths mean the same for any features. The penalty is l2/2 times the sum of the squared
@@ -77,7 +77,7 @@ class Problem:
         objective: Objective,
         outputs: int,
         *,
-        passes: int = 200,
+        max_iter: int = 200,
     ) -> None:
         """Set up; nothing is fitted yet.
 
@@ -86,14 +86,14 @@ class Problem:
           labels: [N] int.
           objective: losses, with their class weights.
           outputs: number of logits.
-          passes: over the features, at most, for one fit.
+          max_iter: iterations of L-BFGS, at most, for one fit.
         """
         features = np.asarray(features, np.float32)
         deviation = features.std(0)
         constant = deviation <= _SMALLEST_DEVIATION * deviation.max(initial=0.0)
         self._mean = features.mean(0)
         self._scale = np.where(constant, np.inf, deviation) * np.sqrt(features.shape[1])
-        self._outputs, self._passes = outputs, passes
+        self._outputs, self._max_iter = outputs, max_iter
         self._labels = jnp.asarray(labels, jnp.int32)
         self._weights = np.asarray(objective.weights(self._labels))
         self._objective = objective
@@ -102,7 +102,7 @@ class Problem:
         # columns than for that with a matrix that is stored transposed.
         self._transposed = jnp.asarray(np.asarray(self._features).T.copy())
         # Arguments, not constants: as constants they would be copied into the programs.
-        self._held = self._features, self._transposed, self._labels
+        self._arrays = self._features, self._transposed, self._labels
         self._step, self._losses = jax.jit(self._penalised), jax.jit(self._each)
 
     def _split(self, flat: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -112,15 +112,15 @@ class Problem:
         kernel, bias = self._split(flat)
         return features @ kernel + bias[None]
 
-    def _each(self, flat: jax.Array, held: tuple[jax.Array, ...]) -> jax.Array:
-        features, _, labels = held
+    def _each(self, flat: jax.Array, arrays: tuple[jax.Array, ...]) -> jax.Array:
+        features, _, labels = arrays
         return self._objective.losses(self._logits(flat, features), labels)
 
     def _penalised(
-        self, flat: jax.Array, weights: jax.Array, l2: jax.Array, held: tuple[jax.Array, ...]
+        self, flat: jax.Array, weights: jax.Array, l2: jax.Array, arrays: tuple[jax.Array, ...]
     ) -> tuple[jax.Array, jax.Array]:
         """What is minimised, and its gradient."""
-        features, transposed, labels = held
+        features, transposed, labels = arrays
         kernel, _ = self._split(flat)
         total, slope = jax.value_and_grad(
             lambda logits: (weights * self._objective.losses(logits, labels)).sum()
@@ -128,59 +128,63 @@ class Problem:
         parts = ((transposed @ slope + l2 * kernel).ravel(), slope.sum(0))
         return total + 0.5 * l2 * jnp.square(kernel).sum(), jnp.concatenate(parts)
 
-    def solve(
+    def minimise(
         self,
         l2: float,
         chosen: np.ndarray | None = None,
         start: np.ndarray | None = None,
-        share: float = _SHARE_OF_LOSS,
+        tolerance: float = _TOLERANCE,
     ) -> tuple[np.ndarray, int]:
-        """The parameters on the standardised scale, flat, and the passes taken.
+        """The parameters on the standardised scale, flat, and the evaluations taken.
 
         Args:
           l2: strength of the penalty, above 0.
           chosen: [N] bool, the images to fit to, or how often each counts; None for all once.
           start: where to begin; None for zeros.
-          share: of the loss; a smaller change ends the search.
+          tolerance: share of the loss; a smaller change ends the fit.
         """
         weights = self._weights if chosen is None else self._weights * chosen
         shares = jnp.asarray(weights / weights.sum(), jnp.float32)
         strength = jnp.float32(l2)
 
         def step(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            value, slope = self._step(jnp.asarray(flat, jnp.float32), shares, strength, self._held)
+            value, slope = self._step(
+                jnp.asarray(flat, jnp.float32), shares, strength, self._arrays
+            )
             return float(value), np.asarray(slope, np.float64)
 
         size = (self._features.shape[1] + 1) * self._outputs
         begin = np.zeros(size) if start is None else start
-        options = {"maxiter": self._passes, "ftol": share, "gtol": 1e-6}
-        found = scipy.optimize.minimize(step, begin, jac=True, method="L-BFGS-B", options=options)
-        return found.x, int(found.nfev)
+        options = {"maxiter": self._max_iter, "ftol": tolerance, "gtol": 1e-6}
+        result = scipy.optimize.minimize(step, begin, jac=True, method="L-BFGS-B", options=options)
+        return result.x, int(result.nfev)
 
     def loss(self, flat: np.ndarray, chosen: np.ndarray | None = None) -> float:
         """Mean weighted loss of the chosen images, without the penalty."""
         weights = self._weights if chosen is None else self._weights * chosen
-        losses = np.asarray(self._losses(jnp.asarray(flat, jnp.float32), self._held), np.float64)
+        losses = np.asarray(self._losses(jnp.asarray(flat, jnp.float32), self._arrays), np.float64)
         return float((weights * losses).sum() / weights.sum())
 
     def fit(self, l2: float) -> Linear:
         """The classifier fitted to all images, for features as they were given."""
-        flat, passes = self.solve(l2)
-        return self.classifier(flat, passes)
+        flat, iterations = self.minimise(l2)
+        return self.classifier(flat, iterations)
 
-    def classifier(self, flat: np.ndarray, passes: int = 0) -> Linear:
-        """What parameters on the standardised scale are for features as they were given."""
-        given = jnp.asarray(flat, jnp.float32)
-        losses = np.asarray(self._losses(given, self._held), np.float64)
-        found = self._objective.probabilities(self._logits(given, self._features)).argmax(-1)
+    def classifier(self, flat: np.ndarray, iterations: int = 0) -> Linear:
+        """Parameters on the standardised scale, converted to the scale of the given features."""
+        parameters = jnp.asarray(flat, jnp.float32)
+        losses = np.asarray(self._losses(parameters, self._arrays), np.float64)
+        predicted = self._objective.probabilities(self._logits(parameters, self._features)).argmax(
+            -1
+        )
         kernel = flat[: -self._outputs].reshape(-1, self._outputs) / self._scale[:, None]
         bias = flat[-self._outputs :] - self._mean.astype(np.float64) @ kernel
         return Linear(
             kernel.astype(np.float32),
             bias.astype(np.float32),
             float(losses.mean()),
-            float((found == self._labels).mean()),
-            passes,
+            float((predicted == self._labels).mean()),
+            iterations,
         )
 
     def choose(self, strengths: Sequence[float], folds: np.ndarray) -> Choice:
@@ -200,6 +204,6 @@ class Problem:
             flat: np.ndarray | None = None
             # The strongest first: each is a good start for the next.
             for l2 in falling:
-                flat, _ = self.solve(l2, ~held_out, flat, _ROUGHLY)
+                flat, _ = self.minimise(l2, ~held_out, flat, _COARSE_TOLERANCE)
                 losses[l2] += share * self.loss(flat, held_out)
         return Choice(min(falling, key=losses.__getitem__), losses, len(np.unique(folds)))

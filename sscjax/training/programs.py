@@ -71,7 +71,7 @@ class Program:
         return layers if self.batch_statistics_from is None else self.batch_statistics_from
 
     @property
-    def tells_masks(self) -> bool:
+    def predicts_masks(self) -> bool:
         """Whether masks are trained: they are then a fourth channel of what is stored."""
         return self.objective.segmentation > 0 and self.model.mask_classes > 0
 
@@ -89,7 +89,7 @@ class Program:
         see `models.layers.dropout`. With the logits goes a dict: the masks' logits [B,H,W,M] by
         `MASK`, where they are trained.
         """
-        capture = (MASK,) if self.tells_masks else ()
+        capture = (MASK,) if self.predicts_masks else ()
         batch_from = self.batch_statistics_from
         result = self.model.apply(
             {"params": folded, "batch_stats": batch_stats},

@@ -1,9 +1,9 @@
-"""A stage of training as data: what it is to do, how far it is, what it ends with."""
+"""A stage of training as data: its settings, its progress, and its result."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sscjax.errors import UserError
 from sscjax.evaluation import metrics
@@ -11,28 +11,118 @@ from sscjax.evaluation.predictions import Predictions
 from sscjax.models import base
 from sscjax.training import freezing
 
+BatchNormMode = Literal["running", "batch"]
+OptimizerName = Literal["adam", "adamw", "sgd", "lbfgs"]
+ScheduleName = Literal["constant", "cosine", "linear"]
+Trainable = Literal["head", "all"]
+
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """A stage as the config gives it (see `configs/default.py`), and its place in the run."""
+class StageSettings:
+    """The fields of `config.stages.NAME`, with their types, defaults and checks.
+
+    `configs/default.py` has the same fields with the same defaults, each with its comment; a test
+    compares them. Everything between the config and the training loop takes them as they are.
+
+    Attributes:
+      epochs: passes over the training images; with 'lbfgs' at most so many iterations.
+      trainable: 'head', the classifier alone, or 'all' layers but the first `freeze_first`.
+      freeze_first: layers from the input that stay frozen; only with 'all'.
+      online_augment: augment again at every step instead of training on copies.
+      batch_norm: what BatchNorm of the trained layers normalises by: 'running' averages or the
+        'batch'.
+      optimizer: 'adam', 'adamw', 'sgd' (Nesterov momentum 0.9), or 'lbfgs': L2-regularised logistic
+        regression on the features of the frozen network, fitted to convergence; only with 'head'.
+      learning_rate: at its highest.
+      schedule: 'constant', 'cosine' or 'linear', after the warm-up.
+      warmup_epochs: epochs of linear warm-up from 0; may be a fraction.
+      end_factor: last learning rate as a share of the highest.
+      weight_decay: decoupled weight decay of kernels, per unit of learning rate; 'adamw' and 'sgd'.
+      clip_norm: gradients are scaled down to this global norm; 0 leaves them.
+      l2: of 'lbfgs': strength of the penalty; of several the best in 5-fold cross-validation over
+        the subjects of the training images.
+      patience: epochs without a better validation metric before the stage ends; 0: never.
+    """
+
+    epochs: int = 10
+    trainable: Trainable = "all"
+    freeze_first: int = 0
+    online_augment: bool = False
+    batch_norm: BatchNormMode = "running"
+    optimizer: OptimizerName = "adam"
+    learning_rate: float = 1e-3
+    schedule: ScheduleName = "constant"
+    warmup_epochs: float = 0.0
+    end_factor: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    l2: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+    patience: int = 0
+
+    def check(self, name: str) -> None:
+        """Check types and ranges; `trainable`, `schedule` and freezing are checked where used.
+
+        Args:
+          name: of the stage, for the message.
+
+        Raises:
+          UserError: a field is out of its range, or contradicts another.
+        """
+        where = f"stage {name}"
+        if self.epochs < 1:
+            raise UserError(f"{where}: epochs={self.epochs}, expected 1 or more")
+        for field, value in (("learning_rate", self.learning_rate), ("patience", self.patience)):
+            if value < 0:
+                raise UserError(f"{where}: {field}={value}, expected 0 or more")
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise UserError(
+                f"{where}: warmup_epochs={self.warmup_epochs}, expected 0 to less than "
+                f"epochs={self.epochs}; set --config.stages.{name}.warmup_epochs=0"
+            )
+        if self.uses_lbfgs:
+            self._check_lbfgs(where)
+        if self.batch_norm not in get_args(BatchNormMode):
+            raise UserError(
+                f"{where}: batch_norm={self.batch_norm!r}, expected 'running' or 'batch'"
+            )
+
+    @property
+    def uses_lbfgs(self) -> bool:
+        """Whether L-BFGS fits a linear classifier to features, so that no steps are taken."""
+        return self.optimizer == "lbfgs"
+
+    def _check_lbfgs(self, stage: str) -> None:
+        where = f"{stage}: optimizer='lbfgs'"
+        if self.trainable != "head":
+            raise UserError(f"{where} fits the classifier alone; set trainable='head'")
+        if self.online_augment:
+            raise UserError(
+                f"{where} needs the same images all the time; set online_augment=False (and "
+                "config.augment.copies for augmented ones)"
+            )
+        if not self.l2 or min(self.l2) <= 0:
+            raise UserError(f"{stage}: l2={self.l2}, expected numbers above 0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage(StageSettings):
+    """A stage of a run: the settings of its block, and what it takes from the rest of the config.
+
+    Attributes:
+      name: of the stage in `config.stages`.
+      index: its position in `config.stage_order`, from 0.
+      seed: of the run.
+      batch_size: images per step.
+      micro_batch: images that go through the network at a time, see `Program`.
+      drawn_by: the micro-batch that dropout is drawn by; 0 for `micro_batch` itself.
+      metric: validation metric that chooses the epoch, or 'none'.
+      feature_megabytes: features of frozen layers up to this size are held in memory.
+      checkpoint_seconds: least time between two checkpoints.
+    """
 
     name: str
     index: int
     seed: int
-    epochs: int
-    trainable: Literal["head", "all"]
-    freeze_first: int
-    online_augment: bool
-    batch_norm: Literal["running", "batch"]
-    optimizer: Literal["adam", "adamw", "sgd", "lbfgs"]
-    learning_rate: float
-    schedule: Literal["constant", "cosine", "linear"]
-    warmup_epochs: float
-    end_factor: float
-    weight_decay: float
-    clip_norm: float
-    l2: tuple[float, ...]
-    patience: int
     batch_size: int
     micro_batch: int
     drawn_by: int
@@ -41,28 +131,13 @@ class Stage:
     checkpoint_seconds: float
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise UserError(f"stage {self.name}: epochs={self.epochs}, expected 1 or more")
+        self.check(self.name)
         if self.batch_size < 1:
             raise UserError(f"config.batch_size={self.batch_size}, expected 1 or more")
         if self.micro_batch < 1:
             raise UserError(
                 f"config.micro_batch={self.micro_batch}, expected 1 or more; set it to 8, or to "
                 "batch_size to take the whole batch at once"
-            )
-        for name, value in (("learning_rate", self.learning_rate), ("patience", self.patience)):
-            if value < 0:
-                raise UserError(f"stage {self.name}: {name}={value}, expected 0 or more")
-        if not 0 <= self.warmup_epochs < self.epochs:
-            raise UserError(
-                f"stage {self.name}: warmup_epochs={self.warmup_epochs}, expected 0 to less than "
-                f"epochs={self.epochs}; set --config.stages.{self.name}.warmup_epochs=0"
-            )
-        if self.solved:
-            self._check_solved()
-        if self.batch_norm not in ("running", "batch"):
-            raise UserError(
-                f"stage {self.name}: batch_norm={self.batch_norm!r}, expected 'running' or 'batch'"
             )
         names = (*metrics.VALIDATION_METRICS, metrics.MASK_METRIC, "none")
         if self.metric not in names:
@@ -74,44 +149,28 @@ class Stage:
                 "config.select.metric or patience=0"
             )
 
-    @property
-    def solved(self) -> bool:
-        """Whether the stage fits a linear classifier to features instead of taking steps."""
-        return self.optimizer == "lbfgs"
-
-    def _check_solved(self) -> None:
-        where = f"stage {self.name}: optimizer='lbfgs'"
-        if self.trainable != "head":
-            raise UserError(f"{where} fits the classifier alone; set trainable='head'")
-        if self.online_augment:
-            raise UserError(
-                f"{where} needs the same images all the time; set online_augment=False (and "
-                "config.augment.copies for augmented ones)"
-            )
-        if not self.l2 or min(self.l2) <= 0:
-            raise UserError(f"stage {self.name}: l2={self.l2}, expected numbers above 0")
-
 
 @dataclasses.dataclass
-class Course:
-    """How far a stage is; JSON-ready, part of every checkpoint.
+class StageProgress:
+    """The progress of a stage; JSON-ready, part of every checkpoint.
 
     Attributes:
       stage: the stage's name.
       epoch: epochs done in this stage.
-      rows: the learning curves of the whole run so far, one dict per epoch.
+      curves: the learning curves of the whole run so far, one dict per epoch.
       best_epoch: epoch of the stage with the best validation metric, 0 before the first.
       best_value: that metric; None without one.
       stopped_early: whether the stage ended by its patience.
       seconds: time spent in this stage's epochs.
-      l2: of a stage that was solved: the chosen strength of the penalty.
+      l2: of a stage fitted by L-BFGS: the chosen strength of the penalty.
       steps: taken in an epoch that was interrupted; 0 between epochs.
-      loss, correct: sums over the images of these steps.
+      loss: sum of the losses over the images of these steps.
+      correct: number of them that were classified correctly.
     """
 
     stage: str
     epoch: int = 0
-    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    curves: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     best_epoch: int = 0
     best_value: float | None = None
     stopped_early: bool = False
@@ -121,14 +180,19 @@ class Course:
     loss: float = 0.0
     correct: float = 0.0
 
+    def end_epoch(self, epoch: int, figures: dict[str, Any]) -> None:
+        """An epoch of the stage is over: its figures are the next row of the run's curves."""
+        self.epoch, self.steps, self.loss, self.correct = epoch, 0, 0.0, 0.0
+        self.curves.append({"epoch": len(self.curves) + 1, "stage": self.stage, **figures})
+
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """A finished stage: its chosen parameters, how it went, and predictions of all originals."""
+class StageResult:
+    """What training a stage returns: its chosen parameters and predictions of all originals."""
 
     params: freezing.Params
     batch_stats: freezing.Params
-    course: Course
+    progress: StageProgress
     predictions: Predictions
     counts: freezing.Counts
 
@@ -139,10 +203,10 @@ class Result:
 
 
 @dataclasses.dataclass(frozen=True)
-class Finished:
-    """A finished stage as it is kept in the run's folder; `value` is its validation metric."""
+class FinishedStage:
+    """A finished stage as it lies in the run's folder; `value` is its validation metric."""
 
-    course: Course
+    progress: StageProgress
     counts: freezing.Counts
     predictions: Predictions
     value: float | None

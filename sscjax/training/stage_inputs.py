@@ -46,7 +46,7 @@ def prepare(
     """
     training = images.training_for(online=stage.online_augment)
     raw = training.images, images.originals.images
-    if program.tells_masks:
+    if program.predicts_masks:
         assert training.masks is not None
         return program, lazy.Beside(training.images, training.masks), images.originals.images
     last = frozen_features.prefix_length(network.model, labels)

@@ -105,7 +105,7 @@ def _gradients(
     # On the whole batch: small matrix products inside the scan below would run on one thread.
     whole, targets = program.inputs(stored, augment_key), Targets(labels, weights)
     pixels = with_mask = jnp.ones(())
-    if program.tells_masks:
+    if program.predicts_masks:
         whole, masks = whole[..., :-1], whole[..., -1].astype(jnp.int32)
         targets = Targets(labels, weights, masks=masks)
         # Of the whole batch, so that micro-batches with few known pixels do not weigh more.

@@ -21,7 +21,7 @@ from sscjax.data import image_io
 from sscjax.errors import UserError
 from sscjax.evaluation import metrics
 from sscjax.evaluation.predictions import Predictions
-from sscjax.experiments import data_from_config, single_run, summarize
+from sscjax.experiments import data_from_config, run_stages, single_run, summarize
 from sscjax.experiments.cross_validation import all_folds, folds
 from sscjax.inference import classifier, ensemble, explanations, predict
 from sscjax.reports import html
@@ -239,7 +239,7 @@ def test_other_rules_of_calibration_need_no_training(
     shutil.copytree(kfold, run)
     config = kfold_config()
     config.calibration.temperature = False
-    monkeypatch.setattr(single_run, "run_stage", _must_not_train)
+    monkeypatch.setattr(run_stages, "run_stage", _must_not_train)
     all_folds.run(config, run)
     # Without a temperature the protocol's rows are those of the stages that the folds chose.
     table = Predictions.read_csv(run / "predictions.csv")

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from sscjax.configs import default
 from sscjax.experiments import data_from_config
-from sscjax.experiments.single_run import make_stages
+from sscjax.experiments.run_stages import make_stages
 from sscjax.reports import paper
 
 FILES = Path(str(default.__file__)).parent.glob("[!_]*.py")

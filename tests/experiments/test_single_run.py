@@ -387,7 +387,7 @@ def test_early_stopping_ends_a_stage(tmp_path: Path) -> None:
     config.stages.head.patience = 2
     single_run.run(config, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "stages" / "head" / "stage.json").read_text("utf-8"))
-    assert record["course"]["stopped_early"] and record["course"]["epoch"] == 3
+    assert record["progress"]["stopped_early"] and record["progress"]["epoch"] == 3
 
 
 def test_paper_protocol_with_one_output(tmp_path: Path) -> None:

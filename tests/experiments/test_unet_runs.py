@@ -329,7 +329,7 @@ def test_a_run_with_masks(masked: Masked, tmp_path: Path) -> None:
         dice = [float(row["val_mean_dice"]) for row in csv.DictReader(file)]
     assert max(dice) == pytest.approx(kept["splits"]["val"]["mean_dice"])
     stage = json.loads((masked.run / "stages/train/stage.json").read_text("utf-8"))
-    assert stage["value"] == max(dice) == dice[stage["course"]["best_epoch"] - 1]
+    assert stage["value"] == max(dice) == dice[stage["progress"]["best_epoch"] - 1]
     # The file's counts are those of masks told anew from the run's folder.
     opened = classifier.open_run(masked.run)
     assert opened.model.mask_classes == 4

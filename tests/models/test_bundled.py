@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from sscjax.configs import smoke
 from sscjax.errors import UserError
-from sscjax.experiments import data_from_config, single_run, summarize
+from sscjax.experiments import data_from_config, run_stages, summarize
 from sscjax.models import MobileNetV2
 from sscjax.models.pretrained import bundled, download, preprocessing
 from sscjax.models.pretrained.load import backbone_tree, load_backbone
@@ -113,7 +113,7 @@ def test_run_without_network_starts_from_it_and_says_so(caplog: pytest.LogCaptur
     config = small()
     with caplog.at_level("INFO", logger="sscjax"):
         network = network_of(config)
-        stages = single_run._fit_to_weights(single_run.make_stages(config), network, 1e-3)
+        stages = run_stages.fit_to_weights(run_stages.make_stages(config), network, 1e-3)
     weights = network.weights
     assert weights.kind == "file" and weights.fallback and weights.sha256 == bundled.SHA256
     assert weights.name == "bundled backbone.safetensors"
@@ -125,7 +125,7 @@ def test_run_without_network_starts_from_it_and_says_so(caplog: pytest.LogCaptur
     np.testing.assert_array_equal(
         network.batch_stats["bn_Conv1"]["mean"], expected.batch_stats["bn_Conv1"]["mean"]
     )
-    assert stages == single_run.make_stages(config)
+    assert stages == run_stages.make_stages(config)
     assert "no ImageNet weights" in caplog.text and "BUNDLED WEIGHTS" in caplog.text
     identity = weights.identity()
     assert identity["fallback"] and summarize.stand_in(identity) == "bundled"

@@ -30,13 +30,13 @@ from small_runs import one_stage_config, small_config
 from sscjax.data import inputs, lazy, recipes
 from sscjax.errors import UserError
 from sscjax.evaluation import predictions
-from sscjax.experiments import data_from_config, single_run, summarize
+from sscjax.experiments import data_from_config, run_stages, single_run, summarize
 from sscjax.experiments.cross_validation import all_folds
 from sscjax.inference import explanations
 from sscjax.reports import html
 from sscjax.system import files, locks, run_dir, signals, terminal
 from sscjax.system.progress import Progress
-from sscjax.training import checkpoint, frozen_features, loop
+from sscjax.training import checkpoint, frozen_features, loop, validation
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="signals and small disks are POSIX'"),
@@ -161,7 +161,7 @@ def test_damaged_newest_checkpoint(
     damage(run / "checkpoints" / "1000002000000")
     with caplog.at_level("INFO", logger="sscjax"):
         assert_ends_alike(run, undisturbed)
-    assert "stage finetune: going on after epoch 1 of 4" in caplog.text
+    assert "stage finetune: resumed after epoch 1 of 4" in caplog.text
     if damage is not shutil.rmtree:  # of one that is gone nothing can be told
         assert "1000002000000 cannot be read" in caplog.text
         assert "goes on from what was saved before" in caplog.text
@@ -177,8 +177,8 @@ def test_no_checkpoint_can_be_read(
         flip(run / "checkpoints" / str(number))
     with caplog.at_level("INFO", logger="sscjax"):
         assert_ends_alike(run, undisturbed)
-    assert caplog.text.count("cannot be read") == 2 and "going on after" not in caplog.text
-    assert "stage head: finished before" in caplog.text
+    assert caplog.text.count("cannot be read") == 2 and "resumed after" not in caplog.text
+    assert "stage head: already finished" in caplog.text
 
 
 @pytest.mark.slow
@@ -368,7 +368,7 @@ def test_two_runs_begin_at_once_in_a_new_folder(
     monkeypatch.setattr(data_from_config, "load_images", meanwhile)
     config = small_config()
     config.seed = 1
-    with pytest.raises(UserError, match="another run was begun there just now"):
+    with pytest.raises(UserError, match="another run was started there just now"):
         single_run.run(config, tmp_path / "run")
     assert faults.compare(undisturbed, tmp_path / "run") == []
 
@@ -445,14 +445,14 @@ def test_lock_given_back_while_another_waits_to_open_it(
 def test_folder_is_moved_while_a_run_is_at_work(
     run: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    validate, away = loop._validate, run.with_name("away")
+    validate, away = validation.validate, run.with_name("away")
 
     def move(*args: Any) -> Any:
         run.rename(away)
-        monkeypatch.setattr(loop, "_validate", validate)
+        monkeypatch.setattr(validation, "validate", validate)
         return validate(*args)
 
-    monkeypatch.setattr(loop, "_validate", move)
+    monkeypatch.setattr(validation, "validate", move)
     with pytest.raises(UserError, match="was moved, removed or replaced while a run was at work"):
         single_run.run(small_config(), run)
     assert not run.exists()
@@ -830,14 +830,14 @@ def test_epochs_leave_no_files_open_and_few_checkpoints(
     config = one_stage_config()
     config.stages.head.epochs = 20
     readings: list[tuple[int, int]] = []
-    told = single_run._Curves.__call__
+    told = run_stages.CurveFiles.__call__
 
     def read(self: Any, rows: list[dict[str, Any]]) -> None:
         told(self, rows)
         open_files = len(list(Path("/proc/self/fd").iterdir()))
         readings.append((open_files, len(numbers(tmp_path / "run"))))
 
-    monkeypatch.setattr(single_run._Curves, "__call__", read)
+    monkeypatch.setattr(run_stages.CurveFiles, "__call__", read)
     single_run.run(config, tmp_path / "run")
     early, late = readings[5:10], readings[-5:]
     assert len(readings) == 21

@@ -1,4 +1,4 @@
-"""The solved classifier: equal to scikit-learn's, its penalty chosen by subject, runs with it."""
+"""The fitted classifier: equal to scikit-learn's, its penalty chosen by subject, runs with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sscjax.data import splits, synthetic
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.evaluation import predictions
-from sscjax.experiments import data_from_config, single_run, summarize
+from sscjax.experiments import data_from_config, run_stages, single_run, summarize
 from sscjax.inference import classifier
 from sscjax.inference.answers import Answers
 from sscjax.reports import html
@@ -60,7 +60,7 @@ def test_equals_scikit_learn(l2: float) -> None:
     data = made(90, 0)
     by_class = (0.5, 1.0, 2.5)
     objective = losses.Objective("softmax", class_weights=by_class)
-    found = linear_probe.Problem(data.features, data.labels, objective, 3, passes=2000).fit(l2)
+    found = linear_probe.Problem(data.features, data.labels, objective, 3, max_iter=2000).fit(l2)
     weights = np.array(by_class)[data.labels]
     model, x = reference(data, l2, weights, np.sqrt(13))
     logits = data.features.astype(np.float64) @ found.kernel + found.bias
@@ -98,8 +98,8 @@ def test_weights_of_images_equal_repeating_them() -> None:
     repeated._mean, repeated._scale = weighted._mean, weighted._scale
     x = (data.features[rows] - weighted._mean) / weighted._scale
     repeated._held = (x, x.T.copy(), repeated._held[2])
-    first, _ = weighted.solve(1e-2, 1.0 + twice)
-    second, _ = repeated.solve(1e-2)
+    first, _ = weighted.minimise(1e-2, 1.0 + twice)
+    second, _ = repeated.minimise(1e-2)
     np.testing.assert_allclose(first, second, atol=2e-3 * np.abs(second).max())
 
 
@@ -109,7 +109,7 @@ def test_penalty_is_chosen_by_held_out_loss() -> None:
     folds = np.arange(60) // 3 % 4
     strengths = (1e-4, 1e-2, 1.0)
     problem = linear_probe.Problem(
-        data.features, data.labels, losses.Objective("softmax"), 3, passes=999
+        data.features, data.labels, losses.Objective("softmax"), 3, max_iter=999
     )
     choice = problem.choose(strengths, folds)
     x = data.features[:, :-1].astype(np.float64)
@@ -150,7 +150,7 @@ def test_folds_keep_subjects_and_have_every_class() -> None:
 # --- runs ----------------------------------------------------------------------------------------
 
 
-def solved_config(model: str = "mobilenet_v2") -> ConfigDict:
+def lbfgs_config(model: str = "mobilenet_v2") -> ConfigDict:
     config = one_stage_config()
     config.model.name = model
     config.model.alpha = 0.35
@@ -172,22 +172,22 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_solved_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_fitted_by_lbfgs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Ends, says its penalty, is left alone when finished, and answers."""
     # On several layers of MobileNetV2: test_export.py.
-    config = solved_config("cnn")
+    config = lbfgs_config("cnn")
     with caplog.at_level(logging.INFO):
         single_run.run(config, tmp_path / "one")
-    assert "-fold cross-validation over the subjects trained on" in caplog.text
+    assert "-fold cross-validation over the training subjects" in caplog.text
     kept = json.loads((tmp_path / "one/stages/head/stage.json").read_text("utf-8"))
-    assert kept["course"]["l2"] in (1e-3, 1e-1) and kept["course"]["best_epoch"] == 1
-    [row] = kept["course"]["rows"]
+    assert kept["progress"]["l2"] in (1e-3, 1e-1) and kept["progress"]["best_epoch"] == 1
+    [row] = kept["progress"]["curves"]
     assert row["train_accuracy"] > 0.5 and np.isfinite(row["val_loss"])
     before = written(tmp_path / "one")
     single_run.run(config, tmp_path / "one")
     assert written(tmp_path / "one") == before
     said = sections.provenance(page_folder.read(tmp_path / "one"))
-    assert [one["l2"] for one in said["solved"]] == [kept["course"]["l2"]]
+    assert [one["l2"] for one in said["solved"]] == [kept["progress"]["l2"]]
     opened = classifier.open_run(tmp_path / "one")
     image_set, _ = data_from_config.load_images(config)
     table = predictions.Predictions.read_csv(tmp_path / "one/predictions.csv")
@@ -198,9 +198,9 @@ def test_a_solved_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
-def test_goes_on_after_it_was_solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between the checkpoint and the end of the stage: nothing is solved again."""
-    config = solved_config("cnn")
+def test_resumes_after_it_was_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the checkpoint and the end of the stage: nothing is fitted again."""
+    config = lbfgs_config("cnn")
     undisturbed = tmp_path / "one"
     single_run.run(config, undisturbed)
 
@@ -208,7 +208,7 @@ def test_goes_on_after_it_was_solved(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(single_run, "_write_finished", die)
+        patch.setattr(run_stages, "_write_finished", die)
         single_run.run(config, tmp_path / "two")
     with monkeypatch.context() as patch:
         patch.setattr(linear_probe, "Problem", die)
@@ -218,7 +218,7 @@ def test_goes_on_after_it_was_solved(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_without_epochs_no_curve_is_drawn(tmp_path: Path) -> None:
-    single_run.run(solved_config("cnn"), tmp_path)
+    single_run.run(lbfgs_config("cnn"), tmp_path)
     assert not (tmp_path / "curves.png").exists() and (tmp_path / "calibration.png").is_file()
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "ROC: " in page and "Accuracy by epoch" not in page
@@ -229,7 +229,7 @@ def test_without_epochs_no_curve_is_drawn(tmp_path: Path) -> None:
 def test_one_subject_of_a_class_leaves_no_choice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = solved_config("cnn")
+    config = lbfgs_config("cnn")
     # Three subjects of each class: one for each split.
     for name in ("normal", "early", "late"):
         config.data.synthetic[f"{name}_subjects"] = 3
@@ -237,7 +237,7 @@ def test_one_subject_of_a_class_leaves_no_choice(
     single_run.run(config, tmp_path)
     assert "too few subjects of a class to choose l2" in caplog.text
     kept = json.loads((tmp_path / "stages/head/stage.json").read_text("utf-8"))
-    assert kept["course"]["l2"] == 1e-2
+    assert kept["progress"]["l2"] == 1e-2
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_one_subject_of_a_class_leaves_no_choice(
     ],
 )
 def test_mistakes(tmp_path: Path, changes: dict[str, object], expected: str) -> None:
-    config = solved_config()
+    config = lbfgs_config()
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError, match=expected):
         single_run.run(config, tmp_path)

@@ -20,7 +20,7 @@ from sscjax.data.dataset import ImageSet
 from sscjax.errors import DivergedError, UserError
 from sscjax.evaluation import metrics
 from sscjax.evaluation.predictions import Predictions
-from sscjax.experiments import data_from_config, run_record, single_run, summarize
+from sscjax.experiments import data_from_config, run_record, run_stages, single_run, summarize
 from sscjax.experiments.cross_validation import aggregate, folds
 from sscjax.experiments.cross_validation.folds import Fold
 from sscjax.experiments.cross_validation.grid import Candidate, best, candidates, mean_score
@@ -79,7 +79,7 @@ def _run_all(
         )
     grid = candidates(config) if config.protocol == "nested" else []
     for one in [config, *(candidate.applied(config) for candidate in grid)]:
-        single_run.make_stages(one)
+        run_stages.make_stages(one)
     summarize.options(config)
     loaded = data_from_config.load_images(config)
     whole = data_from_config.copies_before_split(config, loaded[0])

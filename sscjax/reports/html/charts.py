@@ -122,7 +122,7 @@ def learning_curves(folder: Folder) -> list[Chart]:
 
 def _has_epochs(folder: Folder) -> bool:
     """Whether any stage was trained in epochs, and not fitted to convergence at once."""
-    courses = [about["course"] for about in folder.stages.values()]
+    courses = [about["progress"] for about in folder.stages.values()]
     return not courses or any(course.get("l2") is None for course in courses)
 
 
@@ -150,8 +150,10 @@ def _best_epoch(folder: Folder) -> int | None:
     before = 0
     for name, kept in folder.stages.items():
         if name == folder.metrics.get("final_stage"):
-            return before + kept["course"]["best_epoch"] if kept["course"]["best_epoch"] else None
-        before += kept["course"]["epoch"]
+            return (
+                before + kept["progress"]["best_epoch"] if kept["progress"]["best_epoch"] else None
+            )
+        before += kept["progress"]["epoch"]
     return None
 
 

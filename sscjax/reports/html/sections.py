@@ -385,7 +385,7 @@ def _start(weights: Mapping[str, Any], pretrained: str) -> str:
 def _stages(folder: Folder) -> list[dict[str, Any]]:
     found = []
     for name, kept in folder.stages.items():
-        course, counts = kept["course"], kept["counts"]
+        course, counts = kept["progress"], kept["counts"]
         several = len(folder.stages) > 1 and name == folder.metrics.get("final_stage")
         found.append(
             {
