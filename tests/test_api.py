@@ -27,7 +27,7 @@ from sscjax.configs import default, smoke
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.evaluation import result
-from sscjax.export.verify import Wish
+from sscjax.export.verify import ExportOptions
 from sscjax.export.write import export
 from sscjax.inference import explain, predict
 
@@ -203,7 +203,7 @@ def test_the_commands_take_what_was_saved(
     assert found["trained_on"] == len(tiny.train) + len(tiny.val)
     image = skin / str(tiny.test.files[0])
     assert explain.explain(saved, [image], tmp_path / "explanations", most=1) == 0
-    said = export(saved, "stablehlo", tmp_path / "model.zip", Wish())
+    said = export(saved, "stablehlo", tmp_path / "model.zip", ExportOptions())
     assert "0 answers are others" in said
     assert "For research only" in capsys.readouterr().out
 
@@ -240,14 +240,16 @@ def test_decisions_are_those_of_the_rules(tiny: SimpleNamespace) -> None:
     images = np.concatenate([tiny.test.images[:], noise])
     found = tiny.classifier.predict(images)
     rules = tiny.classifier.rules
-    least = 0 if rules.least_confidence is None else rules.least_confidence
+    least = 0 if rules.confidence_threshold is None else rules.confidence_threshold
     np.testing.assert_array_equal(found.abstained, found.probabilities.max(axis=1) < least)
-    np.testing.assert_array_equal(found.out_of_distribution, found.distances > tiny.classifier.far)
+    np.testing.assert_array_equal(
+        found.out_of_distribution, found.distances > tiny.classifier.distance_limit
+    )
     best = np.array(CLASSES)[found.probabilities.argmax(axis=1)]
     np.testing.assert_array_equal(found.classes, best)
     plain = ~found.abstained & ~found.out_of_distribution
     np.testing.assert_array_equal(found.decisions[plain], best[plain])
-    assert set(found.decisions[found.out_of_distribution]) <= {"out-of-distribution"}
+    assert set(found.decisions[found.out_of_distribution]) <= {"out_of_distribution"}
     np.testing.assert_array_equal(found.positive, found.scores >= rules.threshold)
     record = found.records()[0]
     assert json.loads(json.dumps(record))["decision"] == found.decisions[0]
@@ -320,7 +322,7 @@ def test_fit_gives_the_bits_of_a_run(ran: Any, skin: Path, tmp_path: Path) -> No
     of_run = ran.classifier()
     fitted = _fit_alike(skin, workdir=tmp_path / "work")
     assert_same(_tree(fitted), _tree(of_run))
-    assert fitted.rules == of_run.rules and fitted.far == of_run.far
+    assert fitted.rules == of_run.rules and fitted.distance_limit == of_run.distance_limit
     test = ran.predictions.where("test")
     images = [skin / file for file in test.files.tolist()]
     np.testing.assert_array_equal(fitted.predict_proba(images), of_run.predict_proba(images))

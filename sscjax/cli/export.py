@@ -53,12 +53,12 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Export and print."""
     given = parser().parse_args()
-    from sscjax.export.verify import Wish
+    from sscjax.export.verify import ExportOptions
     from sscjax.export.write import export
     from sscjax.system import terminal
 
     terminal.set_up_log()
     terminal.set_up_jax()
-    settings = Wish(data=given.data, ort_web=given.ort_web)
+    settings = ExportOptions(data=given.data, ort_web=given.ort_web)
     print(export(given.run, given.format, given.out, settings, given.overwrite))
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sscjax.export import onnx_file, stablehlo, web
-from sscjax.export.verify import Outcome, Wish
+from sscjax.export.verify import ExportOptions, Outcome
 from sscjax.inference.classifier import Classifier
 
 
@@ -22,7 +22,7 @@ class Format:
       about: for people.
     """
 
-    write: Callable[[Classifier, Path, Wish], Outcome]
+    write: Callable[[Classifier, Path, ExportOptions], Outcome]
     suffix: str
     about: str
 

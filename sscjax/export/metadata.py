@@ -30,11 +30,11 @@ PROBABILITIES, DISTANCE, MAPS, MASKS = "probabilities", "distance", "maps", "mas
 def metadata(opened: Classifier) -> dict[str, Any]:
     """What a program needs to know to ask an opened run's network, and a reader to judge it.
 
-    The rules are those of `decisions.judge`: with p the row of probabilities of an image, s the sum
-    of p over the classes (without unused columns),
+    The rules are those of `decisions.decide`: with p the row of probabilities of an image, s the
+    sum of p over the classes (without unused columns),
 
     - 'foreign' is answered where distance > `distance.limit`;
-    - else 'unsure' where `least_confidence.value` is not null and max(p) is below it;
+    - else 'unsure' where `confidence_threshold.value` is not null and max(p) is below it;
     - else `columns[argmax(p)]`.
 
     Apart from that, (s - p[0]) / s is the score of disease, called `threshold.positive` from
@@ -55,7 +55,7 @@ def metadata(opened: Classifier) -> dict[str, Any]:
         none), ordered (whether the classes are a scale).
       - outputs: names, in their order.
       - temperature: float, applied inside the graph.
-      - threshold: value, positive, negative, rule. least_confidence: value or null, rule.
+      - threshold: value, positive, negative, rule. confidence_threshold: value or null, rule.
         distance: limit, rule.
       - maps: method, layers (whose maps are added), size [h,w]; or null where there are none, and
         maps_absent says why.
@@ -107,7 +107,10 @@ def metadata(opened: Classifier) -> dict[str, Any]:
             "negative": rules.negative,
             "rule": rules.threshold_rule,
         },
-        "least_confidence": {"value": rules.least_confidence, "rule": rules.abstention_rule},
+        "confidence_threshold": {
+            "value": rules.confidence_threshold,
+            "rule": rules.abstention_rule,
+        },
         "distance": {
             "limit": opened.detector.threshold,
             "rule": f"at most {formatting.percent(rate)} of validation images lie beyond, as far "

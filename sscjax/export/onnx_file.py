@@ -16,7 +16,7 @@ import sscjax
 from sscjax.export import graph as frozen
 from sscjax.export import metadata, verify
 from sscjax.export.graph import Frozen, Operation
-from sscjax.export.verify import Outcome, Wish
+from sscjax.export.verify import ExportOptions, Outcome
 from sscjax.inference.classifier import Classifier
 
 # Old enough for onnxruntime 1.14 and onnxruntime-web of the same year, and later ones
@@ -26,7 +26,7 @@ OPSET, IR_VERSION = 17, 8
 BATCH = "N"
 
 
-def write(opened: Classifier, place: Path, wish: Wish) -> Outcome:
+def write(opened: Classifier, place: Path, wish: ExportOptions) -> Outcome:
     """Write an ONNX file, run it by onnxruntime and compare.
 
     Args:

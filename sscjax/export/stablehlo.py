@@ -21,7 +21,7 @@ from jax import export
 from sscjax.errors import UserError
 from sscjax.export import graph, graph_jax, metadata, verify
 from sscjax.export.graph import Frozen
-from sscjax.export.verify import Outcome, Wish
+from sscjax.export.verify import ExportOptions, Outcome
 from sscjax.inference.classifier import Classifier
 
 NETWORK, ABOUT = "network.stablehlo", "metadata.json"
@@ -33,7 +33,7 @@ PLATFORMS = ("cpu", "cuda")
 _FRAMES = "jax_traceback_in_locations_limit"
 
 
-def write(opened: Classifier, place: Path, wish: Wish) -> Outcome:
+def write(opened: Classifier, place: Path, wish: ExportOptions) -> Outcome:
     """Write the zip, read it again, run it and compare; arguments and errors as of `onnx_file`."""
     _require_flatbuffers()
     found = metadata.metadata(opened)

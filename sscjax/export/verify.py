@@ -18,8 +18,8 @@ from sscjax.errors import UserError
 from sscjax.export import metadata, reference_images
 from sscjax.export.reference_images import Sample
 from sscjax.inference import classifier, predict
-from sscjax.inference.answers import Answers
 from sscjax.inference.classifier import Classifier
+from sscjax.inference.outputs import Outputs
 
 # The largest difference of a probability, and of a distance (relative from 1 on), that float32 in
 # another order of additions may make.
@@ -35,7 +35,7 @@ Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class ExportOptions:
     """What the user asked for beside the format.
 
     Attributes:
@@ -56,7 +56,7 @@ class Agreement:
       split: where they stood in the run.
       probabilities: the largest difference.
       distances: the largest difference, relative where the distance is above 1.
-      changed: images with another answer, by the rules of `decisions.judge`.
+      changed: images with another answer, by the rules of `decisions.decide`.
       pixels: share of the pixels of masks that are others; None without masks.
       accuracy: shares of right classes, (the run's, the file's).
       speed: images per second, (the file's, the run's), in batches of `classifier.BATCH` after a
@@ -81,7 +81,7 @@ class Agreement:
                 metadata.PROBABILITIES: self.probabilities,
                 metadata.DISTANCE: self.distances,
             },
-            "answers_changed": self.changed,
+            "decisions_changed": self.changed,
             **({} if self.pixels is None else {"mask_pixels_changed": self.pixels}),
             "accuracy": {"run": self.accuracy[0], "file": self.accuracy[1]},
         }
@@ -125,7 +125,7 @@ def compare(opened: Classifier, run: Run, some: Sample) -> Agreement:
     The last batch is mostly smaller than the others: a file has to take any number of images.
     """
     batches = list(_batches(some.images))
-    expected, own_speed = _timed(iter(opened.answer(batches)))
+    expected, own_speed = _timed(iter(opened.outputs(batches)))
     found, speed = _timed(_as_answers(run(batch)) for batch in batches)
     gap = np.abs(found.distances - expected.distances) / np.maximum(expected.distances, 1.0)
     then, now = _answers(opened, expected), _answers(opened, found)
@@ -177,15 +177,15 @@ def _batches(pixels: np.ndarray) -> Iterator[np.ndarray]:
         yield pixels[start : start + classifier.BATCH]
 
 
-def _as_answers(outputs: Mapping[str, np.ndarray]) -> Answers:
-    return Answers(
+def _as_answers(outputs: Mapping[str, np.ndarray]) -> Outputs:
+    return Outputs(
         outputs[metadata.PROBABILITIES].astype(np.float64),
         outputs[metadata.DISTANCE].astype(np.float64),
         outputs.get(metadata.MASKS),
     )
 
 
-def _timed(parts: Iterator[Answers]) -> tuple[Answers, float | None]:
+def _timed(parts: Iterator[Outputs]) -> tuple[Outputs, float | None]:
     """Answers as one, and images per second in the median of whole batches after the first."""
     found, seconds = [next(parts)], []
     started = time.perf_counter()
@@ -195,14 +195,14 @@ def _timed(parts: Iterator[Answers]) -> tuple[Answers, float | None]:
         if len(one.distances) == classifier.BATCH:
             seconds.append(ended - started)
         started = ended
-    return Answers.join(found), classifier.BATCH / float(np.median(seconds)) if seconds else None
+    return Outputs.join(found), classifier.BATCH / float(np.median(seconds)) if seconds else None
 
 
-def _answers(opened: Classifier, found: Answers) -> list[str]:
+def _answers(opened: Classifier, found: Outputs) -> list[str]:
     count = len(found.distances)
     some = [Asked(Path(), str(row), str(row)) for row in range(count)]
-    return predict.judge(opened, some, found).answer(opened.columns)
+    return predict.decide(opened, some, found).outcomes(opened.columns)
 
 
-def _accuracy(found: Answers, some: Sample) -> float:
+def _accuracy(found: Outputs, some: Sample) -> float:
     return float((found.probabilities.argmax(axis=1) == some.labels).mean())

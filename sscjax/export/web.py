@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sscjax.export import onnx_file, ort_web
-from sscjax.export.verify import Outcome, Wish
+from sscjax.export.verify import ExportOptions, Outcome
 from sscjax.inference.classifier import Classifier
 from sscjax.reports import overlays
 
@@ -28,7 +28,7 @@ _SERVED = (
 )
 
 
-def write(opened: Classifier, place: Path, wish: Wish) -> Outcome:
+def write(opened: Classifier, place: Path, wish: ExportOptions) -> Outcome:
     """Write the folder; the ONNX file in it is checked as `onnx_file` does.
 
     `model.json` in it, beside the ONNX file, is the metadata with two keys more: check, how far the

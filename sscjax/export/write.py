@@ -10,12 +10,12 @@ from pathlib import Path
 
 from sscjax.errors import UserError
 from sscjax.export.formats import FORMATS
-from sscjax.export.verify import Outcome, Wish
+from sscjax.export.verify import ExportOptions, Outcome
 from sscjax.inference import classifier, predict
 from sscjax.system import files
 
 
-def export(run: Path, name: str, out: Path, wish: Wish, overwrite: bool = False) -> str:
+def export(run: Path, name: str, out: Path, wish: ExportOptions, overwrite: bool = False) -> str:
     """Write an exported file and, beside a file, `NAME.json`: metadata, SHA-256 and the check.
 
     Args:

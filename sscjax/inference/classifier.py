@@ -1,7 +1,7 @@
-"""A finished run, opened to answer for new images: its network, its preprocessing, its rules.
+"""A finished run, opened to predict for new images: its network, its preprocessing, its rules.
 
 Everything comes from the run's folder, nothing from flags: the stage that was chosen, the size and
-the scaling of images, the temperature, the thresholds and the flag for foreign images. Prediction,
+the scaling of images, the temperature, the thresholds and the out-of-distribution flag. Prediction,
 explanation and export all begin here.
 """
 
@@ -23,8 +23,8 @@ import sscjax
 from sscjax.errors import UserError
 from sscjax.evaluation import calibration, ood
 from sscjax.inference import predictor, saliency
-from sscjax.inference.answers import BATCH as BATCH
-from sscjax.inference.answers import Answers, Rules
+from sscjax.inference.outputs import BATCH as BATCH
+from sscjax.inference.outputs import Outputs, Rules
 from sscjax.models import MASK, MobileNetUNet, MobileNetV2, Model, base
 from sscjax.models.pretrained import preprocessing
 from sscjax.system import run_dir
@@ -84,13 +84,13 @@ class Classifier(predictor.Predictor):
         return self.program.model
 
     @property
-    def far(self) -> float:
+    def distance_limit(self) -> float:
         """Images at a distance above this are unlike those of the training."""
         return self.detector.threshold
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Of the runs that answer: this one."""
+        """Of the runs that predict: this one."""
         return (self.folder,)
 
     @property
@@ -119,28 +119,28 @@ class Classifier(predictor.Predictor):
         Raises:
           UserError: the folder holds something else, or cannot be written.
         """
-        place = Path(folder).expanduser()
-        if place.is_dir() and self.folder.is_dir() and place.samefile(self.folder):
+        target = Path(folder).expanduser()
+        if target.is_dir() and self.folder.is_dir() and target.samefile(self.folder):
             return
-        predictor.refuse_folder(place, run_dir.RECORD, run_dir.CHECKPOINTS)
-        # Without its record nobody takes the folder for whole.
-        (place / run_dir.RECORD).unlink(missing_ok=True)
+        predictor.refuse_folder(target, run_dir.RECORD, run_dir.CHECKPOINTS)
+        # Without its record the folder is not taken for finished.
+        (target / run_dir.RECORD).unlink(missing_ok=True)
         tree = {"params": self.params, "batch_stats": self.batch_stats}
         try:
-            checkpoint.save_model(place / run_dir.STAGES / self.stage / run_dir.MODEL, tree)
+            checkpoint.save_model(target / run_dir.STAGES / self.stage / run_dir.MODEL, tree)
         except OSError as error:
             raise UserError(
-                f"{place} cannot be written ({error.strerror}): name another folder"
+                f"{target} cannot be written ({error.strerror}): name another folder"
             ) from error
-        predictor.write_files(place, self.content, run_dir.RECORD)
+        predictor.write_files(target, self.content, run_dir.RECORD)
 
     @functools.cached_property
     def run(self) -> Callable[..., Any]:
         """See `_make_run`; compiled once."""
         return _make_run(self.program)
 
-    def answer(self, batches: Iterable[np.ndarray]) -> Iterator[Answers]:
-        """Answers for batches of images, one after the other.
+    def outputs(self, batches: Iterable[np.ndarray]) -> Iterator[Outputs]:
+        """Outputs for batches of images, one after the other.
 
         Args:
           batches: each uint8 [n,image_size,image_size,3] with n of 1 to `BATCH`.
@@ -149,17 +149,17 @@ class Classifier(predictor.Predictor):
           ValueError: a batch of another size.
         """
         for images in batches:
-            yield self.ask(images, self.run)
+            yield self.outputs_of(images, self.run)
 
-    def ask(self, images: np.ndarray, run: Callable[..., Any]) -> Answers:
-        """Answers for one batch, by `run` of this or of a network of the same layers."""
+    def outputs_of(self, images: np.ndarray, run: Callable[..., Any]) -> Outputs:
+        """Outputs for one batch, by `run` of this or of a network of the same layers."""
         count = len(images)
         if not 1 <= count <= BATCH:
             raise ValueError(f"{count} images in a batch, expected 1 to {BATCH}")
         filled = images[frozen_features.batch_rows(count, BATCH)]
         found, features, masks = run(self.params, self.batch_stats, jnp.asarray(filled))
         probabilities = np.asarray(found)[:count]
-        return Answers(
+        return Outputs(
             calibration.calibrate(probabilities, self.rules.temperature),
             self.detector.distances(np.asarray(features)[:count]),
             None if masks is None else np.asarray(masks)[:count],
@@ -215,15 +215,15 @@ def open_run(folder: Path | str) -> Classifier:
     """
     folder = Path(folder).expanduser()
     run = run_dir.RunDir(folder)
-    kept, figures, rules = run.finished_record(), run.metrics(), run.calibration()
+    record, figures, rules = run.finished_record(), run.metrics(), run.calibration()
     detector = ood.Detector.load(run.outliers)
     try:
         content = {name: _bytes(folder / name) for name in _SAVED if (folder / name).is_file()}
-        return _build(folder, kept, figures, rules, detector, content)
+        return _build(folder, record, figures, rules, detector, content)
     except UserError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        then = kept["versions"].get("sscjax", "an unknown version")
+        then = record["versions"].get("sscjax", "an unknown version")
         reason = f"{type(error).__name__}: {error}"
         if then == sscjax.__version__:
             raise UserError(f"{folder} is damaged ({reason}): train the run anew") from error
@@ -242,23 +242,23 @@ def _bytes(path: Path) -> bytes:
 
 def _build(
     folder: Path,
-    kept: Mapping[str, Any],
+    record: Mapping[str, Any],
     figures: Mapping[str, Any],
-    found: Mapping[str, Any],
+    calibrated: Mapping[str, Any],
     detector: ood.Detector,
     content: Mapping[str, bytes],
 ) -> Classifier:
-    config, stage = ConfigDict(kept["config"]), figures["final_stage"]
+    config, stage = ConfigDict(record["config"]), figures["final_stage"]
     # A name from a file becomes a part of a path below.
-    if stage not in [one["name"] for one in kept["stages"]]:
+    if stage not in [stage_record["name"] for stage_record in record["stages"]]:
         raise ValueError(f"no stage is called {stage!r}")
-    temperature = float(found["temperature"])
+    temperature = float(calibrated["temperature"])
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature is {temperature}")
-    classes = tuple(kept["data"]["classes"])
+    classes = tuple(record["data"]["classes"])
     outputs = setup.output_count(config, len(classes))
-    assumed = preprocessing.CONVENTIONS[kept["weights"]["convention"]]
-    masks = tuple(kept["data"].get("mask_classes", ()))
+    assumed = preprocessing.CONVENTIONS[record["weights"]["convention"]]
+    masks = tuple(record["data"].get("mask_classes", ()))
     model: Model = setup.build_model(config, outputs, len(masks))
     if isinstance(model, (MobileNetV2, MobileNetUNet)):
         model = model.clone(padding=assumed.padding, bn_epsilon=assumed.bn_epsilon)
@@ -271,7 +271,7 @@ def _build(
         model,
         setup.make_objective(config, outputs),
         setup.make_inputs(config, assumed.scaling, online=False),
-        micro_batch=int(kept["stages"][0]["micro_batch"]),
+        micro_batch=int(record["stages"][0]["micro_batch"]),
     )
     return Classifier(
         folder=folder,
@@ -287,15 +287,15 @@ def _build(
         batch_stats=variables["batch_stats"],
         rules=Rules(
             temperature=temperature,
-            threshold=float(found["threshold"]["value"]),
-            positive=found["threshold"]["positive"],
-            negative=found["threshold"]["negative"],
-            threshold_rule=found["threshold"]["rule"],
-            least_confidence=found["abstention"]["threshold"],
-            abstention_rule=found["abstention"]["rule"],
+            threshold=float(calibrated["threshold"]["value"]),
+            positive=calibrated["threshold"]["positive"],
+            negative=calibrated["threshold"]["negative"],
+            threshold_rule=calibrated["threshold"]["rule"],
+            confidence_threshold=calibrated["abstention"]["threshold"],
+            abstention_rule=calibrated["abstention"]["rule"],
         ),
         detector=detector,
-        record=kept,
+        record=record,
         warnings=tuple(" ".join(line.split()) for line in figures["warnings"]),
         ordered=any(
             split["image"]["quadratic_kappa"] is not None for split in figures["splits"].values()

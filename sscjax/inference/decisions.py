@@ -1,9 +1,9 @@
-"""What a network says of new images, judged by its run's rules, as tables, JSON and text.
+"""From probabilities and distances to decisions, by a run's rules; as tables, JSON and text.
 
-Three answers are possible: a class; 'unsure', where the probability of the most probable class is
-below what the run's validation images needed to be right often enough; 'foreign', where the image
-is unlike those that the network was trained on. A subject has the mean probabilities of its images,
-as in training; it is foreign where most of its images are.
+A decision is a class, 'abstain' (no answer: the probability of the most probable class is below the
+confidence threshold that was chosen on validation) or 'out_of_distribution' (the image is unlike
+the training images). A subject has the mean probabilities of its images; it is out-of-distribution
+where more than half of its images are.
 """
 
 from __future__ import annotations
@@ -16,31 +16,34 @@ import numpy as np
 
 from sscjax.data.inputs import Asked
 from sscjax.evaluation.predictions import group_means
-from sscjax.inference.answers import Answers, Rules
+from sscjax.inference.outputs import Outputs, Rules
 from sscjax.system import files, formatting
 
-UNSURE, FOREIGN = "unsure", "foreign"
+ABSTAIN, OUT_OF_DISTRIBUTION = "abstain", "out_of_distribution"
+
+# How the table on the screen calls what is no class.
+SHORT = {ABSTAIN: "no answer", OUT_OF_DISTRIBUTION: "out of distribution"}
 
 # Rows of the table on the screen; the files have all.
 MOST_ROWS = 25
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Judged:
-    """Answers with what the rules make of them, a row per image or per subject.
+class Decisions:
+    """Decisions and what they were made of, a row per image or per subject.
 
     Attributes:
       names: [N] str, files or subjects.
       subjects: [N] str.
-      labels: [N] str, '' where unknown.
-      images: [N] int, how many images each row stands for.
-      probabilities: [N,C] float64, calibrated.
-      distances: [N] float64; of a subject the median of its images.
-      predicted: [N] int, the most probable class.
-      scores: [N] float64, probability of disease (any class but the first).
-      positive: [N] bool, whether that reaches the run's threshold.
-      unsure: [N] bool, below the least confidence that is answered.
-      foreign: [N] bool, unlike the training images.
+      labels: [N] str, the true class; '' where it is not known.
+      images: [N] int, 1 or more: the number of images of each row.
+      probabilities: [N,C] float64, 0 to 1, calibrated; rows sum to 1.
+      distances: [N] float64, 0 or more, see `ood.Detector`; of a subject the median of its images.
+      predicted: [N] int, 0 to C-1, the most probable class.
+      scores: [N] float64, 0 to 1, the probability of disease (any class but the first).
+      positive: [N] bool, the score reaches the run's threshold.
+      abstained: [N] bool, the confidence is below the run's confidence threshold.
+      out_of_distribution: [N] bool, the distance is above the run's limit.
     """
 
     names: np.ndarray
@@ -52,66 +55,78 @@ class Judged:
     predicted: np.ndarray
     scores: np.ndarray
     positive: np.ndarray
-    unsure: np.ndarray
-    foreign: np.ndarray
+    abstained: np.ndarray
+    out_of_distribution: np.ndarray
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def confidence(self) -> np.ndarray:
-        """[N] probability of the most probable class."""
+        """[N] float64, the probability of the most probable class."""
         return self.probabilities.max(axis=1)
 
-    def answer(self, columns: Sequence[str]) -> list[str]:
-        """The class of each row, or why there is none."""
-        return [
-            FOREIGN if foreign else UNSURE if unsure else columns[best]
-            for best, unsure, foreign in zip(
-                self.predicted.tolist(), self.unsure.tolist(), self.foreign.tolist(), strict=True
-            )
-        ]
+    def outcomes(self, columns: Sequence[str]) -> list[str]:
+        """Of each row the class, `ABSTAIN` or `OUT_OF_DISTRIBUTION`.
+
+        Args:
+          columns: C names of the probabilities.
+        """
+        classes = np.array(columns)[self.predicted]
+        answered = np.where(self.abstained, ABSTAIN, classes)
+        return np.where(self.out_of_distribution, OUT_OF_DISTRIBUTION, answered).tolist()
 
 
-def judge(
-    asked: Sequence[Asked], answers: Answers, rules: Rules, classes: int, far: float
-) -> Judged:
+def decide(
+    images: Sequence[Asked],
+    outputs: Outputs,
+    rules: Rules,
+    classes: int,
+    distance_limit: float,
+) -> Decisions:
     """Apply a run's rules to each image.
 
     Args:
-      asked: N images.
-      answers: of the same.
+      images: N images.
+      outputs: the network's, of the same images.
       rules: the run's.
       classes: how many of the columns stand for a class.
-      far: distances above it are foreign.
+      distance_limit: images at a larger distance are out-of-distribution.
     """
-    return _judged(
-        names=np.array([one.file for one in asked], dtype=str),
-        subjects=np.array([one.subject for one in asked], dtype=str),
-        labels=np.array([one.label for one in asked], dtype=str),
-        images=np.ones(len(asked), int),
-        probabilities=answers.probabilities,
-        distances=answers.distances,
-        foreign=answers.distances > far,
+    return _decisions(
+        names=np.array([image.file for image in images], dtype=str),
+        subjects=np.array([image.subject for image in images], dtype=str),
+        labels=np.array([image.label for image in images], dtype=str),
+        images=np.ones(len(images), int),
+        probabilities=outputs.probabilities,
+        distances=outputs.distances,
+        out_of_distribution=outputs.distances > distance_limit,
         rules=rules,
         classes=classes,
     )
 
 
-def by_subject(images: Judged, rules: Rules, classes: int) -> Judged:
-    """One row per subject, in the order of first appearance; arguments as of `judge`."""
+def by_subject(images: Decisions, rules: Rules, classes: int) -> Decisions:
+    """One row per subject, in the order of first appearance.
+
+    Args:
+      images: a row per image.
+      rules: the run's.
+      classes: how many of the columns stand for a class.
+    """
     names = list(dict.fromkeys(images.subjects.tolist()))
     number = {name: index for index, name in enumerate(names)}
     group = np.array([number[name] for name in images.subjects.tolist()], dtype=np.int64)
-    rows = [np.flatnonzero(images.subjects == name) for name in names]
-    return _judged(
+    members = [np.flatnonzero(images.subjects == name) for name in names]
+    flagged = images.out_of_distribution
+    return _decisions(
         names=np.array(names, dtype=str),
         subjects=np.array(names, dtype=str),
-        labels=np.array([_common(images.labels[some]) for some in rows], dtype=str),
-        images=np.array([len(some) for some in rows], int),
+        labels=np.array([_common(images.labels[rows]) for rows in members], dtype=str),
+        images=np.array([len(rows) for rows in members], int),
         probabilities=group_means(images.probabilities, group),
-        distances=np.array([np.median(images.distances[some]) for some in rows]),
-        foreign=np.array([images.foreign[some].mean() > 0.5 for some in rows], bool),
+        distances=np.array([np.median(images.distances[rows]) for rows in members]),
+        out_of_distribution=np.array([flagged[rows].mean() > 0.5 for rows in members], bool),
         rules=rules,
         classes=classes,
     )
@@ -122,54 +137,55 @@ def _common(labels: np.ndarray) -> str:
     return str(labels[0]) if len(set(labels.tolist())) == 1 else ""
 
 
-def _judged(*, rules: Rules, classes: int, **rows: np.ndarray) -> Judged:
-    probabilities = rows["probabilities"]
+def _decisions(*, rules: Rules, classes: int, **columns: np.ndarray) -> Decisions:
+    """The columns that are given, and those that follow from them by the rules."""
+    probabilities = columns["probabilities"]
     used = probabilities[:, :classes]
     scores = used[:, 1:].sum(axis=1) / used.sum(axis=1)
-    least = 0.0 if rules.least_confidence is None else rules.least_confidence
-    return Judged(
-        **rows,
+    threshold = 0.0 if rules.confidence_threshold is None else rules.confidence_threshold
+    return Decisions(
+        **columns,
         predicted=probabilities.argmax(axis=1),
         scores=scores,
         positive=scores >= rules.threshold,
-        unsure=probabilities.max(axis=1) < least,
+        abstained=probabilities.max(axis=1) < threshold,
     )
 
 
 # --- as files -------------------------------------------------------------------------------------
 
 
-def as_rows(judged: Judged, columns: Sequence[str], unit: str) -> list[dict[str, Any]]:
+def as_rows(table: Decisions, columns: Sequence[str], unit: str) -> list[dict[str, Any]]:
     """A dict for each row, ready for JSON.
 
     Args:
-      judged: rows of images or of subjects.
+      table: rows of images or of subjects.
       columns: names of the probabilities.
       unit: 'image' or 'subject'.
     """
-    found = []
-    for k, answer in enumerate(judged.answer(columns)):
-        row: dict[str, Any] = {}
+    entries = []
+    for k, outcome in enumerate(table.outcomes(columns)):
+        entry: dict[str, Any] = {}
         if unit == "image":
-            row["file"] = str(judged.names[k])
-        row["subject"] = str(judged.subjects[k])
+            entry["file"] = str(table.names[k])
+        entry["subject"] = str(table.subjects[k])
         if unit == "subject":
-            row["images"] = int(judged.images[k])
-        if judged.labels[k]:
-            row["label"] = str(judged.labels[k])
-        row |= {
-            "answer": answer,
-            "most_probable": columns[int(judged.predicted[k])],
-            "confidence": float(judged.confidence[k]),
-            "disease_score": float(judged.scores[k]),
-            "positive": bool(judged.positive[k]),
-            "unsure": bool(judged.unsure[k]),
-            "foreign": bool(judged.foreign[k]),
-            "distance": float(judged.distances[k]),
-            "probabilities": dict(zip(columns, judged.probabilities[k].tolist(), strict=True)),
+            entry["images"] = int(table.images[k])
+        if table.labels[k]:
+            entry["label"] = str(table.labels[k])
+        entry |= {
+            "decision": outcome,
+            "most_probable": columns[int(table.predicted[k])],
+            "confidence": float(table.confidence[k]),
+            "disease_score": float(table.scores[k]),
+            "positive": bool(table.positive[k]),
+            "abstained": bool(table.abstained[k]),
+            "out_of_distribution": bool(table.out_of_distribution[k]),
+            "distance": float(table.distances[k]),
+            "probabilities": dict(zip(columns, table.probabilities[k].tolist(), strict=True)),
         }
-        found.append(row)
-    return found
+        entries.append(entry)
+    return entries
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -185,37 +201,44 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 # --- as text --------------------------------------------------------------------------------------
 
 
-def table(judged: Judged, columns: Sequence[str], unit: str, file: str) -> str:
-    """The table for the screen; of many rows the first ones, and where the others are."""
-    head = [unit, *(["images"] if unit == "subject" else []), "answer"]
+def table_text(table: Decisions, columns: Sequence[str], unit: str, file: str) -> str:
+    """The table for the screen: the first `MOST_ROWS` rows, and where the others are.
+
+    Args:
+      table: rows of images or of subjects.
+      columns: names of the probabilities.
+      unit: 'image' or 'subject'.
+      file: the path of the whole table.
+    """
+    head = [unit, *(["images"] if unit == "subject" else []), "decision"]
     head += [formatting.clean_name(name, 14) for name in columns]
-    rows = [[*head, "disease", "distance"]]
-    for k, answer in enumerate(judged.answer(columns)[:MOST_ROWS]):
-        cells = [formatting.clean_file(str(judged.names[k]), 34)]
-        cells += [str(judged.images[k])] if unit == "subject" else []
-        cells.append(formatting.clean_name(answer, 16))
-        cells += [formatting.percent(float(share)) for share in judged.probabilities[k]]
-        score = formatting.percent(float(judged.scores[k])) + (" +" if judged.positive[k] else "  ")
-        rows.append([*cells, score, f"{judged.distances[k]:.2f}"])
-    # Flush left: the name and the answer, with the count of images between them right.
-    lines = formatting.align(rows, left=1 if unit == "subject" else 2)
-    left = len(judged) - MOST_ROWS
-    return lines + (f"\n... and {left} more in {file}" if left > 0 else "")
+    lines = [[*head, "disease", "distance"]]
+    for k, outcome in enumerate(table.outcomes(columns)[:MOST_ROWS]):
+        cells = [formatting.clean_file(str(table.names[k]), 34)]
+        cells += [str(table.images[k])] if unit == "subject" else []
+        cells.append(formatting.clean_name(SHORT.get(outcome, outcome), 19))
+        cells += [formatting.percent(float(share)) for share in table.probabilities[k]]
+        score = formatting.percent(float(table.scores[k])) + (" +" if table.positive[k] else "  ")
+        lines.append([*cells, score, f"{table.distances[k]:.2f}"])
+    # Flush left: the name and the decision, with the count of images between them right.
+    text = formatting.align(lines, left=1 if unit == "subject" else 2)
+    more = len(table) - MOST_ROWS
+    return text + (f"\n... and {more} more in {file}" if more > 0 else "")
 
 
-def legend(rules: Rules, far: float) -> str:
-    """What the columns of `table` mean, by the run's rules."""
-    least = rules.least_confidence
-    unsure = (
-        f"unsure: the most probable class has less than {formatting.percent(least)}"
-        if least is not None
-        else "unsure: never said"
+def legend(rules: Rules, distance_limit: float) -> str:
+    """What the columns of `table_text` mean, by the run's rules; as of `decide`."""
+    threshold = rules.confidence_threshold
+    abstain = (
+        f"no answer: below the confidence threshold of {formatting.percent(threshold)}"
+        if threshold is not None
+        else "no answer: never, there is no confidence threshold"
     )
     return "\n".join(
         [
             f"disease: {formatting.clean_name(rules.positive, 40)}; + from "
             f"{formatting.percent(rules.threshold)} on ({rules.threshold_rule})",
-            f"{unsure} ({rules.abstention_rule})",
-            f"foreign: unlike the training images, at a distance above {far:.2f}",
+            f"{abstain} ({rules.abstention_rule})",
+            f"out of distribution: unlike the training images, distance above {distance_limit:.2f}",
         ]
     )

@@ -4,7 +4,7 @@ For each image a sheet: the image, a map of what spoke for the class by Grad-CAM
 and, as a check that looks into no network, what hiding each part costs (occlusion). Two numbers say
 how far to trust a map: its rank correlation with occlusion, and with the map of the same network
 whose classifier was drawn at random (Adebayo et al. 2018, arXiv:1810.03292): a map that stays the
-same without what was learnt shows the image, not the answer.
+same without what was learnt shows the image, not the prediction.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sscjax.data import anonymize
 from sscjax.data.inputs import Asked, decode
 from sscjax.errors import UserError
 from sscjax.inference import classifier, decisions, predict, saliency
-from sscjax.inference.answers import Answers
 from sscjax.inference.classifier import Classifier
-from sscjax.inference.decisions import Judged
+from sscjax.inference.decisions import Decisions
+from sscjax.inference.outputs import Outputs
 from sscjax.reports import figures, overlays
 from sscjax.system import files, formatting, run_dir, terminal
 from sscjax.system.progress import Progress
@@ -76,7 +76,7 @@ def explain(
       the exit code: 1 where an image could not be read, else 0.
 
     Raises:
-      UserError: anything that the user can mend.
+      UserError: anything that the user can fix.
     """
     predict.refuse_folder(out, overwrite, INDEX)
     if most < 1:
@@ -85,33 +85,33 @@ def explain(
     private = private or opened.private
     layer = layer or saliency.default_layer(opened.model)
     draw = _maps(opened, layer)
-    found = predict.listed(inputs, opened, private)
+    images = predict.listed(inputs, opened, private)
     if of and of not in opened.classes:
         near = terminal.nearest(of, list(opened.classes))
         hint = f"; did you mean {near!r}?" if near else ""
         known = ", ".join(opened.classes)
         raise UserError(f"--of={of!r}: the network's classes are {known}{hint}")
-    if len(found) > most:
-        _LOG.warning("the first %d of %d images are explained (--most)", most, len(found))
-        found = found[:most]
+    if len(images) > most:
+        _LOG.warning("the first %d of %d images are explained (--most)", most, len(images))
+        images = images[:most]
     entries: list[dict[str, Any]] = []
     failed: list[str] = []
-    earlier = _earlier(out, len(found))
-    with Progress("explanations", len(found)) as progress:
-        for batch in decode(found, opened.image_size, saliency.BATCH):
+    earlier = _earlier(out, len(images))
+    with Progress("explanations", len(images)) as progress:
+        for batch in decode(images, opened.image_size, saliency.BATCH):
             failed += [
-                anonymize.failure(found[row], why) if private else why for row, why in batch.failed
+                anonymize.failure(images[row], why) if private else why for row, why in batch.failed
             ]
             if batch.rows:
                 while earlier:  # the index first: without it the others are of nothing
                     (out / earlier.pop(0)).unlink(missing_ok=True)
-                some = [found[row] for row in batch.rows]
-                entries += _explained(opened, draw, some, batch.images, of, out, len(entries))
+                chosen = [images[row] for row in batch.rows]
+                entries += _explained(opened, draw, chosen, batch.images, of, out, len(entries))
             progress.advance(len(batch.rows) + len(batch.failed))
     for reason in failed:
         _LOG.warning("left out: %s", reason)
     if not entries:
-        raise UserError(f"none of the {len(found)} images could be read: nothing is explained")
+        raise UserError(f"none of the {len(images)} images could be read: nothing is explained")
     index = {
         "use": predict.RESEARCH_ONLY,
         "run": str(opened.folder.resolve()),
@@ -140,7 +140,7 @@ def _earlier(out: Path, count: int) -> list[str]:
         try:
             entries = files.read_json(path)["images"]
             named = [entry["sheet"] for entry in entries]
-            named += [one["overlay"] for entry in entries for one in entry["maps"].values()]
+            named += [drawn["overlay"] for entry in entries for drawn in entry["maps"].values()]
             # Whatever it names, nothing else is removed, and nothing outside.
             ours = [INDEX, *(name for name in named if re.fullmatch(r"\d{3,}(_\w+)?\.png", name))]
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -183,15 +183,15 @@ def _maps(opened: Classifier, layer: str) -> Draw:
 def _explained(
     opened: Classifier,
     draw: Draw,
-    some: Sequence[Asked],
+    chosen: Sequence[Asked],
     images: np.ndarray,
     of: str,
     out: Path,
     number: int,
 ) -> list[dict[str, Any]]:
     """Write what explains some images, and say what is where."""
-    judged = predict.judge(opened, some, list(opened.answer([images]))[0])
-    wanted = np.full(len(some), opened.columns.index(of)) if of else judged.predicted
+    table = predict.decide(opened, chosen, list(opened.outputs([images]))[0])
+    wanted = np.full(len(chosen), opened.columns.index(of)) if of else table.predicted
     maps: dict[str, np.ndarray] = {
         method: function(opened.params, opened.batch_stats, images, wanted)
         for method, function in draw.items()
@@ -203,17 +203,17 @@ def _explained(
     maps[OCCLUSION] = _occluded(opened, images, wanted)
     entries = []
     for k, image in enumerate(images):
-        kept = {method: values[k] for method, values in maps.items()}
-        entries.append(_written(opened, judged, k, image, kept, int(wanted[k]), out, number + k))
+        of_image = {method: values[k] for method, values in maps.items()}
+        entries.append(_written(opened, table, k, image, of_image, int(wanted[k]), out, number + k))
         for method, values in at_random.items():
             entries[-1]["maps"][method]["with_random_classifier"] = saliency.agreement(
-                kept[method], values[k]
+                of_image[method], values[k]
             )
     return entries
 
 
 def _random_classifier(opened: Classifier) -> dict[str, Any]:
-    """The parameters with the classifier's kernel drawn anew, as wide as it was."""
+    """The parameters with the classifier's kernel drawn at random, as wide as it was."""
     head = opened.params["predictions"]
     kernel = np.asarray(head["kernel"])
     drawn = np.random.default_rng(0).normal(0.0, kernel.std(), kernel.shape).astype(np.float32)
@@ -225,7 +225,7 @@ def _occluded(opened: Classifier, images: np.ndarray, classes: np.ndarray) -> np
 
     def probabilities(hidden: np.ndarray) -> np.ndarray:
         parts = [hidden[k : k + classifier.BATCH] for k in range(0, len(hidden), classifier.BATCH)]
-        return Answers.join(opened.answer(parts)).probabilities
+        return Outputs.join(opened.outputs(parts)).probabilities
 
     patch = max(1, opened.image_size // _PATCH_SHARE)
     return saliency.occlusion(
@@ -235,7 +235,7 @@ def _occluded(opened: Classifier, images: np.ndarray, classes: np.ndarray) -> np
 
 def _written(
     opened: Classifier,
-    judged: Judged,
+    table: Decisions,
     k: int,
     image: np.ndarray,
     maps: dict[str, np.ndarray],
@@ -245,7 +245,7 @@ def _written(
 ) -> dict[str, Any]:
     """Write an image's overlays and its sheet, and return its entry of the index."""
     entry: dict[str, Any] = {
-        **decisions.as_rows(judged, opened.columns, "image")[k],
+        **decisions.as_rows(table, opened.columns, "image")[k],
         "explained": opened.columns[wanted],
         "sheet": _sheet(number),
         "maps": {},
@@ -261,17 +261,17 @@ def _written(
         entry["maps"][method] = {"overlay": file, "size": list(values.shape)}
         if method != OCCLUSION:
             entry["maps"][method]["with_occlusion"] = saliency.agreement(values, maps[OCCLUSION])
-    share = formatting.percent(float(judged.probabilities[k, wanted]))
+    share = formatting.percent(float(table.probabilities[k, wanted]))
     name_of_class = formatting.clean_name(opened.columns[wanted], 24)
-    title = f"{formatting.clean_file(str(judged.names[k]), 60)}: {name_of_class} {share}"
+    title = f"{formatting.clean_file(str(table.names[k]), 60)}: {name_of_class} {share}"
     figures.write_png(out / entry["sheet"], figures.image_sheet(title, panels))
     return entry
 
 
 def _text(entries: Sequence[dict[str, Any]], out: Path, layer: str) -> str:
     """The table for the screen."""
-    head = ["sheet", "image", "answer", "of", "p", "Grad-CAM", "random", "HiResCAM", "random"]
-    rows = [head]
+    head = ["sheet", "image", "decision", "of", "p", "Grad-CAM", "random", "HiResCAM", "random"]
+    lines = [head]
     for entry in entries[: decisions.MOST_ROWS]:
         of = entry["explained"]
         numbers = [
@@ -280,16 +280,20 @@ def _text(entries: Sequence[dict[str, Any]], out: Path, layer: str) -> str:
             for key in ("with_occlusion", "with_random_classifier")
         ]
         cells = [entry["sheet"], formatting.clean_file(entry["file"], 26)]
-        cells += [formatting.clean_name(entry["answer"], 14), formatting.clean_name(of, 14)]
-        rows.append([*cells, formatting.percent(entry["probabilities"][of]), *numbers])
+        cells += [
+            formatting.clean_name(decisions.SHORT.get(entry["decision"], entry["decision"]), 19),
+            formatting.clean_name(of, 14),
+        ]
+        lines.append([*cells, formatting.percent(entry["probabilities"][of]), *numbers])
     left = len(entries) - decisions.MOST_ROWS
     more = f"\n... and {left} more in {out / INDEX}" if left > 0 else ""
     return (
-        formatting.align(rows, left=4)
+        formatting.align(lines, left=4)
         + more
         + f"\n\nMaps of {layer}. Under each method the rank correlation, -1 to 1, of its map with "
-        "occlusion (high: it\nshows what the answer hangs on); under 'random' with the same map of "
-        "a random classifier (high: it\nshows the image, not the answer); - where a map is flat.\n"
+        "occlusion (high: it\nshows what the prediction depends on); under 'random' with the same "
+        "map of a random classifier\n(high: it shows the image, not the prediction); - where a map "
+        "is flat.\n"
         f"{len(entries)} sheets and their overlays: {out}\n"
         f"{predict.RESEARCH_ONLY}"
     )

@@ -1,4 +1,4 @@
-"""At the end of a run: where the network looked, in its most confident errors and in right answers.
+"""At the end of a run: where the network looked, in confident errors and right predictions.
 
 `explanations/` in the run's folder holds the images and Grad-CAM overlays as PNG, and
 `explanations.json`, written last, says what each is. Reports are made from these alone: the data
@@ -24,7 +24,7 @@ from sscjax.training.network import Network
 
 _LOG = logging.getLogger(__name__)
 
-# Few enough to look at each: errors in all, right answers of each class, and of all classes.
+# Few enough to look at each: errors in all, right predictions of each class, and of all classes.
 ERRORS = 12
 RIGHT_OF_CLASS = 2
 RIGHT = 12
@@ -52,9 +52,9 @@ def write(
     errors, right = choose(predictions, split)
     chosen = np.concatenate([errors, right])
     run = run_dir.RunDir(folder)
-    place = run.explanations
-    (place / run_dir.EXPLANATIONS_INDEX).unlink(missing_ok=True)
-    for old in place.glob("*.png"):
+    target = run.explanations
+    (target / run_dir.EXPLANATIONS_INDEX).unlink(missing_ok=True)
+    for old in target.glob("*.png"):
         old.unlink()
     if not len(chosen):
         return
@@ -62,19 +62,19 @@ def write(
     inputs = setup.make_inputs(config, network.weights.convention.scaling, online=False)
     layer = saliency.default_layer(network.model)
     draw = saliency.make_maps(network.model, inputs, layer)
-    # Of an error there are two maps: of the answer, and of what would have been right.
-    rows = np.concatenate([chosen, errors])
+    # Of an error there are two maps: of the prediction, and of what would have been right.
+    numbers = np.concatenate([chosen, errors])
     classes = np.concatenate([predictions.predicted[chosen], predictions.labels[errors]])
-    pixels = images.originals.images[rows]
+    pixels = images.originals.images[numbers]
     maps = draw(model["params"], model["batch_stats"], pixels, classes)
     entries = []
     for index, row in enumerate(chosen.tolist()):
         entry = _entry(predictions, row, f"{index:02d}")
-        files.write_bytes(place / entry["image"], overlays.png(pixels[index]))
+        files.write_bytes(target / entry["image"], overlays.png(pixels[index]))
         drawn = [index] + ([len(chosen) + index] if index < len(errors) else [])
-        for found, shown in zip(entry["maps"], drawn, strict=True):
+        for drawn_map, shown in zip(entry["maps"], drawn, strict=True):
             overlay = overlays.overlay(pixels[index], maps[shown])
-            files.write_bytes(place / found["overlay"], overlays.png(overlay))
+            files.write_bytes(target / drawn_map["overlay"], overlays.png(overlay))
         entries.append(entry)
     index_of = {
         "method": saliency.TITLES["grad_cam"],
@@ -85,7 +85,7 @@ def write(
         "errors_in_all": int(_wrong(predictions, split).sum()),
         "images": entries,
     }
-    files.write_json(place / run_dir.EXPLANATIONS_INDEX, index_of)
+    files.write_json(target / run_dir.EXPLANATIONS_INDEX, index_of)
     _LOG.info("explanations: %d images with Grad-CAM of %s", len(entries), layer)
 
 
@@ -94,15 +94,15 @@ def _wrong(predictions: Predictions, split: str) -> np.ndarray:
 
 
 def choose(predictions: Predictions, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the most confident errors, and of the most confident right answers of each class.
+    """Rows of the most confident errors, and of the most confident right predictions of each class.
 
     Args:
       predictions: a table.
       split: whose rows are looked at.
 
     Returns:
-      [E] and [R] int, the most confident first, right answers class by class and, as far as there
-      are others, each of another subject.
+      [E] and [R] int, the most confident first, right predictions class by class and, as far as
+      there are others, each of another subject.
     """
     confidence = predictions.probabilities.max(axis=1)
     order = np.argsort(-confidence, kind="stable")
@@ -111,32 +111,32 @@ def choose(predictions: Predictions, split: str) -> tuple[np.ndarray, np.ndarray
     right: list[int] = []
     correct = (predictions.splits == split) & ~wrong
     for label in range(len(predictions.classes)):
-        rows = order[correct[order] & (predictions.labels[order] == label)]
+        candidates = order[correct[order] & (predictions.labels[order] == label)]
         # The most confident of each subject, then the others.
-        _, first = np.unique(predictions.subjects[rows], return_index=True)
-        firsts = np.zeros(len(rows), bool)
+        _, first = np.unique(predictions.subjects[candidates], return_index=True)
+        firsts = np.zeros(len(candidates), bool)
         firsts[first] = True
-        right += [*rows[firsts].tolist(), *rows[~firsts].tolist()][:RIGHT_OF_CLASS]
+        right += [*candidates[firsts].tolist(), *candidates[~firsts].tolist()][:RIGHT_OF_CLASS]
     return errors, np.array(right[:RIGHT], np.int64)
 
 
 def _entry(predictions: Predictions, row: int, number: str) -> dict[str, Any]:
     """What one image is, and the names of its files."""
-    label, answer = int(predictions.labels[row]), int(predictions.predicted[row])
-    shown = [answer] if answer == label else [answer, label]
+    label, predicted = int(predictions.labels[row]), int(predictions.predicted[row])
+    shown = [predicted] if predicted == label else [predicted, label]
     return {
         "file": str(predictions.files[row]),
         "subject": str(predictions.subjects[row]),
         "label": predictions.classes[label],
-        "prediction": predictions.classes[answer],
-        "right": answer == label,
-        "probability": float(predictions.probabilities[row, answer]),
+        "prediction": predictions.classes[predicted],
+        "right": predicted == label,
+        "probability": float(predictions.probabilities[row, predicted]),
         "probability_of_label": float(predictions.probabilities[row, label]),
         "image": f"{number}.png",
         "maps": [
             {
                 "class": predictions.classes[index],
-                "overlay": f"{number}_{'answer' if index == answer else 'label'}.png",
+                "overlay": f"{number}_{'prediction' if index == predicted else 'label'}.png",
             }
             for index in shown
         ],

@@ -1,4 +1,4 @@
-"""The masks that a run tells of new images: a file for each, and what share each class has.
+"""The masks that a run predicts for new images: a file for each, and what share each class has.
 
 A mask has the size of its image, upright, as masks to train on have: what the network did not see,
 because images are cut to their central square, is marked as not known.
@@ -29,15 +29,15 @@ PARTIAL = ".masks.partial"
 class MaskFiles:
     """Writes masks as they come, so that no more than a batch of them is in memory."""
 
-    def __init__(self, out: Path, asked: Sequence[Asked], classes: Sequence[str]) -> None:
+    def __init__(self, out: Path, images: Sequence[Asked], classes: Sequence[str]) -> None:
         """Nothing is written yet.
 
         Args:
           out: folder of the results.
-          asked: the images that masks may come for.
+          images: the images that masks may come for.
           classes: names of the mask classes.
         """
-        self._out, self._asked, self._classes = out, asked, tuple(classes)
+        self._out, self._images, self._classes = out, images, tuple(classes)
         self._entries: dict[int, dict[str, Any]] = {}
         self.discard()
 
@@ -45,19 +45,19 @@ class MaskFiles:
         """Write the masks of some images.
 
         Args:
-          rows: their places in `asked`.
+          rows: their rows in `images`.
           masks: [n,S,S] uint8 class indices.
         """
         palette = figures.mask_palette(len(self._classes))
         for row, mask in zip(rows, masks, strict=True):
             name = f"{row + 1:06d}.png"
-            whole = maps.enlarge(mask, *read_upright_size(self._asked[row].path))
-            files.write_bytes(self._out / PARTIAL / name, maps.png(whole, palette))
+            enlarged = maps.enlarge(mask, *read_upright_size(self._images[row].path))
+            files.write_bytes(self._out / PARTIAL / name, maps.png(enlarged, palette))
             counts = np.bincount(mask.ravel(), minlength=len(self._classes))
             shares = (counts / mask.size).tolist()
             self._entries[row] = {
-                "file": self._asked[row].file,
-                "subject": self._asked[row].subject,
+                "file": self._images[row].file,
+                "subject": self._images[row].subject,
                 "mask": f"{FOLDER}/{name}",
                 "shares": dict(zip(self._classes, shares, strict=True)),
             }
@@ -71,11 +71,11 @@ class MaskFiles:
         """Put the files under their names, in the place of earlier ones, and write the table."""
         remove(self._out)
         (self._out / PARTIAL).rename(self._out / FOLDER)
-        rows = [["file", "subject", "mask", *(f"share {name}" for name in self._classes)]]
-        for one in self.entries:
-            shares = [f"{share:.6f}" for share in one["shares"].values()]
-            rows.append([one["file"], one["subject"], one["mask"], *shares])
-        files.write_text(self._out / TABLE, files.csv_text(rows))
+        lines = [["file", "subject", "mask", *(f"share {name}" for name in self._classes)]]
+        for entry in self.entries:
+            shares = [f"{share:.6f}" for share in entry["shares"].values()]
+            lines.append([entry["file"], entry["subject"], entry["mask"], *shares])
+        files.write_text(self._out / TABLE, files.csv_text(lines))
 
     def discard(self) -> None:
         """Remove what is not finished."""
@@ -83,7 +83,7 @@ class MaskFiles:
 
     def text(self) -> str:
         """What the terminal shows."""
-        every = np.array([list(one["shares"].values()) for one in self.entries])
+        every = np.array([list(entry["shares"].values()) for entry in self.entries])
         said = ", ".join(
             f"{formatting.clean_name(name, 24)} {formatting.percent(float(share))}"
             for name, share in zip(self._classes, every.mean(axis=0), strict=True)

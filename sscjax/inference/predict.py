@@ -1,9 +1,8 @@
-"""Ask a finished run about new images: `sscjax predict RUN INPUT...`.
+"""Predict for new images with a finished run: `sscjax predict RUN INPUT...`.
 
 An INPUT is an image, a folder of images, a csv manifest or a folder with one, a slide or a folder
-of slides. Images are prepared,
-and answers judged, as the run's folder says. Where the labels are known, the answers are compared
-with them, with intervals by subject.
+of slides. Images are prepared, and decisions made, as the run's folder says. Where the labels are
+known, predictions are compared with them, with confidence intervals clustered by subject.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from sscjax.errors import UserError
 from sscjax.evaluation import intervals, metrics, predictions
 from sscjax.inference import classifier, decisions, ensemble, mask_writer
 from sscjax.inference import slides as whole_slides
-from sscjax.inference.answers import Answers
 from sscjax.inference.classifier import Classifier
-from sscjax.inference.decisions import Judged
+from sscjax.inference.decisions import Decisions
 from sscjax.inference.ensemble import Ensemble
 from sscjax.inference.mask_writer import MaskFiles
+from sscjax.inference.outputs import Outputs
 from sscjax.reports import tables
 from sscjax.system import files
 from sscjax.system.progress import Progress
@@ -48,10 +47,10 @@ def predict(
 ) -> int:
     """Predict, write `images.csv`, `subjects.csv` and `predictions.json` to `out`, print.
 
-    Of a network that tells masks also `masks.csv`, and `masks/` with a file for each image.
+    Of a network that predicts masks also `masks.csv`, and `masks/` with a file for each image.
 
     Args:
-      run: the folder of a finished run, or of a protocol, whose models are asked together.
+      run: the folder of a finished run, or of a cross-validation, whose models predict together.
       inputs: see `inputs.find`.
       out: folder of the results.
       overwrite: results that lie there may be replaced.
@@ -61,19 +60,19 @@ def predict(
       the exit code: 1 where an image could not be read, else 0.
 
     Raises:
-      UserError: anything that the user can mend.
+      UserError: anything that the user can fix.
     """
     refuse_folder(out, overwrite, ALL)
     opened = ensemble.open_folder(run)
     private = private or opened.private
-    slides, rest = whole_slides.part(inputs)
+    slides, image_inputs = whole_slides.part(inputs)
     if slides and private:
         raise UserError(
             f"{slides[0]} is a slide, whose tiles and pictures have its name: cut it with "
-            "`sscjax slides` under a name that tells nothing, and give its tiles"
+            "`sscjax slides` under a name that identifies nobody, and give its tiles"
         )
     settings = whole_slides.settings_of(opened) if slides else None
-    found = listed(rest, opened, private) if rest else []
+    images = listed(image_inputs, opened, private) if image_inputs else []
     if opened.mask_classes:
         mask_writer.refuse_folder(out)
     if slides:
@@ -81,33 +80,79 @@ def predict(
         if overwrite:
             whole_slides.remove(out)
     cut = None if settings is None else whole_slides.cut(slides, out, settings)
-    found += [] if cut is None else cut.asked
-    kept = MaskFiles(out, found, opened.mask_classes) if opened.mask_classes else None
+    images += [] if cut is None else cut.tiles
+    mask_files = MaskFiles(out, images, opened.mask_classes) if opened.mask_classes else None
     try:
-        judged, failed = ask(opened, found, kept)
-        if private:
-            failed = [(row, anonymize.failure(found[row], why)) for row, why in failed]
-        for _, reason in failed:
-            _LOG.warning("left out: %s", reason)
-        if not len(judged):
-            raise UserError(f"none of the {len(found)} images could be read: nothing is predicted")
-        subjects = decisions.by_subject(judged, opened.rules, len(opened.classes))
-        bad = {row for row, _ in failed}
-        paths = [one.path for row, one in enumerate(found) if row not in bad]
-        seen = _trained_on(opened, judged, paths)
-        truth = _against_labels(opened, judged, seen)
-        reasons = [reason for _, reason in failed] + ([] if cut is None else cut.failed)
-        drawn = [] if cut is None else whole_slides.draw(out, cut, judged, opened)
+        results = _results(opened, images, mask_files, private)
         if cut is None:
             whole_slides.remove(out)
-        _write(out, opened, judged, subjects, reasons, seen, truth, drawn, kept)
+        else:
+            results.failed.extend(cut.failed)
+            results.drawings.extend(whole_slides.draw(out, cut, results.images, opened))
+        _write(out, results, mask_files)
     finally:
-        if kept is not None:
-            kept.discard()
-    print(_text(out, opened, judged, subjects, reasons, seen, truth, drawn))
-    if kept is not None:
-        print(f"\n{kept.text()}")
-    return FAILED if reasons else 0
+        if mask_files is not None:
+            mask_files.discard()
+    print(_text(out, results))
+    if mask_files is not None:
+        print(f"\n{mask_files.text()}")
+    return FAILED if results.failed else 0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Results:
+    """What a call of `predict` predicts.
+
+    Attributes:
+      opened: the run.
+      images: a row for each of the N images that could be read.
+      subjects: a row per subject.
+      failed: a line for each image or slide that could not be read.
+      trained_on: [N] bool, files that the run was trained on or chosen by; None where the run's
+        folder does not say.
+      against_labels: figures and intervals; None where a label is not known.
+      drawings: of each slide the names of its pictures.
+    """
+
+    opened: Classifier | Ensemble
+    images: Decisions
+    subjects: Decisions
+    failed: list[str]
+    trained_on: np.ndarray | None
+    against_labels: dict[str, Any] | None
+    drawings: list[dict[str, str]]
+
+
+def _results(
+    opened: Classifier | Ensemble,
+    images: Sequence[Asked],
+    mask_files: MaskFiles | None,
+    private: bool,
+) -> Results:
+    """Predict for images; the arguments are those of `predict_images`, and of `predict`.
+
+    Raises:
+      UserError: no image could be read.
+    """
+    table, failures = predict_images(opened, images, mask_files)
+    if private:
+        failures = [(row, anonymize.failure(images[row], why)) for row, why in failures]
+    for _, reason in failures:
+        _LOG.warning("left out: %s", reason)
+    if not len(table):
+        raise UserError(f"none of the {len(images)} images could be read: nothing is predicted")
+    failed_rows = {row for row, _ in failures}
+    paths = [image.path for row, image in enumerate(images) if row not in failed_rows]
+    trained_on = _trained_on(opened, table, paths)
+    return Results(
+        opened=opened,
+        images=table,
+        subjects=decisions.by_subject(table, opened.rules, len(opened.classes)),
+        failed=[reason for _, reason in failures],
+        trained_on=trained_on,
+        against_labels=_against_labels(opened, table, trained_on),
+        drawings=[],
+    )
 
 
 def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
@@ -116,11 +161,11 @@ def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
     Args:
       out: a folder for results.
       overwrite: earlier results may be replaced.
-      index: the file that tells results of this kind.
+      index: the file that only results of this kind have.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file, expected a folder")
-    # What an interrupted start left is gone on with, or made anew.
+    # What an interrupted call left is continued, or made again.
     left = {mask_writer.PARTIAL}
     if whole_slides.ours(out):
         left.add(whole_slides.TILES)
@@ -142,58 +187,62 @@ def listed(
     Raises:
       UserError: an input cannot be used, or an image is named twice.
     """
-    found = [one for path in inputs for one in find(path.expanduser(), opened.classes)]
-    first: dict[Path, str] = {}
-    for one in found:
-        place = image_folder.target_of(one.path)
-        if place in first:
-            raise UserError(f"{one.file} is given twice (also as {first[place]}): name it once")
-        first[place] = one.file
-    return anonymize.asked(found) if private else found
+    images = [image for path in inputs for image in find(path.expanduser(), opened.classes)]
+    name_of: dict[Path, str] = {}
+    for image in images:
+        target = image_folder.target_of(image.path)
+        if target in name_of:
+            raise UserError(
+                f"{image.file} is given twice (also as {name_of[target]}): name it once"
+            )
+        name_of[target] = image.file
+    return anonymize.asked(images) if private else images
 
 
-def ask(
-    opened: Classifier | Ensemble, found: Sequence[Asked], kept: MaskFiles | None = None
-) -> tuple[Judged, list[tuple[int, str]]]:
-    """Judged answers for the images that could be read; row and reason of the others.
+def predict_images(
+    opened: Classifier | Ensemble, images: Sequence[Asked], mask_files: MaskFiles | None = None
+) -> tuple[Decisions, list[tuple[int, str]]]:
+    """Decisions for the images that could be read; row and reason of the others.
 
     Args:
       opened: the run.
-      found: the images.
-      kept: what masks are handed to, batch by batch.
+      images: the images.
+      mask_files: what masks are handed to, batch by batch.
     """
-    rows: list[int] = []
+    read_rows: list[int] = []
     failed: list[tuple[int, str]] = []
 
     def batches(progress: Progress) -> Any:
-        for batch in decode(found, opened.image_size, classifier.BATCH):
-            rows.extend(batch.rows)
+        for batch in decode(images, opened.image_size, classifier.BATCH):
+            read_rows.extend(batch.rows)
             failed.extend(batch.failed)
             if batch.rows:
                 yield batch.images
             progress.advance(len(batch.rows) + len(batch.failed))
 
-    with Progress("images", len(found)) as progress:
+    with Progress("images", len(images)) as progress:
         parts = []
-        for one in opened.answer(batches(progress)):
-            if kept is not None and one.masks is not None:
-                kept.add(rows[-len(one.masks) :], one.masks)
-            parts.append(dataclasses.replace(one, masks=None))
-    whole = (
-        Answers.join(parts) if parts else Answers(np.zeros((0, len(opened.columns))), np.zeros(0))
+        for outputs in opened.outputs(batches(progress)):
+            if mask_files is not None and outputs.masks is not None:
+                mask_files.add(read_rows[-len(outputs.masks) :], outputs.masks)
+            parts.append(dataclasses.replace(outputs, masks=None))
+    joined = (
+        Outputs.join(parts) if parts else Outputs(np.zeros((0, len(opened.columns))), np.zeros(0))
     )
-    return judge(opened, [found[row] for row in rows], whole), failed
+    return decide(opened, [images[row] for row in read_rows], joined), failed
 
 
-def judge(opened: Classifier | Ensemble, some: Sequence[Asked], found: Answers) -> Judged:
-    """Apply the run's rules to answers for some images."""
-    return decisions.judge(some, found, opened.rules, len(opened.classes), opened.far)
+def decide(opened: Classifier | Ensemble, images: Sequence[Asked], outputs: Outputs) -> Decisions:
+    """Apply the run's rules to the network's outputs for some images."""
+    return decisions.decide(
+        images, outputs, opened.rules, len(opened.classes), opened.distance_limit
+    )
 
 
 def _trained_on(
-    opened: Classifier | Ensemble, judged: Judged, paths: Sequence[Path]
+    opened: Classifier | Ensemble, table: Decisions, paths: Sequence[Path]
 ) -> np.ndarray | None:
-    """[N] bool, the images that are files which the run was trained on or chosen by.
+    """[N] bool, the images that are files on which the run was trained, or by which it was chosen.
 
     None where the run's folder does not say.
     """
@@ -209,28 +258,19 @@ def _trained_on(
         if row["of"] == "file" and row["split"] in ("train", "val")
     }
     if not known:
-        return np.zeros(len(judged), bool)
+        return np.zeros(len(table), bool)
     return np.array([value in known for value in hash_files(list(paths))], bool)
 
 
 # --- what comes out -------------------------------------------------------------------------------
 
 
-def _write(
-    out: Path,
-    opened: Classifier | Ensemble,
-    judged: Judged,
-    subjects: Judged,
-    failed: Sequence[str],
-    seen: np.ndarray | None,
-    truth: dict[str, Any] | None,
-    drawn: Sequence[dict[str, str]],
-    kept: MaskFiles | None,
-) -> None:
-    by_image = decisions.as_rows(judged, opened.columns, "image")
-    by_subject = decisions.as_rows(subjects, opened.columns, "subject")
-    rules = opened.rules
-    whole = {
+def _write(out: Path, results: Results, mask_files: MaskFiles | None) -> None:
+    opened, rules = results.opened, results.opened.rules
+    image_entries = decisions.as_rows(results.images, opened.columns, "image")
+    subject_entries = decisions.as_rows(results.subjects, opened.columns, "subject")
+    trained_on = results.trained_on
+    document = {
         "use": RESEARCH_ONLY,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "sscjax": sscjax.__version__,
@@ -248,28 +288,28 @@ def _write(
             "threshold": rules.threshold,
             "positive": rules.positive,
             "threshold_rule": rules.threshold_rule,
-            "least_confidence": rules.least_confidence,
+            "confidence_threshold": rules.confidence_threshold,
             "abstention_rule": rules.abstention_rule,
-            "foreign_from": opened.far,
+            "distance_limit": opened.distance_limit,
         },
-        "trained_on": None if seen is None else int(seen.sum()),
-        "failed": list(failed),
-        "against_labels": truth,
-        "slides": list(drawn),
-        "subjects": by_subject,
-        "images": by_image,
+        "trained_on": None if trained_on is None else int(trained_on.sum()),
+        "failed": results.failed,
+        "against_labels": results.against_labels,
+        "slides": results.drawings,
+        "subjects": subject_entries,
+        "images": image_entries,
         "mask_classes": list(opened.mask_classes),
-        "masks": [] if kept is None else kept.entries,
+        "masks": [] if mask_files is None else mask_files.entries,
     }
     try:
-        files.write_text(out / IMAGES, decisions.csv_text(by_image))
-        files.write_text(out / SUBJECTS, decisions.csv_text(by_subject))
-        if kept is None:
+        files.write_text(out / IMAGES, decisions.csv_text(image_entries))
+        files.write_text(out / SUBJECTS, decisions.csv_text(subject_entries))
+        if mask_files is None:
             mask_writer.remove(out)
         else:
-            kept.finish()
-        # Last: who finds it finds all.
-        files.write_json(out / ALL, whole)
+            mask_files.finish()
+        # Last: where it is, all the others are.
+        files.write_json(out / ALL, document)
     except OSError as error:
         raise UserError(
             f"--out={out} cannot be written ({error.strerror}): name another folder"
@@ -277,63 +317,61 @@ def _write(
 
 
 def _against_labels(
-    opened: Classifier | Ensemble, judged: Judged, seen: np.ndarray | None
+    opened: Classifier | Ensemble, table: Decisions, trained_on: np.ndarray | None
 ) -> dict[str, Any] | None:
     """Figures and intervals where all labels are known; of images the run has not seen, if any."""
-    if not set(judged.labels.tolist()) <= set(opened.classes):
+    if not set(table.labels.tolist()) <= set(opened.classes):
         return None
-    some = np.ones(len(judged), bool) if seen is None or seen.all() else ~seen
-    labels = [opened.classes.index(name) for name in judged.labels[some].tolist()]
-    table = predictions.Predictions(
-        files=judged.names[some],
-        subjects=judged.subjects[some],
-        splits=np.full(int(some.sum()), "test"),
+    chosen = np.ones(len(table), bool) if trained_on is None or trained_on.all() else ~trained_on
+    labels = [opened.classes.index(name) for name in table.labels[chosen].tolist()]
+    predicted = predictions.Predictions(
+        files=table.names[chosen],
+        subjects=table.subjects[chosen],
+        splits=np.full(int(chosen.sum()), "test"),
         labels=np.array(labels, np.int32),
-        probabilities=judged.probabilities[some],
+        probabilities=table.probabilities[chosen],
         classes=opened.columns,
     )
     return {
-        "images": len(table),
-        "subjects": len(set(table.subjects.tolist())),
-        "figures": metrics.figures_by_split(table, opened.ordered)["test"],
-        "intervals": intervals.test_figures(table, opened.ordered),
+        "images": len(predicted),
+        "subjects": len(set(predicted.subjects.tolist())),
+        "figures": metrics.figures_by_split(predicted, opened.ordered)["test"],
+        "intervals": intervals.test_figures(predicted, opened.ordered),
     }
 
 
-def _text(
-    out: Path,
-    opened: Classifier | Ensemble,
-    judged: Judged,
-    subjects: Judged,
-    failed: Sequence[str],
-    seen: np.ndarray | None,
-    truth: dict[str, Any] | None,
-    drawn: Sequence[dict[str, str]],
-) -> str:
+def _text(out: Path, results: Results) -> str:
     """What the terminal shows."""
-    several = len(subjects) < len(judged)
-    rows, unit, file = (subjects, "subject", SUBJECTS) if several else (judged, "image", IMAGES)
+    opened, images, subjects = results.opened, results.images, results.subjects
+    shown, unit, file = images, "image", IMAGES
+    if len(subjects) < len(images):
+        shown, unit, file = subjects, "subject", SUBJECTS
     blocks = [
         *(f"warning: {line}" for line in opened.warnings),
-        decisions.table(rows, opened.columns, unit, str(out / file)),
-        decisions.legend(opened.rules, opened.far),
+        decisions.table_text(shown, opened.columns, unit, str(out / file)),
+        decisions.legend(opened.rules, opened.distance_limit),
     ]
-    if seen is not None and seen.any():
-        left = "" if truth is None or seen.all() else " The figures below are without them."
+    trained_on, against_labels = results.trained_on, results.against_labels
+    if trained_on is not None and trained_on.any():
+        excluded = against_labels is not None and not trained_on.all()
         blocks.append(
-            f"warning: {seen.sum()} of {len(judged)} images are files that this run was trained "
-            f"on or chosen by: their\nanswers say nothing of new patients.{left}"
+            f"warning: this run was trained on, or chosen by, {trained_on.sum()} of the "
+            f"{len(images)} images: their\npredictions say nothing of new patients."
+            + (" The figures below exclude them." if excluded else "")
         )
-    if truth is not None:
-        reach = f"{truth['images']} images; intervals by subject ({truth['subjects']}), as far as "
-        reach += "the input names them."
-        blocks.append(tables.intervals_table(truth["figures"], truth["intervals"], reach))
-    counts = f"{len(judged)} images of {len(subjects)} subjects"
-    counts += f", {len(failed)} could not be read" if failed else ""
+    if against_labels is not None:
+        reach = (
+            f"{against_labels['images']} images; 95 % confidence intervals, clustered by subject "
+            f"({against_labels['subjects']}),\nas far as the input names them."
+        )
+        figures, ranges = against_labels["figures"], against_labels["intervals"]
+        blocks.append(tables.intervals_table(figures, ranges, reach))
+    counts = f"{len(images)} images of {len(subjects)} subjects"
+    counts += f", {len(results.failed)} could not be read" if results.failed else ""
     blocks.append(f"{counts}: {out / IMAGES}, {SUBJECTS}, {ALL}\n{RESEARCH_ONLY}")
-    if drawn:
-        first = drawn[0]
+    if results.drawings:
+        first, others = results.drawings[0], len(results.drawings) - 1
         names = f"{first['heat_map']} and {first['decisive']}"
-        more = f", and those of {len(drawn) - 1} more" if len(drawn) > 1 else ""
+        more = f", and those of {others} more" if others else ""
         blocks.insert(-1, f"Heat map and the ten most decisive tiles: {out / names}{more}")
     return "\n\n".join(blocks)

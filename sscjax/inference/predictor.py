@@ -20,11 +20,9 @@ from PIL import Image
 from sscjax.data import batches
 from sscjax.errors import UserError
 from sscjax.inference import decisions, saliency
-from sscjax.inference.answers import BATCH, Answers, Rules
+from sscjax.inference.outputs import BATCH, Outputs, Rules
 from sscjax.reports import figures, overlays
 from sscjax.system import files, formatting
-
-ABSTAIN, OUT_OF_DISTRIBUTION = "abstain", "out-of-distribution"
 
 # Images of a picture of heat maps, and pairs of an image and its map beside each other.
 _MOST_DRAWN, _PAIRS = 48, 3
@@ -41,7 +39,7 @@ class Predicted:
       files: [N] str, the images' names; of arrays '0', '1' and so on.
       subjects: [N] str, as far as the input names them.
       decisions: [N] str, a class name, or 'abstain' where the classifier is not confident enough,
-        or 'out-of-distribution' where the image is unlike the training images.
+        or 'out_of_distribution' where the image is unlike the training images.
       classes: [N] str, the most probable class, whatever the decision.
       probabilities: [N,C] float64, calibrated; columns in the order of `columns`.
       confidence: [N] float64, the probability of the most probable class.
@@ -83,13 +81,13 @@ class Predicted:
             "out_of_distribution": self.out_of_distribution,
             "distance": self.distances,
         }
-        found = [
+        entries = [
             dict(zip(named, row, strict=True))
             for row in zip(*(column.tolist() for column in named.values()), strict=True)
         ]
-        for record, row in zip(found, self.probabilities.tolist(), strict=True):
+        for record, row in zip(entries, self.probabilities.tolist(), strict=True):
             record["probabilities"] = dict(zip(self.columns, row, strict=True))
-        return found
+        return entries
 
     def __repr__(self) -> str:
         head = ["image", "decision", *(formatting.clean_name(name, 14) for name in self.columns)]
@@ -109,7 +107,7 @@ class Predictor(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def far(self) -> float:
+    def distance_limit(self) -> float:
         """Images at a distance above this are unlike those of the training."""
 
     @property
@@ -118,7 +116,7 @@ class Predictor(abc.ABC):
         """The networks, one or more."""
 
     @abc.abstractmethod
-    def answer(self, batches: Iterable[np.ndarray]) -> Iterator[Answers]:
+    def outputs(self, batches: Iterable[np.ndarray]) -> Iterator[Outputs]:
         """Probabilities, distances and masks of batches uint8 [n,size,size,3]."""
 
     def __repr__(self) -> str:
@@ -147,7 +145,7 @@ class Predictor(abc.ABC):
         Raises:
           UserError: an image that cannot be read, or something that is no image.
         """
-        return self._answers(batches.of(images, *self._form)).probabilities
+        return self._outputs(batches.of(images, *self._form)).probabilities
 
     def predict(self, images: batches.Images) -> Predicted:
         """Classes, with abstentions and flags for images unlike the training images.
@@ -159,25 +157,24 @@ class Predictor(abc.ABC):
           UserError: likewise.
         """
         given = batches.of(images, *self._form)
-        found = self._answers(given)
-        judged = decisions.judge(
-            given.named, found, self.rules, len(self.networks[0].classes), self.far
+        outputs = self._outputs(given)
+        table = decisions.decide(
+            given.named, outputs, self.rules, len(self.networks[0].classes), self.distance_limit
         )
         columns = np.array(self.networks[0].columns)
-        classes = columns[judged.predicted]
-        made = np.where(judged.unsure, ABSTAIN, classes)
+        classes = columns[table.predicted]
         return Predicted(
-            files=judged.names,
-            subjects=judged.subjects,
-            decisions=np.where(judged.foreign, OUT_OF_DISTRIBUTION, made),
+            files=table.names,
+            subjects=table.subjects,
+            decisions=np.array(table.outcomes(self.networks[0].columns), str),
             classes=classes,
-            probabilities=judged.probabilities,
-            confidence=judged.confidence,
-            scores=judged.scores,
-            positive=judged.positive,
-            abstained=judged.unsure,
-            out_of_distribution=judged.foreign,
-            distances=judged.distances,
+            probabilities=table.probabilities,
+            confidence=table.confidence,
+            scores=table.scores,
+            positive=table.positive,
+            abstained=table.abstained,
+            out_of_distribution=table.out_of_distribution,
+            distances=table.distances,
             columns=tuple(columns.tolist()),
         )
 
@@ -220,7 +217,7 @@ class Predictor(abc.ABC):
             if of:
                 wanted = np.full(len(pixels), first.columns.index(of))
             else:
-                wanted = self._answers([pixels]).probabilities.argmax(axis=1)
+                wanted = self._outputs([pixels]).probabilities.argmax(axis=1)
             maps = [
                 np.stack([_scaled(one, first.image_size) for one in function(pixels, wanted)])
                 for function in draw
@@ -238,11 +235,11 @@ class Predictor(abc.ABC):
         """Size, batch and classes of `batches.of`."""
         return self.networks[0].image_size, BATCH, self.networks[0].classes
 
-    def _answers(self, given: Iterable[np.ndarray]) -> Answers:
-        parts = [dataclasses.replace(one, masks=None) for one in self.answer(given)]
+    def _outputs(self, given: Iterable[np.ndarray]) -> Outputs:
+        parts = [dataclasses.replace(one, masks=None) for one in self.outputs(given)]
         if not parts:
-            return Answers(np.zeros((0, len(self.networks[0].columns))), np.zeros(0))
-        return Answers.join(parts)
+            return Outputs(np.zeros((0, len(self.networks[0].columns))), np.zeros(0))
+        return Outputs.join(parts)
 
 
 def refuse_folder(folder: Path, record: str, of_run: str) -> None:

@@ -4,7 +4,7 @@ Grad-CAM (Selvaraju et al. 2017, ICCV, arXiv:1610.02391) weighs each channel of 
 of its gradient. HiResCAM (Draelos and Carin 2020, arXiv:2011.08891) multiplies gradient and
 activation pixel by pixel: behind its layer a linear classifier, with or without average pooling,
 makes the map's sum exactly the class's logit without its bias. Such a map says where a network
-found what it answered by, not that this was the right place, nor why.
+found what it predicted by, not that this was the right place, nor why.
 """
 
 from __future__ import annotations

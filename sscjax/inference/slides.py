@@ -1,4 +1,4 @@
-"""Slides that a run is asked about: cut as its training tiles were, and drawn with its answers.
+"""Slides to predict for: cut as the training tiles were, and drawn with the predictions.
 
 How tiles were cut stands in the `slides.json` beside them, and the run keeps a copy.
 """
@@ -21,7 +21,7 @@ from sscjax.data.slides.output import Source
 from sscjax.data.slides.tiling import Settings
 from sscjax.errors import UserError
 from sscjax.inference.classifier import Classifier
-from sscjax.inference.decisions import Judged
+from sscjax.inference.decisions import Decisions
 from sscjax.inference.ensemble import Ensemble
 from sscjax.reports import figures
 from sscjax.system import formatting
@@ -29,7 +29,7 @@ from sscjax.system import formatting
 TILES = "slides"
 MOST_DECISIVE = 10
 
-# Tells tiles that were cut to be asked about from those that a user cut into such a folder.
+# Marks a folder of tiles that `cut` made, and not the user.
 _MARK = ".predicted"
 
 
@@ -38,12 +38,12 @@ class Cut:
     """What became of the slides.
 
     Attributes:
-      asked: all tiles, slide after slide; each slide is a subject.
+      tiles: all tiles, slide after slide; each slide is a subject.
       slides: the slides that were cut, with what is kept of them.
       failed: one line for each that could not be.
     """
 
-    asked: list[Asked]
+    tiles: list[Asked]
     slides: list[tuple[Source, dict[str, Any]]]
     failed: list[str]
 
@@ -51,27 +51,27 @@ class Cut:
 def part(inputs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Slides among inputs, and the inputs that are none.
 
-    A folder, which `asked` would take for images, is searched: what only a slide's name ends in is
-    a slide, and so is a .tif with several levels or tiles. A folder of slides alone is no input
-    beside them.
+    A folder, which `inputs.find` would take for images, is searched: what only a slide's name
+    ends in is a slide, and so is a .tif with several levels or tiles. A folder of slides
+    alone is no input beside them.
     """
     slides: list[Path] = []
     rest: list[Path] = []
-    for path in (one.expanduser() for one in inputs):
+    for path in (given.expanduser() for given in inputs):
         if path.is_file() and _is_slide(path):
             slides.append(path)
         elif path.is_dir() and not (path / image_folder.MANIFEST).is_file():
             files = list(image_folder.walk(path))
-            found = [file for file in files if _is_slide(file)]
-            slides += found
-            if len(found) < sum(file.suffix.lower() in reader.SUFFIXES for file in files):
-                if found:
+            in_folder = [file for file in files if _is_slide(file)]
+            slides += in_folder
+            if len(in_folder) < sum(file.suffix.lower() in reader.SUFFIXES for file in files):
+                if in_folder:
                     raise UserError(
-                        f"{path} holds slides, such as {found[0].name}, and images; put them into "
-                        "folders of their own"
+                        f"{path} holds slides, such as {in_folder[0].name}, and images; put them "
+                        "into folders of their own"
                     )
                 rest.append(path)
-            elif not found:
+            elif not in_folder:
                 rest.append(path)
         else:
             rest.append(path)
@@ -134,37 +134,37 @@ def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
     sources = [
         Source(path, name, keys[name], "", name) for path, name in zip(slides, names, strict=True)
     ]
-    place = out / TILES
-    output.begin(place, settings)
-    (place / _MARK).touch()
-    results = cut_all(place, sources, settings)
+    folder = out / TILES
+    output.begin(folder, settings)
+    (folder / _MARK).touch()
+    results = cut_all(folder, sources, settings)
     done = [
-        (source, one.kept)
-        for source, one in zip(sources, results, strict=True)
-        if one.kept is not None
+        (source, result.kept)
+        for source, result in zip(sources, results, strict=True)
+        if result.kept is not None
     ]
-    failed = [one.reason for one in results if one.kept is None]
+    failed = [result.reason for result in results if result.kept is None]
     if not done:
         raise UserError(f"no slide could be cut: {failed[0]}")
-    output.write_manifest(place, done)
-    asked = [
-        Asked(place / row["file"], _tile_name(source, row), source.name)
-        for source, kept in done
-        for row in kept["tiles"]
+    output.write_manifest(folder, done)
+    tiles = [
+        Asked(folder / tile["file"], _tile_name(source, tile), source.name)
+        for source, about in done
+        for tile in about["tiles"]
     ]
-    empty = [source.name for source, kept in done if not kept["tiles"]]
+    empty = [source.name for source, about in done if not about["tiles"]]
     failed += [f"{name}: no field of it holds enough tissue" for name in empty]
-    return Cut(asked, done, failed)
+    return Cut(tiles, done, failed)
 
 
 def _names(slides: Sequence[Path]) -> list[str]:
     """The files' names; with their folders where two would be alike."""
-    places = [image_folder.target_of(path) for path in slides]
-    if len(set(places)) < len(places):
-        twice = next(path for path in slides if places.count(image_folder.target_of(path)) > 1)
+    targets = [image_folder.target_of(path) for path in slides]
+    if len(set(targets)) < len(targets):
+        twice = next(path for path in slides if targets.count(image_folder.target_of(path)) > 1)
         raise UserError(f"{twice} is given twice: name it once")
     short = [path.name for path in slides]
-    return short if len(set(short)) == len(short) else [path.as_posix() for path in places]
+    return short if len(set(short)) == len(short) else [path.as_posix() for path in targets]
 
 
 def _tile_name(source: Source, tile: dict[str, Any]) -> str:
@@ -176,31 +176,31 @@ def _tile_name(source: Source, tile: dict[str, Any]) -> str:
 
 
 def draw(
-    out: Path, found: Cut, judged: Judged, opened: Classifier | Ensemble
+    out: Path, cut_slides: Cut, table: Decisions, opened: Classifier | Ensemble
 ) -> list[dict[str, str]]:
     """Draw each slide's heat map and its most decisive tiles, and say where they are.
 
     Args:
       out: folder of the results.
-      found: the slides.
-      judged: the answers for tiles, these among them, by name.
+      cut_slides: the slides.
+      table: the decisions, those for these tiles among them, by name.
       opened: the run.
     """
-    row_of = {name: row for row, name in enumerate(judged.names.tolist())}
+    row_of = {name: number for number, name in enumerate(table.names.tolist())}
     entries = []
-    for source, kept in found.slides:
+    for source, about in cut_slides.slides:
         tiles = [
             (tile, row_of[name])
-            for tile in kept["tiles"]
+            for tile in about["tiles"]
             if (name := _tile_name(source, tile)) in row_of
         ]
         if not tiles:
             continue
-        rows = [row for _, row in tiles]
+        numbers = [number for _, number in tiles]
         corners = np.array([(tile["x"], tile["y"]) for tile, _ in tiles])
         files = {"heat_map": f"{source.key}_heat.png", "decisive": f"{source.key}_decisive.png"}
-        _heat_map(out / files["heat_map"], source, kept, corners, judged.scores[rows], opened)
-        _decisive(out / files["decisive"], out, source, tiles, judged, opened)
+        _heat_map(out / files["heat_map"], source, about, corners, table.scores[numbers], opened)
+        _decisive(out / files["decisive"], out, source, tiles, table, opened)
         entries.append({"slide": source.name, **files})
     return entries
 
@@ -208,7 +208,7 @@ def draw(
 def _heat_map(
     path: Path,
     source: Source,
-    kept: dict[str, Any],
+    about: dict[str, Any],
     corners: np.ndarray,
     scores: np.ndarray,
     opened: Classifier | Ensemble,
@@ -217,8 +217,8 @@ def _heat_map(
         thumbnail = slide.thumbnail(1024)
     drawn = figures.heat_map(
         thumbnail,
-        corners * thumbnail.shape[1] / kept["width"],
-        kept["field"] * thumbnail.shape[1] / kept["width"],
+        corners * thumbnail.shape[1] / about["width"],
+        about["field"] * thumbnail.shape[1] / about["width"],
         scores,
         title=formatting.clean_file(source.name, 60),
         label=f"probability of {formatting.clean_name(opened.rules.positive, 40)}",
@@ -232,19 +232,19 @@ def _decisive(
     out: Path,
     source: Source,
     tiles: Sequence[tuple[dict[str, Any], int]],
-    judged: Judged,
+    table: Decisions,
     opened: Classifier | Ensemble,
 ) -> None:
     """The tiles that speak the most for the slide's most probable class."""
-    rows = np.array([row for _, row in tiles])
-    answer = int(judged.probabilities[rows].mean(0).argmax())
-    order = np.argsort(-judged.probabilities[rows, answer], kind="stable")[:MOST_DECISIVE]
+    numbers = np.array([number for _, number in tiles])
+    best = int(table.probabilities[numbers].mean(0).argmax())
+    order = np.argsort(-table.probabilities[numbers, best], kind="stable")[:MOST_DECISIVE]
     panels = []
     for index in order.tolist():
-        tile, row = tiles[index]
+        tile, number = tiles[index]
         pixels = image_io.read_image(out / TILES / tile["file"], None)
-        share = formatting.percent(float(judged.probabilities[row, answer]))
+        share = formatting.percent(float(table.probabilities[number, best]))
         panels.append((f"{share} at {tile['x']},{tile['y']}", pixels))
-    name = formatting.clean_name(opened.columns[answer], 24)
+    name = formatting.clean_name(opened.columns[best], 24)
     title = f"{formatting.clean_file(source.name, 60)}: the tiles that speak the most for {name}"
     figures.write_png(path, figures.image_sheet(title, panels, columns=5))

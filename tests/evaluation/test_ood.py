@@ -1,4 +1,4 @@
-"""The flag for foreign images: distance by hand, rate by simulation, recall beside real tiles."""
+"""The out-of-distribution flag: distance by hand, rate by simulation, recall beside real tiles."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ def run_of(
         classes=names,
     )
     features = rng.gamma(2.0, 1.0, (len(owner), 16))
-    foreign = rng.gamma(2.0, 1.0, (9, 16)) * (np.arange(16) < 3)
-    return predictions, reliability.Features(features, {"noise": foreign})
+    shifted = rng.gamma(2.0, 1.0, (9, 16)) * (np.arange(16) < 3)
+    return predictions, reliability.Features(features, {"noise": shifted})
 
 
 def found_of(**wish: Any) -> dict[str, Any]:

@@ -437,7 +437,7 @@ def test_all_models_are_asked_together(
     folders = [kfold / f"folds/fold_{number}" for number in range(3)]
     for folder in folders:
         one = classifier.open_run(folder)
-        said = next(iter(one.answer([pixels])))
+        said = next(iter(one.outputs([pixels])))
         odds.append(said.probabilities)
         distances.append(said.distances / one.detector.threshold)
     names = found["classes"]
@@ -455,7 +455,7 @@ def test_all_models_are_asked_together(
     best = max((scores[ill] >= value).mean() + (scores[~ill] < value).mean() for value in scores)
     chosen = found["rules"]["threshold"]
     assert (scores[ill] >= chosen).mean() + (scores[~ill] < chosen).mean() == pytest.approx(best)
-    assert found["rules"]["foreign_from"] == 1.0
+    assert found["rules"]["distance_limit"] == 1.0
     assert "on the folds' test images" in capsys.readouterr().out
 
 
@@ -489,8 +489,8 @@ def test_each_model_is_asked_as_it_was_trained(kfold: Path) -> None:
     program = dataclasses.replace(one.program, inputs=inputs)
     other = dataclasses.replace(one, scaling="imagenet", program=program)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
-    apart = [next(iter(each.answer([pixels]))).probabilities for each in (one, other)]
+    apart = [next(iter(each.outputs([pixels]))).probabilities for each in (one, other)]
     assert np.abs(apart[0] - apart[1]).max() > 1e-4
     both = ensemble.Ensemble(kfold, (one, other), one.rules, ())
-    [found] = both.answer([pixels])
+    [found] = both.outputs([pixels])
     np.testing.assert_allclose(found.probabilities, np.mean(apart, axis=0), atol=1e-6)

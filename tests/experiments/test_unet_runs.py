@@ -25,9 +25,9 @@ from sscjax.experiments import data_from_config, single_run, summarize
 from sscjax.experiments.cross_validation import aggregate, folds
 from sscjax.export import onnx_file, verify
 from sscjax.export import write as export_file
-from sscjax.export.verify import Wish
+from sscjax.export.verify import ExportOptions
 from sscjax.inference import classifier, explanations, mask_writer, predict
-from sscjax.inference.answers import Answers
+from sscjax.inference.outputs import Outputs
 from sscjax.models.unet import FDUNet
 from sscjax.reports import html
 from sscjax.reports.html import render
@@ -289,9 +289,9 @@ def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> 
     opened = classifier.open_run(masked.run)
     pixels = np.asarray(masked.drawn.images[:5])
     told = programs.make_masks(opened.program)(opened.params, opened.batch_stats, pixels)
-    export_file.export(masked.run, "stablehlo", tmp_path / "a.zip", Wish())
+    export_file.export(masked.run, "stablehlo", tmp_path / "a.zip", ExportOptions())
     call, _ = export.load_stablehlo(tmp_path / "a.zip")
-    said = export_file.export(masked.run, "onnx", tmp_path / "a.onnx", Wish())
+    said = export_file.export(masked.run, "onnx", tmp_path / "a.onnx", ExportOptions())
     assert "0 answers are others" in said and "of the masks 0 % of the pixels" in said
     outputs = onnx_file.load(tmp_path / "a.onnx")(pixels)
     assert outputs["masks"].dtype == np.uint8
@@ -352,7 +352,7 @@ def test_a_run_with_masks(masked: Masked, tmp_path: Path) -> None:
     assert sheet.shape[1] > 400 and len(np.unique(sheet.reshape(-1, 3), axis=0)) > 50
     shown = render.write(masked.run)[0].read_text("utf-8")
     assert 'id="masks-h"' in shown and "edges apart, pixels" in shown
-    answers = Answers.join(opened.answer([drawn.images[:32], drawn.images[32:]]))
+    answers = Outputs.join(opened.outputs([drawn.images[:32], drawn.images[32:]]))
     table = predictions.Predictions.read_csv(masked.run / "predictions.csv")
     np.testing.assert_allclose(answers.probabilities, table.probabilities, atol=1e-6)
     # A finished run is left alone; with another weight it is another run.

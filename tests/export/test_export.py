@@ -30,10 +30,10 @@ from sscjax.data.inputs import Asked
 from sscjax.errors import UserError
 from sscjax.export import formats, graph, graph_jax, metadata, onnx_file, verify
 from sscjax.export import write as export_file
-from sscjax.export.verify import Wish
+from sscjax.export.verify import ExportOptions
 from sscjax.inference import classifier, decisions, saliency
-from sscjax.inference.answers import Answers, Rules
 from sscjax.inference.classifier import Classifier
+from sscjax.inference.outputs import Outputs, Rules
 from sscjax.models.pretrained import preprocessing
 from sscjax.system import terminal
 
@@ -106,8 +106,8 @@ def in_onnxruntime(
     return dict(zip(names, session.run(names, {metadata.INPUT: pixels}), strict=True))
 
 
-def answered(opened: Classifier, pixels: np.ndarray) -> Answers:
-    return next(iter(opened.answer([pixels])))
+def answered(opened: Classifier, pixels: np.ndarray) -> Outputs:
+    return next(iter(opened.outputs([pixels])))
 
 
 def assert_as(
@@ -143,7 +143,7 @@ def test_snippets_answer_as_the_run(
         # Nor is this, which test_export_real.py has of the whole network.
         if model == READER and name == "stablehlo":
             continue
-        said = export_file.export(runs(model), name, tmp_path / f"skin{suffix}", Wish())
+        said = export_file.export(runs(model), name, tmp_path / f"skin{suffix}", ExportOptions())
         assert "0 answers" in said and "For research only" in said
     read = run_snippet("ONNX", tmp_path, pixels)
     assert_as(opened, pixels, read["outputs"])
@@ -159,7 +159,7 @@ def test_snippets_answer_as_the_run(
 
 
 def test_stablehlo_needs_nothing_of_this_package(runs: Runs, tmp_path: Path) -> None:
-    export_file.export(runs("cnn"), "stablehlo", tmp_path / "skin.zip", Wish())
+    export_file.export(runs("cnn"), "stablehlo", tmp_path / "skin.zip", ExportOptions())
     pixels = noise(3, 32)
     np.save(tmp_path / "images.npy", pixels)
     code = "\n".join(
@@ -318,8 +318,8 @@ def test_detector_without_components(runs: Runs) -> None:
 def test_same_run_same_bytes_and_a_record_beside(runs: Runs, tmp_path: Path) -> None:
     for name, suffix in EXACT.items():
         one, other = tmp_path / f"one{suffix}", tmp_path / f"other{suffix}"
-        export_file.export(runs("cnn"), name, one, Wish())
-        export_file.export(runs("cnn"), name, other, Wish())
+        export_file.export(runs("cnn"), name, one, ExportOptions())
+        export_file.export(runs("cnn"), name, other, ExportOptions())
         assert one.read_bytes() == other.read_bytes()
         kept = json.loads(one.with_name(f"{one.name}.json").read_text("utf-8"))
         assert kept["file"] == {
@@ -328,7 +328,7 @@ def test_same_run_same_bytes_and_a_record_beside(runs: Runs, tmp_path: Path) -> 
             "sha256": hashlib.sha256(one.read_bytes()).hexdigest(),
         }
         assert kept["check"]["images"] == 6 and kept["check"]["split"] == "test"
-        assert kept["check"]["answers_changed"] == 0
+        assert kept["check"]["decisions_changed"] == 0
         assert kept["check"]["largest_difference"]["probabilities"] < 1e-5
         # No place on the machine that it was made on.
         for place in (str(REPOSITORY), str(Path.home()), str(runs("cnn").parent)):
@@ -339,7 +339,7 @@ def test_same_run_same_bytes_and_a_record_beside(runs: Runs, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_onnx_is_what_old_readers_read(runs: Runs, tmp_path: Path) -> None:
     path = tmp_path / "one.onnx"
-    export_file.export(runs("mobilenet_v2"), "onnx", path, Wish())
+    export_file.export(runs("mobilenet_v2"), "onnx", path, ExportOptions())
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert model.ir_version == 8
@@ -364,7 +364,7 @@ def test_metadata_says_what_the_run_says(runs: Runs) -> None:
     assert found["classes"] == found["columns"] == kept["run"]["data"]["classes"]
     assert found["temperature"] == kept["calibration"]["temperature"]
     assert found["threshold"]["value"] == kept["calibration"]["threshold"]["value"]
-    assert found["least_confidence"]["value"] == kept["calibration"]["abstention"]["threshold"]
+    assert found["confidence_threshold"]["value"] == kept["calibration"]["abstention"]["threshold"]
     assert found["distance"]["limit"] == pytest.approx(kept["calibration"]["outliers"]["threshold"])
     assert found["run"]["trained"] == kept["manifest"]["sessions"][-1]["finished"]
     assert found["run"]["weights"]["sha256"] == kept["run"]["weights"]["sha256"]
@@ -389,7 +389,7 @@ def test_date_and_names_may_be_missing(runs: Runs, tmp_path: Path) -> None:
 
 
 def test_documented_rules_are_those_of_the_run(runs: Runs) -> None:
-    """Against `decisions.judge`, limits included, with a column that stands for no class."""
+    """Against `decisions.decide`, limits included, with a column that stands for no class."""
     rules = Rules(1.0, 0.5, "sick", "well", "by hand", 0.6, "by hand")
     names: dict[str, Any] = {"np": np}
     exec(snippets("What goes in and what comes out"), names)
@@ -398,7 +398,7 @@ def test_documented_rules_are_those_of_the_run(runs: Runs) -> None:
         "classes": ["a", "b"],
         "columns": columns,
         "threshold": {"value": 0.5, "positive": "sick", "negative": "well"},
-        "least_confidence": {"value": 0.6},
+        "confidence_threshold": {"value": 0.6},
         "distance": {"limit": 2.0},
     }
     rng = np.random.default_rng(0)
@@ -408,14 +408,14 @@ def test_documented_rules_are_those_of_the_run(runs: Runs) -> None:
     distances = rng.integers(1, 4, len(shares)).astype(float)
     some = [Asked(Path(), str(k), str(k)) for k in range(len(shares))]
     for least in (0.6, None):
-        about["least_confidence"]["value"] = least
-        own = dataclasses.replace(rules, least_confidence=least)
-        judged = decisions.judge(some, Answers(shares, distances), own, 2, 2.0)
+        about["confidence_threshold"]["value"] = least
+        own = dataclasses.replace(rules, confidence_threshold=least)
+        judged = decisions.decide(some, Outputs(shares, distances), own, 2, 2.0)
         pairs = list(zip(shares, distances, strict=True))
-        assert judged.answer(columns) == [names["answer"](about, *one) for one in pairs]
+        assert judged.outcomes(columns) == [names["answer"](about, *one) for one in pairs]
         disease = [names["disease"](about, p) == "sick" for p in shares]
         assert judged.positive.tolist() == disease
-    assert len(set(judged.answer(columns))) == 4
+    assert len(set(judged.outcomes(columns))) == 4
 
 
 def test_documented_preparation_is_that_of_the_run(tmp_path: Path) -> None:
@@ -447,7 +447,7 @@ def test_a_file_that_disagrees_is_not_kept(
     out = tmp_path / f"one{EXACT[name]}"
     out.write_text("an earlier one")
     with pytest.raises(UserError, match="does not answer as the run does: on 6 images"):
-        export_file.export(runs("cnn"), name, out, Wish(), overwrite=True)
+        export_file.export(runs("cnn"), name, out, ExportOptions(), overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     assert out.read_text() == "an earlier one"
 
@@ -463,23 +463,25 @@ def test_what_is_not_a_number_disagrees() -> None:
 
 def test_results_are_never_replaced_unasked(runs: Runs, tmp_path: Path) -> None:
     out = tmp_path / "one.onnx"
-    export_file.export(runs("cnn"), "onnx", out, Wish())
+    export_file.export(runs("cnn"), "onnx", out, ExportOptions())
     before = out.read_bytes()
     with pytest.raises(UserError, match="exists: add --overwrite"):
-        export_file.export(runs("cnn"), "onnx", out, Wish())
-    export_file.export(runs("cnn"), "onnx", out, Wish(), overwrite=True)
+        export_file.export(runs("cnn"), "onnx", out, ExportOptions())
+    export_file.export(runs("cnn"), "onnx", out, ExportOptions(), overwrite=True)
     assert out.read_bytes() == before
 
 
 def test_names_that_cannot_be_meant(runs: Runs, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a name that ends in .onnx"):
-        export_file.export(runs("cnn"), "onnx", tmp_path / "one.zip", Wish())
+        export_file.export(runs("cnn"), "onnx", tmp_path / "one.zip", ExportOptions())
     (tmp_path / "one.onnx").mkdir()
     with pytest.raises(UserError, match="is a folder, expected a file"):
-        export_file.export(runs("cnn"), "onnx", tmp_path / "one.onnx", Wish(), overwrite=True)
+        export_file.export(
+            runs("cnn"), "onnx", tmp_path / "one.onnx", ExportOptions(), overwrite=True
+        )
     (tmp_path / "notes").write_text("not a folder")
     with pytest.raises(UserError, match="cannot be written .*: name another"):
-        export_file.export(runs("cnn"), "onnx", tmp_path / "notes" / "one.onnx", Wish())
+        export_file.export(runs("cnn"), "onnx", tmp_path / "notes" / "one.onnx", ExportOptions())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "one.onnx"]
 
 
@@ -498,7 +500,7 @@ def test_missing_packages_are_named(
     out = tmp_path / f"one{formats.FORMATS[name].suffix}"
     expected = rf"the package {package} is not installed.*pip install 'sscjax\[export\]'"
     with pytest.raises(UserError, match=expected):
-        export_file.export(runs("cnn"), name, out, Wish())
+        export_file.export(runs("cnn"), name, out, ExportOptions())
     assert not list(tmp_path.iterdir())
 
 
@@ -509,14 +511,14 @@ def test_images_that_were_moved(runs: Runs, skin: Path, tmp_path: Path) -> None:
     (copy / "run.json").write_text(json.dumps(kept))
     for name, suffix in EXACT.items():
         with pytest.raises(UserError, match="gone: the run's images are not there.*--data=PATH"):
-            export_file.export(copy, name, tmp_path / f"one{suffix}", Wish())
+            export_file.export(copy, name, tmp_path / f"one{suffix}", ExportOptions())
     assert not list(tmp_path.glob("*one*"))
-    export_file.export(copy, "onnx", tmp_path / "one.onnx", Wish(data=str(skin)))
+    export_file.export(copy, "onnx", tmp_path / "one.onnx", ExportOptions(data=str(skin)))
     others = tmp_path / "others"
     for name in kept["data"]["classes"]:
         put(others / name / "p1" / f"{name}.png")
     with pytest.raises(UserError, match="holds no test images of .*--data=PATH"):
-        export_file.export(copy, "onnx", tmp_path / "two.onnx", Wish(data=str(others)))
+        export_file.export(copy, "onnx", tmp_path / "two.onnx", ExportOptions(data=str(others)))
 
 
 def test_zip_that_is_none(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from small_runs import one_stage_config
 from sscjax.data import image_io
 from sscjax.experiments import single_run, summarize
 from sscjax.export import write as export_file
-from sscjax.export.verify import Wish
+from sscjax.export.verify import ExportOptions
 from sscjax.inference import classifier, explanations
-from sscjax.inference.answers import Answers
+from sscjax.inference.outputs import Outputs
 from sscjax.reports import html
 
 pytestmark = pytest.mark.slow
@@ -54,9 +54,9 @@ def test_real_tiles(real_run: Path, tmp_path: Path) -> None:
     """Sizes, and 200 tiles answered alike by every runtime."""
     for name, suffix in (("onnx", ".onnx"), ("stablehlo", ".zip")):
         out = tmp_path / f"skin{suffix}"
-        export_file.export(real_run, name, out, Wish())
+        export_file.export(real_run, name, out, ExportOptions())
         kept = json.loads(out.with_name(f"{out.name}.json").read_text("utf-8"))
-        assert kept["check"]["images"] == 200 and kept["check"]["answers_changed"] == 0
+        assert kept["check"]["images"] == 200 and kept["check"]["decisions_changed"] == 0
         assert out.stat().st_size < 10e6
 
 
@@ -69,15 +69,15 @@ def test_real_tiles_on_the_page(
     network = classifier.open_run(real_run)
     pixels = np.stack([image_io.read_image(tile, 128) for tile in tiles])
     batches = [pixels[start : start + 32] for start in range(0, 200, 32)]
-    expected = Answers.join(list(network.answer(batches))).probabilities
-    export_file.export(real_run, "web", tmp_path / "page", Wish(ort_web=runtime))
+    expected = Outputs.join(list(network.outputs(batches))).probabilities
+    export_file.export(real_run, "web", tmp_path / "page", ExportOptions(ort_web=runtime))
     opened = open_page(browser, tmp_path / "page")
     opened.give(*tiles)
     rows = opened.table()
     assert [row["file"] for row in rows] == [tile.name for tile in tiles]
     page_said = [[float(row[f"p_{name}"]) for name in network.columns] for row in rows]
     assert np.abs(np.array(page_said) - expected).max() < 2e-5
-    assert len({row["answer"] for row in rows}) >= 3
+    assert len({row["decision"] for row in rows}) >= 3
     assert opened.said == []
     opened.close()
 

@@ -30,9 +30,9 @@ from sscjax.data import image_io, inputs
 from sscjax.errors import UserError
 from sscjax.export import ort_web, web
 from sscjax.export import write as export_file
-from sscjax.export.verify import Wish
+from sscjax.export.verify import ExportOptions
 from sscjax.inference import classifier, decisions
-from sscjax.inference.answers import Answers, Rules
+from sscjax.inference.outputs import Outputs, Rules
 from sscjax.reports import overlays
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
@@ -67,7 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, run: Path, runtime: Path) -> Path:
     place = tmp_path_factory.mktemp("page") / "page"
-    said = export_file.export(run, "web", place, Wish(ort_web=runtime))
+    said = export_file.export(run, "web", place, ExportOptions(ort_web=runtime))
     assert "0 answers are others" in said and "python -m http.server" in said
     return place
 
@@ -97,11 +97,11 @@ def test_answers_as_the_run(opened: Opened, run: Path, tiles: list[Path]) -> Non
     opened.give(*tiles)
     rows = opened.table()
     network = classifier.open_run(run)
-    expected = Answers.join(
-        list(network.answer(image_io.read_image(tile, SIZE)[None] for tile in tiles))
+    expected = Outputs.join(
+        list(network.outputs(image_io.read_image(tile, SIZE)[None] for tile in tiles))
     )
     some = [inputs.Asked(tile, tile.name, tile.name) for tile in tiles]
-    judged = decisions.judge(
+    judged = decisions.decide(
         some, expected, network.rules, len(network.classes), network.detector.threshold
     )
     like = list(
@@ -123,7 +123,7 @@ def test_one_patient(opened: Opened, run: Path, tiles: list[Path]) -> None:
     opened.give(*tiles[:5])
     network = classifier.open_run(run)
     pixels = np.stack([image_io.read_image(tile, SIZE) for tile in tiles[:5]])
-    found = Answers.join(list(network.answer([pixels]))).probabilities.mean(0)
+    found = Outputs.join(list(network.outputs([pixels]))).probabilities.mean(0)
     card = opened.page.locator("#together")
     assert "5 images are of one patient" in card.inner_text()
     for name, share in zip(network.columns, found, strict=True):
@@ -161,7 +161,7 @@ RULES = Rules(
     threshold_rule="",
     positive="late or early",
     negative="normal",
-    least_confidence=0.5,
+    confidence_threshold=0.5,
     abstention_rule="",
 )
 COLUMNS = ["normal", "early", "late", "none"]
@@ -169,7 +169,7 @@ ABOUT = {
     "columns": COLUMNS,
     "classes": COLUMNS[:3],
     "threshold": {"value": 0.6},
-    "least_confidence": {"value": 0.5},
+    "confidence_threshold": {"value": 0.5},
     "distance": {"limit": 1.2},
 }
 
@@ -179,7 +179,7 @@ def test_rules_are_those_of_predict(modules: Any) -> None:
     shares = rng.dirichlet(np.full(4, 0.7), 60)
     distances = rng.uniform(0.5, 1.6, 60)
     some = [inputs.Asked(Path(), f"{k}", "one" if k < 20 else "two") for k in range(60)]
-    judged = decisions.judge(some, Answers(shares, distances), RULES, 3, 1.2)
+    judged = decisions.decide(some, Outputs(shares, distances), RULES, 3, 1.2)
     found = modules.evaluate(
         """async ([about, shares, distances]) => {
           const { judge, together } = await import("./rules.js");
@@ -191,10 +191,10 @@ def test_rules_are_those_of_predict(modules: Any) -> None:
     subjects = decisions.by_subject(judged, RULES, 3)
     wanted = [*decisions.as_rows(judged, COLUMNS, "image")]
     wanted += decisions.as_rows(subjects, COLUMNS, "subject")
-    assert {one["answer"] for one in found[:60]} == {"unsure", "foreign", *COLUMNS}
+    assert {one["decision"] for one in found[:60]} == {"abstain", "out_of_distribution", *COLUMNS}
     for one, other in zip(found, wanted, strict=True):
-        assert one["answer"] == other["answer"]
-        assert (one["positive"], one["unsure"]) == (other["positive"], other["unsure"])
+        assert one["decision"] == other["decision"]
+        assert (one["positive"], one["abstain"]) == (other["positive"], other["abstain"])
         assert one["score"] == pytest.approx(other["disease_score"])
         assert one["distance"] == pytest.approx(other["distance"])
 
@@ -211,7 +211,7 @@ def test_names_in_the_table_are_text(modules: Any) -> None:
     )
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert [row["file"] for row in rows] == ["'=1+1.png", *names[1:3], "'+49.jpg", *names[4:]]
-    assert rows[0]["answer"] == "late" and rows[0]["p_late"] == "0.6"
+    assert rows[0]["decision"] == "late" and rows[0]["p_late"] == "0.6"
 
 
 # ---- images as Pillow reads them ----------------------------------------------------------------
@@ -550,7 +550,7 @@ def test_a_network_without_maps(
     browser: Any, runtime: Path, tmp_path: Path, tiles: list[Path]
 ) -> None:
     run = finished_run(tmp_path / "run", write_folder(tmp_path / "skin"), "cnn")
-    export_file.export(run, "web", tmp_path / "page", Wish(ort_web=runtime))
+    export_file.export(run, "web", tmp_path / "page", ExportOptions(ort_web=runtime))
     found = open_page(browser, tmp_path / "page")
     found.give(tiles[0])
     assert len(found.table()) == 1
@@ -686,7 +686,7 @@ def test_a_wrong_download_is_not_kept(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_the_runtime_goes_with_the_page_alone(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--ort-web goes with --format=web, not with onnx"):
-        export_file.export(run, "onnx", tmp_path / "a.onnx", Wish(ort_web=tmp_path))
+        export_file.export(run, "onnx", tmp_path / "a.onnx", ExportOptions(ort_web=tmp_path))
     with pytest.raises(UserError, match="holds no ort.wasm"):
-        export_file.export(run, "web", tmp_path / "page", Wish(ort_web=tmp_path))
+        export_file.export(run, "web", tmp_path / "page", ExportOptions(ort_web=tmp_path))
     assert not (tmp_path / "page").exists()

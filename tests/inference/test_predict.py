@@ -23,7 +23,7 @@ from sscjax.errors import UserError
 from sscjax.evaluation import predictions
 from sscjax.inference import classifier, decisions, slides
 from sscjax.inference import predict as inference_predict
-from sscjax.inference.answers import Answers, Rules
+from sscjax.inference.outputs import Outputs, Rules
 from sscjax.system import terminal
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -79,9 +79,9 @@ def test_answers_are_those_of_the_run(
 def test_order_and_batches_change_nothing(run: Path, images: Path) -> None:
     opened = classifier.open_run(run)
     found = inputs.find(images, opened.classes)
-    whole, _ = inference_predict.ask(opened, found)
-    backwards, _ = inference_predict.ask(opened, found[::-1])
-    alone, _ = inference_predict.ask(opened, found[5:6])
+    whole, _ = inference_predict.predict_images(opened, found)
+    backwards, _ = inference_predict.predict_images(opened, found[::-1])
+    alone, _ = inference_predict.predict_images(opened, found[5:6])
     np.testing.assert_allclose(whole.probabilities, backwards.probabilities[::-1], atol=1e-6)
     np.testing.assert_allclose(whole.probabilities[5:6], alone.probabilities, atol=1e-6)
 
@@ -103,7 +103,7 @@ def test_known_labels_are_compared(
     kept = json.loads((run / "metrics.json").read_text("utf-8"))
     assert truth["intervals"]["image"]["accuracy"] == kept["test_intervals"]["image"]["accuracy"]
     said = capsys.readouterr().out
-    assert f"{found['trained_on']} of 36 images are files that this run was trained on" in said
+    assert f"trained on, or chosen by, {found['trained_on']} of the 36 images" in said
     assert inference_predict.RESEARCH_ONLY in said and "accuracy" in said
 
 
@@ -127,7 +127,7 @@ def test_csv_holds_what_json_holds(run: Path, images: Path, tmp_path: Path) -> N
             table = list(csv.DictReader(file))
         assert len(table) == len(rows)
         for line, row in zip(table, rows, strict=True):
-            assert line["answer"] == row["answer"] and line["subject"] == row["subject"]
+            assert line["decision"] == row["decision"] and line["subject"] == row["subject"]
             for key, value in row["probabilities"].items():
                 assert float(line[f"p_{key}"]) == value
 
@@ -144,35 +144,46 @@ def test_rules_by_hand() -> None:
     distances = np.array([1.0, 1.0, 3.0, 2.0, 1.0])
     some = [Asked(Path(f"{k}.png"), f"{k}.png", f"s{k // 3}") for k in range(5)]
     columns = ("normal", "early", "late")
-    judged = decisions.judge(some, Answers(probabilities, distances), RULES, 3, 2.0)
+    judged = decisions.decide(some, Outputs(probabilities, distances), RULES, 3, 2.0)
     # A distance at the limit is not above it; 0.5 reaches the threshold of disease.
-    assert judged.answer(columns) == ["normal", "unsure", "foreign", "late", "unsure"]
+    assert judged.outcomes(columns) == [
+        "normal",
+        "abstain",
+        "out_of_distribution",
+        "late",
+        "abstain",
+    ]
     assert judged.positive.tolist() == [False, True, True, True, True]
     np.testing.assert_allclose(judged.scores, [0.3, 0.55, 0.9, 0.9, 0.5])
     subjects = decisions.by_subject(judged, RULES, 3)
     assert subjects.names.tolist() == ["s0", "s1"] and subjects.images.tolist() == [3, 2]
     np.testing.assert_allclose(subjects.probabilities[0], [1.25 / 3, 1.3 / 3, 0.45 / 3])
-    # One of three images is foreign: not most of them. The mean is below 60 %.
-    assert subjects.answer(columns) == ["unsure", "unsure"]
-    always = dataclasses.replace(RULES, least_confidence=None)
-    assert decisions.by_subject(judged, always, 3).answer(columns) == ["early", "late"]
-    most = dataclasses.replace(judged, foreign=np.array([True, True, False, True, False]))
+    # One of three images is out-of-distribution: not most of them. The mean is below 60 %.
+    assert subjects.outcomes(columns) == ["abstain", "abstain"]
+    always = dataclasses.replace(RULES, confidence_threshold=None)
+    assert decisions.by_subject(judged, always, 3).outcomes(columns) == ["early", "late"]
+    most = dataclasses.replace(
+        judged, out_of_distribution=np.array([True, True, False, True, False])
+    )
     # Two of three, and one of two, which is not most.
-    assert decisions.by_subject(most, always, 3).answer(columns) == ["foreign", "late"]
+    assert decisions.by_subject(most, always, 3).outcomes(columns) == [
+        "out_of_distribution",
+        "late",
+    ]
 
 
 def test_unused_outputs_do_not_count_as_disease() -> None:
-    answer = Answers(np.array([[0.3, 0.3, 0.4]]), np.array([1.0]))
-    judged = decisions.judge([Asked(Path("a"), "a", "a")], answer, RULES, 2, 2.0)
+    answer = Outputs(np.array([[0.3, 0.3, 0.4]]), np.array([1.0]))
+    judged = decisions.decide([Asked(Path("a"), "a", "a")], answer, RULES, 2, 2.0)
     assert judged.scores.tolist() == pytest.approx([0.5])
 
 
 def test_long_tables_are_cut() -> None:
     count = decisions.MOST_ROWS + 3
     some = [Asked(Path(f"{k}"), f"{k}\x1b[2J.png", f"{k}") for k in range(count)]
-    found = Answers(np.tile([[0.7, 0.3]], (count, 1)), np.ones(count))
-    judged = decisions.judge(some, found, RULES, 2, 2.0)
-    text = decisions.table(judged, ("a", "b"), "image", "images.csv")
+    found = Outputs(np.tile([[0.7, 0.3]], (count, 1)), np.ones(count))
+    judged = decisions.decide(some, found, RULES, 2, 2.0)
+    text = decisions.table_text(judged, ("a", "b"), "image", "images.csv")
     assert text.endswith("... and 3 more in images.csv") and "\x1b" not in text
 
 

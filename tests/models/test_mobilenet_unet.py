@@ -20,7 +20,7 @@ from sscjax.errors import UserError
 from sscjax.experiments import data_from_config, single_run, summarize
 from sscjax.export import graph, graph_jax
 from sscjax.inference import classifier, explanations
-from sscjax.inference.answers import Answers
+from sscjax.inference.outputs import Outputs
 from sscjax.models import MASK, MobileNetV2, mobilenet_unet, mobilenet_v2
 from sscjax.models.mobilenet_unet import MobileNetUNet
 from sscjax.models.pretrained.load import Loaded
@@ -219,7 +219,7 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert moved == new & set(ours)
     assert isinstance(opened.model, MobileNetUNet)
     images = data_from_config.load_images(config)[0].images
-    answers = Answers.join(opened.answer([images[:32], images[32:]]))
+    answers = Outputs.join(opened.outputs([images[:32], images[32:]]))
     assert np.isfinite(answers.probabilities).all() and len(answers.distances) == 48
     # Frozen for export it answers alike.
     whole, some = graph.freeze(opened), np.asarray(images[:8])
@@ -233,7 +233,7 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = dataclasses.replace(opened, program=dataclasses.replace(opened.program, model=model))
     whole = graph.freeze(other)
     plain = jax.jit(lambda pixels: graph_jax.outputs(whole, pixels))(some)
-    [expected] = other.answer([some])
+    [expected] = other.outputs([some])
     np.testing.assert_allclose(plain["probabilities"], expected.probabilities, atol=2e-5)
     assert expected.masks is not None
     assert (np.asarray(plain["masks"]) != expected.masks).mean() < 1e-3

@@ -19,7 +19,7 @@ from sscjax.errors import UserError
 from sscjax.evaluation import predictions
 from sscjax.experiments import data_from_config, run_stages, single_run, summarize
 from sscjax.inference import classifier
-from sscjax.inference.answers import Answers
+from sscjax.inference.outputs import Outputs
 from sscjax.reports import html
 from sscjax.reports.html import run_data as page_folder
 from sscjax.reports.html import sections
@@ -192,7 +192,7 @@ def test_a_run_fitted_by_lbfgs(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     image_set, _ = data_from_config.load_images(config)
     table = predictions.Predictions.read_csv(tmp_path / "one/predictions.csv")
     assert table.files.tolist() == image_set.files.tolist()
-    found = Answers.join(opened.answer([image_set.images[:32], image_set.images[32:]]))
+    found = Outputs.join(opened.outputs([image_set.images[:32], image_set.images[32:]]))
     np.testing.assert_allclose(found.probabilities, table.probabilities, atol=1e-6)
 
 

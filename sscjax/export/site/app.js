@@ -100,7 +100,7 @@ function describe() {
 }
 
 function facts() {
-  const { threshold, least_confidence: least, distance, run, network, preparation } = about;
+  const { threshold, confidence_threshold: least, distance, run, network, preparation } = about;
   const weights = run.weights.name ?? run.weights.kind;
   return [
     ["Probabilities", `calibrated on validation images (temperature ${about.temperature.toFixed(2)})`],

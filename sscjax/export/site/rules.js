@@ -16,7 +16,7 @@ export function judge(about, probabilities, distance, foreign = distance > about
   if (best < 0 || Number.isNaN(distance)) throw new Error("the network gave no number");
   const used = probabilities.slice(0, about.classes.length);
   const score = total(used.slice(1)) / total(used);
-  const least = about.least_confidence.value;
+  const least = about.confidence_threshold.value;
   const unsure = least !== null && probabilities[best] < least;
   const answer = foreign ? FOREIGN : unsure ? UNSURE : about.columns[best];
   const positive = score >= about.threshold.value;

@@ -1,4 +1,4 @@
-"""What a network says of images, and the rules by which a class is made of it."""
+"""What a network gives for images, and the rules by which decisions are made of it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Rules:
       temperature: the logits are divided by it.
       threshold: a probability of disease from here on is called positive; disease is every class
         but the first.
-      positive, negative: what the two answers are called.
+      positive, negative: names of the two results of that threshold.
       threshold_rule: how the threshold was chosen, for people.
-      least_confidence: below it no answer is given; None where no such limit could be chosen.
+      confidence_threshold: 0 to 1; below it the classifier abstains; None: none could be chosen.
       abstention_rule: how that was chosen, for people.
     """
 
@@ -30,17 +30,17 @@ class Rules:
     positive: str
     negative: str
     threshold_rule: str
-    least_confidence: float | None
+    confidence_threshold: float | None
     abstention_rule: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Answers:
-    """What a network says of N images.
+class Outputs:
+    """What a network gives for N images.
 
     Attributes:
       probabilities: [N,C] float64, calibrated, rows sum to 1; a column for each of `columns`.
-      distances: [N] float64, how unlike the training images each is; about 1 is like them.
+      distances: [N] float64, 0 or more, see `ood.Detector`; about 1 is like the training images.
       masks: [N,image_size,image_size] uint8, the most probable mask class of each pixel; None of a
         network without masks.
     """
@@ -50,12 +50,12 @@ class Answers:
     masks: np.ndarray | None = None
 
     @classmethod
-    def join(cls, parts: Iterable[Answers]) -> Answers:
+    def join(cls, parts: Iterable[Outputs]) -> Outputs:
         """Several as one, in their order."""
-        found = list(parts)
-        masks = [one.masks for one in found if one.masks is not None]
+        joined = list(parts)
+        masks = [part.masks for part in joined if part.masks is not None]
         return cls(
-            np.concatenate([one.probabilities for one in found]),
-            np.concatenate([one.distances for one in found]),
+            np.concatenate([part.probabilities for part in joined]),
+            np.concatenate([part.distances for part in joined]),
             np.concatenate(masks) if masks else None,
         )
