@@ -80,8 +80,8 @@ def fit_to_weights(stages: list[Stage], network: Network, learning_rate: float) 
         if network.weights.fallback:
             _LOG.warning(
                 "BUNDLED WEIGHTS: no ImageNet weights are available, so the network starts from "
-                "the backbone that this package trained on drawn textures. It does better than random "
-                "weights and worse than ImageNet's (docs/bundled_backbone.md)."
+                "the backbone that this package trained on drawn textures. It does better than "
+                "random weights and worse than ImageNet's (docs/bundled_backbone.md)."
             )
         _LOG.info("weights: %s, sha256 %s", network.weights.name, network.weights.sha256[:16])
         return stages

@@ -475,7 +475,7 @@ def test_an_unfinished_protocol_is_not_asked(kfold: Path, tmp_path: Path) -> Non
 
 def test_most_models_tell_the_mask() -> None:
     told = np.random.default_rng(0).integers(0, 4, (5, 2, 6, 6)).astype(np.uint8)
-    found = ensemble._most_told(told, 4)
+    found = ensemble._most_predicted(told, 4)
     for place in np.ndindex(2, 6, 6):
         values = [int(one[place]) for one in told]
         most = max(values.count(label) for label in range(4))

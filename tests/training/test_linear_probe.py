@@ -97,7 +97,7 @@ def test_weights_of_images_equal_repeating_them() -> None:
     # The same standardisation: what differs is how often an image is counted.
     repeated._mean, repeated._scale = weighted._mean, weighted._scale
     x = (data.features[rows] - weighted._mean) / weighted._scale
-    repeated._held = (x, x.T.copy(), repeated._held[2])
+    repeated._arrays = (x, x.T.copy(), repeated._arrays[2])
     first, _ = weighted.minimise(1e-2, 1.0 + twice)
     second, _ = repeated.minimise(1e-2)
     np.testing.assert_allclose(first, second, atol=2e-3 * np.abs(second).max())
