@@ -228,6 +228,7 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nobody listens
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_network", "quick_compiler")
 def test_run_without_network_falls_back_loudly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
