@@ -103,7 +103,7 @@ def test_code_changes_with_the_sources(tmp_path: Path, monkeypatch: pytest.Monke
     assert copied["source_sha256"] == before["source_sha256"]
     assert copied["git_commit"] is None and copied["git_dirty"] is None
     # Line ends and configs are no other code; a number in a source is.
-    path = package / "optim.py"
+    path = package / "training" / "optimizers.py"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     (package / "configs").mkdir()
     (package / "configs" / "mine.py").write_text("x = 1\n", encoding="utf-8")
