@@ -105,7 +105,6 @@ def test_code_changes_with_the_sources(tmp_path: Path, monkeypatch: pytest.Monke
     # Line ends and configs are no other code; a number in a source is.
     path = package / "training" / "optimizers.py"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    (package / "configs").mkdir()
     (package / "configs" / "mine.py").write_text("x = 1\n", encoding="utf-8")
     assert provenance.code() == copied
     path.write_bytes(path.read_bytes() + b"x = 1\n")
