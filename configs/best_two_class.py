@@ -1,4 +1,4 @@
-"""Normal against systemic sclerosis by the recipe that did best on patients never seen."""
+"""Normal against systemic sclerosis by the recipe that did best on unseen patients."""
 
 from ml_collections import ConfigDict
 

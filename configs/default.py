@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 def stage() -> ConfigDict:
     """One stage of training; `config.stages.NAME` is such a block."""
     config = ConfigDict()
-    # Passes over the training images; with 'lbfgs' at most so many.
+    # Passes over the training images; with 'lbfgs' the most iterations.
     config.epochs = 10
     # 'head': the classifier alone. 'all': every layer but the first `freeze_first`.
     config.trainable = "all"
@@ -18,7 +18,7 @@ def stage() -> ConfigDict:
     # averages, the paper's figure. Keras' own `base.layers[:10]` begins with the InputLayer and
     # freezes a layer less, 37,472 parameters: that is 9 here.
     config.freeze_first = 0
-    # Augment anew at every step instead of training on copies; the outputs of the frozen layers
+    # Augment again at every step instead of training on copies; the outputs of the frozen layers
     # can then not be computed once.
     config.online_augment = False
     # What BatchNorm of the trained layers normalises by: 'running' averages (pre-trained
@@ -26,8 +26,8 @@ def stage() -> ConfigDict:
     config.batch_norm = "running"
     # 'adam', 'adamw' (both in Keras' form, as the paper was trained: its epsilon 1e-7 stands beside
     # the uncorrected root of the second moment) or 'sgd' (Nesterov momentum 0.9). 'lbfgs', for
-    # trainable='head', solves for the classifier with the smallest loss on the features of the
-    # frozen network; of the fields below it uses `l2` alone.
+    # trainable='head': L2-regularised logistic regression on the features of the frozen network,
+    # fitted to convergence; of the fields below it uses `l2` alone.
     config.optimizer = "adam"
     # Learning rate at its highest.
     config.learning_rate = 1e-3
@@ -73,8 +73,8 @@ def get_config() -> ConfigDict:
     config.cv.search = ("stages.finetune.learning_rate=3e-5,1e-4,3e-4",)
 
     # Images and subjects have numbers (`image 0001`, in the order of their names) in all that the
-    # run and its predictions write or say, and where the images lie is nowhere; only a mistake that
-    # stops the run names the file to be mended.
+    # run and its predictions write or log, and the folder of the images is named nowhere; only an
+    # error that stops the run names the file to be fixed.
     config.private = False
 
     config.data = ConfigDict()
@@ -104,7 +104,7 @@ def get_config() -> ConfigDict:
     config.data.storage = "direct"
     # Images that take more than this, 20,000 at 128x128 pixels, are not held in memory: decoded
     # once, they are kept in the cache folder and read from there as they are needed. Augmented
-    # copies that take more are made anew each time they are needed.
+    # copies that take more are computed each time they are needed.
     config.data.max_megabytes = 1000
     # Seed of images that are made before any split: the synthetic set, and copies by
     # `augment.counts_before_split`; -1 takes `config.seed`.
@@ -140,16 +140,16 @@ def get_config() -> ConfigDict:
     config.split.outer_folds = 0
     config.split.outer_fold = 0
 
-    # Before training the images are looked at for leaks: copies of an image, or a subject, in two
+    # Before training the images are checked for leaks: copies of an image, or a subject, in two
     # splits, one image under two labels, and more (`sscjax.data.audit.checks`).
     config.audit = ConfigDict()
     # 'stop' refuses to train where something leaks; 'report' trains, and the report's first line
-    # says so. A split by image is taken for the wish to have its leaks reported.
+    # says so. A split by image always reports.
     config.audit.on_leakage = "stop"
 
     config.augment = ConfigDict()
     # Augmented copies of each training image, made after the split, for the stages that do not
-    # augment on line.
+    # augment online.
     config.augment.copies = 2
     # Images per class after augmentation, made BEFORE the split, as the paper did:
     # 'normal:1041,early:423'. Leaks copies across splits; empty: off.
@@ -195,9 +195,9 @@ def get_config() -> ConfigDict:
     # trained on drawn textures; alpha 1.0), a path to a .h5, .weights.h5, .safetensors or .pth
     # file, or 'none' for random ones.
     config.pretrained = "imagenet"
-    # What to do where 'imagenet' can be had neither from the cache nor by download: 'bundled' goes
-    # on with that backbone and says so (where alpha is not 1.0, as 'random'); 'random' goes on with
-    # random weights, trains BatchNorm on the batch and says so; 'error' stops.
+    # What to do where 'imagenet' is not in the cache and cannot be downloaded: 'bundled' takes that
+    # backbone and says so (where alpha is not 1.0, as 'random'); 'random' takes random weights,
+    # trains BatchNorm on the batch and says so; 'error' stops.
     config.pretrained_fallback = "bundled"
     # What a network from random weights needs instead of what fine-tuning needs.
     config.scratch = ConfigDict()
@@ -212,12 +212,12 @@ def get_config() -> ConfigDict:
     config.loss.label_smoothing = 0.0
     # 'balanced' weighs classes by the inverse of their training images; 'none'.
     config.loss.class_weights = "balanced"
-    # Weight of the classes' loss; 0 trains the masks alone, and the classes stay guesses.
+    # Weight of the classes' loss; 0 trains the masks alone, and the predicted classes are random.
     config.loss.classification = 1.0
     # Weight of the masks' cross-entropy beside it; 0 trains without masks. Only 'fd_unet' and
     # 'mobilenet_unet' have a head for masks; images without one train the classifier alone.
     config.loss.segmentation = 0.0
-    # Weight, within that, of the masks' soft Dice loss: it gives small structures the same say as
+    # Weight, within that, of the masks' soft Dice loss: it weighs small structures as much as
     # large ones, and is what is measured in the end.
     config.loss.dice = 0.0
     # What a pixel weighs in the cross-entropy: 'root' of the inverse of its class's share of the
@@ -228,7 +228,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 32
     # Images that go through the network at a time within a step, to stay in the processor's
     # cache; `batch_size` takes the whole batch. The last bits of a result depend on it. A run that
-    # was killed for want of memory can be resumed with a smaller number that divides the first.
+    # was killed for lack of memory can be resumed with a smaller number that divides the first.
     config.micro_batch = 8
 
     config.select = ConfigDict()
@@ -239,7 +239,7 @@ def get_config() -> ConfigDict:
     config.select.stage = "best"
 
     # What is done with the probabilities of the finished network. A finished run whose block has
-    # changed makes its figures anew and trains nothing; choose before you look at the test images.
+    # changed computes its figures again without training. Choose before looking at the test images.
     config.calibration = ConfigDict()
     # Divide the logits by one number fitted on the validation images, so that of images with 80 %
     # about four in five are right. False leaves the probabilities as the network gives them.
@@ -252,7 +252,7 @@ def get_config() -> ConfigDict:
     # sensitivity + specificity on validation, 'sensitivity' at least the sensitivity below.
     config.calibration.threshold = "youden"
     config.calibration.sensitivity = 0.95
-    # Accuracy on validation of the images that are sure enough to be answered.
+    # Accuracy on validation of the images that are classified; on the others the model abstains.
     config.calibration.target_accuracy = 0.9
     # Share of images like the validation images that may be flagged as unlike the training images.
     config.calibration.outlier_rate = 0.05
@@ -303,7 +303,7 @@ def as_unet(config: ConfigDict, name: str, epochs: int) -> ConfigDict:
     config.model.unet_growth = 2
     config.data.image_size = 64
     config = _from_scratch(config, name, epochs)
-    # The only stage augments on line.
+    # The only stage augments online.
     config.augment.copies = 0
     config.stages.train.online_augment = True
     # Small batches, for the sake of more steps: what it learns of small structures comes late.

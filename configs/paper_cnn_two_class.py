@@ -10,7 +10,7 @@ from sscjax.configs import default, paper_two_class
 
 
 def get_config() -> ConfigDict:
-    """The protocol of study 1, with one stage that trains everything."""
+    """The design of study 1, with one stage that trains everything."""
     config = default.as_cnn(paper_two_class.get_config(), "paper_cnn_two_class", epochs=120)
     # One output per class: the text has a softmax.
     config.model.outputs = 0

@@ -13,7 +13,7 @@ from sscjax.configs import three_class
 
 
 def get_config() -> ConfigDict:
-    """The protocol of study 2."""
+    """The design of study 2."""
     config = three_class.get_config()
     config.name = "paper_three_class"
     config.split.by = "image"

@@ -13,7 +13,7 @@ from sscjax.configs import two_class
 
 
 def get_config() -> ConfigDict:
-    """The protocol of study 1."""
+    """The design of study 1."""
     config = two_class.get_config()
     config.name = "paper_two_class"
     config.split.by = "image"

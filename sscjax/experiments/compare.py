@@ -1,6 +1,6 @@
 """Compare runs on the same images: `sscjax compare RUN_A RUN_B ...`.
 
-A RUN is the folder of a run, of one of its stages (RUN/stages/NAME) or of a protocol, or a
+A RUN is the folder of a run, of one of its stages (RUN/stages/NAME) or of a cross-validation, or a
 predictions.csv. The paper's own comparison of its two networks stands first.
 """
 
@@ -49,7 +49,7 @@ class Run:
 
 
 def read_run(path: Path, split: str) -> Run:
-    """Read the predictions of a run, a stage or a protocol, of whose repeats the first counts.
+    """Read the predictions of a run, a stage, or the first repeat of a cross-validation.
 
     Raises:
       UserError: there are none, or none of this split, or an image is predicted twice.
@@ -94,7 +94,7 @@ def _is_ordered(folder: Path) -> bool:
 
 
 def _hashes(folder: Path) -> dict[str, tuple[str, str]]:
-    """By the run's manifest; all folds of a protocol have the same images."""
+    """By the run's manifest; all folds of a cross-validation have the same images."""
     own = run_dir.RunDir(folder)
     for run in (own, *own.folds(run_dir.MANIFEST)):
         if run.has(run_dir.MANIFEST):

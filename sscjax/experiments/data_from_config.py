@@ -1,4 +1,4 @@
-"""From a config to the images of a run: found, split, copied."""
+"""From a config to the images of a run: loaded, split, augmented."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def parse_pairs(text: str, separator: str, field: str) -> dict[str, str]:
     Raises:
       UserError: a part without the separator, or a name twice.
     """
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, sign, value = (piece.strip() for piece in part.rpartition(separator))
-        if not sign or not name or not value or name in found:
+        if not sign or not name or not value or name in pairs:
             raise UserError(
                 f"config.{field}: found {part!r}, expected distinct NAME{separator}VALUE parts "
                 "with commas between them"
             )
-        found[name] = value
-    return found
+        pairs[name] = value
+    return pairs
 
 
 def _parse_counts(text: str, field: str) -> dict[str, tuple[int, ...]]:
@@ -136,10 +136,10 @@ def _with_mask_classes(config: ConfigDict, image_set: ImageSet, synthetic: bool)
         maps = image_set.masks[part]
         unknown = (maps >= len(names)) & (maps != IGNORE)
         if unknown.any():
-            place = int(np.flatnonzero(unknown.any(axis=(1, 2)))[0])
+            first = int(np.flatnonzero(unknown.any(axis=(1, 2)))[0])
             raise UserError(
-                f"{image_set.files[part.start + place]}: its mask has the value "
-                f"{maps[place][unknown[place]][0]}, and config.data.mask_classes names "
+                f"{image_set.files[part.start + first]}: its mask has the value "
+                f"{maps[first][unknown[first]][0]}, and config.data.mask_classes names "
                 f"{len(names)} (0 to {len(names) - 1}; {IGNORE} is ignored); correct one of them"
             )
     return dataclasses.replace(image_set, mask_classes=names)
@@ -191,7 +191,7 @@ def split_seed(config: ConfigDict) -> int:
 def split_images(
     config: ConfigDict, image_set: ImageSet, synthetic: bool, made: np.ndarray | None = None
 ) -> Images:
-    """Split the set and add the augmented copies, in the order that the config asks for.
+    """Split the set and add the augmented copies, in the order that the config sets.
 
     Args:
       config: of a run.
@@ -200,31 +200,31 @@ def split_images(
       made: [N] str, their splits, where the caller has made them; without test images there are no
         figures of any.
     """
-    found = made
-    if found is None:
+    assigned = made
+    if assigned is None:
         image_set = without_outer_fold(config, copies_before_split(config, image_set))
-        found = make_splits(config, image_set)
-    refuse_unmasked(config, image_set, found)
-    training = image_set.take(np.flatnonzero(found == "train"))
+        assigned = make_splits(config, image_set)
+    refuse_unmasked(config, image_set, assigned)
+    training = image_set.take(np.flatnonzero(assigned == "train"))
     how = changes(config)
     training = augment.augmented_copies(training, config.augment.copies, config.seed, how)
-    for some in (image_set, training):
-        augment.hold_copies(some, _max_bytes(config))
+    for images in (image_set, training):
+        augment.hold_copies(images, _max_bytes(config))
     ordered = is_ordered(config, image_set, synthetic)
-    return Images(image_set, found, training, synthetic, config.split.by, ordered)
+    return Images(image_set, assigned, training, synthetic, config.split.by, ordered)
 
 
-def refuse_unmasked(config: ConfigDict, image_set: ImageSet, found: np.ndarray) -> None:
+def refuse_unmasked(config: ConfigDict, image_set: ImageSet, assigned: np.ndarray) -> None:
     """Raise a UserError where validation masks are to choose the epoch, and there are none.
 
     Args:
       config: of the run.
       image_set: its images.
-      found: [N] the split of each.
+      assigned: [N] the split of each.
     """
     if config.select.metric != MASK_METRIC or not config.loss.segmentation:
         return
-    if not len(with_masks(image_set, np.flatnonzero(found == "val"))):
+    if not len(with_masks(image_set, np.flatnonzero(assigned == "val"))):
         raise UserError(
             f"config.select.metric={MASK_METRIC}, and no validation image has a mask: set another "
             "metric, or enlarge the validation split"
@@ -232,14 +232,14 @@ def refuse_unmasked(config: ConfigDict, image_set: ImageSet, found: np.ndarray) 
 
 
 def copies_before_split(config: ConfigDict, image_set: ImageSet) -> ImageSet:
-    """The images that are split: with augmented copies among them where the config wants these."""
+    """The images that are split: with augmented copies among them where the config sets these."""
     before = _parse_counts(config.augment.counts_before_split, "augment.counts_before_split")
     if not before:
         return image_set
     if config.split.by != "image":
         raise UserError(
             "config.augment.counts_before_split puts copies of one image into several splits; "
-            "set config.split.by=image to have the paper's protocol, or empty the field"
+            "set config.split.by=image to repeat the paper's design, or empty the field"
         )
     single = {name: numbers[0] for name, numbers in before.items()}
     return augment.augment_to_counts(image_set, single, data_seed(config), changes(config))
@@ -247,37 +247,37 @@ def copies_before_split(config: ConfigDict, image_set: ImageSet) -> ImageSet:
 
 def without_outer_fold(config: ConfigDict, image_set: ImageSet) -> ImageSet:
     """The images that an inner fold of nested cross-validation may see; else all."""
-    wish = config.split
-    if not wish.outer_folds:
+    split = config.split
+    if not split.outer_folds:
         return image_set
-    found = splits.make_splits(
+    assigned = splits.make_splits(
         image_set,
-        by=wish.by,
-        fractions=(wish.train, wish.val, wish.test),
+        by=split.by,
+        fractions=(split.train, split.val, split.test),
         seed=split_seed(config),
-        folds=wish.outer_folds,
-        fold=wish.outer_fold,
+        folds=split.outer_folds,
+        fold=split.outer_fold,
     )
-    return image_set.take(np.flatnonzero(found != "test"))
+    return image_set.take(np.flatnonzero(assigned != "test"))
 
 
 def make_splits(config: ConfigDict, image_set: ImageSet) -> np.ndarray:
-    """[N] str of 'train', 'val', 'test', as the config wants them."""
-    wish = config.split
+    """[N] str of 'train', 'val', 'test', as the config sets them."""
+    split = config.split
     return splits.make_splits(
         image_set,
-        by=wish.by,
-        fractions=(wish.train, wish.val, wish.test),
+        by=split.by,
+        fractions=(split.train, split.val, split.test),
         seed=split_seed(config),
-        counts=_parse_counts(wish.counts, "split.counts") or None,
-        folds=wish.folds,
-        fold=wish.fold,
-        test_subject=wish.test_subject,
+        counts=_parse_counts(split.counts, "split.counts") or None,
+        folds=split.folds,
+        fold=split.fold,
+        test_subject=split.test_subject,
     )
 
 
 def is_ordered(config: ConfigDict, image_set: ImageSet, synthetic: bool) -> bool:
-    """Whether the classes stand in their order of severity; says so where nobody named them."""
+    """Whether the classes are in order of severity; warns where the config does not name them."""
     ordered = bool(config.data.ordered) and len(image_set.classes) > 2
     if ordered and not (synthetic or config.data.classes):
         ordered = False

@@ -173,7 +173,7 @@ def _function(
     @programs.jit
     def find(params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
         _, seen = program.captured(params, batch_stats, images, None, layers)
-        return jnp.concatenate([evaluate.pooled(seen[name]) for name in layers], axis=-1)
+        return jnp.concatenate([evaluate.spatial_mean(seen[name]) for name in layers], axis=-1)
 
     return find
 

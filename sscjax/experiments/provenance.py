@@ -1,7 +1,7 @@
 """A run's manifest: every image, the weights, and of each session the code and the machine.
 
-`run.json` says whether a run may go on; the manifest says, years later, what it was made of, image
-by image, so that `sscjax reproduce` can name what has changed since.
+`run.json` says whether a run may be resumed; the manifest says, years later, what it was made of,
+image by image, so that `sscjax reproduce` can name what has changed since.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def begin(
     originals: ImageSet,
     splits: np.ndarray,
 ) -> dict[str, Any]:
-    """Write the manifest of a run that begins or goes on, before it trains; see `end`.
+    """Write the manifest of a run that starts or resumes, before it trains; see `end`.
 
     Args:
       folder: the run's.
@@ -71,7 +71,7 @@ def begin(
         "images_sha256": digest(images),
         "images": images,
     }
-    # A run that was gone on with on another day may have met other code or another machine.
+    # A run that was resumed on another day may have met other code or another machine.
     session = {
         "command": shlex.join(_words(config)),
         "started": _now(),

@@ -1,11 +1,11 @@
-"""Run a finished run again, and say which figures are identical: `sscjax reproduce RUN`.
+"""Repeat a finished run and report which figures are identical: `sscjax reproduce RUN`.
 
 First everything that went into the run is compared with its manifest: each image, the weights, the
 code, the machine. Then it is trained again in a folder of its own, by the config and the
-micro-batch of its record, and each prediction and figure is compared. Of a protocol each fold is
-such a run.
+micro-batch of its record, and each prediction and figure is compared. Of a cross-validation each
+fold is such a run.
 
-Exit code 0: identical to the bit. 1: something differs. 2: a mistake that the user can mend.
+Exit code 0: identical to the bit. 1: something differs. 2: a mistake that the user can fix.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FIGURES = (run_dir.METRICS, run_dir.CALIBRATION)
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The runs that a folder stands for, relative to it: itself, or the folds of a protocol.
+    """The runs in a folder, relative to it: itself, or the folds of a cross-validation.
 
     Raises:
       UserError: the folder holds no finished run.
@@ -74,7 +74,7 @@ def changed_inputs(folder: Path, config: ConfigDict) -> list[str]:
     assert kept is not None
     root = manifest.root_of(config)
     if root is not None and not root.is_dir():
-        raise UserError(f"{root}: the images are not there; name their place now by --data=PATH")
+        raise UserError(f"{root}: the images are not there; name their folder by --data=PATH")
     # Before any image is decoded: one that is missing would stop that, and be the only one named.
     # A private run has numbers for them.
     found = (
@@ -166,21 +166,21 @@ def changed_surroundings(folder: Path) -> list[str]:
 
 
 def run_again(folder: Path, target: Path, config: ConfigDict) -> None:
-    """Train the run of `folder` again in `target`; a target that was begun is gone on with."""
+    """Train the run of `folder` again in `target`; a target that was started is resumed."""
     kept = run_dir.read(folder)
     assert kept is not None
     run_dir.refuse_foreign(target)
     if not (target / run_dir.RECORD).is_file():
-        # As a run that was just begun: it has the micro-batch, and whether weights could be had.
+        # As a run just started, with its micro-batch and whether it had ImageNet's weights.
         files.write_json(target / run_dir.RECORD, {**kept, "status": "started"})
-    # Features of frozen layers that lie in the cache may be the first run's: they are made again.
-    with tempfile.TemporaryDirectory(dir=target, prefix=".features.", suffix=".tmp") as place:
-        single_run.run(config, target, features_at=Path(place))
+    # Cached features of frozen layers may be the first run's: they are computed again.
+    with tempfile.TemporaryDirectory(dir=target, prefix=".features.", suffix=".tmp") as features:
+        single_run.run(config, target, features_at=Path(features))
 
 
 @contextlib.contextmanager
 def _config_of_another_version(folder: Path) -> Iterator[None]:
-    """Says so where a run that other code made has not the fields that this code needs."""
+    """Raise a UserError where a run of another version lacks fields that this version needs."""
     try:
         yield
     except (AttributeError, KeyError, TypeError) as error:
@@ -352,7 +352,7 @@ def reproduce(
     """Check, run again, compare, and print all of it; returns the exit code.
 
     Args:
-      folder: of a finished run, or of a protocol with its folds.
+      folder: of a finished run, or of a cross-validation with its folds.
       target: where it runs again; not the folder itself.
       data: where the images are now; None: where they were.
       weights: the file of weights now; None: what the config says.

@@ -1,4 +1,4 @@
-"""A run's record: what identifies it, so that only the same run is ever gone on with."""
+"""A run's record: what identifies it, so that only the same run is ever resumed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make(
     config: ConfigDict, images: dataset.Images, network: Network, stages: list[Stage]
 ) -> dict[str, Any]:
     """What identifies a run, and what a later program needs to use its model."""
-    told = images.originals.mask_classes if network.model.mask_classes else ()
+    mask_classes = images.originals.mask_classes if network.model.mask_classes else ()
     return {
         "status": "started",
         "config": shown_config(config),
@@ -45,7 +45,7 @@ def make(
             "classes": list(images.originals.classes),
             "images": len(images.originals),
             "training_images": len(images.training),
-            **({"mask_classes": list(told)} if told else {}),
+            **({"mask_classes": list(mask_classes)} if mask_classes else {}),
             **left_out(images.originals),
         },
         "weights": network.weights.identity(),
@@ -67,7 +67,7 @@ def shown_command(config: ConfigDict, words: Sequence[str]) -> list[str]:
 
 
 def left_out(image_set: ImageSet) -> dict[str, Any]:
-    """What a record says of images that cannot be read; nothing where all can."""
+    """What a record says about images that cannot be read; nothing where all can."""
     return {"left_out": dict(image_set.left_out)} if image_set.left_out else {}
 
 
@@ -127,7 +127,7 @@ def config_differences(
 
 
 def free_to_change(then: Mapping[str, Any]) -> tuple[str, ...]:
-    """Fields in which the config of a run or protocol that is resumed may differ from `then`.
+    """Fields in which the config of a resumed run or cross-validation may differ from `then`.
 
     With a smaller micro-batch it needs less memory, and sums are rounded otherwise. Where nothing
     is left to be done, another one would do nothing.
@@ -155,7 +155,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _differing(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Which images could be read then or now alone; the reason may be worded anew."""
+    """Which images could be read then or now alone; the reason may be worded differently."""
     found = []
     for one, other, said in (
         (then, now, "left out then, read now"),
@@ -173,5 +173,5 @@ def refuse(found: list[str], folder: Path) -> None:
     if found:
         raise UserError(
             f"{folder} holds a run that differs: {'; '.join(found)}. Undo this, choose "
-            "another --workdir, or give --fresh to delete that run and start anew"
+            "another --workdir, or give --fresh to delete that run and start again"
         )

@@ -42,7 +42,7 @@ class Need:
       value: in the study, 0 to 1.
       interval: its 95 % interval there.
       subjects: that the interval rests on.
-      wanted: subjects for each half width, in the order asked for.
+      wanted: subjects for each half width, in the requested order.
     """
 
     name: str
@@ -63,7 +63,7 @@ def samplesize(
     """Print how many subjects figures, and a difference, need; 0.
 
     Raises:
-      UserError: anything that the user can mend.
+      UserError: anything that the user can fix.
     """
     if any(not 0 < points < 50 for points in within):
         raise UserError(f"--within={list(within)}: expected points above 0 and below 50")
@@ -147,9 +147,9 @@ def needs_of(table: Predictions, half_widths: Sequence[float]) -> list[Need]:
     entries = [(tables.figure_title(name), values[name], ranges[name], everyone) for name in SHARES]
     for index, (one, its) in enumerate(zip(values["per_class"], ranges["per_class"], strict=True)):
         with_class = int((labels == index).sum())
-        asked = {"sensitivity": with_class, "specificity": everyone - with_class}
+        counts = {"sensitivity": with_class, "specificity": everyone - with_class}
         entries += [
-            (f"{name} {one['name']}", one[name], its[name], count) for name, count in asked.items()
+            (f"{name} {one['name']}", one[name], its[name], count) for name, count in counts.items()
         ]
     return [
         Need(

@@ -31,7 +31,7 @@ def choose(config: ConfigDict, finished: Mapping[str, FinishedStage]) -> str:
 
 
 def options(config: ConfigDict) -> reliability.Options:
-    """What `config.calibration` asks for.
+    """The settings of `config.calibration`.
 
     Raises:
       UserError: a field makes no sense.
@@ -57,7 +57,7 @@ def write(
     are as its network gave them.
     """
     chosen = choose(config, finished)
-    said = warnings(
+    notices = warnings(
         images,
         fallback=stand_in(network.weights.identity()),
         named=names_classes(config, images.synthetic),
@@ -65,7 +65,8 @@ def write(
     )
     ordered = images.ordered
     by_stage = {
-        name: metrics.figures_by_split(one.predictions, ordered) for name, one in finished.items()
+        name: metrics.figures_by_split(stage.predictions, ordered)
+        for name, stage in finished.items()
     }
     assessment = reliability.assess(
         finished[chosen].predictions, images.originals.classes, features, options(config)
@@ -76,13 +77,13 @@ def write(
     ours = metrics.figures_by_split(predictions, ordered)
     our_ranges = intervals.test_figures(predictions, ordered)
     ranges = {
-        name: intervals.test_figures(one.predictions, ordered) for name, one in finished.items()
+        name: intervals.test_figures(stage.predictions, ordered) for name, stage in finished.items()
     }
     predictions.write_csv(folder / run_dir.PREDICTIONS)
-    told = None
+    mask_figures = None
     if masks is not None:
         masks.write_csv(folder / run_dir.MASKS)
-        told = segmentation.by_split(masks)
+        mask_figures = segmentation.by_split(masks)
     files.write_json(
         folder / run_dir.METRICS,
         {
@@ -92,22 +93,22 @@ def write(
                 "stages": "as the network gave them",
                 "temperature": assessment.found["temperature"],
             },
-            "warnings": said,
+            "warnings": notices,
             "splits": ours,
             "test_intervals": our_ranges,
-            **({} if told is None else {"segmentation": told}),
+            **({} if mask_figures is None else {"segmentation": mask_figures}),
             "stages": {
                 name: {
                     "splits": by_stage[name],
                     "test_intervals": ranges[name],
-                    "epochs": one.progress.epoch,
-                    "best_epoch": one.progress.best_epoch or None,
-                    "best_value": one.progress.best_value,
-                    "stopped_early": one.progress.stopped_early,
-                    "frozen_parameters": one.counts.frozen,
-                    "trained_parameters": one.counts.trained,
+                    "epochs": stage.progress.epoch,
+                    "best_epoch": stage.progress.best_epoch or None,
+                    "best_value": stage.progress.best_value,
+                    "stopped_early": stage.progress.stopped_early,
+                    "frozen_parameters": stage.counts.frozen,
+                    "trained_parameters": stage.counts.trained,
                 }
-                for name, one in finished.items()
+                for name, stage in finished.items()
             },
         },
     )
@@ -125,8 +126,8 @@ def write(
         ours,
         our_ranges,
         assessment.found,
-        said,
-        told,
+        notices,
+        mask_figures,
         pictures,
     )
     files.write_text(folder / run_dir.REPORT, text)
@@ -142,10 +143,10 @@ def _draw(
 ) -> None:
     rows = list(finished.values())[-1].progress.curves
     progress, before = finished[chosen].progress, 0
-    for name, one in finished.items():
+    for name, stage in finished.items():
         if name == chosen:
             break
-        before += one.progress.epoch
+        before += stage.progress.epoch
     best = before + progress.best_epoch if progress.best_epoch else None
     # A classifier that was fitted to convergence has no epochs: one point is no curve.
     if any(stage.progress.l2 is None for stage in finished.values()):
@@ -160,7 +161,7 @@ def _draw(
 
 
 def reach(images: dataset.Images, ranges: Mapping[str, Any]) -> str:
-    """What the intervals can say of new patients."""
+    """What the intervals mean for new patients."""
     count = ranges["image"]["n_subjects"]
     if not images.has_subjects:
         return (
@@ -210,14 +211,14 @@ def warnings(
       images: the run's images.
       fallback: what stands in for ImageNet's weights, see `stand_in`.
       named: whether the config names the classes in their order.
-      leaks: what the audit found to leak, though the run went on.
+      leaks: what leaks by the audit, where the config allows it.
     """
     parts = []
     if leaks:
         parts.append(f"LEAKAGE ALLOWED BY THE CONFIG: {'; '.join(leaks)}.")
     if images.synthetic:
         parts.append(
-            "SYNTHETIC IMAGES, drawn by a program: no figure here says anything of patients."
+            "SYNTHETIC IMAGES, drawn by a program: no figure here says anything about patients."
         )
     if fallback:
         parts.append(f"{tables.STAND_INS[fallback]}: no ImageNet weights could be had.")
@@ -266,20 +267,20 @@ def _text(
     ours: Mapping[str, Any],
     ranges: Mapping[str, Any],
     calibrated: Mapping[str, Any],
-    said: Sequence[str],
-    told: Mapping[str, Any] | None,
+    notices: Sequence[str],
+    mask_figures: Mapping[str, Any] | None,
     pictures: bool,
 ) -> str:
-    parts = list(said)
+    parts = list(notices)
     if len(finished) > 1:
         rows = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss, raw"]]
-        for name, one in finished.items():
+        for name, stage in finished.items():
             val = by_stage[name]["val"]["image"]
             rows.append(
                 [
                     name + (" (chosen)" if name == chosen else ""),
-                    str(one.progress.epoch),
-                    str(one.progress.best_epoch or "-"),
+                    str(stage.progress.epoch),
+                    str(stage.progress.best_epoch or "-"),
                     formatting.percent(val["accuracy"]),
                     formatting.percent(val["balanced_accuracy"]),
                     formatting.number(val["log_loss"]),
@@ -291,8 +292,8 @@ def _text(
         parts.append(tables.intervals_table(ours["test"], ranges, reach(images, ranges)))
         test = ours["test"]["image"]
         parts.append("test images\n" + tables.confusion_text(test["confusion"], test["classes"]))
-    if told is not None:
-        parts.append(segmentation.text(told))
+    if mask_figures is not None:
+        parts.append(segmentation.text(mask_figures))
     parts.append(tables.calibration_text(calibrated))
     parts.append(
         tables.paper_table(

@@ -190,7 +190,7 @@ def _make_run(
         if names:
             masks = seen[MASK].argmax(-1).astype(jnp.uint8)
         logits = rest.outputs(params, batch_stats, trunk, layers)
-        features = evaluate.pooled(trunk)
+        features = evaluate.spatial_mean(trunk)
         return program.objective.probabilities(logits), features, masks
 
     return run

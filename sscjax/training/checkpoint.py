@@ -41,10 +41,10 @@ DAMAGED = ".damaged"
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Within: nothing is heard of Orbax.
+    """Within: Orbax logs nothing.
 
     It reports every save in several lines, and every failure with the stacks of all its threads,
-    although it raises it as well: what our users need to know of it is said here.
+    although it raises it as well: what users need to know is logged here.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "orbax")]
     levels = [logger.level for logger in loggers]
@@ -130,15 +130,15 @@ class Checkpoints:
                 info = self.info(step)
                 return (info, self.restore(step, like)) if wanted(info) else None
             except UserError as error:
-                place = self._aside(step)
+                aside = self._aside(step)
                 try:
-                    os.rename(self.folder / str(step), place)
+                    os.rename(self.folder / str(step), aside)
                 except OSError:
                     raise error from None
                 _LOG.warning(
-                    "checkpoint %s cannot be read (%s): it is kept as %s, and the run goes on from "
+                    "checkpoint %s cannot be read (%s): it is kept as %s, and the run resumes from "
                     "what was saved before",
-                    *(self.folder / str(step), _reason(error.__cause__ or error), place.name),
+                    *(self.folder / str(step), _reason(error.__cause__ or error), aside.name),
                 )
                 self._manager.reload()
         return None
@@ -147,7 +147,7 @@ class Checkpoints:
         """A free name for a damaged checkpoint: a step written again may be damaged again."""
         first = self.folder / f"{step}{DAMAGED}"
         others = (first.with_name(f"{first.name}.{number}") for number in itertools.count(2))
-        free = (place for place in itertools.chain([first], others) if not os.path.lexists(place))
+        free = (path for path in itertools.chain([first], others) if not os.path.lexists(path))
         return next(free)
 
     def info(self, step: int) -> dict[str, Any]:
@@ -159,14 +159,14 @@ class Checkpoints:
         return self._info(step)["info"]
 
     def _info(self, step: int) -> dict[str, Any]:
-        found = self._read(step, "info", ocp.args.JsonRestore())
+        saved = self._read(step, "info", ocp.args.JsonRestore())
         try:
-            same = found["sha256"]["info"] == _json_sha256(found["info"])
+            same = saved["sha256"]["info"] == _json_sha256(saved["info"])
         except (KeyError, TypeError):
             same = False
         if not same:
             raise self._unreadable(step, ValueError("its info is not what was saved"))
-        return found
+        return saved
 
     def restore(self, step: int, like: Any) -> Any:
         """The tree of a checkpoint, in the structure, shapes and dtypes of `like`.
@@ -178,12 +178,12 @@ class Checkpoints:
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _packed(like))
         packed = self._read(step, "state", ocp.args.StandardRestore(target))
         try:
-            found = _unpacked(packed, like)
+            tree = _unpacked(packed, like)
         except (KeyError, ValueError) as error:
             raise self._unreadable(step, error) from error
-        if sums.get("state") != tree_sha256(found):
+        if sums.get("state") != tree_sha256(tree):
             raise self._unreadable(step, ValueError("its arrays are not what was saved"))
-        return found
+        return tree
 
     @_quiet()
     def _read(self, step: int, item: str, how: Any) -> Any:
@@ -194,12 +194,12 @@ class Checkpoints:
             raise self._unreadable(step, error) from error
 
     def _unreadable(self, step: int, error: Exception) -> UserError:
-        found = UserError(
+        unreadable = UserError(
             f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}): delete "
-            "that folder to go on from the one before, or start anew with --fresh"
+            "that folder to resume from the one before, or start again with --fresh"
         )
-        found.__cause__ = error
-        return found
+        unreadable.__cause__ = error
+        return unreadable
 
 
 def _json_sha256(value: Any) -> str:
@@ -220,7 +220,7 @@ def _packed(tree: Any) -> dict[str, np.ndarray]:
     for leaf in jax.tree.leaves(tree):
         array = np.asarray(leaf)
         parts.setdefault(array.dtype.name, []).append(array.ravel())
-    return {name: np.concatenate(some) for name, some in parts.items()}
+    return {name: np.concatenate(leaves) for name, leaves in parts.items()}
 
 
 def _unpacked(packed: dict[str, Any], like: Any) -> Any:
@@ -229,13 +229,13 @@ def _unpacked(packed: dict[str, Any], like: Any) -> Any:
     With arrays as computations make them: Orbax binds its own to a device, and for such JAX
     compiles every function once more.
     """
-    whole = {name: np.asarray(array) for name, array in packed.items()}
-    taken = dict.fromkeys(whole, 0)
+    arrays = {name: np.asarray(array) for name, array in packed.items()}
+    taken = dict.fromkeys(arrays, 0)
 
     def take(leaf: Any) -> jax.Array:
         name, start = np.dtype(leaf.dtype).name, taken[np.dtype(leaf.dtype).name]
         taken[name] += int(np.prod(leaf.shape))
-        return jnp.array(whole[name][start : taken[name]].reshape(leaf.shape))
+        return jnp.array(arrays[name][start : taken[name]].reshape(leaf.shape))
 
     return jax.tree.map(take, like)
 
@@ -265,28 +265,28 @@ _UNWRITABLE = (
 _UNDAMAGED = (*sorted(BUSY), errno.EACCES, errno.EPERM, errno.ESTALE)
 
 
-def _system_error(error: Exception, numbers: Sequence[int], place: Path) -> OSError | None:
+def _system_error(error: Exception, numbers: Sequence[int], path: Path) -> OSError | None:
     """The error as the system's, if one of `numbers`; the storage library says it in words."""
     if isinstance(error, OSError) and error.errno:
         return error if error.errno in numbers else None
     text = str(error)
     for number in numbers:
         if os.strerror(number) in text:
-            return OSError(number, os.strerror(number), str(place))
+            return OSError(number, os.strerror(number), str(path))
     return None
 
 
-def _raise_if_undamaged(error: Exception, place: Path) -> None:
+def _raise_if_undamaged(error: Exception, path: Path) -> None:
     """Raise what kept a checkpoint from being read, where that says nothing of what it holds."""
     if isinstance(error, MemoryError):
         raise error
-    found = _system_error(error, _UNDAMAGED, place)
-    if found is not None:
-        raise OSError(found.errno, found.strerror, found.filename or str(place)) from error
+    cause = _system_error(error, _UNDAMAGED, path)
+    if cause is not None:
+        raise OSError(cause.errno, cause.strerror, cause.filename or str(path)) from error
 
 
-def _written(write: Callable[[], Any], place: Path) -> Any:
-    """What `write` returns; it may write to `place` several times.
+def _written(write: Callable[[], Any], path: Path) -> Any:
+    """What `write` returns; it may write to `path` several times.
 
     Raises:
       OSError: the disk is full or cannot be written, whichever way Orbax says so.
@@ -298,13 +298,13 @@ def _written(write: Callable[[], Any], place: Path) -> Any:
             # Orbax waits by the clock, which jumps where a computer wakes up from sleep.
             if not left:
                 raise
-            _LOG.warning("%s: not written within the time for that: trying again", place)
+            _LOG.warning("%s: not written in time: trying again", path)
         except Exception as error:
-            found = _system_error(error, _UNWRITABLE, place)
-            if found is not None and found is not error:
-                raise found from error
+            cause = _system_error(error, _UNWRITABLE, path)
+            if cause is not None and cause is not error:
+                raise cause from error
             if isinstance(error, OSError) and error.filename is None:
-                error.filename = str(place)
+                error.filename = str(path)
             raise
     raise AssertionError
 
@@ -334,10 +334,10 @@ def load_model(folder: Path, like: Any) -> Any:
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     try:
         with ocp.StandardCheckpointer() as reader:
-            found = reader.restore(folder.resolve(), target)
+            tree = reader.restore(folder.resolve(), target)
     except Exception as error:  # as above
         _raise_if_undamaged(error, folder)
         raise UserError(
-            f"model {folder} cannot be read ({_reason(error)}): give --fresh to train anew"
+            f"model {folder} cannot be read ({_reason(error)}): give --fresh to train again"
         ) from error
-    return _unbound(found)
+    return _unbound(tree)

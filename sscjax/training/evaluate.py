@@ -28,19 +28,23 @@ def probabilities(
     return frozen_features.batched(lambda x: predict(params, batch_stats, x), stored, batch_size)
 
 
-def pooled(found: jax.Array) -> jax.Array:
+def spatial_mean(features: jax.Array) -> jax.Array:
     """Features [B,D] of images: a map [B,h,w,D] is averaged over space, [B,D] stays as it is."""
-    return found.mean(axis=tuple(range(1, found.ndim - 1)))
+    return features.mean(axis=tuple(range(1, features.ndim - 1)))
 
 
 def make_penultimate(program: programs.Program) -> Callable[..., jax.Array]:
     """A jitted f(params, batch_stats, stored [B,...]) -> the classifier's input [B,D]."""
 
     @programs.jit
-    def find(params: freezing.Params, batch_stats: freezing.Params, stored: jax.Array) -> jax.Array:
-        return pooled(program.outputs(params, batch_stats, stored, program.model.features_end))
+    def extract(
+        params: freezing.Params, batch_stats: freezing.Params, stored: jax.Array
+    ) -> jax.Array:
+        return spatial_mean(
+            program.outputs(params, batch_stats, stored, program.model.features_end)
+        )
 
-    return find
+    return extract
 
 
 def penultimate(
@@ -91,17 +95,18 @@ def mask_counts(
     Returns:
       [N,K,3] and [N,K], see `segmentation.Table`.
     """
-    masks, found = image_set.masks, []
+    masks, counts = image_set.masks, []
     assert masks is not None
     for start in range(0, len(image_set), batch_size):
         # Repeating the last image keeps one compiled shape; its results are dropped.
         index = np.minimum(np.arange(start, start + batch_size), len(image_set) - 1)
-        told = np.asarray(function(params, batch_stats, image_set.images[index]))
+        predicted = np.asarray(function(params, batch_stats, image_set.images[index]))
         count = min(batch_size, len(image_set) - start)
         true = masks[index[:count]]
-        found.append(_count(told[:count], true, len(image_set.mask_classes), distances))
+        counts.append(_count(predicted[:count], true, len(image_set.mask_classes), distances))
         progress(count)
-    return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
+    pixels, distances_of = zip(*counts, strict=True)
+    return np.concatenate(pixels), np.concatenate(distances_of)
 
 
 def _count(
@@ -109,16 +114,16 @@ def _count(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each class the pixels predicted and true, predicted, and true; and distances of edges."""
     known = true != IGNORE
-    found = np.empty((len(true), classes, 3), np.int64)
+    pixels = np.empty((len(true), classes, 3), np.int64)
     distances = np.full((len(true), classes), np.nan)
     for index in range(classes):
         ours, theirs = known & (predicted == index), known & (true == index)
-        for place, which in enumerate((ours & theirs, ours, theirs)):
-            found[:, index, place] = which.sum(axis=(1, 2))
+        for column, which in enumerate((ours & theirs, ours, theirs)):
+            pixels[:, index, column] = which.sum(axis=(1, 2))
         if measure:
             pairs = zip(ours, theirs, strict=True)
             distances[:, index] = [surfaces.hausdorff95(one, other) for one, other in pairs]
-    return found, distances
+    return pixels, distances
 
 
 def class_columns(classes: tuple[str, ...], columns: int) -> tuple[str, ...]:
@@ -130,13 +135,13 @@ def class_columns(classes: tuple[str, ...], columns: int) -> tuple[str, ...]:
     return classes + extra
 
 
-def table(image_set: ImageSet, splits: np.ndarray, found: np.ndarray) -> Predictions:
+def table(image_set: ImageSet, splits: np.ndarray, probabilities: np.ndarray) -> Predictions:
     """Join probabilities [N,C] with what is known of each image."""
     return Predictions(
         files=image_set.files,
         subjects=image_set.subjects,
         splits=splits,
         labels=image_set.labels,
-        probabilities=found,
-        classes=class_columns(image_set.classes, found.shape[1]),
+        probabilities=probabilities,
+        classes=class_columns(image_set.classes, probabilities.shape[1]),
     )

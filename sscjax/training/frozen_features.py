@@ -155,8 +155,8 @@ def key(
     names = program.model.layer_names[:last]
     digest = hashlib.sha256(repr((program.model, names, scaling, images)).encode())
     for tree in (params, batch_stats):
-        some = {name: tree[name] for name in names if name in tree}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(some):
+        prefix = {name: tree[name] for name in names if name in tree}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(prefix):
             digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
             digest.update(np.asarray(leaf).tobytes())
     where = (
@@ -175,7 +175,7 @@ def key(
 
 
 class Store:
-    """A folder of computed features, by key; of more than it may hold the longest unused go."""
+    """A folder of computed features, by key; when it is full, the longest unused are removed."""
 
     def __init__(self, folder: Path, max_bytes: float):
         """The folder is made when something is kept in it."""
@@ -186,23 +186,25 @@ class Store:
         return count <= self._max_bytes
 
     def keep(self, key: str, *, held: bool) -> Keep:
-        """Features under `key`: found, or computed and kept; in memory as well if `held`.
+        """Features under `key`: read, or computed and stored; in memory as well if `held`.
 
         Where the folder cannot be written, what would be held in memory is only held there.
         """
         path = self._folder / f"{key}.npy"
 
-        def kept(shape: tuple[int, ...], dtype: Any, fill: Callable[[Target], None]) -> Rows:
-            found = lazy.open_file(path, shape, dtype)
-            if found is not None:
+        def read_or_compute(
+            shape: tuple[int, ...], dtype: Any, fill: Callable[[Target], None]
+        ) -> Rows:
+            stored = lazy.open_file(path, shape, dtype)
+            if stored is not None:
                 try:
-                    whole = found[:] if held else found
-                    _LOG.info("features: found in %s", path)
+                    features = stored[:] if held else stored
+                    _LOG.info("features: read from %s", path)
                     with contextlib.suppress(OSError):  # a read-only cache, or just removed
                         os.utime(path)
-                    return whole
+                    return features
                 except lazy.DamagedError:
-                    _LOG.warning("%s: was damaged, so these features are computed anew", path)
+                    _LOG.warning("%s: was damaged, so these features are computed again", path)
             size = math.prod(shape) * np.dtype(dtype).itemsize
             if not held:
                 return self._write(path, size, lambda: lazy.in_file(path)(shape, dtype, fill))
@@ -214,7 +216,7 @@ class Store:
                     _LOG.warning("%s", error)
             return made
 
-        return kept
+        return read_or_compute
 
     def _write(self, path: Path, size: int, write: Callable[[], Any]) -> Any:
         try:
@@ -251,7 +253,7 @@ def calibrate_batch_norm(
 ) -> freezing.Params:
     """Running averages of a network with random weights, measured on a few batches.
 
-    The paper asks that the initial weights give every feature map about unit variance (section
+    The paper requires that the initial weights give every feature map about unit variance (section
     II.F); with random weights the default averages (0 and 1) are far from that.
 
     Args:
@@ -275,8 +277,10 @@ def calibrate_batch_norm(
         )
         return updated["batch_stats"]
 
-    found = [statistics(x) for x in batches]
+    measured = [statistics(x) for x in batches]
     # As they were, to the bit, where nothing was measured.
-    kept = {name: batch_stats[name] for name in model.layer_names[:first] if name in batch_stats}
-    mean = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *found)
-    return {**mean, **kept}
+    unchanged = {
+        name: batch_stats[name] for name in model.layer_names[:first] if name in batch_stats
+    }
+    mean = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]) / len(leaves), *measured)
+    return {**mean, **unchanged}

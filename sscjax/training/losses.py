@@ -63,16 +63,16 @@ class Objective:
 
         One minus the Dice coefficient with probabilities for the predicted pixels (Milletari et al.
         2016, 3DV, arXiv:1606.04797, here without the squares). To both sides of the fraction a
-        pixel is added: a class that an image does not have costs what is told of it.
+        pixel is added: a class that an image does not have costs what is predicted of it.
 
         Args:
           logits: [B,H,W,M].
           masks: [B,H,W] class indices or `IGNORE`.
         """
         known = (masks != IGNORE)[..., None]
-        told = jax.nn.softmax(logits, axis=-1) * known
+        predicted = jax.nn.softmax(logits, axis=-1) * known
         true = jax.nn.one_hot(masks, logits.shape[-1], dtype=logits.dtype) * known
-        both, either = ((part).sum(axis=(1, 2)) for part in (told * true, told + true))
+        both, either = ((part).sum(axis=(1, 2)) for part in (predicted * true, predicted + true))
         return 1 - ((2 * both + 1) / (either + 1)).mean(axis=-1)
 
     def probabilities(self, logits: jax.Array) -> jax.Array:

@@ -33,7 +33,7 @@ class Weights:
     fallback: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """What must stay the same for a run to go on, JSON-ready."""
+        """What must stay the same for a run to be resumed, JSON-ready."""
         return {
             "kind": self.kind,
             "sha256": self.sha256,

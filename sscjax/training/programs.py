@@ -50,7 +50,7 @@ class Program:
       first: layers already applied to the stored inputs.
       batch_statistics_from: see `MobileNetV2.__call__`.
       micro_batch: images that go through the network at a time, so that their activations stay
-        in the processor's cache; 0 takes the batch whole. Gradients are summed, so that the
+        in the processor's cache; 0 takes the whole batch. Gradients are summed, so that the
         result is the whole batch's as long as BatchNorm uses its running averages.
       drawn_by: the micro-batch that dropout is drawn by, a multiple of `micro_batch`: one that is
         made smaller later changes no draw; 0: `micro_batch` itself.
@@ -121,8 +121,8 @@ class Program:
         With `capture` the output of that layer instead, which must be among them.
         """
         names = (capture,) if capture else ()
-        found, seen = self.captured(params, batch_stats, stored, last, names)
-        return seen[capture] if capture else found
+        output, captured = self.captured(params, batch_stats, stored, last, names)
+        return captured[capture] if capture else output
 
     def captured(
         self,
@@ -134,7 +134,7 @@ class Program:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Output of the first `last` layers, and of those of them that are named.
 
-        Goes through the network in micro-batches where the program asks for them.
+        Goes through the network in micro-batches if `micro_batch` says so.
         """
         layers = len(self.model.layer_names)
         variables = {
@@ -142,9 +142,9 @@ class Program:
             "batch_stats": batch_stats,
         }
 
-        def some(stored: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        def apply(stored: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             x = self.inputs(stored, None)
-            found = self.model.apply(
+            result = self.model.apply(
                 variables,
                 x,
                 train=False,
@@ -153,19 +153,19 @@ class Program:
                 folded=layers,
                 capture=names,
             )
-            return found if names else (found, {})
+            return result if names else (result, {})
 
         size, batch = self.micro_batch, len(stored)
         if size <= 0 or batch % size or batch == size:
-            return some(stored)
-        found = jax.lax.map(some, stored.reshape(batch // size, size, *stored.shape[1:]))
-        return jax.tree.map(lambda leaf: leaf.reshape(batch, *leaf.shape[2:]), found)
+            return apply(stored)
+        outputs = jax.lax.map(apply, stored.reshape(batch // size, size, *stored.shape[1:]))
+        return jax.tree.map(lambda leaf: leaf.reshape(batch, *leaf.shape[2:]), outputs)
 
 
 def part_size(micro_batch: int, batch: int) -> int:
-    """Images that go through a network at a time: the largest divisor of the batch up to a wish.
+    """Images that go through a network at a time: the largest divisor of `batch` up to a limit.
 
-    0 wishes for the whole batch.
+    A `micro_batch` of 0 takes the whole batch.
     """
     if micro_batch <= 0:
         return batch
@@ -175,7 +175,7 @@ def part_size(micro_batch: int, batch: int) -> int:
 def make_predict(program: Program) -> Callable[..., jax.Array]:
     """A jitted f(params, batch_stats, stored [B,...]) -> probabilities [B,C], nothing random.
 
-    Runs in micro-batches where the program asks for them.
+    Runs in micro-batches if `micro_batch` says so.
     """
 
     @jit

@@ -45,8 +45,8 @@ def build_network(
     Args:
       config: the run's config.
       images: the run's images; random weights are calibrated on the training images.
-      earlier_fallback: the run that is gone on with started from what stands in for ImageNet's
-        weights, which could not be had: so it goes on, without looking for them again.
+      earlier_fallback: the run that is resumed could not get ImageNet's weights and started from
+        what replaces them: it resumes with the same, without looking for them again.
       created: what `create_network` gave for this config, where the caller has it.
     """
     classes = len(images.originals.classes)
@@ -56,12 +56,12 @@ def build_network(
         class_weights=class_weights(config.loss.class_weights, images.training.labels, classes),
     )
     if objective.segmentation:
-        found = images.originals.take(np.flatnonzero(images.splits == "train"))
-        assert found.masks is not None
+        training = images.originals.take(np.flatnonzero(images.splits == "train"))
+        assert training.masks is not None
         objective = dataclasses.replace(
             objective,
             mask_weights=mask_weights(
-                config.loss.mask_weights, found.masks, len(images.originals.mask_classes)
+                config.loss.mask_weights, training.masks, len(images.originals.mask_classes)
             ),
         )
     if created is None:
@@ -87,7 +87,7 @@ def create_network(
 ) -> Network:
     """The model with its starting weights, before it has seen an image.
 
-    Averages of BatchNorm that come from no file are 0 and 1, and classes have no weights.
+    Running averages that come from no file are 0 and 1; classes have no weights.
 
     Args:
       config: of a run; its blocks model, loss and scratch, its size of images and its seed.
@@ -96,7 +96,7 @@ def create_network(
       earlier_fallback: see `build_network`.
 
     Raises:
-      UserError: fields that make no sense, or weights that cannot be had or do not fit.
+      UserError: fields that make no sense, or weights that are not available or do not fit.
     """
     outputs = output_count(config, classes)
     objective = make_objective(config, outputs)
@@ -117,7 +117,7 @@ def create_network(
         weights = Weights("file", name, loaded.sha256, loaded.convention, weights.fallback)
         params, batch_stats = {**params, **loaded.params}, {**batch_stats, **loaded.batch_stats}
     else:
-        # So that a run is not gone on with from other random weights.
+        # So that a run is not resumed from other random weights.
         weights = dataclasses.replace(weights, sha256=checkpoint.tree_sha256(params))
     if isinstance(model, (MobileNetV2, MobileNetUNet)):
         assumed = weights.convention
@@ -156,7 +156,7 @@ def make_objective(config: ConfigDict, outputs: int) -> losses.Objective:
         raise UserError(f"config.loss.dice={config.loss.dice}: expected 0 or more")
     if classes == 0:
         _LOG.warning(
-            "CLASSES ARE NOT TRAINED (config.loss.classification=0): the run's answers are guesses"
+            "CLASSES ARE NOT TRAINED (config.loss.classification=0): predicted classes are random"
         )
     return losses.Objective(
         kind="sigmoid" if outputs == 1 else "softmax",
@@ -175,64 +175,64 @@ def build_model(config: ConfigDict, outputs: int, mask_classes: int) -> MobileNe
       outputs: number of logits.
       mask_classes: classes of the masks; without a weight for them in the loss there is no head.
     """
-    wish = config.model
-    if config.loss.segmentation and wish.name not in ("fd_unet", "mobilenet_unet"):
+    spec = config.model
+    if config.loss.segmentation and spec.name not in ("fd_unet", "mobilenet_unet"):
         raise UserError(
-            f"config.loss.segmentation={config.loss.segmentation}: model.name={wish.name!r} has no "
+            f"config.loss.segmentation={config.loss.segmentation}: model.name={spec.name!r} has no "
             "head for masks; set model.name=fd_unet or mobilenet_unet, or 0"
         )
-    if not 0 <= wish.dropout < 1:
-        raise UserError(f"config.model.dropout={wish.dropout}: expected 0 to less than 1")
-    if wish.alpha <= 0:
-        raise UserError(f"config.model.alpha={wish.alpha}: expected a width above 0")
-    if wish.name == "mobilenet_v2":
-        layers = tuple(wish.feature_layers)
-        network = MobileNetV2(outputs, alpha=wish.alpha, dropout_rate=wish.dropout)
-        check_reading(network, layers)
+    if not 0 <= spec.dropout < 1:
+        raise UserError(f"config.model.dropout={spec.dropout}: expected 0 to less than 1")
+    if spec.alpha <= 0:
+        raise UserError(f"config.model.alpha={spec.alpha}: expected a width above 0")
+    if spec.name == "mobilenet_v2":
+        layers = tuple(spec.feature_layers)
+        network = MobileNetV2(outputs, alpha=spec.alpha, dropout_rate=spec.dropout)
+        check_feature_layers(network, layers)
         return network.clone(feature_layers=layers)
-    if wish.name == "cnn":
+    if spec.name == "cnn":
         for field in ("cnn_widths", "cnn_dense"):
-            if min(wish[field], default=1) < 1:
-                raise UserError(f"config.model.{field}={tuple(wish[field])}: expected 1 or more")
-        model = CNN(outputs, tuple(wish.cnn_widths), tuple(wish.cnn_dense), wish.dropout)
+            if min(spec[field], default=1) < 1:
+                raise UserError(f"config.model.{field}={tuple(spec[field])}: expected 1 or more")
+        model = CNN(outputs, tuple(spec.cnn_widths), tuple(spec.cnn_dense), spec.dropout)
         if config.data.image_size < model.smallest_input():
             raise UserError(
                 f"config.data.image_size={config.data.image_size}: {len(model.widths)} blocks of "
                 f"the CNN need at least {model.smallest_input()} pixels; shorten model.cnn_widths"
             )
         return model
-    if wish.name in ("fd_unet", "mobilenet_unet"):
+    if spec.name in ("fd_unet", "mobilenet_unet"):
         return _build_unet(config, outputs, mask_classes if config.loss.segmentation else 0)
-    raise UserError(f"config.model.name={wish.name!r}: expected one of {', '.join(MODELS)}")
+    raise UserError(f"config.model.name={spec.name!r}: expected one of {', '.join(MODELS)}")
 
 
 def _build_unet(config: ConfigDict, outputs: int, mask_classes: int) -> FDUNet:
     """The UNet that a config describes."""
-    wish, size = config.model, config.data.image_size
+    spec, size = config.model, config.data.image_size
     for field in ("unet_depth", "unet_width", "unet_growth", "unet_layers"):
-        if wish[field] < 1:
-            raise UserError(f"config.model.{field}={wish[field]}: expected 1 or more")
-    if wish.unet_block not in get_args(UNetBlock):
+        if spec[field] < 1:
+            raise UserError(f"config.model.{field}={spec[field]}: expected 1 or more")
+    if spec.unet_block not in get_args(UNetBlock):
         known = " or ".join(map(repr, get_args(UNetBlock)))
-        raise UserError(f"config.model.unet_block={wish.unet_block!r}: expected {known}")
-    shape: dict[str, Any] = {"depth": wish.unet_depth}
+        raise UserError(f"config.model.unet_block={spec.unet_block!r}: expected {known}")
+    shape: dict[str, Any] = {"depth": spec.unet_depth}
     kind: type[FDUNet] = FDUNet
-    if wish.name == "mobilenet_unet":
+    if spec.name == "mobilenet_unet":
         if not mask_classes:
             raise UserError(
                 "model.name='mobilenet_unet' trains masks, and config.loss.segmentation=0: set it "
                 "above 0, or model.name=mobilenet_v2, which is the same network without masks"
             )
-        kind, shape = MobileNetUNet, {"alpha": wish.alpha}
+        kind, shape = MobileNetUNet, {"alpha": spec.alpha}
     model = kind(
         outputs,
         **shape,
-        width=wish.unet_width,
-        growth=wish.unet_growth,
-        layers_per_block=wish.unet_layers,
-        block=wish.unet_block,
+        width=spec.unet_width,
+        growth=spec.unet_growth,
+        layers_per_block=spec.unet_layers,
+        block=spec.unet_block,
         mask_classes=mask_classes,
-        dropout_rate=wish.dropout,
+        dropout_rate=spec.dropout,
     )
     if size % model.multiple:
         below = max(size // model.multiple, 1) * model.multiple
@@ -240,13 +240,13 @@ def _build_unet(config: ConfigDict, outputs: int, mask_classes: int) -> FDUNet:
             f"config.data.image_size={size}: the UNet halves images {model.depth} times, so that "
             f"the size must be divisible by {model.multiple}, such as {below} or "
             f"{below + model.multiple}"
-            + ("; or lower model.unet_depth" if wish.name == "fd_unet" else "")
+            + ("; or lower model.unet_depth" if spec.name == "fd_unet" else "")
         )
     return model
 
 
-def check_reading(model: MobileNetV2, layers: tuple[str, ...]) -> None:
-    """Raise a UserError unless a classifier can read these layers."""
+def check_feature_layers(model: MobileNetV2, layers: tuple[str, ...]) -> None:
+    """Raise a UserError unless a classifier can use the outputs of these layers."""
     # A convolution's own output is never seen: BatchNorm is folded into its kernel.
     known = [
         layer.name
@@ -285,7 +285,7 @@ def _find_weights(config: ConfigDict, earlier_fallback: bool) -> tuple[Path | No
     missing = dataclasses.replace(random, name="no ImageNet weights to be had", fallback=True)
 
     def stand_in() -> Path | None:
-        # Looked at only where it is needed: a damaged file is nothing to runs that have ImageNet's.
+        # Read only where it is needed: a damaged file must not stop runs that have ImageNet's.
         fits = instead == "bundled" and config.model.alpha == bundled.ALPHA
         return bundled.bundled_weights(bundled.ALPHA) if fits else None
 
@@ -297,10 +297,10 @@ def _find_weights(config: ConfigDict, earlier_fallback: bool) -> tuple[Path | No
         if instead == "error":
             raise
         _LOG.warning("%s", error)
-        found = stand_in()
-        if instead == "bundled" and found is None:
-            _LOG.warning("the bundled backbone has alpha %g alone", bundled.ALPHA)
-        return found, missing
+        path = stand_in()
+        if instead == "bundled" and path is None:
+            _LOG.warning("the bundled backbone exists for alpha %g only", bundled.ALPHA)
+        return path, missing
 
 
 def _calibration_batches(images: Rows, config: ConfigDict, weights: Weights) -> list[jax.Array]:
@@ -324,7 +324,7 @@ def make_inputs(
     Masks may be a fourth channel behind the colours: they are moved with their image, and else
     stay as they are.
     """
-    # Without augmentation nothing is read of it: runs of earlier configs know less of it.
+    # Without augmentation the block is not read: records of earlier runs may lack its newer fields.
     how = changes(config) if online else None
 
     def inputs(stored: jax.Array, key: jax.Array | None) -> jax.Array:

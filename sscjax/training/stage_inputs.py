@@ -53,7 +53,7 @@ def prepare(
     if last == 0:
         return program, *raw
     if stage.online_augment:
-        _LOG.info("stage %s: augmented on line, so no features are computed ahead", stage.name)
+        _LOG.info("stage %s: augmented online, so no features are computed ahead", stage.name)
         return program, *raw
     # The training set's originals are among the originals: only its copies are to be computed.
     chosen = np.flatnonzero(images.splits == "train")
@@ -76,8 +76,8 @@ def prepare(
         return program, *raw
     name = model.layer_names[last - 1]
     with Progress(f"features up to {name}", total) as progress:
-        # The originals by themselves: other folds and seeds find them.
-        found = lazy.Joined(
+        # The originals by themselves: other folds and seeds reuse them.
+        features = lazy.Joined(
             [
                 _features(stage, network, program, last, part, store, held, progress.advance)
                 for part in parts
@@ -90,7 +90,7 @@ def prepare(
         program, inputs=lambda stored, key: stored, first=last, micro_batch=micro_batch
     )
     of_training = np.concatenate([chosen, np.arange(count, total)])
-    return ready, lazy.View(found, of_training), lazy.View(found, np.arange(count))
+    return ready, lazy.View(features, of_training), lazy.View(features, np.arange(count))
 
 
 def _features(
@@ -103,7 +103,7 @@ def _features(
     held: bool,
     progress: Callable[[int], Any],
 ) -> Rows:
-    """Outputs of the first `last` layers for some images: found, or computed and kept."""
+    """Outputs of the first `last` layers: read from the store, or computed and stored."""
     key = frozen_features.key(
         program,
         last,

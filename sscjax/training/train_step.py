@@ -36,7 +36,7 @@ class TrainState:
 
 @flax.struct.dataclass
 class Sums:
-    """Sums over images, to be divided once: loss (unweighted), right answers, images."""
+    """Sums over images, to be divided once: unweighted losses, correct classes, images."""
 
     loss: jax.Array
     correct: jax.Array
@@ -44,7 +44,7 @@ class Sums:
 
 
 def _micro_size(program: Program, batch: int) -> int:
-    """The largest divisor of the batch not above the wished micro-batch."""
+    """The largest divisor of the batch not above `program.micro_batch`."""
     if program.batch_statistics_from is not None:
         return batch
     return part_size(program.micro_batch, batch)
@@ -74,7 +74,7 @@ class Targets:
     Attributes:
       labels: [B] int32.
       weights: [B] float32, 1; 0 for images that only fill up a batch.
-      masks: [B,H,W] int32, `IGNORE` where nothing is known; None where none are told.
+      masks: [B,H,W] int32, `IGNORE` where nothing is known; None without masks.
     """
 
     labels: jax.Array

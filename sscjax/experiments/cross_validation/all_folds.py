@@ -1,7 +1,7 @@
-"""A protocol: several ordinary runs, one after the other, and their predictions summed up.
+"""Cross-validation: several ordinary runs, one after the other, and their predictions aggregated.
 
 Every fold is a run of `single_run.run` in a folder of its own. A finished fold is not run again; a
-killed protocol, given again, goes on in the fold where it stopped and ends with the same result.
+killed cross-validation, given again, resumes in the fold where it stopped, with the same result.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def run(
 
     Args:
       config: see `configs/default.py`.
-      folder: the protocol's, or of 'holdout' the run's; created when missing.
-      fresh: delete what is in the folder, once it is certain that the new protocol can begin.
-      command: arguments of `sscjax.main` that repeat the protocol, kept in its record.
+      folder: of the cross-validation, or of the run for 'holdout'; created when missing.
+      fresh: delete what is in the folder, once it is certain that the new one can start.
+      command: arguments of `sscjax.main` that repeat it, kept in its record.
 
     Returns:
       the closing text for the terminal.
 
     Raises:
-      UserError: anything that the user can mend.
+      UserError: anything that the user can fix.
     """
     if config.protocol not in folds.KINDS:
         near = terminal.nearest(config.protocol, list(folds.KINDS))
@@ -73,27 +73,25 @@ def _run_all(
     earlier = None if fresh else _read(folder)
     if earlier is not None:
         free = run_record.free_to_change(earlier)
-        asked = config.to_dict()
-        run_record.refuse(
-            run_record.config_differences(earlier["config"], asked, free=free), folder
-        )
+        now = config.to_dict()
+        run_record.refuse(run_record.config_differences(earlier["config"], now, free=free), folder)
     grid = candidates(config) if config.protocol == "nested" else []
     for one in [config, *(candidate.applied(config) for candidate in grid)]:
         run_stages.make_stages(one)
     summarize.options(config)
     loaded = data_from_config.load_images(config)
-    whole = data_from_config.copies_before_split(config, loaded[0])
-    # Of no one split: what two folds may part is looked for now, and no later fold can stop.
-    inspected = single_run.inspect(config, whole, None, None if fresh else folder)
-    plan = folds.plan(config, whole)
+    image_set = data_from_config.copies_before_split(config, loaded[0])
+    # Without a split: leaks between any two folds are found now, so that no later fold stops.
+    inspected = single_run.inspect(config, image_set, None, None if fresh else folder)
+    plan = folds.plan(config, image_set)
     for fold in plan:
-        # Now, not when it is the fold's turn.
-        part = data_from_config.without_outer_fold(fold.config, whole)
+        # Before anything trains, not when the fold is run.
+        part = data_from_config.without_outer_fold(fold.config, image_set)
         data_from_config.refuse_unmasked(
             fold.config, part, data_from_config.make_splits(fold.config, part)
         )
     now = {
-        **_record(config, whole, loaded[1], plan, grid),
+        **_record(config, image_set, loaded[1], plan, grid),
         "command": run_record.shown_command(config, command),
     }
     if earlier is not None:
@@ -101,7 +99,9 @@ def _run_all(
         report = run_dir.RunDir(folder).report()
         finished = earlier["status"] == "finished"
         if finished and report is not None and run_record.same_evaluation(earlier, now):
-            _LOG.info("this protocol is finished: nothing is left to do (--fresh trains anew)")
+            _LOG.info(
+                "this cross-validation is finished: nothing is left to do (--fresh trains again)"
+            )
             return report
     if fresh:
         lock.check()
@@ -112,17 +112,17 @@ def _run_all(
     outcomes: list[aggregate.Outcome] = []
     for fold in plan:
         _LOG.info("-- %s (%d of %d)", fold.name, len(outcomes) + 1, len(plan))
-        outcomes.append(_outcome(fold, folder, loaded, whole, grid, outcomes))
+        outcomes.append(_outcome(fold, folder, loaded, image_set, grid, outcomes))
         lock.check()
         now["folds"][len(outcomes) - 1]["status"] = "finished"
         files.write_json(folder / run_dir.PROTOCOL, now)
-    text = aggregate.write(config, folder, whole, loaded[1], outcomes, checks.leaks(inspected))
+    text = aggregate.write(config, folder, image_set, loaded[1], outcomes, checks.leaks(inspected))
     html.write(folder)
     files.write_json(folder / run_dir.PROTOCOL, {**now, "status": "finished"})
     return text
 
 
-# --- the protocol's record ----------------------------------------------------------------------
+# --- the record ---------------------------------------------------------------------------------
 
 
 def _record(
@@ -132,7 +132,7 @@ def _record(
     plan: Sequence[Fold],
     grid: Sequence[Candidate],
 ) -> dict[str, Any]:
-    """What identifies the protocol, and what its folds are."""
+    """What identifies the cross-validation, and what its folds are."""
     return {
         "kind": config.protocol,
         "status": "started",
@@ -167,22 +167,22 @@ def _record(
 
 def _read(folder: Path) -> dict[str, Any] | None:
     keys = ("status", "config", "data", "weights", "versions")
-    found = run_dir.read_json(folder / run_dir.PROTOCOL, keys)
-    return None if found is None else {key: found[key] for key in keys}
+    record = run_dir.read_json(folder / run_dir.PROTOCOL, keys)
+    return None if record is None else {key: record[key] for key in keys}
 
 
 def _write(
     folder: Path, now: dict[str, Any], earlier: dict[str, Any] | None, lock: locks.Lock
 ) -> None:
-    """Write the protocol's record, alone in its folder."""
+    """Write the record, while no other cross-validation is in its folder."""
     lock.check()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.take()
         if _read(folder) != earlier:
             raise UserError(
-                f"{folder}: another protocol was begun there just now; give the same command again "
-                "to go on with it, or choose another --workdir"
+                f"{folder}: another cross-validation was started there just now; give the same "
+                "command again to resume it, or choose another --workdir"
             )
         files.write_json(folder / run_dir.PROTOCOL, now)
     except OSError as error:
@@ -198,49 +198,50 @@ def _outcome(
     fold: Fold,
     folder: Path,
     loaded: Loaded,
-    whole: ImageSet,
+    image_set: ImageSet,
     grid: Sequence[Candidate],
     before: Sequence[aggregate.Outcome],
 ) -> aggregate.Outcome:
-    """Run a fold, or find it finished; of 'nested' after the search within it."""
-    protocol = run_dir.RunDir(folder)
-    place = protocol.fold(fold.name).path
+    """Run a fold, unless it is finished; of 'nested' after the search within it."""
+    cross_validation = run_dir.RunDir(folder)
+    path = cross_validation.fold(fold.name).path
     fallback = _fell_back(folder)
     chosen, config = None, fold.config
     if grid:
         chosen = _search(fold, folder / run_dir.SEARCH / fold.name, loaded, grid, fallback)
         config = grid[chosen["chosen"]].applied(config)
-    earlier = _finished(config, place)
+    earlier = _finished(config, path)
     if earlier is not None and run_record.same_evaluation(earlier, {"config": config.to_dict()}):
-        _LOG.info("%s: finished before", fold.name)
+        _LOG.info("%s: already finished", fold.name)
     else:
-        _run(fold.name, config, place, loaded, fallback)
+        _run(fold.name, config, path, loaded, fallback)
     # Of no use to a finished run, and most of what it takes on the disk.
-    shutil.rmtree(place / run_dir.CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(path / run_dir.CHECKPOINTS, ignore_errors=True)
     if before:
-        _refuse_other_weights(protocol.fold(before[0].fold.name).path, place)
-    return aggregate.read(fold, place, whole, chosen)
+        _refuse_other_weights(cross_validation.fold(before[0].fold.name).path, path)
+    return aggregate.read(fold, path, image_set, chosen)
 
 
 def _fell_back(folder: Path) -> bool:
-    """Whether any run so far started from a stand-in because ImageNet's could not be had."""
-    protocol = run_dir.RunDir(folder)
-    records = [run.record() for run in (*protocol.folds(), *protocol.searched())]
+    """Whether any run so far had to replace ImageNet's weights, which it could not get."""
+    cross_validation = run_dir.RunDir(folder)
+    runs = (*cross_validation.folds(), *cross_validation.searched())
+    records = [run.record() for run in runs]
     return any(record is not None and record["weights"]["fallback"] for record in records)
 
 
-def _run(name: str, config: ConfigDict, place: Path, loaded: Loaded, fallback: bool) -> None:
+def _run(name: str, config: ConfigDict, path: Path, loaded: Loaded, fallback: bool) -> None:
     try:
-        single_run.run(config, place, loaded=loaded, fallback=fallback)
+        single_run.run(config, path, loaded=loaded, fallback=fallback)
     except DivergedError as error:
         raise DivergedError(f"{name}: {error}") from error
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
 
-def _finished(config: ConfigDict, place: Path) -> dict[str, Any] | None:
+def _finished(config: ConfigDict, path: Path) -> dict[str, Any] | None:
     """The record of the finished run of this config, if the folder holds it."""
-    earlier = run_dir.read(place)
+    earlier = run_dir.read(path)
     if earlier is None or earlier["status"] != "finished":
         return None
     # The folds that are left may need less memory than those that are done.
@@ -258,8 +259,8 @@ def _refuse_other_weights(first: Path, other: Path) -> None:
     different = [name for name in names if one["weights"][name] != two["weights"][name]]
     if different:
         raise UserError(
-            f"{other.name} began with other weights than {first.name} ({', '.join(different)} "
-            f"differ): delete {other}, see that config.pretrained can be had, and give the same "
+            f"{other.name} started from other weights than {first.name} ({', '.join(different)} "
+            f"differ): delete {other}, make config.pretrained available, and give the same "
             "command again"
         )
 
@@ -270,7 +271,7 @@ def _refuse_other_weights(first: Path, other: Path) -> None:
 def _search(
     fold: Fold, folder: Path, loaded: Loaded, grid: Sequence[Candidate], fallback: bool
 ) -> dict[str, Any]:
-    """Score every candidate in every inner fold, and say which is best; kept in search.json.
+    """Score every candidate in every inner fold, and choose the best; kept in search.json.
 
     The images that `fold` tests are in none of these runs. A candidate is scored on the images that
     an inner fold tests: those of its validation picked the epochs.
@@ -290,7 +291,7 @@ def _search(
             if scores[-1][-1] is None:
                 break
     chosen = best(metric, scores)
-    found = {
+    search = {
         "metric": metric,
         "candidates": [
             {
@@ -304,26 +305,26 @@ def _search(
         "chosen": chosen,
     }
     _LOG.info("%s: chosen %s", fold.name, grid[chosen])
-    files.write_json(path, found)
-    return found
+    files.write_json(path, search)
+    return search
 
 
 def _score(
-    metric: str, name: str, config: ConfigDict, place: Path, loaded: Loaded, fallback: bool
+    metric: str, name: str, config: ConfigDict, path: Path, loaded: Loaded, fallback: bool
 ) -> float | None:
     """The metric on the images that the inner fold tests; None where the training diverged."""
-    if _finished(config, place) is None:
+    if _finished(config, path) is None:
         try:
-            _run(name, config, place, loaded, fallback)
+            _run(name, config, path, loaded, fallback)
         except DivergedError as error:
             _LOG.warning("%s", error)
             return None
     # Only its figures are of use from here on, and there are many such runs.
-    run = run_dir.RunDir(place)
+    run = run_dir.RunDir(path)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     for trained in run.stages():
         shutil.rmtree(trained.model, ignore_errors=True)
-    # As the network gave them: what is made of its probabilities has no part in the choice.
+    # As the network gave them: calibration is not used for the choice.
     stage = run.metrics()["final_stage"]
     table = Predictions.read_csv(run.stage(stage).predictions).where("test")
     return metrics.validation_metric(metric, table)

@@ -1,4 +1,4 @@
-"""The folds of a protocol: a config for each, every split made and judged before any training.
+"""The folds of a cross-validation: a config for each, every split checked before any training.
 
 A fold is an ordinary run: its config alone gives the same images, the same split and the same
 seeds, so that it can be trained again apart from the others.
@@ -17,7 +17,7 @@ from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.experiments import data_from_config
 
-# Protocols of several runs, each with what it is called in a report.
+# Kinds of several runs, each with its name in a report.
 TITLES = {
     "repeated": "repeated hold-out",
     "kfold": "cross-validation",
@@ -26,7 +26,7 @@ TITLES = {
 }
 KINDS = ("holdout", *TITLES)
 
-# Protocols that test each image exactly once in each repeat.
+# Kinds that test each image exactly once in each repeat.
 EXHAUSTIVE = ("kfold", "nested", "loso")
 
 _DEFAULT_HOLDOUTS = 5
@@ -37,13 +37,13 @@ _SPLIT, _TRAINING, _INNER = 1, 2, 3
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """One run of a protocol.
+    """One run of a cross-validation.
 
     Attributes:
       name: of its folder.
       repeat: which repeat of the whole it belongs to, from 0.
       config: of the run.
-      tested: [K] int, places of the tested images in the set.
+      tested: [K] int, indices of the tested images in the set.
       inner: the runs among which 'nested' chooses, made of the images that this fold does not test.
     """
 
@@ -60,31 +60,31 @@ def derived_seed(seed: int, *place: int) -> int:
 
 
 def plan(config: ConfigDict, image_set: ImageSet) -> list[Fold]:
-    """All runs of the config's protocol, in the order in which they are made.
+    """All runs of `config.protocol`, in the order in which they are made.
 
     Args:
       config: whose `protocol` is one of `TITLES`.
       image_set: N images as they are split, copies that are made before the split among them.
 
     Raises:
-      UserError: the protocol cannot be had of these images, or fields contradict it.
+      UserError: these images cannot be split so, or fields contradict it.
     """
     _check_fields(config, image_set)
     # Splits depend on everything but the pixels, and the inner ones would copy these.
     light = dataclasses.replace(image_set, images=np.empty((len(image_set), 0)), masks=None)
     _check_holders(config, light)
     if config.protocol == "loso":
-        found = _one_for_each_subject(config, light)
+        planned = _one_for_each_subject(config, light)
     else:
         repeats = config.cv.repeats or (_DEFAULT_HOLDOUTS if config.protocol == "repeated" else 1)
-        found = [
+        planned = [
             fold
             for repeat in range(repeats)
             for fold in _one_repeat(config, light, repeat, repeats)
         ]
     if config.protocol in EXHAUSTIVE:
-        _check_each_once(found, len(image_set))
-    return found
+        _check_each_once(planned, len(image_set))
+    return planned
 
 
 def _one_repeat(config: ConfigDict, image_set: ImageSet, repeat: int, repeats: int) -> list[Fold]:
@@ -95,7 +95,7 @@ def _one_repeat(config: ConfigDict, image_set: ImageSet, repeat: int, repeats: i
     prefix = f"repeat_{_padded(repeat, repeats)}" if repeats > 1 else ""
     if config.protocol == "repeated":
         return [_fold(config, image_set, prefix or "repeat_0", repeat, 0, {"seed": seed})]
-    count, found = config.cv.folds, []
+    count, partition = config.cv.folds, []
     for number in range(count):
         name = "-".join(filter(None, (prefix, f"fold_{_padded(number, count)}")))
         split = {"seed": seed, "folds": count, "fold": number}
@@ -103,8 +103,8 @@ def _one_repeat(config: ConfigDict, image_set: ImageSet, repeat: int, repeats: i
         if config.protocol == "nested":
             inner = _inner(config, image_set, fold, number)
             fold = dataclasses.replace(fold, inner=inner)
-        found.append(fold)
-    return found
+        partition.append(fold)
+    return partition
 
 
 def _one_for_each_subject(config: ConfigDict, image_set: ImageSet) -> list[Fold]:
@@ -124,21 +124,21 @@ def _one_for_each_subject(config: ConfigDict, image_set: ImageSet) -> list[Fold]
 
 def _inner(config: ConfigDict, image_set: ImageSet, outer: Fold, number: int) -> tuple[Fold, ...]:
     """The folds of the images that `outer` does not test."""
-    count, wish = config.cv.inner_folds, outer.config.split
-    found = []
+    count, outer_split = config.cv.inner_folds, outer.config.split
+    inner_folds = []
     for inner in range(count):
         split = {
-            "seed": wish.seed,
-            "outer_folds": wish.folds,
-            "outer_fold": wish.fold,
+            "seed": outer_split.seed,
+            "outer_folds": outer_split.folds,
+            "outer_fold": outer_split.fold,
             "folds": count,
             "fold": inner,
         }
         name = f"inner_{_padded(inner, count)}"
         where = f"{outer.name}, {name}"
         adapted = _adapted(config, split, _INNER, outer.repeat, number, inner)
-        found.append(Fold(name, outer.repeat, adapted, _tested(adapted, image_set, where)))
-    return tuple(found)
+        inner_folds.append(Fold(name, outer.repeat, adapted, _tested(adapted, image_set, where)))
+    return tuple(inner_folds)
 
 
 def _fold(
@@ -155,24 +155,24 @@ def _fold(
 
 def _adapted(config: ConfigDict, split: dict[str, Any], *place: int) -> ConfigDict:
     """The config of one ordinary run: its part of the split, and seeds of its own."""
-    found = config.copy_and_resolve_references()
-    found.protocol = "holdout"
+    adapted = config.copy_and_resolve_references()
+    adapted.protocol = "holdout"
     # The images stay what they are, whatever the seed of the run.
-    found.data.seed = data_from_config.data_seed(config)
-    found.seed = derived_seed(config.seed, *place)
-    found.split.update(split)
-    return found
+    adapted.data.seed = data_from_config.data_seed(config)
+    adapted.seed = derived_seed(config.seed, *place)
+    adapted.split.update(split)
+    return adapted
 
 
 def _tested(config: ConfigDict, image_set: ImageSet, name: str) -> np.ndarray:
-    """Places of the tested images among those that the run may see."""
+    """Indices of the tested images among those that the run may see."""
     try:
         seen = data_from_config.without_outer_fold(config, image_set)
         return np.flatnonzero(data_from_config.make_splits(config, seen) == "test")
     except UserError as error:
         numbers = "; or change config.cv.folds or config.cv.inner_folds"
-        mend = numbers if config.split.folds else ""
-        raise UserError(f"{name} cannot be split: {error}{mend}") from error
+        fix = numbers if config.split.folds else ""
+        raise UserError(f"{name} cannot be split: {error}{fix}") from error
 
 
 def _padded(number: int, count: int) -> str:
@@ -184,7 +184,7 @@ def _padded(number: int, count: int) -> str:
 
 
 def _check_fields(config: ConfigDict, image_set: ImageSet) -> None:
-    kind, wish, split = config.protocol, config.cv, config.split
+    kind, cv, split = config.protocol, config.cv, config.split
     if config.seed < 0:
         raise UserError(f"config.seed={config.seed}: expected 0 or more")
     for name in ("folds", "outer_folds"):
@@ -208,22 +208,22 @@ def _check_fields(config: ConfigDict, image_set: ImageSet) -> None:
             "to split; set config.protocol=holdout or remove the split column"
         )
     for name, least in (("folds", 2), ("inner_folds", 2), ("repeats", 0)):
-        if wish[name] < least:
-            raise UserError(f"config.cv.{name}={wish[name]}: expected {least} or more")
+        if cv[name] < least:
+            raise UserError(f"config.cv.{name}={cv[name]}: expected {least} or more")
     if kind == "loso" and split.by != "subject":
         raise UserError(
             f"config.protocol='loso' leaves out subjects, but config.split.by={split.by!r}: set it "
             "to 'subject'"
         )
-    if kind == "loso" and wish.repeats > 1:
+    if kind == "loso" and cv.repeats > 1:
         raise UserError(
-            f"config.cv.repeats={wish.repeats}: leaving out each subject can be done in one way "
+            f"config.cv.repeats={cv.repeats}: leaving out each subject can be done in one way "
             "only; set it to 0, or take another config.protocol"
         )
 
 
 def _check_holders(config: ConfigDict, image_set: ImageSet) -> None:
-    """Whether each class has enough subjects (or images), so that the mend can name a number."""
+    """Check that each class has enough subjects (or images); the error names what would do."""
     kind, by = config.protocol, config.split.by
     if kind == "loso" and dataset.unnamed(image_set) == len(image_set):
         raise UserError(
@@ -240,17 +240,17 @@ def _check_holders(config: ConfigDict, image_set: ImageSet) -> None:
         if holders >= least:
             continue
         other = " or split by='image'" if by == "subject" else ""
-        mend = f"merge classes (config.data.merge){other}"
+        fix = f"merge classes (config.data.merge){other}"
         if holders >= 3:
-            mend = f"set config.cv.folds={holders} or fewer, {mend}"
+            fix = f"set config.cv.folds={holders} or fewer, {fix}"
         raise UserError(
-            f"class {name!r} has {holders} {by}(s), but config.protocol={kind!r} wants "
-            f"{least} or more; {mend}"
+            f"class {name!r} has {holders} {by}(s), but config.protocol={kind!r} needs "
+            f"{least} or more; {fix}"
         )
 
 
-def _check_each_once(found: list[Fold], images: int) -> None:
-    for repeat in {fold.repeat for fold in found}:
-        tested = np.concatenate([fold.tested for fold in found if fold.repeat == repeat])
+def _check_each_once(planned: list[Fold], images: int) -> None:
+    for repeat in {fold.repeat for fold in planned}:
+        tested = np.concatenate([fold.tested for fold in planned if fold.repeat == repeat])
         if not np.array_equal(np.sort(tested), np.arange(images)):
             raise AssertionError(f"the folds of repeat {repeat} do not test each image once")

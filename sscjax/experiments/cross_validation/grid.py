@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from sscjax.errors import UserError
 from sscjax.evaluation import metrics
 
-# Fields that change what is learnt from or judged by, and not how: a comparison would be void. And
-# those that give outer folds other starting weights or other stages, which could not be pooled.
+# Fields that change the data or the metric: candidates could not be compared by them. And those
+# that give outer folds other starting weights or stages: their predictions could not be aggregated.
 _FIXED = (
     *("protocol", "cv.", "name", "seed", "data.", "split.", "checkpoint."),
     *("calibration.", "augment.counts_before_split", "model.outputs", "select.metric"),
@@ -34,11 +34,11 @@ class Candidate:
 
     def applied(self, config: ConfigDict) -> ConfigDict:
         """A copy of the config with this candidate's values."""
-        found = config.copy_and_resolve_references()
+        changed = config.copy_and_resolve_references()
         for name, value in self.overrides.items():
-            block, field = _place(found, name)
+            block, field = _block(changed, name)
             block[field] = value
-        return found
+        return changed
 
 
 def _shown(value: Any) -> str:
@@ -83,27 +83,27 @@ def _axis(config: ConfigDict, entry: str) -> tuple[str, list[Any]]:
         raise UserError(f"config.cv.search: found {entry!r}, expected 'FIELD=VALUE,VALUE,...'")
     if any(name == fixed or (fixed[-1] == "." and name.startswith(fixed)) for fixed in _FIXED):
         raise UserError(
-            f"config.cv.search: {name} decides what is learnt from or judged by, so it cannot be "
+            f"config.cv.search: {name} changes the data or the metric, so it cannot be "
             "chosen by validation; search another field"
         )
-    block, field = _place(config, name)
+    block, field = _block(config, name)
     values = [_value(name, block[field], part) for part in _parts(text)]
     if any(values.count(value) > 1 for value in values):
         raise UserError(f"config.cv.search: {entry!r} names a value twice")
     return name, values
 
 
-def _place(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
+def _block(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
     """The block that holds a field, and the field's own name."""
     *blocks, field = name.split(".")
-    place: Any = config
+    inner: Any = config
     for block in blocks:
-        place = place.get(block) if isinstance(place, ConfigDict) else None
-    if not isinstance(place, ConfigDict) or field not in place:
+        inner = inner.get(block) if isinstance(inner, ConfigDict) else None
+    if not isinstance(inner, ConfigDict) or field not in inner:
         raise UserError(f"config.cv.search: the config has no field {name}; correct its name")
-    if isinstance(place[field], ConfigDict):
+    if isinstance(inner[field], ConfigDict):
         raise UserError(f"config.cv.search: {name} is a block; name one of its fields")
-    return place, field
+    return inner, field
 
 
 def _parts(text: str) -> list[str]:
@@ -153,10 +153,10 @@ def best(metric: str, scores: Sequence[Sequence[float | None]]) -> int:
     """
     sign = 1 if metrics.HIGHER_IS_BETTER[metric] else -1
     means = [mean_score(of_one) for of_one in scores]
-    found = [index for index, mean in enumerate(means) if mean is not None]
-    if not found:
+    converged = [index for index, mean in enumerate(means) if mean is not None]
+    if not converged:
         raise UserError(
             "the training of every candidate of config.cv.search diverged: search lower learning "
             "rates"
         )
-    return max(found, key=lambda index: sign * (means[index] or 0.0))
+    return max(converged, key=lambda index: sign * (means[index] or 0.0))
