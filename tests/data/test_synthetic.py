@@ -74,6 +74,7 @@ def unseen_subjects(features: np.ndarray, image_set: ImageSet) -> float:
     return float(np.mean(scores))
 
 
+@pytest.mark.slow
 class TestDefaultSet:
     def test_counts_names_and_types(self, default_set: ImageSet) -> None:
         assert default_set.classes == ("normal", "early", "late")

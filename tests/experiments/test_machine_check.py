@@ -150,6 +150,7 @@ def test_package_that_is_not_installed(
     assert "fix: pip install -e ." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_program(tmp_path: Path) -> None:
     """All of it, and devices that are not there: as a user calls it."""
     call = [sys.executable, "-m", "sscjax", "doctor"]

@@ -202,6 +202,7 @@ def masked(quick_compiler: None, tmp_path_factory: pytest.TempPathFactory) -> Ma
     return Masked(folder, place / "run", text, drawn, np.asarray(drawn.masks))
 
 
+@pytest.mark.slow
 def test_answers_of_a_run_with_masks(
     masked: Masked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,6 +241,7 @@ def test_answers_of_a_run_with_masks(
             assert kept["masks"][index]["shares"][name] == pytest.approx(shares[place])
 
 
+@pytest.mark.slow
 def test_masks_of_earlier_answers(masked: Masked, run: Path, tmp_path: Path) -> None:
     """Kept where nothing comes in their place, gone with it; a folder of the user's stays."""
     image = put(tmp_path / "a.png")
@@ -260,6 +262,7 @@ def test_masks_of_earlier_answers(masked: Masked, run: Path, tmp_path: Path) -> 
     assert own.is_file()
 
 
+@pytest.mark.slow
 def test_masks_of_folds_are_pooled(masked: Masked, tmp_path: Path) -> None:
     """Each image once; a fold's table that is not its own is refused."""
     names = masked.drawn.files
@@ -281,6 +284,7 @@ def test_masks_of_folds_are_pooled(masked: Masked, tmp_path: Path) -> None:
         aggregate._masks(other, masked.run, masked.drawn, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.extra
 def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> None:
     """In every runtime; other answers are detected."""
@@ -315,6 +319,7 @@ def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> 
         verify.demand(wrong, "a.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_run_with_masks(masked: Masked, tmp_path: Path) -> None:
     """Told better than by the commonest tissue; counted, reported, gone on with, and answered."""

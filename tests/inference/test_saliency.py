@@ -75,6 +75,7 @@ def test_by_hand() -> None:
     np.testing.assert_allclose(saliency.hires_cam(activations, gradients), [[[0.0, 0.0]]])
 
 
+@pytest.mark.slow
 def test_hires_cam_sums_to_the_logit() -> None:
     """Behind pooling stands a linear classifier: the map's sum is the logit without its bias."""
     model = MobileNetV2(3, alpha=0.35, dropout_rate=0.5)
@@ -167,6 +168,7 @@ def share_in_squares(maps: np.ndarray, corners: np.ndarray) -> float:
     return float(np.mean(hits))
 
 
+@pytest.mark.slow
 def test_maps_depend_on_what_was_learnt() -> None:
     """Adebayo et al. 2018, arXiv:1810.03292: with the weights at random, the map must change."""
     model = CNN(outputs=2, widths=(6, 6), dense=())

@@ -331,6 +331,7 @@ assert {logging.getLogger(name).level for name in ("absl", "orbax")} == {logging
 """
 
 
+@pytest.mark.slow
 def test_imports_leave_the_loggers_of_others_alone() -> None:
     """Programs alone silence Orbax."""
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)

@@ -205,6 +205,7 @@ def test_training_equals_plain_optax(name: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_frozen_layers_cost_nothing() -> None:
     """The masked step has the FLOPs of one that knows of the trained layers alone."""
     tree, labels = network()

@@ -382,6 +382,7 @@ def epoch() -> Callable[..., Any]:
     return take
 
 
+@pytest.mark.slow
 def test_epoch_in_several_calls(epoch: Callable[..., Any]) -> None:
     """Parameters, optimizer state and step are equal to the bit; sums but for their order."""
     whole, sums = epoch()
@@ -392,6 +393,7 @@ def test_epoch_in_several_calls(epoch: Callable[..., Any]) -> None:
         assert sums_of_parts == pytest.approx(sums, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_epoch_is_determined_by_its_key(epoch: Callable[..., Any]) -> None:
     first, sums = epoch(seed=1)
     again, same_sums = epoch(seed=1)
@@ -442,6 +444,7 @@ def test_a_loss_that_is_not_finite_gives_no_gradient() -> None:
 # ---- BatchNorm in training ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel_trains", (True, False))
 def test_gradients_through_folded_kernels(kernel_trains: bool) -> None:
     """As the plain network's; also of a BatchNorm that trains after a frozen kernel."""
