@@ -14,6 +14,7 @@ import optax
 from sscjax.data.masks import IGNORE
 from sscjax.models import MASK
 from sscjax.training import freezing
+from sscjax.training.losses import Objective
 from sscjax.training.programs import Program, jit, part_size
 
 
@@ -58,12 +59,12 @@ def _fold(
     batch_stats: freezing.Params,
 ) -> tuple[freezing.Params, freezing.Params]:
     """Folded parameters: those that depend on the trained `params`, and the others."""
-    whole = program.model.fold(freezing.combine(params, frozen), batch_stats, program.folded)
+    folded = program.model.fold(freezing.combine(params, frozen), batch_stats, program.folded)
     norms = program.model.norm_after
-    depends = {name for name in whole if name in params or norms.get(name) in params}
+    depends = {name for name in folded if name in params or norms.get(name) in params}
     return (
-        {name: whole[name] for name in whole if name in depends},
-        {name: whole[name] for name in whole if name not in depends},
+        {name: folded[name] for name in folded if name in depends},
+        {name: folded[name] for name in folded if name not in depends},
     )
 
 
@@ -82,6 +83,73 @@ class Targets:
     masks: jax.Array | None = None
 
 
+@flax.struct.dataclass
+class _Totals:
+    """What sums over the batch are divided by, so that micro-batches weigh by their content."""
+
+    images: jax.Array
+    pixels: jax.Array
+    with_mask: jax.Array
+
+
+def _network_inputs(
+    program: Program, batch: tuple[jax.Array, jax.Array, jax.Array], key: jax.Array
+) -> tuple[jax.Array, Targets, _Totals]:
+    """Augmented inputs of the network, their targets, and the totals of the whole batch."""
+    stored, labels, weights = batch
+    images = (weights > 0).sum()
+    # On the whole batch: small matrix products inside a scan would run on one thread.
+    x, targets = program.inputs(stored, key), Targets(labels, weights)
+    pixels = with_mask = jnp.ones(())
+    if program.predicts_masks:
+        x, masks = x[..., :-1], x[..., -1].astype(jnp.int32)
+        targets = Targets(labels, weights, masks=masks)
+        # Of the whole batch, so that micro-batches with few known pixels do not weigh more.
+        known = (masks != IGNORE) * (weights > 0)[:, None, None]
+        pixels = jnp.maximum(known.sum(), 1.0)
+        with_mask = jnp.maximum(known.any(axis=(1, 2)).sum(), 1.0)
+    return x, targets, _Totals(images, pixels, with_mask)
+
+
+def _loss(
+    objective: Objective,
+    logits: jax.Array,
+    mask_logits: jax.Array | None,
+    targets: Targets,
+    totals: _Totals,
+) -> tuple[jax.Array, Sums]:
+    """A micro-batch's share of the loss of its batch, and its sums."""
+    losses = objective.losses(logits, targets.labels)
+    correct = objective.probabilities(logits).argmax(-1) == targets.labels
+    real = (targets.weights > 0).astype(losses.dtype)
+    sums = Sums((losses * real).sum(), (correct * real).sum(), real.sum())
+    weighted = losses * objective.weights(targets.labels)
+    value = (weighted * targets.weights).sum() / totals.images
+    if objective.classification != 1.0:
+        value *= objective.classification
+    if mask_logits is not None and targets.masks is not None:
+        per_image = objective.mask_losses(mask_logits, targets.masks).sum(axis=(1, 2))
+        of_masks = (per_image * real).sum() / totals.pixels
+        if objective.dice:
+            has_mask = real * (targets.masks != IGNORE).any(axis=(1, 2))
+            dice = objective.dice_losses(mask_logits, targets.masks)
+            of_masks += objective.dice * (dice * has_mask).sum() / totals.with_mask
+        value += objective.segmentation * of_masks
+    return value, sums
+
+
+def _sizes(program: Program, batch: int) -> tuple[int, int]:
+    """Images that go through the network at a time, and images that dropout is drawn for at once.
+
+    The second is the first, or a multiple of it where a run resumed with a smaller micro-batch.
+    """
+    size = _micro_size(program, batch)
+    block = max(size, part_size(program.drawn_by, batch) if program.drawn_by else 0)
+    if block % size:
+        raise ValueError(f"dropout is drawn for {block} images, no multiple of {size}")
+    return size, block
+
+
 def _gradients(
     program: Program,
     params: freezing.Params,
@@ -92,60 +160,25 @@ def _gradients(
 ) -> tuple[freezing.Params, freezing.Params, Sums]:
     """Gradients over the trained `params`, new running averages, sums; a scan over micro-batches.
 
-    Nothing is differentiated by `frozen`.
+    `frozen` is not differentiated.
     """
-    stored, labels, weights = batch
-    size = _micro_size(program, len(labels))
-    # Images that dropout is drawn for at once: `size` of them, or several such parts.
-    block = max(size, part_size(program.drawn_by, len(labels)) if program.drawn_by else 0)
-    if block % size:
-        raise ValueError(f"dropout is drawn for {block} images, no multiple of {size}")
-    total = (weights > 0).sum()
+    count = len(batch[1])
+    size, block = _sizes(program, count)
     augment_key, drop_key = jax.random.split(key)
-    # On the whole batch: small matrix products inside the scan below would run on one thread.
-    whole, targets = program.inputs(stored, augment_key), Targets(labels, weights)
-    pixels = with_mask = jnp.ones(())
-    if program.predicts_masks:
-        whole, masks = whole[..., :-1], whole[..., -1].astype(jnp.int32)
-        targets = Targets(labels, weights, masks=masks)
-        # Of the whole batch, so that micro-batches with few known pixels do not weigh more.
-        known = (masks != IGNORE) * (weights > 0)[:, None, None]
-        pixels = jnp.maximum(known.sum(), 1.0)
-        with_mask = jnp.maximum(known.any(axis=(1, 2)).sum(), 1.0)
+    x, targets, totals = _network_inputs(program, batch, augment_key)
     # Folding, and its gradient, once per step: the scan below differentiates what was folded.
     fold = functools.partial(_fold, program, frozen=frozen, batch_stats=batch_stats)
     trained, unfold, constant = jax.vjp(fold, params, has_aux=True)
 
-    def loss(
-        folded: freezing.Params,
-        part: tuple[jax.Array, Targets],
-        key: jax.Array,
-        drawn: tuple[int, jax.Array] | None,
-    ) -> tuple[jax.Array, Any]:
-        x, targets = part
-        (logits, seen), updated = program.logits(
-            freezing.combine(folded, constant), batch_stats, x, key, drawn
+    def loss(folded: freezing.Params, part: tuple[jax.Array, Targets], *dropout: Any) -> Any:
+        pixels, targets = part
+        (logits, captured), updated = program.logits(
+            freezing.combine(folded, constant), batch_stats, pixels, *dropout
         )
-        losses = program.objective.losses(logits, targets.labels)
-        right = program.objective.probabilities(logits).argmax(-1) == targets.labels
-        real = (targets.weights > 0).astype(losses.dtype)
-        sums = Sums((losses * real).sum(), (right * real).sum(), real.sum())
-        weighted = losses * program.objective.weights(targets.labels)
-        value = (weighted * targets.weights).sum() / total
-        if program.objective.classification != 1.0:
-            value *= program.objective.classification
-        if targets.masks is not None:
-            told, objective = seen[MASK], program.objective
-            per_image = objective.mask_losses(told, targets.masks).sum(axis=(1, 2))
-            of_masks = (per_image * real).sum() / pixels
-            if objective.dice:
-                has = real * (targets.masks != IGNORE).any(axis=(1, 2))
-                dice = objective.dice_losses(told, targets.masks)
-                of_masks += objective.dice * (dice * has).sum() / with_mask
-            value += objective.segmentation * of_masks
+        value, sums = _loss(program.objective, logits, captured.get(MASK), targets, totals)
         return value, (updated, sums)
 
-    def one(part: tuple[jax.Array, Targets], index: jax.Array) -> Any:
+    def part_gradients(part: tuple[jax.Array, Targets], index: jax.Array) -> Any:
         drawn = None
         if block > size:
             first = index * size
@@ -164,22 +197,20 @@ def _gradients(
         )
         return gradients, aux
 
-    if size == len(labels):
-        gradients, (updated, sums) = one((whole, targets), jnp.int32(0))
+    if size == count:
+        gradients, (updated, sums) = part_gradients((x, targets), jnp.int32(0))
         return unfold(gradients)[0], updated, sums
-    parts = jax.tree.map(
-        lambda leaf: leaf.reshape(len(labels) // size, size, *leaf.shape[1:]),
-        (whole, targets),
-    )
 
     def add(carry: Any, item: Any) -> tuple[Any, None]:
         index, part = item
-        gradients, (_, sums) = one(part, index)
+        gradients, (_, sums) = part_gradients(part, index)
         return jax.tree.map(jnp.add, carry, (gradients, sums)), None
 
+    steps = count // size
+    parts = jax.tree.map(lambda leaf: leaf.reshape(steps, size, *leaf.shape[1:]), (x, targets))
     zero = jnp.zeros(())
     start = (jax.tree.map(jnp.zeros_like, trained), Sums(zero, zero, zero))
-    (gradients, sums), _ = jax.lax.scan(add, start, (jnp.arange(len(labels) // size), parts))
+    (gradients, sums), _ = jax.lax.scan(add, start, (jnp.arange(steps), parts))
     return unfold(gradients)[0], batch_stats, sums
 
 

@@ -13,6 +13,7 @@ from sscjax.evaluation import intervals, metrics
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments.cross_validation import aggregate
 from sscjax.experiments.cross_validation.folds import Fold
+from sscjax.experiments.cross_validation.outcomes import Outcome
 
 CLASSES = ("normal", "early", "late")
 
@@ -37,9 +38,9 @@ def rows(whole: Predictions, places: np.ndarray) -> Predictions:
     return aggregate.joined([whole], places)
 
 
-def outcome(whole: Predictions, places: np.ndarray, repeat: int, name: str) -> aggregate.Outcome:
+def outcome(whole: Predictions, places: np.ndarray, repeat: int, name: str) -> Outcome:
     fold = Fold(name, repeat, smoke.get_config(), places)
-    return aggregate.Outcome(fold, {}, "", rows(whole, places), {}, None)
+    return Outcome(fold, {}, "", rows(whole, places), {}, None)
 
 
 def test_folds_come_together_in_the_order_of_the_set() -> None:
@@ -64,15 +65,15 @@ def test_folds_come_together_in_the_order_of_the_set() -> None:
 
 def test_one_repeat_has_the_figures_of_an_ordinary_table() -> None:
     (whole,) = table(np.random.default_rng(1))
-    figures, ranges = aggregate.pooled([whole], ordered=True)
+    figures, ranges = aggregate.aggregate([whole], ordered=True)
     assert figures == metrics.figures_by_split(whole, True)["test"]
     assert ranges == intervals.test_figures(whole, True)
 
 
 def test_repeats_are_no_committee() -> None:
-    """A subject that each of two models calls half right stays half right in the pooled table."""
+    """A subject that each of two models calls half right stays half right when aggregated."""
     whole = table(np.random.default_rng(2), repeats=3)
-    figures, ranges = aggregate.pooled(whole, ordered=True)
+    figures, ranges = aggregate.aggregate(whole, ordered=True)
     labels = np.concatenate([one.labels for one in whole])
     scores = np.concatenate([one.probabilities for one in whole])
     called = scores.argmax(axis=1)

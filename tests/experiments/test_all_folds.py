@@ -1,4 +1,4 @@
-"""Protocols from end to end, small: pooled figures, resuming to the bit, one-class test folds."""
+"""Cross-validations, end to end: aggregated figures, resuming to the bit, one-class test folds."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def by_hand(folder: Path, name: str) -> list[dict[str, str]]:
     return rows
 
 
-def test_pooled_tables_are_the_folds_tables(kfold: Path) -> None:
+def test_aggregated_tables_are_the_folds_tables(kfold: Path) -> None:
     for name in (
         "predictions.csv",
         "stages/head/predictions.csv",
@@ -104,7 +104,7 @@ def test_pooled_tables_are_the_folds_tables(kfold: Path) -> None:
         )
 
 
-def test_pooled_figures_are_those_of_scikit_learn(kfold: Path) -> None:
+def test_aggregated_figures_are_those_of_scikit_learn(kfold: Path) -> None:
     rows = by_hand(kfold, "predictions.csv")
     found = json.loads((kfold / "metrics.json").read_text("utf-8"))
     classes = found["splits"]["test"]["image"]["classes"]
@@ -128,13 +128,13 @@ def test_pooled_figures_are_those_of_scikit_learn(kfold: Path) -> None:
 
 
 def test_metrics_have_the_keys_of_a_run(kfold: Path) -> None:
-    pooled = json.loads((kfold / "metrics.json").read_text("utf-8"))
+    aggregated = json.loads((kfold / "metrics.json").read_text("utf-8"))
     of_run = json.loads((kfold / "folds/fold_0/metrics.json").read_text("utf-8"))
-    assert set(of_run) <= set(pooled)
-    assert pooled["splits"]["test"].keys() == of_run["splits"]["test"].keys()
+    assert set(of_run) <= set(aggregated)
+    assert aggregated["splits"]["test"].keys() == of_run["splits"]["test"].keys()
     for unit in ("image", "subject"):
-        assert pooled["splits"]["test"][unit].keys() == of_run["splits"]["test"][unit].keys()
-        ranges = pooled["test_intervals"][unit]
+        assert aggregated["splits"]["test"][unit].keys() == of_run["splits"]["test"][unit].keys()
+        ranges = aggregated["test_intervals"][unit]
         assert ranges.keys() == of_run["test_intervals"][unit].keys()
 
 
@@ -143,7 +143,7 @@ def test_report_says_what_it_is(kfold: Path) -> None:
     assert text.startswith("SYNTHETIC IMAGES")
     assert "3-fold cross-validation by subject: 3 models of 48 images." in text
     assert "mean of folds" in text and "sd of folds" in text and "fold_2" in text
-    assert "(pooled)" in text and "folds' own macro AUROC is" in text
+    assert "(aggregated)" in text and "folds' own macro AUROC is" in text
     assert "87.5 %" in text and str(kfold) in text  # the paper's CNN
     assert max(map(len, text.replace(str(kfold), "").splitlines())) <= 100
     record = json.loads((kfold / "protocol.json").read_text("utf-8"))
@@ -204,7 +204,7 @@ def test_killed_anywhere_ends_identical(
 
 
 @pytest.mark.slow
-def test_killed_before_the_pooled_report(
+def test_killed_before_the_aggregated_report(
     kfold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -288,7 +288,7 @@ def test_edited_fold_is_noticed(kfold: Path, tmp_path: Path) -> None:
     record["weights"]["fallback"] = True
     shutil.copy(kfold / "folds/fold_0/predictions.csv", run / "folds/fold_0/predictions.csv")
     (run / "folds/fold_1/run.json").write_text(json.dumps(record), encoding="utf-8")
-    with pytest.raises(UserError, match=r"fold_1 began with other weights.*fallback differ"):
+    with pytest.raises(UserError, match=r"fold_1 started from other weights.*fallback differ"):
         all_folds.run(kfold_config(), run)
 
 

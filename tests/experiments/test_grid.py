@@ -44,9 +44,9 @@ def test_default_grids_fit_their_configs() -> None:
         (("model.cnn_widths=four",), "value of type tuple"),
         (("stages.head.lerning_rate=1",), "no field stages.head.lerning_rate"),
         (("stages.head=1",), "is a block"),
-        (("seed=1,2",), "learnt from or judged by"),
-        (("split.by=subject,image",), "learnt from or judged by"),
-        (("select.metric=accuracy",), "learnt from or judged by"),
+        (("seed=1,2",), "changes the data or the metric"),
+        (("split.by=subject,image",), "changes the data or the metric"),
+        (("select.metric=accuracy",), "changes the data or the metric"),
     ],
 )
 def test_wrong_entries_are_named(entries: tuple[str, ...], message: str) -> None:

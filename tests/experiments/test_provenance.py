@@ -296,7 +296,7 @@ def test_mistakes(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         reproduce.reproduce(tmp_path, tmp_path / "target")
     with pytest.raises(UserError, match="is the run itself"):
         reproduce.reproduce(finished, finished)
-    with pytest.raises(UserError, match="name their place now by --data"):
+    with pytest.raises(UserError, match="name their folder by --data"):
         reproduce.reproduce(finished, tmp_path / "target", data=str(tmp_path / "nowhere"))
     run = tmp_path / "run"
     shutil.copytree(finished, run)

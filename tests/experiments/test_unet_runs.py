@@ -22,7 +22,7 @@ from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.evaluation import metrics, predictions, segmentation
 from sscjax.experiments import data_from_config, single_run, summarize
-from sscjax.experiments.cross_validation import aggregate, folds
+from sscjax.experiments.cross_validation import folds, outcomes
 from sscjax.export import onnx_file, verify
 from sscjax.export import write as export_file
 from sscjax.export.verify import ExportOptions
@@ -263,7 +263,7 @@ def test_masks_of_earlier_answers(masked: Masked, run: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_masks_of_folds_are_pooled(masked: Masked, tmp_path: Path) -> None:
+def test_masks_of_folds_are_aggregated(masked: Masked, tmp_path: Path) -> None:
     """Each image once; a fold's table that is not its own is refused."""
     names = masked.drawn.files
     found = segmentation.read_csv(masked.run / run_dir.MASKS).where("test")
@@ -271,7 +271,7 @@ def test_masks_of_folds_are_pooled(masked: Masked, tmp_path: Path) -> None:
     config = masked_config(masked.images)
     fold = folds.Fold("fold_0", 0, config, tested)
     kept = json.loads((masked.run / "metrics.json").read_text("utf-8"))["segmentation"]
-    told = aggregate._masks(fold, masked.run, masked.drawn, kept)
+    told = outcomes._masks(fold, masked.run / run_dir.MASKS, masked.drawn, kept)
     assert told is not None and told.files.tolist() == found.files.tolist()
     twice = segmentation.by_split(segmentation.join([told, told]))
     once = segmentation.by_split(told)
@@ -281,7 +281,7 @@ def test_masks_of_folds_are_pooled(masked: Masked, tmp_path: Path) -> None:
     )
     other = folds.Fold("fold_0", 0, config, tested[:1])
     with pytest.raises(UserError, match="are not the masks that fold_0 tests; delete this fold's"):
-        aggregate._masks(other, masked.run, masked.drawn, kept)
+        outcomes._masks(other, masked.run / run_dir.MASKS, masked.drawn, kept)
 
 
 @pytest.mark.slow

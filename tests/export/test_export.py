@@ -49,7 +49,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 EXACT = {"onnx": ".onnx", "stablehlo": ".zip"}
 MODELS = ("cnn", "mobilenet_v2")
 
-# MobileNetV2 whose classifier is solved for, on several layers.
+# MobileNetV2 whose classifier L-BFGS fits, on several layers.
 READER = "reader"
 READING = {
     "model__feature_layers": ("block_2_add", "block_16_project_BN", "out_relu"),

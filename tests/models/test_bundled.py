@@ -177,7 +177,7 @@ def test_other_width_falls_back_to_random(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level("WARNING", logger="sscjax"):
         weights = network_of(small(**{"model.alpha": 0.35})).weights
     assert weights.kind == "random" and weights.fallback
-    assert "the bundled backbone has alpha 1 alone" in caplog.text
+    assert "the bundled backbone exists for alpha 1 only" in caplog.text
 
 
 def test_unknown_fallback_is_named() -> None:

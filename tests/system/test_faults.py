@@ -157,14 +157,14 @@ def falsify(place: Path) -> None:
 def test_damaged_newest_checkpoint(
     run: Path, undisturbed: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The run goes on from the one before, says so, and keeps the damaged one."""
+    """The run resumes from the one before, says so, and keeps the damaged one."""
     damage(run / "checkpoints" / "1000002000000")
     with caplog.at_level("INFO", logger="sscjax"):
         assert_ends_alike(run, undisturbed)
     assert "stage finetune: resumed after epoch 1 of 4" in caplog.text
     if damage is not shutil.rmtree:  # of one that is gone nothing can be told
         assert "1000002000000 cannot be read" in caplog.text
-        assert "goes on from what was saved before" in caplog.text
+        assert "resumes from what was saved before" in caplog.text
         assert (run / "checkpoints" / "1000002000000.damaged").is_dir()
 
 
@@ -241,7 +241,7 @@ def test_damaged_features_are_computed_anew(
     path.write_bytes(bytes(data))
     np.testing.assert_array_equal(keep(NUMBERS.shape, np.float32, fill), NUMBERS)
     assert path.read_bytes() == sound
-    assert place == 3 or "computed anew" in caplog.text
+    assert place == 3 or "computed again" in caplog.text
 
 
 @pytest.mark.slow

@@ -196,7 +196,7 @@ def assert_clear(message: str, folder: Path, mend: str) -> None:
 
 
 def test_same_step_damaged_again_and_again(saved: Path) -> None:
-    """On a bad disk: what goes on from an earlier checkpoint writes the same step once more."""
+    """On a bad disk: what resumes from an earlier checkpoint writes the same step once more."""
     for number in (4, 4, 4):
         with Checkpoints(saved) as checkpoints:
             checkpoints.save(number, tree(number), {"epoch": number})

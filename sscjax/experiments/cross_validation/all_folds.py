@@ -24,6 +24,7 @@ from sscjax.experiments import data_from_config, run_record, run_stages, single_
 from sscjax.experiments.cross_validation import aggregate, folds
 from sscjax.experiments.cross_validation.folds import Fold
 from sscjax.experiments.cross_validation.grid import Candidate, best, candidates, mean_score
+from sscjax.experiments.cross_validation.outcomes import Outcome, read_fold
 from sscjax.reports import html
 from sscjax.system import files, locks, run_dir, terminal
 
@@ -109,7 +110,7 @@ def _run_all(
         run_dir.delete(folder, run_dir.PROTOCOL)
     _write(folder, now, earlier, lock)
     files.write_json(folder / run_dir.AUDIT, inspected)
-    outcomes: list[aggregate.Outcome] = []
+    outcomes: list[Outcome] = []
     for fold in plan:
         _LOG.info("-- %s (%d of %d)", fold.name, len(outcomes) + 1, len(plan))
         outcomes.append(_outcome(fold, folder, loaded, image_set, grid, outcomes))
@@ -200,8 +201,8 @@ def _outcome(
     loaded: Loaded,
     image_set: ImageSet,
     grid: Sequence[Candidate],
-    before: Sequence[aggregate.Outcome],
-) -> aggregate.Outcome:
+    before: Sequence[Outcome],
+) -> Outcome:
     """Run a fold, unless it is finished; of 'nested' after the search within it."""
     cross_validation = run_dir.RunDir(folder)
     path = cross_validation.fold(fold.name).path
@@ -219,7 +220,7 @@ def _outcome(
     shutil.rmtree(path / run_dir.CHECKPOINTS, ignore_errors=True)
     if before:
         _refuse_other_weights(cross_validation.fold(before[0].fold.name).path, path)
-    return aggregate.read(fold, path, image_set, chosen)
+    return read_fold(fold, path, image_set, chosen)
 
 
 def _fell_back(folder: Path) -> bool:

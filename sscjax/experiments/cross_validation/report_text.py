@@ -1,0 +1,184 @@
+"""The report of a cross-validation, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sscjax.data import dataset
+from sscjax.evaluation import metrics, segmentation
+from sscjax.experiments import summarize
+from sscjax.experiments.cross_validation import folds
+from sscjax.experiments.cross_validation.outcomes import Outcome
+from sscjax.reports.tables import confusion_text, intervals_table, paper_table, results_table
+from sscjax.system import formatting
+
+
+def report(
+    config: ConfigDict,
+    folder: Path,
+    images: dataset.Images,
+    outcomes: Sequence[Outcome],
+    figures: dict[str, Any],
+) -> str:
+    """The report of a cross-validation.
+
+    Args:
+      config: of the cross-validation.
+      folder: where it lies.
+      images: all of them, each with the split 'test'.
+      outcomes: of every fold.
+      figures: its metrics.json.
+    """
+    test, ranges = figures["splits"]["test"], figures["test_intervals"]
+    shown = test["image"]
+    reach = summarize.reach(images, ranges) + (
+        "\nThey take the models as they are; what other training images change, the folds show."
+    )
+    parts = [
+        *figures["warnings"],
+        _title(config, images, outcomes),
+        _folds_table(config, outcomes, figures["over_folds"]["image"]),
+    ]
+    if config.protocol == "nested":
+        parts.append(_search_table(outcomes))
+    parts.append(_aggregate_title(figures))
+    if len(figures["stages"]) > 1:
+        parts.append(_stages_table(figures["stages"]))
+    parts += [
+        results_table(figures["splits"]),
+        intervals_table(test, ranges, reach),
+        *([segmentation.text(figures["segmentation"])] if "segmentation" in figures else []),
+        "test images\n" + confusion_text(shown["confusion"], shown["classes"]),
+        paper_table(
+            len(images.originals.classes),
+            config.model.name,
+            figures["splits"],
+            split_by=images.by if images.has_subjects else "image",
+            synthetic=images.synthetic,
+        ),
+        f"Everything lies in {folder}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(config: ConfigDict, images: dataset.Images, outcomes: Sequence[Outcome]) -> str:
+    kind, repeats = config.protocol, len({one.fold.repeat for one in outcomes})
+    number, by = len(images.originals), config.split.by
+    what = folds.TITLES[kind]
+    if kind in ("kfold", "nested"):
+        what = f"{config.cv.folds}-fold {what}"
+    times = "once" if repeats == 1 else f"{repeats} times"
+    lines = [f"{what[0].upper()}{what[1:]} by {by}: {len(outcomes)} models of {number} images."]
+    if kind in folds.EXHAUSTIVE:
+        unseen = "a model that saw no image of its subject"
+        if by == "image":
+            unseen = "a model that did not see it, but maybe others of its subject"
+        lines.append(f"Each image is tested {times}, by {unseen}.")
+    else:
+        lines.append("Each model is tested on another draw: an image may be tested often or never.")
+    if kind == "nested":
+        lines.append(
+            f"Each fold chose its settings by {config.cv.inner_folds} inner folds of its own "
+            "training images."
+        )
+    return "\n".join(lines)
+
+
+def _folds_table(config: ConfigDict, outcomes: Sequence[Outcome], over: dict[str, Any]) -> str:
+    """One row per fold with the figures of its test images, then mean and standard deviation."""
+    loso = config.protocol == "loso"
+    names = ("accuracy", "log_loss") if loso else metrics.OVERALL
+    shares = ("accuracy", "balanced_accuracy")
+    heads = {"balanced_accuracy": "balanced", "macro_auroc": "AUROC", "quadratic_kappa": "kappa"}
+    columns = [heads.get(name, name.replace("_", " ")) for name in names]
+    head = "subject" if loso else "subjects"
+    rows = [["fold", head, "images", "stage", "val balanced", *columns]]
+
+    def cell(name: str, value: float | None) -> str:
+        return formatting.percent(value) if name in shares else formatting.number(value)
+
+    for outcome in outcomes:
+        subjects = sorted(set(outcome.predictions.subjects.tolist()))
+        tested = formatting.clean_name(subjects[0]) if loso else str(len(subjects))
+        splits = outcome.metrics["splits"]
+        rows.append(
+            [
+                outcome.fold.name,
+                tested,
+                str(len(outcome.predictions)),
+                formatting.clean_name(outcome.metrics["final_stage"], 12),
+                formatting.percent(splits["val"]["image"]["balanced_accuracy"]),
+                *(cell(name, splits["test"]["image"][name]) for name in names),
+            ]
+        )
+    for title, key in (("mean of folds", "mean"), ("sd of folds", "sd")):
+        rows.append([title, "", "", "", "", *(cell(name, over[name][key]) for name in names)])
+    return formatting.align(rows, left=2 if loso else 1)
+
+
+def _search_table(outcomes: Sequence[Outcome]) -> str:
+    rows = [["fold", "chosen by the inner folds", "mean score", "of candidates"]]
+    for outcome in outcomes:
+        assert outcome.search is not None
+        chosen = outcome.search["candidates"][outcome.search["chosen"]]
+        cells = [
+            chosen["name"],
+            formatting.number(chosen["mean"]),
+            str(len(outcome.search["candidates"])),
+        ]
+        rows.append([outcome.fold.name, *cells])
+    assert outcomes[0].search is not None
+    return formatting.align(rows, left=2) + f"\nScores: {outcomes[0].search['metric']}."
+
+
+def _aggregate_title(figures: dict[str, Any]) -> str:
+    macro = figures["over_folds"]["image"]["macro_auroc"]
+    lines = [
+        "All test predictions in one table (aggregated). Its AUROC ranks the scores of different",
+        "models together; " + _own_auroc(macro),
+    ]
+    if figures["over_repeats"] is not None:
+        over = figures["over_repeats"]["image"]["accuracy"]
+        lines.append(
+            f"Accuracy of each repeat's own table: mean {formatting.percent(over['mean'])}, "
+            "standard "
+            f"deviation {formatting.percent(over['sd'])}."
+        )
+    return "\n".join(lines)
+
+
+def _own_auroc(macro: dict[str, Any]) -> str:
+    if macro["mean"] is None:
+        return "no fold has images of every class, so none has a macro AUROC of its own."
+    mean = formatting.number(macro["mean"])
+    return f"the mean of the {macro['n']} folds' own macro AUROC is {mean}."
+
+
+def _stages_table(stages: dict[str, Any]) -> str:
+    rows = [
+        [
+            "stage, aggregated",
+            "accuracy",
+            "95 % interval",
+            "balanced",
+            "macro AUROC",
+            "log loss, raw",
+        ]
+    ]
+    for name, stage in stages.items():
+        own, range_ = stage["splits"]["test"]["image"], stage["test_intervals"]["image"]
+        rows.append(
+            [
+                formatting.clean_name(name),
+                formatting.percent(own["accuracy"]),
+                formatting.span("accuracy", range_["accuracy"]),
+                formatting.percent(own["balanced_accuracy"]),
+                formatting.number(own["macro_auroc"]),
+                formatting.number(own["log_loss"]),
+            ]
+        )
+    return formatting.align(rows)
