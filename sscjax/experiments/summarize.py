@@ -12,7 +12,7 @@ from sscjax.data import dataset
 from sscjax.data.dataset import ImageSet
 from sscjax.evaluation import intervals, metrics, reliability, segmentation
 from sscjax.inference import explanations
-from sscjax.reports import figures, tables
+from sscjax.reports import figures, paper, tables
 from sscjax.system import files, formatting, run_dir
 from sscjax.training.network import Network
 from sscjax.training.stage import FinishedStage
@@ -295,15 +295,16 @@ def _text(
     if mask_figures is not None:
         parts.append(segmentation.text(mask_figures))
     parts.append(tables.calibration_text(calibrated))
-    parts.append(
-        tables.paper_table(
-            len(images.originals.classes),
-            config.model.name,
-            ours,
-            split_by=images.by if images.has_subjects else "image",
-            synthetic=images.synthetic,
+    if paper.compares(config.name, images.synthetic):
+        parts.append(
+            tables.paper_table(
+                len(images.originals.classes),
+                config.model.name,
+                ours,
+                split_by=images.by if images.has_subjects else "image",
+                synthetic=images.synthetic,
+            )
         )
-    )
     page = "; open report.html there in a browser" if pictures else ""
     parts.append(f"Everything lies in {folder}{page}.")
     return "\n\n".join(parts) + "\n"

@@ -16,7 +16,7 @@ class Format:
     """One row of the table.
 
     Attributes:
-      write: f(opened, place, wish) writes the file, or the folder, `place`, which does not exist;
+      write: f(opened, path, options) writes the file, or the folder, `path`, which does not exist;
         it has to compare what it wrote with the run.
       suffix: that the file's name must end in; '' where it is a folder.
       about: for people.
@@ -30,5 +30,5 @@ class Format:
 FORMATS: dict[str, Format] = {
     "stablehlo": Format(stablehlo.write, ".zip", "for JAX, without this package"),
     "onnx": Format(onnx_file.write, ".onnx", "for onnxruntime and other runtimes"),
-    "web": Format(web.write, "", "a folder with a page that answers in the browser"),
+    "web": Format(web.write, "", "a folder with a page that predicts in the browser"),
 }

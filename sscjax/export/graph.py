@@ -81,8 +81,8 @@ class Evidence:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Frozen:
-    """Everything numeric that an exported file holds.
+class Graph:
+    """Everything numeric that an exported file holds: the network after folding, and its rules.
 
     Attributes:
       image_size: side S of the images in pixels.
@@ -119,7 +119,7 @@ class Frozen:
 LEAST = float(np.finfo(np.float32).tiny)
 
 
-def freeze(opened: Classifier) -> Frozen:
+def from_classifier(opened: Classifier) -> Graph:
     """Fold and flatten the network of an opened run."""
     model = opened.model
     params = model.fold(opened.params, opened.batch_stats, len(model.layer_names))
@@ -138,7 +138,7 @@ def freeze(opened: Classifier) -> Frozen:
         operations[-1] = dataclasses.replace(logits, kernel=kernel, bias=bias)
     scale, shift = _scaling(opened.scaling)
     detector = opened.detector
-    return Frozen(
+    return Graph(
         image_size=opened.image_size,
         scale=scale,
         shift=shift,
@@ -156,7 +156,7 @@ def freeze(opened: Classifier) -> Frozen:
 
 
 def _evidence(operations: Sequence[Operation], size: int) -> tuple[Evidence, ...]:
-    """Of every output that is pooled: the gradient of the logits over its pixels.
+    """Of each pooled output the gradient of the logits with respect to its pixels.
 
     The maps have the side of the largest. What a smaller one says of a pixel is spread over those
     in its place, so that a map still adds up to its logit, but for the bias.
@@ -166,20 +166,22 @@ def _evidence(operations: Sequence[Operation], size: int) -> tuple[Evidence, ...
         return ()
     assert logits.kernel is not None
     kernel = _both_ways(logits.kernel)
-    found, widths = sides(operations, size), channels(operations)
-    most = max(found[name] for name in pool.reads)
+    sides_of, widths = sides(operations, size), channels(operations)
+    largest = max(sides_of[name] for name in pool.reads)
     ends = np.cumsum([widths[name] for name in pool.reads])
-    parts = np.split(kernel / np.float32(most * most), ends[:-1])
+    parts = np.split(kernel / np.float32(largest * largest), ends[:-1])
     return tuple(
-        Evidence(name, part, None if found[name] == most else _bilinear(found[name], most))
+        Evidence(
+            name, part, None if sides_of[name] == largest else _bilinear(sides_of[name], largest)
+        )
         for name, part in zip(pool.reads, parts, strict=True)
     )
 
 
 def _bilinear(few: int, many: int) -> np.ndarray:
     """[many,few] float32: interpolation between the centres of pixels, level beyond the last."""
-    places = np.clip((np.arange(many) + 0.5) * few / many - 0.5, 0, few - 1)
-    weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(few)[None]))
+    positions = np.clip((np.arange(many) + 0.5) * few / many - 0.5, 0, few - 1)
+    weights = np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(few)[None]))
     return weights.astype(np.float32)
 
 
@@ -201,7 +203,7 @@ def _array(value: Any) -> np.ndarray:
 
 def _mobilenet_v2(model: MobileNetV2, params: dict[str, Any], size: int) -> list[Operation]:
     """Convolution and BatchNorm are one operation, named as the latter; `size` in pixels."""
-    stack, found = model.layers, list[Operation]()
+    stack, operations = model.layers, list[Operation]()
     starts = {*model.block_ends, model.layer_names.index("Conv1_relu") + 1}
     last = shortcut = INPUT
     for index, layer in enumerate(stack):
@@ -210,7 +212,7 @@ def _mobilenet_v2(model: MobileNetV2, params: dict[str, Any], size: int) -> list
         if layer.kind in ("conv", "depthwise"):
             norm = stack[index + 1]
             before, after = elementwise.pad_amounts(size, layer.kernel, layer.stride, model.padding)
-            found.append(
+            operations.append(
                 Operation(
                     norm.name,
                     "conv",
@@ -223,37 +225,39 @@ def _mobilenet_v2(model: MobileNetV2, params: dict[str, Any], size: int) -> list
             )
             size = (size + before + after - layer.kernel) // layer.stride + 1
         elif layer.kind == "relu6":
-            found.append(Operation(layer.name, "relu6"))
+            operations.append(Operation(layer.name, "relu6"))
         elif layer.kind == "add":
-            found.append(Operation(layer.name, "add", other=shortcut))
+            operations.append(Operation(layer.name, "add", other=shortcut))
         elif layer.kind == "pool":
-            found.append(Operation(layer.name, "pool", reads=model.read_layers))
+            operations.append(Operation(layer.name, "pool", reads=model.read_layers))
         elif layer.kind == "dense":
-            found.append(_dense(layer.name, params))
-        last = found[-1].name if found else INPUT
-    return found
+            operations.append(_dense(layer.name, params))
+        last = operations[-1].name if operations else INPUT
+    return operations
 
 
 def _cnn(model: CNN, params: dict[str, Any]) -> list[Operation]:
-    found = []
+    operations = []
     for name in model.layer_names:
         if name.endswith("_relu"):
-            found.append(Operation(name, "relu"))
+            operations.append(Operation(name, "relu"))
         elif name.startswith("conv"):
             arrays = params[name]
-            found.append(Operation(name, "conv", _array(arrays["kernel"]), _array(arrays["bias"])))
+            operations.append(
+                Operation(name, "conv", _array(arrays["kernel"]), _array(arrays["bias"]))
+            )
         elif name.startswith("pool"):
-            found.append(Operation(name, "max_pool"))
+            operations.append(Operation(name, "max_pool"))
         elif name == "flatten":
-            found.append(Operation(name, "flatten"))
+            operations.append(Operation(name, "flatten"))
         elif not name.startswith("dropout"):
-            found.append(_dense(name, params))
-    return found
+            operations.append(_dense(name, params))
+    return operations
 
 
 def _unet(model: FDUNet, params: dict[str, Any], size: int) -> list[Operation]:
     """As `_mobilenet_v2`; the masks' logits are an operation that none reads."""
-    stack, found = model.layers, list[Operation]()
+    stack, operations = model.layers, list[Operation]()
     renamed = {"": INPUT}  # layers that are part of the operation after or before them
     last = INPUT
     for index, layer in enumerate(stack):
@@ -266,7 +270,7 @@ def _unet(model: FDUNet, params: dict[str, Any], size: int) -> list[Operation]:
                 size = (size + sum(amounts) - layer.kernel) // layer.stride + 1
             elif layer.kind == "transpose":
                 size *= 2
-            found.append(
+            operations.append(
                 Operation(
                     norm,
                     "transpose" if layer.kind == "transpose" else "conv",
@@ -278,21 +282,21 @@ def _unet(model: FDUNet, params: dict[str, Any], size: int) -> list[Operation]:
                 )
             )
         elif layer.kind in ("relu", "relu6"):
-            found.append(Operation(name, layer.kind))
+            operations.append(Operation(name, layer.kind))
         elif layer.kind in ("add", "concat"):
-            found.append(Operation(name, layer.kind, other=renamed[layer.joins]))
+            operations.append(Operation(name, layer.kind, other=renamed[layer.joins]))
         elif layer.kind == "max_pool":
-            found.append(Operation(name, "max_pool"))
+            operations.append(Operation(name, "max_pool"))
             size //= 2
         elif layer.kind == "pool":
             reads = renamed[layer.joins] if layer.joins else last
-            found.append(Operation(name, "pool", reads=(reads,)))
+            operations.append(Operation(name, "pool", reads=(reads,)))
         elif layer.kind == "dense":
-            found.append(_dense(name, params))
+            operations.append(_dense(name, params))
         if layer.kind != "mask":
-            last = found[-1].name if found else INPUT
+            last = operations[-1].name if operations else INPUT
         renamed[name] = last
-    return found
+    return operations
 
 
 def _dense(name: str, params: dict[str, Any]) -> Operation:
@@ -301,15 +305,15 @@ def _dense(name: str, params: dict[str, Any]) -> Operation:
 
 def channels(operations: Sequence[Operation]) -> dict[str, int]:
     """Of each output that has a place in the image."""
-    found, last = dict[str, int](), 3
-    for one in operations:
-        if one.kind in ("conv", "transpose"):
-            assert one.bias is not None
-            last = len(one.bias)
-        elif one.kind == "concat":
-            last += found[one.other]
-        found[one.name] = last
-    return found
+    counts, last = dict[str, int](), 3
+    for operation in operations:
+        if operation.kind in ("conv", "transpose"):
+            assert operation.bias is not None
+            last = len(operation.bias)
+        elif operation.kind == "concat":
+            last += counts[operation.other]
+        counts[operation.name] = last
+    return counts
 
 
 def sides(operations: Sequence[Operation], size: int) -> dict[str, int]:
@@ -319,16 +323,18 @@ def sides(operations: Sequence[Operation], size: int) -> dict[str, int]:
       operations: of a network.
       size: of its images.
     """
-    found: dict[str, int] = {}
-    for one in operations:
-        if one.kind in ("pool", "flatten"):
+    lengths: dict[str, int] = {}
+    for operation in operations:
+        if operation.kind in ("pool", "flatten"):
             break
-        if one.kind == "conv":
-            assert one.kernel is not None
-            size = (size + one.padding[0] + one.padding[2] - len(one.kernel)) // one.stride + 1
-        elif one.kind == "max_pool":
+        if operation.kind == "conv":
+            assert operation.kernel is not None
+            size = (
+                size + operation.padding[0] + operation.padding[2] - len(operation.kernel)
+            ) // operation.stride + 1
+        elif operation.kind == "max_pool":
             size //= 2
-        elif one.kind == "transpose":
+        elif operation.kind == "transpose":
             size *= 2
-        found[one.name] = size
-    return found
+        lengths[operation.name] = size
+    return lengths

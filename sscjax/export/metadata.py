@@ -1,4 +1,4 @@
-"""What an exported file says of itself, as one JSON object."""
+"""The metadata of an exported file, as one JSON object."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sscjax
 from sscjax.data.manifest import read
 from sscjax.errors import UserError
 from sscjax.export import graph
-from sscjax.export.graph import Frozen
+from sscjax.export.graph import Graph
 from sscjax.inference import predict
 from sscjax.inference.classifier import Classifier
 from sscjax.system import files, formatting
@@ -21,26 +21,26 @@ from sscjax.system import files, formatting
 KEY = "sscjax"
 
 # Of the keys below; another number means that they mean something else.
-VERSION = 1
+VERSION = 2
 
 INPUT = "images"
 PROBABILITIES, DISTANCE, MAPS, MASKS = "probabilities", "distance", "maps", "masks"
 
 
 def metadata(opened: Classifier) -> dict[str, Any]:
-    """What a program needs to know to ask an opened run's network, and a reader to judge it.
+    """What a program needs to use an opened run's network, and a reader to judge it.
 
     The rules are those of `decisions.decide`: with p the row of probabilities of an image, s the
-    sum of p over the classes (without unused columns),
+    sum of p over the classes (without unused columns), the decision is
 
-    - 'foreign' is answered where distance > `distance.limit`;
-    - else 'unsure' where `confidence_threshold.value` is not null and max(p) is below it;
+    - 'out_of_distribution' where distance > `distance.limit`;
+    - else 'abstain' where `confidence_threshold.value` is not null and max(p) is below it;
     - else `columns[argmax(p)]`.
 
     Apart from that, (s - p[0]) / s is the score of disease, called `threshold.positive` from
     `threshold.value` on, else `threshold.negative`. For several images of a subject the rules are
-    applied to the mean of p and the median of the distances; it is foreign where more than half of
-    its images are.
+    applied to the mean of p and the median of the distances; it is out-of-distribution where more
+    than half of its images are.
 
     Returns:
       a dict, ready for JSON, with the keys
@@ -66,10 +66,7 @@ def metadata(opened: Classifier) -> dict[str, Any]:
         split_by.
       - warnings: what a reader of the run's figures must know.
     """
-    kept, rules = opened.record, opened.rules
-    whole = graph.freeze(opened)
-    manifest = _manifest(opened)
-    rate = float(kept["config"]["calibration"]["outlier_rate"])
+    network = graph.from_classifier(opened)
     return {
         "format": "sscjax",
         "version": VERSION,
@@ -82,24 +79,49 @@ def metadata(opened: Classifier) -> dict[str, Any]:
             "channels": "RGB",
             "range": [0, 255],
         },
-        "preparation": {
-            "image_size": opened.image_size,
-            "orientation": "as EXIF says",
-            "colour": "RGB, grey repeated, colour profiles ignored; of 16 bit the high byte",
-            "transparency": "laid on white",
-            "crop": "central square of the shorter side, its corner rounded down to whole pixels",
-            "reduce": "Lanczos of 3 lobes, widened by the factor of reduction, along one side and "
-            f"then the other, each rounded to 8 bit: LANCZOS of Pillow {version('pillow')}",
-            "scaling": {"scale": _numbers(whole.scale), "shift": _numbers(whole.shift)},
-        },
+        "preparation": _preparation(network),
         "classes": list(opened.classes),
         "columns": list(opened.columns),
         "ordered": opened.ordered,
         "outputs": [
             *(PROBABILITIES, DISTANCE),
-            *([MAPS] if whole.maps else []),
-            *([MASKS] if whole.masks else []),
+            *([MAPS] if network.maps else []),
+            *([MASKS] if network.masks else []),
         ],
+        **_rules(opened),
+        **_maps(network),
+        "mask_classes": list(opened.mask_classes),
+        "network": {
+            "name": opened.record["config"]["model"]["name"],
+            "parameters": sum(part.size for part in _arrays(network).values()),
+            "sha256": files.arrays_sha256(
+                (name, np.ascontiguousarray(values, "<f4"))
+                for name, values in _arrays(network).items()
+            ),
+        },
+        "run": _run(opened),
+        "warnings": list(opened.warnings),
+    }
+
+
+def _preparation(network: Graph) -> dict[str, Any]:
+    """How a photo becomes the network's input."""
+    return {
+        "image_size": network.image_size,
+        "orientation": "as EXIF says",
+        "colour": "RGB, grey repeated, colour profiles ignored; of 16 bit the high byte",
+        "transparency": "laid on white",
+        "crop": "central square of the shorter side, its corner rounded down to whole pixels",
+        "reduce": "Lanczos of 3 lobes, widened by the factor of reduction, along one side and "
+        f"then the other, each rounded to 8 bit: LANCZOS of Pillow {version('pillow')}",
+        "scaling": {"scale": _numbers(network.scale), "shift": _numbers(network.shift)},
+    }
+
+
+def _rules(opened: Classifier) -> dict[str, Any]:
+    """Temperature, thresholds, and the limit of the distance."""
+    rules, rate = opened.rules, float(opened.record["config"]["calibration"]["outlier_rate"])
+    return {
         "temperature": rules.temperature,
         "threshold": {
             "value": rules.threshold,
@@ -113,58 +135,51 @@ def metadata(opened: Classifier) -> dict[str, Any]:
         },
         "distance": {
             "limit": opened.detector.threshold,
-            "rule": f"at most {formatting.percent(rate)} of validation images lie beyond, as far "
-            "as "
-            "their number can tell",
+            "rule": f"chosen on validation so that about {formatting.percent(rate)} of images like "
+            "these lie beyond: a target, met only roughly with few images",
         },
-        **_maps(whole),
-        "mask_classes": list(opened.mask_classes),
-        "network": {
-            "name": kept["config"]["model"]["name"],
-            "parameters": sum(part.size for part in _arrays(whole).values()),
-            "sha256": files.arrays_sha256(
-                (name, np.ascontiguousarray(values, "<f4"))
-                for name, values in _arrays(whole).items()
-            ),
-        },
-        "run": {
-            "name": opened.name,
-            "stage": opened.stage,
-            "trained": None if manifest is None else manifest["sessions"][-1].get("finished"),
-            "versions": dict(kept["versions"]),
-            "weights": {**kept["weights"], "name": (manifest or kept)["weights"].get("name")},
-            "data": {
-                key: kept["data"][key]
-                for key in ("fingerprint", "images", "training_images", "synthetic")
-            },
-            "split_by": kept["config"]["split"]["by"],
-        },
-        "warnings": list(opened.warnings),
     }
 
 
-def text(found: dict[str, Any]) -> str:
+def _run(opened: Classifier) -> dict[str, Any]:
+    """Where the network comes from."""
+    record, manifest = opened.record, _manifest(opened)
+    return {
+        "name": opened.name,
+        "stage": opened.stage,
+        "trained": None if manifest is None else manifest["sessions"][-1].get("finished"),
+        "versions": dict(record["versions"]),
+        "weights": {**record["weights"], "name": (manifest or record)["weights"].get("name")},
+        "data": {
+            key: record["data"][key]
+            for key in ("fingerprint", "images", "training_images", "synthetic")
+        },
+        "split_by": record["config"]["split"]["by"],
+    }
+
+
+def text(about: dict[str, Any]) -> str:
     """Metadata as one line of JSON, the same for the same content."""
-    return json.dumps(found, ensure_ascii=False, allow_nan=False)
+    return json.dumps(about, ensure_ascii=False, allow_nan=False)
 
 
-def _arrays(whole: Frozen) -> dict[str, np.ndarray]:
+def _arrays(network: Graph) -> dict[str, np.ndarray]:
     """The network's kernels and biases, as `<operation>/kernel` and `<operation>/bias`."""
-    found = {}
-    for one in whole.operations:
+    arrays = {}
+    for operation in network.operations:
         for part in ("kernel", "bias"):
-            value = getattr(one, part)
+            value = getattr(operation, part)
             if value is not None:
-                found[f"{one.name}/{part}"] = value
-    return found
+                arrays[f"{operation.name}/{part}"] = value
+    return arrays
 
 
-def _maps(whole: Frozen) -> dict[str, Any]:
-    if not whole.maps:
-        reason = "the answer is not linear in the means of outputs with a place in the image"
+def _maps(network: Graph) -> dict[str, Any]:
+    if not network.maps:
+        reason = "the logits are not linear in the means of outputs with a place in the image"
         return {"maps": None, "maps_absent": reason}
-    layers = [one.name for one in whole.maps]
-    side = max(graph.sides(whole.operations, whole.image_size)[name] for name in layers)
+    layers = [evidence.name for evidence in network.maps]
+    side = max(graph.sides(network.operations, network.image_size)[name] for name in layers)
     return {"maps": {"method": "HiResCAM", "layers": layers, "size": [side, side]}}
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 import sscjax
-from sscjax.export import graph as frozen
-from sscjax.export import metadata, verify
-from sscjax.export.graph import Frozen, Operation
+from sscjax.export import graph, metadata, verify
+from sscjax.export.graph import Graph, Operation
 from sscjax.export.verify import ExportOptions, Outcome
 from sscjax.inference.classifier import Classifier
 
@@ -26,24 +25,24 @@ OPSET, IR_VERSION = 17, 8
 BATCH = "N"
 
 
-def write(opened: Classifier, place: Path, wish: ExportOptions) -> Outcome:
+def write(opened: Classifier, path: Path, options: ExportOptions) -> Outcome:
     """Write an ONNX file, run it by onnxruntime and compare.
 
     Args:
       opened: the run.
-      place: the file to write; it does not exist.
-      wish: what the user asked for.
+      path: the file to write; it does not exist.
+      options: settings beside the format.
 
     Raises:
       UserError: a package is missing, the run's images are, or the file disagrees with the run.
     """
     libraries()
-    found = metadata.metadata(opened)
-    place.write_bytes(serialise(build(frozen.freeze(opened), found), found))
-    sample = verify.sample(opened, wish.data)
-    agreement = verify.compare(opened, load(place), sample)
-    verify.demand(agreement, place.name)
-    return Outcome(found, agreement)
+    about = metadata.metadata(opened)
+    path.write_bytes(serialise(build(graph.from_classifier(opened), about), about))
+    sample = verify.sample(opened, options.data)
+    agreement = verify.compare(opened, load(path), sample)
+    verify.demand(agreement, path.name)
+    return Outcome(about, agreement)
 
 
 def load(path: Path, threads: int = 0) -> verify.Run:
@@ -60,7 +59,7 @@ def load(path: Path, threads: int = 0) -> verify.Run:
     session = runtime.InferenceSession(
         path.read_bytes(), options, providers=["CPUExecutionProvider"]
     )
-    names = [one.name for one in session.get_outputs()]
+    names = [output.name for output in session.get_outputs()]
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(names, session.run(names, {metadata.INPUT: images}), strict=True))
@@ -78,10 +77,10 @@ def libraries() -> tuple[Any, Any]:
     return onnx, onnxruntime
 
 
-def serialise(model: Any, found: dict[str, Any]) -> bytes:
+def serialise(model: Any, about: dict[str, Any]) -> bytes:
     """The file's bytes, with the metadata inside; the same for the same run."""
     onnx, _ = libraries()
-    onnx.helper.set_model_props(model, {metadata.KEY: metadata.text(found)})
+    onnx.helper.set_model_props(model, {metadata.KEY: metadata.text(about)})
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
@@ -89,7 +88,7 @@ def serialise(model: Any, found: dict[str, Any]) -> bytes:
 # --- the graph ------------------------------------------------------------------------------------
 
 
-class _Graph:
+class _Builder:
     """Nodes and constants in the order in which they are added."""
 
     def __init__(self, onnx: Any) -> None:
@@ -117,177 +116,186 @@ class _Graph:
         return output
 
 
-def build(whole: Frozen, found: dict[str, Any]) -> Any:
+def build(network: Graph, about: dict[str, Any]) -> Any:
     """The `onnx.ModelProto` of a network, without the metadata inside.
 
     Inputs and outputs are those that the metadata names: uint8 [N,S,S,3]; probabilities [N,C],
     distance [N] and, where there are any, maps [N,h,w,C], float32, and masks [N,S,S] uint8.
 
     Args:
-      whole: the network.
-      found: what `metadata.metadata` gives.
+      network: the network.
+      about: what `metadata.metadata` gives.
     """
     onnx, _ = libraries()
-    graph = _Graph(onnx)
-    logits = _network(graph, whole)
-    _probabilities(graph, logits, whole.temperature)
-    _distance(graph, whole)
-    size, columns = whole.image_size, len(found["columns"])
+    builder = _Builder(onnx)
+    logits = _network(builder, network)
+    _probabilities(builder, logits, network.temperature)
+    _distance(builder, network)
+    size, columns = network.image_size, len(about["columns"])
     float32, info = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
     outputs = [
         info(metadata.PROBABILITIES, float32, [BATCH, columns]),
         info(metadata.DISTANCE, float32, [BATCH]),
     ]
-    if whole.maps:
-        _maps(graph, whole)
-        outputs.append(info(metadata.MAPS, float32, [BATCH, *found["maps"]["size"], columns]))
-    if whole.masks:
+    if network.maps:
+        _maps(builder, network)
+        outputs.append(info(metadata.MAPS, float32, [BATCH, *about["maps"]["size"], columns]))
+    if network.masks:
         # Channels first here; their axis is gone afterwards.
-        best = graph.node("ArgMax", [whole.masks], "masks/classes", axis=1, keepdims=0)
-        graph.node("Cast", [best], metadata.MASKS, to=onnx.TensorProto.UINT8)
+        best = builder.node("ArgMax", [network.masks], "masks/classes", axis=1, keepdims=0)
+        builder.node("Cast", [best], metadata.MASKS, to=onnx.TensorProto.UINT8)
         outputs.append(info(metadata.MASKS, onnx.TensorProto.UINT8, [BATCH, size, size]))
     images = info(metadata.INPUT, onnx.TensorProto.UINT8, [BATCH, size, size, 3])
     return onnx.helper.make_model(
         onnx.helper.make_graph(
-            graph.nodes, found["run"]["name"], [images], outputs, graph.constants
+            builder.nodes, about["run"]["name"], [images], outputs, builder.constants
         ),
         producer_name="sscjax",
         producer_version=sscjax.__version__,
-        doc_string=found["notice"],
+        doc_string=about["notice"],
         ir_version=IR_VERSION,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
     )
 
 
-def _network(graph: _Graph, whole: Frozen) -> str:
+def _network(builder: _Builder, network: Graph) -> str:
     """From images to logits; returns the name of these."""
-    last = graph.node("Transpose", [metadata.INPUT], "planes", perm=[0, 3, 1, 2])
-    last = graph.node("Cast", [last], "values", to=1)  # TensorProto.FLOAT
-    scale = graph.constant("scale", whole.scale.reshape(1, 3, 1, 1))
-    shift = graph.constant("shift", whole.shift.reshape(1, 3, 1, 1))
-    last = graph.node("Mul", [last, scale], "scaled")
-    last = graph.node("Add", [last, shift], frozen.INPUT)
+    last = builder.node("Transpose", [metadata.INPUT], "planes", perm=[0, 3, 1, 2])
+    last = builder.node("Cast", [last], "values", to=1)  # TensorProto.FLOAT
+    scale = builder.constant("scale", network.scale.reshape(1, 3, 1, 1))
+    shift = builder.constant("shift", network.shift.reshape(1, 3, 1, 1))
+    last = builder.node("Mul", [last, scale], "scaled")
+    last = builder.node("Add", [last, shift], graph.INPUT)
     bounds: list[str] = []
-    if any(one.kind == "relu6" for one in whole.operations):
-        bounds = [graph.constant("zero", 0.0), graph.constant("six", 6.0)]
-    side, flat = whole.image_size, ""
-    sides = frozen.sides(whole.operations, whole.image_size)
-    for one in whole.operations:
-        side = sides.get(one.name, side)
-        if one.kind in ("conv", "transpose"):
-            last = _conv(graph, one, last)
-        elif one.kind == "relu":
-            last = graph.node("Relu", [last], one.name)
-        elif one.kind == "relu6":
-            last = graph.node("Clip", [last, *bounds], one.name)
-        elif one.kind == "add":
-            last = graph.node("Add", [last, one.other], one.name)
-        elif one.kind == "concat":
-            last = graph.node("Concat", [one.other, last], one.name, axis=1)
-        elif one.kind == "max_pool":
-            last = graph.node("MaxPool", [last], one.name, kernel_shape=[2, 2], strides=[2, 2])
-        elif one.kind == "pool":
-            last = _pool(graph, one)
-        elif one.kind == "flatten":
-            last, flat = graph.node("Flatten", [last], one.name), one.name
-        elif one.kind == "dense":
-            last = _dense(graph, one, last, side if last == flat else 0)
+    if any(operation.kind == "relu6" for operation in network.operations):
+        bounds = [builder.constant("zero", 0.0), builder.constant("six", 6.0)]
+    side, flat = network.image_size, ""
+    sides = graph.sides(network.operations, network.image_size)
+    for operation in network.operations:
+        side = sides.get(operation.name, side)
+        if operation.kind in ("conv", "transpose"):
+            last = _conv(builder, operation, last)
+        elif operation.kind == "relu":
+            last = builder.node("Relu", [last], operation.name)
+        elif operation.kind == "relu6":
+            last = builder.node("Clip", [last, *bounds], operation.name)
+        elif operation.kind == "add":
+            last = builder.node("Add", [last, operation.other], operation.name)
+        elif operation.kind == "concat":
+            last = builder.node("Concat", [operation.other, last], operation.name, axis=1)
+        elif operation.kind == "max_pool":
+            last = builder.node(
+                "MaxPool", [last], operation.name, kernel_shape=[2, 2], strides=[2, 2]
+            )
+        elif operation.kind == "pool":
+            last = _pool(builder, operation)
+        elif operation.kind == "flatten":
+            last, flat = builder.node("Flatten", [last], operation.name), operation.name
+        elif operation.kind == "dense":
+            last = _dense(builder, operation, last, side if last == flat else 0)
     return last
 
 
-def _mean(graph: _Graph, image: str, name: str) -> str:
-    pooled = graph.node("GlobalAveragePool", [image], f"{name}/pooled")
-    return graph.node("Flatten", [pooled], name)
+def _mean(builder: _Builder, image: str, name: str) -> str:
+    pooled = builder.node("GlobalAveragePool", [image], f"{name}/pooled")
+    return builder.node("Flatten", [pooled], name)
 
 
-def _pool(graph: _Graph, one: Operation) -> str:
+def _pool(builder: _Builder, operation: Operation) -> str:
     """As `models.layers.pool`, of each output read."""
-    parts = [_mean(graph, name, f"{one.name}/{name}/mean") for name in one.reads]
-    return graph.node("Concat", parts, one.name, axis=1)
+    parts = [_mean(builder, name, f"{operation.name}/{name}/mean") for name in operation.reads]
+    return builder.node("Concat", parts, operation.name, axis=1)
 
 
-def _conv(graph: _Graph, one: Operation, last: str) -> str:
+def _conv(builder: _Builder, operation: Operation, last: str) -> str:
     """A convolution, transposed or not."""
-    assert one.kernel is not None and one.bias is not None
-    if one.kind == "transpose":
+    assert operation.kernel is not None and operation.bias is not None
+    if operation.kind == "transpose":
         kind, axes = "ConvTranspose", (2, 3, 0, 1)
         settings: dict[str, Any] = {"strides": [2, 2]}
     else:
         kind, axes = "Conv", (3, 2, 0, 1)
-        settings = {"strides": [one.stride, one.stride], "pads": list(one.padding)}
-        settings["group"] = one.groups
-    kernel = graph.constant(f"{one.name}/kernel", one.kernel.transpose(axes))
-    bias = graph.constant(f"{one.name}/bias", one.bias)
-    shape = list(one.kernel.shape[:2])
-    return graph.node(kind, [last, kernel, bias], one.name, kernel_shape=shape, **settings)
+        settings = {
+            "strides": [operation.stride, operation.stride],
+            "pads": list(operation.padding),
+        }
+        settings["group"] = operation.groups
+    kernel = builder.constant(f"{operation.name}/kernel", operation.kernel.transpose(axes))
+    bias = builder.constant(f"{operation.name}/bias", operation.bias)
+    shape = list(operation.kernel.shape[:2])
+    return builder.node(kind, [last, kernel, bias], operation.name, kernel_shape=shape, **settings)
 
 
-def _dense(graph: _Graph, one: Operation, last: str, side: int) -> str:
+def _dense(builder: _Builder, operation: Operation, last: str, side: int) -> str:
     """A matrix product; `side` of the image that was flattened before it, channels first here."""
-    assert one.kernel is not None and one.bias is not None
-    kernel = one.kernel
+    assert operation.kernel is not None and operation.bias is not None
+    kernel = operation.kernel
     if side:
         kernel = kernel.reshape(side, side, -1, kernel.shape[-1]).transpose(2, 0, 1, 3)
-        kernel = kernel.reshape(one.kernel.shape)
-    names = [graph.constant(f"{one.name}/kernel", kernel)]
-    names.append(graph.constant(f"{one.name}/bias", one.bias))
-    return graph.node("Gemm", [last, *names], one.name)
+        kernel = kernel.reshape(operation.kernel.shape)
+    names = [builder.constant(f"{operation.name}/kernel", kernel)]
+    names.append(builder.constant(f"{operation.name}/bias", operation.bias))
+    return builder.node("Gemm", [last, *names], operation.name)
 
 
-def _probabilities(graph: _Graph, logits: str, temperature: float) -> None:
+def _probabilities(builder: _Builder, logits: str, temperature: float) -> None:
     """As `calibration.calibrate`, its lower limit included."""
     if temperature != 1.0:
-        logs = graph.node("LogSoftmax", [logits], "logarithms", axis=1)
-        least = graph.constant("least", np.log(frozen.LEAST))
-        kept = graph.node("Max", [logs, least], "logarithms/kept")
-        divisor = graph.constant("temperature", temperature)
-        logits = graph.node("Div", [kept, divisor], "calibrated")
-    graph.node("Softmax", [logits], metadata.PROBABILITIES, axis=1)
+        logs = builder.node("LogSoftmax", [logits], "logarithms", axis=1)
+        least = builder.constant("least", np.log(graph.LEAST))
+        kept = builder.node("Max", [logs, least], "logarithms/kept")
+        divisor = builder.constant("temperature", temperature)
+        logits = builder.node("Div", [kept, divisor], "calibrated")
+    builder.node("Softmax", [logits], metadata.PROBABILITIES, axis=1)
 
 
-def _distance(graph: _Graph, whole: Frozen) -> None:
+def _distance(builder: _Builder, network: Graph) -> None:
     """As `ood.Detector.distances`; what the components leave is taken before it is squared."""
-    features = whole.features
-    if features == whole.trunk:
-        features = _mean(graph, whole.trunk, "features")
-    length = graph.node("ReduceL2", [features], "length", axes=[1], keepdims=1)
-    length = graph.node("Max", [length, graph.constant("shortest", 1e-12)], "length/kept")
-    direction = graph.node("Div", [features, length], "direction")
-    offset = graph.node("Sub", [direction, graph.constant("mean", whole.mean)], "offset")
-    axes = graph.indices("over_features", [1])
+    features = network.features
+    if features == network.trunk:
+        features = _mean(builder, network.trunk, "features")
+    length = builder.node("ReduceL2", [features], "length", axes=[1], keepdims=1)
+    length = builder.node("Max", [length, builder.constant("shortest", 1e-12)], "length/kept")
+    direction = builder.node("Div", [features, length], "direction")
+    offset = builder.node("Sub", [direction, builder.constant("mean", network.mean)], "offset")
+    axes = builder.indices("over_features", [1])
     terms, rest = [], offset
-    if len(whole.components):
-        components = whole.components
-        across = graph.constant("components", components)
-        along = graph.node("Gemm", [offset, across], "along", transB=1)
-        rest = graph.node("Sub", [offset, graph.node("MatMul", [along, across], "known")], "rest")
-        deviations = graph.constant("deviations", np.sqrt(whole.variances))
-        scaled = graph.node("Div", [along, deviations], "along/scaled")
-        square = graph.node("Mul", [scaled, scaled], "along/square")
-        terms.append(graph.node("ReduceSum", [square, axes], "along/sum", keepdims=0))
-    noise = graph.constant("noise", np.sqrt(whole.noise))
-    scaled = graph.node("Div", [rest, noise], "rest/scaled")
-    square = graph.node("Mul", [scaled, scaled], "rest/square")
-    terms.append(graph.node("ReduceSum", [square, axes], "rest/sum", keepdims=0))
-    total = graph.node("Sum", terms, "squares")
-    width = graph.constant("features/width", float(len(whole.mean)))
-    graph.node("Sqrt", [graph.node("Div", [total, width], "squares/mean")], metadata.DISTANCE)
+    if len(network.components):
+        components = network.components
+        across = builder.constant("components", components)
+        along = builder.node("Gemm", [offset, across], "along", transB=1)
+        rest = builder.node(
+            "Sub", [offset, builder.node("MatMul", [along, across], "known")], "rest"
+        )
+        deviations = builder.constant("deviations", np.sqrt(network.variances))
+        scaled = builder.node("Div", [along, deviations], "along/scaled")
+        square = builder.node("Mul", [scaled, scaled], "along/square")
+        terms.append(builder.node("ReduceSum", [square, axes], "along/sum", keepdims=0))
+    noise = builder.constant("noise", np.sqrt(network.noise))
+    scaled = builder.node("Div", [rest, noise], "rest/scaled")
+    square = builder.node("Mul", [scaled, scaled], "rest/square")
+    terms.append(builder.node("ReduceSum", [square, axes], "rest/sum", keepdims=0))
+    total = builder.node("Sum", terms, "squares")
+    width = builder.constant("features/width", float(len(network.mean)))
+    builder.node("Sqrt", [builder.node("Div", [total, width], "squares/mean")], metadata.DISTANCE)
 
 
-def _maps(graph: _Graph, whole: Frozen) -> None:
+def _maps(builder: _Builder, network: Graph) -> None:
     """Each pixel times the classifier, a 1x1 convolution; enlarged by matrices, as elsewhere."""
     parts = []
-    for one in whole.maps:
-        name = f"maps/{one.name}"
-        kernel = graph.constant(f"{name}/kernel", one.kernel.T[:, :, None, None])
-        planes = graph.node("Conv", [one.name, kernel], f"{name}/planes", kernel_shape=[1, 1])
-        if one.up is not None:
+    for evidence in network.maps:
+        name = f"maps/{evidence.name}"
+        kernel = builder.constant(f"{name}/kernel", evidence.kernel.T[:, :, None, None])
+        planes = builder.node(
+            "Conv", [evidence.name, kernel], f"{name}/planes", kernel_shape=[1, 1]
+        )
+        if evidence.up is not None:
             up, across = (
-                graph.constant(f"{name}/{side}", matrix)
-                for side, matrix in (("up", one.up), ("across", one.up.T))
+                builder.constant(f"{name}/{side}", matrix)
+                for side, matrix in (("up", evidence.up), ("across", evidence.up.T))
             )
-            planes = graph.node("MatMul", [up, planes], f"{name}/tall")
-            planes = graph.node("MatMul", [planes, across], f"{name}/large")
+            planes = builder.node("MatMul", [up, planes], f"{name}/tall")
+            planes = builder.node("MatMul", [planes, across], f"{name}/large")
         parts.append(planes)
-    total = parts[0] if len(parts) == 1 else graph.node("Sum", parts, "maps/planes")
-    graph.node("Transpose", [total], metadata.MAPS, perm=[0, 2, 3, 1])
+    total = parts[0] if len(parts) == 1 else builder.node("Sum", parts, "maps/planes")
+    builder.node("Transpose", [total], metadata.MAPS, perm=[0, 2, 3, 1])

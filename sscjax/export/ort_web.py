@@ -39,7 +39,7 @@ FILES = {
 # The address that onnxruntime's own documentation uses.
 BASE_URL = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{VERSION}/dist/"
 
-MEND = (
+HINT = (
     f"name it by --ort-web=PATH: the archive that `npm pack onnxruntime-web@{VERSION}` fetches, or "
     "a folder that holds the files of its dist"
 )
@@ -62,11 +62,11 @@ def read(place: Path | None, *, session: fetch.Session | None = None) -> dict[st
     try:
         found = _in_folder(place) if place.is_dir() else _in_archive(place)
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise UserError(f"--ort-web={place} cannot be read ({error}); {MEND}") from error
+        raise UserError(f"--ort-web={place} cannot be read ({error}); {HINT}") from error
     for name, (original, _, expected) in FILES.items():
         if hashlib.sha256(found[name]).hexdigest() != expected:
             raise UserError(
-                f"{place}: its {original} is not that of onnxruntime-web {VERSION}; {MEND}"
+                f"{place}: its {original} is not that of onnxruntime-web {VERSION}; {HINT}"
             )
     return found
 
@@ -80,7 +80,7 @@ def _in_folder(folder: Path) -> dict[str, bytes]:
         ]
         path = next((path for path in places if path.is_file()), None)
         if path is None:
-            raise UserError(f"--ort-web={folder} holds no {original} of onnxruntime-web; {MEND}")
+            raise UserError(f"--ort-web={folder} holds no {original} of onnxruntime-web; {HINT}")
         found[name] = path.read_bytes()
     return found
 
@@ -97,7 +97,7 @@ def _in_archive(path: Path) -> dict[str, bytes]:
                 found[name] = b"" if content is None else content.read(size + 1)
     missing = [place for place, (name, _) in by_member.items() if name not in found]
     if missing:
-        raise UserError(f"--ort-web={path} cannot be read (no {missing[0]} in it); {MEND}")
+        raise UserError(f"--ort-web={path} cannot be read (no {missing[0]} in it); {HINT}")
     return found
 
 
@@ -113,5 +113,5 @@ def _kept(name: str, size: int, expected: str, session: fetch.Session | None) ->
         with fetch.fetched(url, path, size, sha256=expected, session=session):
             pass
     except UserError as error:
-        raise UserError(f"no onnxruntime-web: {error}; {MEND}") from error
+        raise UserError(f"no onnxruntime-web: {error}; {HINT}") from error
     return path.read_bytes()

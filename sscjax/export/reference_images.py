@@ -51,14 +51,14 @@ def find(opened: Classifier, data: str | None, splits: Sequence[str], most: int)
         config.data.path = data
     root = manifest.root_of(config)
     if root is not None and not root.is_dir():
-        raise UserError(f"{root}: the run's images are not there; name their place by --data=PATH")
+        raise UserError(f"{root}: the run's images are not there; name their folder by --data=PATH")
     image_set, _ = data_from_config.load_images(config)
     image_set = data_from_config.copies_before_split(config, image_set)
     table = predictions.Predictions.read_csv(run_dir.RunDir(opened.folder).predictions)
-    place = {file: row for row, file in enumerate(image_set.files.tolist())}
+    row_of = {file: row for row, file in enumerate(image_set.files.tolist())}
     split = next(name for name in splits if (table.splits == name).any())
     wanted = table.files[table.splits == split].tolist()
-    rows = np.array([place[file] for file in wanted if file in place], int)
+    rows = np.array([row_of[file] for file in wanted if file in row_of], int)
     if not len(rows) or image_set.classes != opened.classes:
         raise UserError(
             f"{image_set.source} holds no {split} images of {opened.folder}: name the place of "

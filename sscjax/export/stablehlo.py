@@ -20,7 +20,7 @@ from jax import export
 
 from sscjax.errors import UserError
 from sscjax.export import graph, graph_jax, metadata, verify
-from sscjax.export.graph import Frozen
+from sscjax.export.graph import Graph
 from sscjax.export.verify import ExportOptions, Outcome
 from sscjax.inference.classifier import Classifier
 
@@ -33,28 +33,28 @@ PLATFORMS = ("cpu", "cuda")
 _FRAMES = "jax_traceback_in_locations_limit"
 
 
-def write(opened: Classifier, place: Path, wish: ExportOptions) -> Outcome:
+def write(opened: Classifier, path: Path, options: ExportOptions) -> Outcome:
     """Write the zip, read it again, run it and compare; arguments and errors as of `onnx_file`."""
     _require_flatbuffers()
-    found = metadata.metadata(opened)
-    network = _serialised(graph.freeze(opened))
+    about = metadata.metadata(opened)
+    program = _serialised(graph.from_classifier(opened))
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as archive:
-        for name, content in ((ABOUT, metadata.text(found).encode()), (NETWORK, network)):
+        for name, content in ((ABOUT, metadata.text(about).encode()), (NETWORK, program)):
             # Without a date, so that the same run gives the same file.
             archive.writestr(zipfile.ZipInfo(name), content)
-    place.write_bytes(memory.getvalue())
-    call, _ = load(place)
-    agreement = verify.compare(opened, _numpy(call), verify.sample(opened, wish.data))
-    verify.demand(agreement, place.name)
-    return Outcome(found, agreement)
+    path.write_bytes(memory.getvalue())
+    call, _ = load(path)
+    agreement = verify.compare(opened, _numpy(call), verify.sample(opened, options.data))
+    verify.demand(agreement, path.name)
+    return Outcome(about, agreement)
 
 
 def load(path: Path | str) -> tuple[Callable[[Any], dict[str, jax.Array]], dict[str, Any]]:
     """Read an exported zip.
 
     Returns:
-      a compiled f(uint8 [N,S,S,3]) -> the outputs by their names, for any N, which compiles anew
+      a compiled f(uint8 [N,S,S,3]) -> the outputs by their names, for any N, which compiles again
       for each new N; and the metadata.
 
     Raises:
@@ -73,12 +73,12 @@ def load(path: Path | str) -> tuple[Callable[[Any], dict[str, jax.Array]], dict[
     return jax.jit(exported.call), about
 
 
-def _serialised(whole: Frozen) -> bytearray:
+def _serialised(folded: Graph) -> bytearray:
     def network(images: jax.Array) -> dict[str, jax.Array]:
-        return graph_jax.outputs(whole, images)
+        return graph_jax.outputs(folded, images)
 
     [batch] = export.symbolic_shape("N")
-    size = whole.image_size
+    size = folded.image_size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
     with _without_places():
         return export.export(jax.jit(network), platforms=PLATFORMS)(images).serialize()

@@ -1,4 +1,4 @@
-"""Whether an exported file answers as its run does, asked by its own runtime about real images.
+"""Whether an exported file predicts as its run does, by its own runtime on real images.
 
 A file that does not is not kept.
 """
@@ -36,7 +36,7 @@ Run = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions:
-    """What the user asked for beside the format.
+    """Settings of an export beside the format.
 
     Attributes:
       data: where the run's images are now; None: where they were.
@@ -49,15 +49,15 @@ class ExportOptions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Agreement:
-    """How far a file's answers are from the run's.
+    """How far a file's predictions are from the run's.
 
     Attributes:
       images: how many were compared.
       split: where they stood in the run.
       probabilities: the largest difference.
       distances: the largest difference, relative where the distance is above 1.
-      changed: images with another answer, by the rules of `decisions.decide`.
-      pixels: share of the pixels of masks that are others; None without masks.
+      changed: images with another decision, by the rules of `decisions.decide`.
+      pixels: share of the pixels of masks that differ; None without masks.
       accuracy: shares of right classes, (the run's, the file's).
       speed: images per second, (the file's, the run's), in batches of `classifier.BATCH` after a
         first one, which compiles and allocates; None where there are no more.
@@ -119,57 +119,58 @@ def sample(opened: Classifier, data: str | None) -> Sample:
     return reference_images.find(opened, data, ("test", "val", "train"), MOST_IMAGES)
 
 
-def compare(opened: Classifier, run: Run, some: Sample) -> Agreement:
-    """Ask the run and the file about the same images.
+def compare(opened: Classifier, run: Run, reference: Sample) -> Agreement:
+    """Predict the same images by the run and by the file.
 
     The last batch is mostly smaller than the others: a file has to take any number of images.
     """
-    batches = list(_batches(some.images))
+    batches = list(_batches(reference.images))
     expected, own_speed = _timed(iter(opened.outputs(batches)))
-    found, speed = _timed(_as_answers(run(batch)) for batch in batches)
-    gap = np.abs(found.distances - expected.distances) / np.maximum(expected.distances, 1.0)
-    then, now = _answers(opened, expected), _answers(opened, found)
+    exported, speed = _timed(_as_outputs(run(batch)) for batch in batches)
+    gap = np.abs(exported.distances - expected.distances) / np.maximum(expected.distances, 1.0)
+    then, now = _outcomes(opened, expected), _outcomes(opened, exported)
     return Agreement(
-        images=len(some),
-        split=some.split,
-        probabilities=float(np.abs(found.probabilities - expected.probabilities).max()),
+        images=len(reference),
+        split=reference.split,
+        probabilities=float(np.abs(exported.probabilities - expected.probabilities).max()),
         distances=float(gap.max()),
-        changed=sum(one != other for one, other in zip(then, now, strict=True)),
-        pixels=_other_pixels(expected.masks, found.masks),
-        accuracy=(_accuracy(expected, some), _accuracy(found, some)),
+        changed=sum(before != after for before, after in zip(then, now, strict=True)),
+        pixels=_other_pixels(expected.masks, exported.masks),
+        accuracy=(_accuracy(expected, reference), _accuracy(exported, reference)),
         speed=(speed, own_speed),
     )
 
 
-def demand(found: Agreement, name: str) -> None:
+def demand(agreement: Agreement, name: str) -> None:
     """Raise a UserError unless the file agrees with its run.
 
     Args:
-      found: by `compare`.
+      agreement: by `compare`.
       name: of the file.
     """
     # So that a difference that is no number fails, too.
-    if not (found.probabilities <= TOLERANCE and found.distances <= TOLERANCE):
+    if not (agreement.probabilities <= TOLERANCE and agreement.distances <= TOLERANCE):
         raise UserError(
-            f"{name} does not answer as the run does: on {found.images} images probabilities "
-            f"differ by up to {found.probabilities:.2g} and distances by {found.distances:.2g}, "
-            f"more than {TOLERANCE:g}; it is not kept: try another version of its packages"
-        )
-    if not (found.pixels is None or found.pixels <= OTHER_PIXELS):
-        raise UserError(
-            f"{name} does not answer as the run does: {100 * found.pixels:.3g} % of the pixels of "
-            f"masks are others, more than {100 * OTHER_PIXELS:g} %; it is not kept: try another "
+            f"{name} does not predict as the run does: on {agreement.images} images probabilities "
+            f"differ by up to {agreement.probabilities:.2g} and distances by "
+            f"{agreement.distances:.2g}, more than {TOLERANCE:g}; it is not kept: try another "
             "version of its packages"
         )
+    if not (agreement.pixels is None or agreement.pixels <= OTHER_PIXELS):
+        raise UserError(
+            f"{name} does not predict as the run does: {100 * agreement.pixels:.3g} % of the "
+            f"pixels of masks differ, more than {100 * OTHER_PIXELS:g} %; it is not kept: try "
+            "another version of its packages"
+        )
 
 
-def _other_pixels(expected: np.ndarray | None, found: np.ndarray | None) -> float | None:
+def _other_pixels(expected: np.ndarray | None, exported: np.ndarray | None) -> float | None:
     """Share of different pixels, 1 where one has no masks or others in shape, None without."""
-    if expected is None and found is None:
+    if expected is None and exported is None:
         return None
-    if expected is None or found is None or expected.shape != found.shape:
+    if expected is None or exported is None or expected.shape != exported.shape:
         return 1.0
-    return float((expected != found).mean())
+    return float((expected != exported).mean())
 
 
 def _batches(pixels: np.ndarray) -> Iterator[np.ndarray]:
@@ -177,7 +178,7 @@ def _batches(pixels: np.ndarray) -> Iterator[np.ndarray]:
         yield pixels[start : start + classifier.BATCH]
 
 
-def _as_answers(outputs: Mapping[str, np.ndarray]) -> Outputs:
+def _as_outputs(outputs: Mapping[str, np.ndarray]) -> Outputs:
     return Outputs(
         outputs[metadata.PROBABILITIES].astype(np.float64),
         outputs[metadata.DISTANCE].astype(np.float64),
@@ -186,23 +187,23 @@ def _as_answers(outputs: Mapping[str, np.ndarray]) -> Outputs:
 
 
 def _timed(parts: Iterator[Outputs]) -> tuple[Outputs, float | None]:
-    """Answers as one, and images per second in the median of whole batches after the first."""
-    found, seconds = [next(parts)], []
+    """Joined outputs, and images per second in the median of full batches after the first."""
+    outputs, seconds = [next(parts)], []
     started = time.perf_counter()
-    for one in parts:
-        found.append(one)
+    for part in parts:
+        outputs.append(part)
         ended = time.perf_counter()
-        if len(one.distances) == classifier.BATCH:
+        if len(part.distances) == classifier.BATCH:
             seconds.append(ended - started)
         started = ended
-    return Outputs.join(found), classifier.BATCH / float(np.median(seconds)) if seconds else None
+    return Outputs.join(outputs), classifier.BATCH / float(np.median(seconds)) if seconds else None
 
 
-def _answers(opened: Classifier, found: Outputs) -> list[str]:
-    count = len(found.distances)
-    some = [Asked(Path(), str(row), str(row)) for row in range(count)]
-    return predict.decide(opened, some, found).outcomes(opened.columns)
+def _outcomes(opened: Classifier, outputs: Outputs) -> list[str]:
+    count = len(outputs.distances)
+    images = [Asked(Path(), str(number), str(number)) for number in range(count)]
+    return predict.decide(opened, images, outputs).outcomes(opened.columns)
 
 
-def _accuracy(found: Outputs, some: Sample) -> float:
-    return float((found.probabilities.argmax(axis=1) == some.labels).mean())
+def _accuracy(outputs: Outputs, reference: Sample) -> float:
+    return float((outputs.probabilities.argmax(axis=1) == reference.labels).mean())

@@ -1,6 +1,6 @@
-"""A run as a static page: the ONNX file, a runtime for browsers, and `site/`, which asks them.
+"""A run as a static page: the ONNX file, a runtime for browsers, and `site/`, which uses them.
 
-The folder is served by any web server. Images are read and answered in the page. All but two files
+The folder is served by any web server. Images are read and predicted in the page. All but two files
 stand in a folder named by what is in them, so that no cache mixes those of two exports.
 """
 
@@ -28,11 +28,11 @@ _SERVED = (
 )
 
 
-def write(opened: Classifier, place: Path, wish: ExportOptions) -> Outcome:
+def write(opened: Classifier, folder: Path, options: ExportOptions) -> Outcome:
     """Write the folder; the ONNX file in it is checked as `onnx_file` does.
 
     `model.json` in it, beside the ONNX file, is the metadata with two keys more: check, how far the
-    ONNX file's answers are from the run's (by onnxruntime on this machine), and site:
+    ONNX file's predictions are from the run's (by onnxruntime on this machine), and site:
 
       - onnxruntime: version of onnxruntime-web.
       - files: bytes and sha256 by name.
@@ -41,17 +41,17 @@ def write(opened: Classifier, place: Path, wish: ExportOptions) -> Outcome:
 
     Args:
       opened: the run.
-      place: the folder to write; it does not exist.
-      wish: what the user asked for.
+      folder: the folder to write; it does not exist.
+      options: settings beside the format.
 
     Raises:
       UserError: see `onnx_file.write` and `ort_web.read`.
     """
-    runtime = ort_web.read(wish.ort_web)
-    place.mkdir()
-    outcome = onnx_file.write(opened, place / MODEL, wish)
-    content = {**_site(), **runtime, MODEL: (place / MODEL).read_bytes()}
-    (place / MODEL).unlink()
+    runtime = ort_web.read(options.ort_web)
+    folder.mkdir()
+    outcome = onnx_file.write(opened, folder / MODEL, options)
+    content = {**_site(), **runtime, MODEL: (folder / MODEL).read_bytes()}
+    (folder / MODEL).unlink()
     index, worker = content.pop(INDEX), content.pop(OFFLINE)
     about = {
         **outcome.metadata,
@@ -63,21 +63,21 @@ def write(opened: Classifier, place: Path, wish: ExportOptions) -> Outcome:
         },
     }
     content[ABOUT] = json.dumps(about, ensure_ascii=False, allow_nan=False).encode()
-    _place(place, content, index, worker)
+    _place(folder, content, index, worker)
     return Outcome(outcome.metadata, outcome.agreement, (_SERVED,))
 
 
-def _place(place: Path, content: dict[str, bytes], index: bytes, worker: bytes) -> None:
+def _place(folder: Path, content: dict[str, bytes], index: bytes, worker: bytes) -> None:
     """Write the files, those of the version into its folder."""
     version = _version({**content, INDEX: index, OFFLINE: worker})
-    (place / version).mkdir()
+    (folder / version).mkdir()
     for name, part in content.items():
-        (place / version / name).write_bytes(part)
+        (folder / version / name).write_bytes(part)
     index = index.replace(_VERSION, version.encode())
-    (place / INDEX).write_bytes(index)
-    kept = {"./": index, **{f"{version}/{name}": part for name, part in content.items()}}
-    site = {"version": version, "files": {name: _sha256(part) for name, part in kept.items()}}
-    (place / OFFLINE).write_bytes(f"const SITE = {json.dumps(site)};\n".encode() + worker)
+    (folder / INDEX).write_bytes(index)
+    offline = {"./": index, **{f"{version}/{name}": part for name, part in content.items()}}
+    site = {"version": version, "files": {name: _sha256(part) for name, part in offline.items()}}
+    (folder / OFFLINE).write_bytes(f"const SITE = {json.dumps(site)};\n".encode() + worker)
 
 
 def _site() -> dict[str, bytes]:

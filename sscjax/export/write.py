@@ -15,40 +15,40 @@ from sscjax.inference import classifier, predict
 from sscjax.system import files
 
 
-def export(run: Path, name: str, out: Path, wish: ExportOptions, overwrite: bool = False) -> str:
+def export(run: Path, name: str, out: Path, options: ExportOptions, overwrite: bool = False) -> str:
     """Write an exported file and, beside a file, `NAME.json`: metadata, SHA-256 and the check.
 
     Args:
       run: the folder of a finished run.
       name: of the format, see `FORMATS`.
       out: the file, or the folder, to write.
-      wish: further wishes.
+      options: further settings.
       overwrite: an earlier export there may be replaced.
 
     Returns:
-      what is to be said to people.
+      the text to print.
 
     Raises:
-      UserError: anything that the user can mend, and a file that does not answer as the run does;
+      UserError: anything that the user can fix, and a file that does not predict as the run does;
         nothing is left under its name then.
     """
     form = FORMATS[name]
     out = out.expanduser()
-    if wish.ort_web is not None and name != "web":
+    if options.ort_web is not None and name != "web":
         raise UserError(f"--ort-web goes with --format=web, not with {name}: leave it out")
     _refuse(out, form.suffix, overwrite)
     opened = classifier.open_run(run)
-    with _moved_in_place(out) as place:
-        outcome = form.write(opened, place, wish)
-        if place.is_file():
-            written = {**outcome.metadata, "file": _of_file(place), "check": _checked(outcome)}
-            files.write_json(place.with_name(f"{place.name}.json"), written)
-        size = _size(place)
+    with _moved_in_place(out) as target:
+        outcome = form.write(opened, target, options)
+        if target.is_file():
+            written = {**outcome.metadata, "file": _of_file(target), "check": _checked(outcome)}
+            files.write_json(target.with_name(f"{target.name}.json"), written)
+        size = _size(target)
     return _text(out, size, outcome)
 
 
 def _refuse(out: Path, suffix: str, overwrite: bool) -> None:
-    """Raise a UserError if `--out` cannot be meant."""
+    """Raise a UserError if `--out` cannot be used."""
     if suffix and out.suffix != suffix:
         raise UserError(f"--out={out}: expected a name that ends in {suffix}")
     if out.exists() and bool(suffix) == out.is_dir():
@@ -70,7 +70,7 @@ def _moved_in_place(out: Path) -> Iterator[Path]:
         yield near / out.name
         if out.is_dir():
             out.rename(near / ".old")
-        # What is named first is moved last: who finds it finds all.
+        # The export itself is moved last: where it is, all the others are.
         for part in sorted(near.glob("[!.]*"), key=lambda part: part.name == out.name):
             part.replace(out.with_name(part.name))
     except OSError as error:
@@ -83,11 +83,11 @@ def _unwritable(out: Path, error: OSError) -> UserError:
     return UserError(f"--out={out} cannot be written ({error.strerror or error}): name another")
 
 
-def _of_file(place: Path) -> dict[str, object]:
+def _of_file(target: Path) -> dict[str, object]:
     return {
-        "name": place.name,
-        "bytes": place.stat().st_size,
-        "sha256": files.sha256(place),
+        "name": target.name,
+        "bytes": target.stat().st_size,
+        "sha256": files.sha256(target),
     }
 
 
@@ -95,27 +95,27 @@ def _checked(outcome: Outcome) -> dict[str, object]:
     return outcome.agreement.as_json()
 
 
-def _size(place: Path) -> int:
+def _size(target: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
-    some = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
-    return sum(path.stat().st_size for path in some)
+    paths = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in paths)
 
 
 def _text(out: Path, size: int, outcome: Outcome) -> str:
-    found = outcome.agreement
+    agreement = outcome.agreement
     lines = [f"warning: {line}" for line in outcome.metadata["warnings"]]
     lines += [
         f"{out}: {size / 1e6:.2f} MB",
-        f"asked about {found.images} {found.split} images, by its own runtime: probabilities "
-        f"differ from the run's by up to {found.probabilities:.1e}, distances by "
-        f"{found.distances:.1e}, {found.changed} answers are others",
+        f"checked on {agreement.images} {agreement.split} images, by its own runtime: "
+        f"probabilities differ from the run's by up to {agreement.probabilities:.1e}, distances by "
+        f"{agreement.distances:.1e}, {agreement.changed} decisions differ",
     ]
-    if found.pixels is not None:
-        lines.append(f"of the masks {100 * found.pixels:.2g} % of the pixels are others")
-    if None not in found.speed:
-        there, here = found.speed
+    if agreement.pixels is not None:
+        lines.append(f"of the masks {100 * agreement.pixels:.2g} % of the pixels differ")
+    if None not in agreement.speed:
+        there, here = agreement.speed
         lines.append(
-            f"{there:.0f} images/s there, {here:.0f} images/s in sscjax, in batches of "
+            f"{there:.0f} images/s by its runtime, {here:.0f} images/s by sscjax, in batches of "
             f"{classifier.BATCH}"
         )
     return "\n".join([*lines, *outcome.notes, predict.RESEARCH_ONLY])

@@ -15,19 +15,19 @@ SHARES = ("accuracy", "balanced_accuracy")
 Rows = list[list[str]]
 
 
-def terminal(found: Mapping[str, Any]) -> str:
+def terminal(compared: Mapping[str, Any]) -> str:
     """What `compare.compare_runs` returns as aligned tables, at most `formatting.WIDTH` columns."""
     parts = []
-    for title, rows, notes in _sections(found):
+    for title, rows, notes in _sections(compared):
         table = [formatting.align(rows)] if rows else []
         parts.append("\n".join([*([title] if title else []), *table, *notes]))
     return "\n\n".join(parts) + "\n"
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def markdown(compared: Mapping[str, Any]) -> str:
     """The same as Markdown: a heading, a table and its notes for each section."""
     parts = []
-    for title, rows, notes in _sections(found):
+    for title, rows, notes in _sections(compared):
         parts += [f"### {_escaped(title)}", ""] if title else []
         if rows:
             lines = [f"| {' | '.join(map(_escaped, row))} |" for row in rows]
@@ -44,14 +44,14 @@ def _escaped(text: str) -> str:
     return text
 
 
-def _sections(found: Mapping[str, Any]) -> list[tuple[str, Rows, list[str]]]:
+def _sections(compared: Mapping[str, Any]) -> list[tuple[str, Rows, list[str]]]:
     """(title, rows, notes) of the paper's table, of the runs, and of each pair and unit."""
-    sections = [_paper_section(found["paper"]), _runs_section(found)]
-    corrected = len(found["pairs"]) > 1
-    for pair in found["pairs"]:
+    sections = [_paper_section(compared["paper"]), _runs_section(compared)]
+    corrected = len(compared["pairs"]) > 1
+    for pair in compared["pairs"]:
         for unit in ("image", "subject"):
             sections.append(_pair_section(pair, unit, corrected))
-    sections.append(("", [], _notes(found, corrected)))
+    sections.append(("", [], _notes(compared, corrected)))
     return sections
 
 
@@ -80,10 +80,14 @@ def _paper_section(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Rows, lis
     return f"The paper's own comparison, images right: {first} - {second}", rows, _lines(notes)
 
 
-def _runs_section(found: Mapping[str, Any]) -> tuple[str, Rows, list[str]]:
-    lines = [f"{run['letter']} = {formatting.clean_name(run['path'], 90)}" for run in found["runs"]]
-    what = f"{found['n']} images of {found['n_subjects']} subjects, split '{found['split']}'"
-    same = "the same files by hash" if found["same_pixels"] else "the same by name alone"
+def _runs_section(compared: Mapping[str, Any]) -> tuple[str, Rows, list[str]]:
+    lines = [
+        f"{run['letter']} = {formatting.clean_name(run['path'], 90)}" for run in compared["runs"]
+    ]
+    what = (
+        f"{compared['n']} images of {compared['n_subjects']} subjects, split '{compared['split']}'"
+    )
+    same = "the same files by hash" if compared["same_pixels"] else "the same by name alone"
     return f"These runs: {what}, {same}", [], lines
 
 
@@ -146,19 +150,19 @@ def p_value(value: float | None) -> str:
     return f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
 
 
-def _notes(found: Mapping[str, Any], corrected: bool) -> list[str]:
-    one = found["pairs"][0]["image"]
-    counts = {pair[unit]["swaps"] for pair in found["pairs"] for unit in ("image", "subject")}
+def _notes(compared: Mapping[str, Any], corrected: bool) -> list[str]:
+    first = compared["pairs"][0]["image"]
+    counts = {pair[unit]["swaps"] for pair in compared["pairs"] for unit in ("image", "subject")}
     swaps = "all of them" if counts == {"all"} else f"all, or {max(counts - {'all'})} drawn"
     text = (
-        f"Intervals: bootstrap of subjects, {one['resamples']} times, the same ones for both; "
+        f"Intervals: bootstrap of subjects, {first['resamples']} times, the same ones for both; "
         "DeLong's by the sums over each subject. p: swaps of the two models' predictions of whole "
         f"subjects ({swaps}), which holds however few they are. McNemar's p (mid-p) per image "
         "takes images for independent: there, read the p of the accuracy. Only the log loss is "
         "better where it is smaller. A dash: too few subjects to tell."
     )
     if corrected:
-        pairs = len(found["pairs"])
+        pairs = len(compared["pairs"])
         text += f" p (Holm): corrected for the {pairs} pairs, for each figure by itself."
     return _lines(text)
 

@@ -43,7 +43,7 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
     positive = np.maximum(np.asarray(heat, np.float32), 0)
     share = positive / max(float(positive.max()), np.finfo(np.float32).tiny)
-    # Linear between the map's own points, for it knows nothing finer.
+    # Linear between the map's own points, for it has no finer detail.
     large = Image.fromarray(share).resize((width, height), Image.Resampling.BILINEAR)
     share = np.clip(np.asarray(large), 0, 1)
     colours = matplotlib.colormaps[COLOURS](share)[..., :3] * 255

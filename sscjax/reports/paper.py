@@ -1,8 +1,9 @@
 """The published study as data: its counts, its printed figures and where it contradicts itself.
 
 Akay M. et al., "Deep Learning Classification of Systemic Sclerosis Skin Using the MobileNetV2
-Model", IEEE Open J. Eng. Med. Biol. 2021, doi 10.1109/OJEMB.2021.3066097. Study 1 tells normal
-skin from SSc, study 2 normal from early and late SSc. All counts are of images after augmentation.
+Model", IEEE Open J. Eng. Med. Biol. 2021, doi 10.1109/OJEMB.2021.3066097. Study 1 classifies
+normal skin and SSc, study 2 normal skin, early and late SSc. All counts are of images after
+augmentation.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Study:
       classes: names in label order.
       total, train, val, test: images per class, in the order of `classes`.
       parameters: what the text calls the parameters of MobileNetV2; it includes the head.
-      kept: parameters that stage 2 leaves alone, BatchNorm's moving statistics among them.
+      kept: parameters that stage 2 does not train, BatchNorm's moving statistics among them.
       fine_tuned: parameters that stage 2 trains, the head among them.
       outputs: units of the final dense layer that these numbers imply.
       head_epochs: epochs of stage 1.
@@ -104,6 +105,19 @@ RESULTS: tuple[Result, ...] = (
     Result(3, "cnn", "val", ((94, 9, 0), (7, 31, 2), (3, 2, 35))),
     Result(3, "cnn", "test", ((99, 4, 1), (10, 35, 4), (1, 4, 34))),
 )
+
+
+def compares(config: str, synthetic: bool) -> bool:
+    """Whether a run's figures may stand beside the paper's.
+
+    They may for the configs that follow the paper, and for the synthetic set that imitates its
+    counts; beside the figures of other patients they would invite a comparison that says nothing.
+
+    Args:
+      config: the name of the run's config.
+      synthetic: whether the run's images are the synthetic set.
+    """
+    return synthetic or config.startswith("paper_")
 
 
 def result(num_classes: int, model: str, split: str) -> Result:

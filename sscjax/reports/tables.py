@@ -54,7 +54,9 @@ def results_table(figures_by_split: BySplit, splits: Sequence[str] = ("val", "te
 
 
 def _overall(figures_by_split: BySplit, splits: Sequence[str]) -> str:
-    rows = [["split", "per", "n", "accuracy", "balanced", "macro AUROC", "kappa", "log loss"]]
+    rows = [
+        ["split", "per", "n", "accuracy", "balanced", "macro AUROC", "quadratic kappa", "log loss"]
+    ]
     for split in splits:
         for unit, figures in figures_by_split[split].items():
             row = [
@@ -81,11 +83,10 @@ def intervals_table(
       intervals: what `intervals.test_figures` gives for the same predictions.
       reach: what the intervals can say, in view of how the run was split; lines for the end.
     """
-    some = intervals["image"]
     method = (
         "Shares: Korn and Graubard; AUROC: DeLong by subject; others: bootstrap of subjects, "
-        f"{some['resamples']}\ntimes. "
-        "A dash: too few subjects, or too few mistakes, to tell."
+        f"{intervals['image']['resamples']}\ntimes. "
+        "A dash: too few subjects, or too few errors, for an interval."
     )
     return "\n".join([align(interval_rows(figures, intervals)), reach, method])
 
@@ -97,7 +98,7 @@ def interval_rows(
     columns = [["test", *_interval_names(figures["image"])]]
     for unit, values in figures.items():
         pairs = zip(_in_rows(values), _in_rows(intervals[unit]), strict=True)
-        cells = [(_value(*found), span(found[0], ends[1])) for found, ends in pairs]
+        cells = [(_value(*entry), span(entry[0], ends[1])) for entry, ends in pairs]
         columns += [[f"per {unit}", *(value for value, _ in cells)]]
         columns += [["95 % interval", *(ends for _, ends in cells)]]
     return list(zip(*columns, strict=True))
@@ -122,42 +123,42 @@ def _value(name: str, value: float | None) -> str:
     return percent(value) if name in SHARES else number(value)
 
 
-def calibration_text(found: Mapping[str, Any]) -> str:
-    """What calibration.json says, in short: how far probabilities, and answers, can be trusted.
+def calibration_text(content: Mapping[str, Any]) -> str:
+    """What calibration.json says, in short: how far probabilities and predictions can be trusted.
 
     Args:
-      found: the content of calibration.json, see `reliability.assess`.
+      content: the content of calibration.json, see `reliability.assess`.
     """
-    blocks = [_temperature(found), _operating_point(found["threshold"])]
-    blocks.append("\n".join([_abstention(found["abstention"]), _flagged(found["outliers"])]))
+    blocks = [_temperature(content), _operating_point(content["threshold"])]
+    blocks.append("\n".join([_abstention(content["abstention"]), _flagged(content["outliers"])]))
     return "\n\n".join(blocks)
 
 
-def _temperature(found: Mapping[str, Any]) -> str:
-    value, reason = found["temperature"], found["reason"]
+def _temperature(content: Mapping[str, Any]) -> str:
+    value, reason = content["temperature"], content["reason"]
     if reason:
         line = f"Probabilities are as the network gave them, temperature 1:\n{reason}."
     else:
-        was = "too sure" if value > 1 else "not sure enough"
+        was = "overconfident" if value > 1 else "underconfident"
         line = (
             f"Probabilities are calibrated: temperature {value:.2f}, fitted on validation\n"
             f"(the network was {was})."
         )
     rows = [["split", "calibration error", "95 % interval", "chance", "Brier", "95 % interval"]]
     rows[0].append("log loss")
-    for split, states in found["splits"].items():
+    for split, states in content["splits"].items():
         # Without a temperature both are the same.
         for place, state in enumerate(states if not reason else ("after",)):
-            one = states[state]
+            quality = states[state]
             rows.append(
                 [
                     f"{split} {state}" if not reason else split,
-                    number(one["ece"]),
-                    span("ece", one["ece_interval"]),
-                    number(one["ece_by_chance"]),
-                    number(one["brier"]),
-                    span("brier", one["brier_interval"]),
-                    number(found["log_loss"][split][place]),
+                    number(quality["ece"]),
+                    span("ece", quality["ece_interval"]),
+                    number(quality["ece_by_chance"]),
+                    number(quality["brier"]),
+                    span("brier", quality["brier_interval"]),
+                    number(content["log_loss"][split][place]),
                 ]
             )
     return f"{line}\n{align(rows)}"
@@ -171,18 +172,18 @@ _OPERATING = {
 }
 
 
-def _operating_point(found: Mapping[str, Any]) -> str:
+def _operating_point(point: Mapping[str, Any]) -> str:
     """Without intervals of validation, where the threshold was chosen."""
     title = (
-        f"Called {clean_name(found['positive'], 60)} from a probability of {found['value']:.3f} on"
-        f"\n({found['rule']})."
+        f"Called {clean_name(point['positive'], 60)} from a probability of {point['value']:.3f} on"
+        f"\n({point['rule']})."
     )
     columns = [["", *_OPERATING.values()]]
-    if "val" in found:
-        columns += [["val images", *(percent(found["val"][name]["value"]) for name in _OPERATING)]]
-    if "test" in found:
-        for heading, one in (("images", found), ("subjects", found["per_subject"])):
-            figures = [one["test"][name] for name in _OPERATING]
+    if "val" in point:
+        columns += [["val images", *(percent(point["val"][name]["value"]) for name in _OPERATING)]]
+    if "test" in point:
+        for heading, unit_figures in (("images", point), ("subjects", point["per_subject"])):
+            figures = [unit_figures["test"][name] for name in _OPERATING]
             columns += [
                 [f"test {heading}", *(percent(figure["value"]) for figure in figures)],
                 ["95 % interval", *(share_span(figure["interval"]) for figure in figures)],
@@ -190,35 +191,40 @@ def _operating_point(found: Mapping[str, Any]) -> str:
     return f"{title}\n{align(list(zip(*columns, strict=True)))}"
 
 
-def _abstention(found: Mapping[str, Any]) -> str:
+def _abstention(abstention: Mapping[str, Any]) -> str:
     lines = []
-    if found["threshold"] is None:
-        lines.append(f"No least confidence for an answer\n({found['rule']}).")
-    else:
-        lines.append(f"Answer from a confidence of {found['threshold']:.3f} on\n({found['rule']}).")
-    if "test" in found:
-        kept, right = found["test"]["coverage"], found["test"]["accuracy"]
+    if abstention["threshold"] is None:
         lines.append(
-            f"Of the test images {percent(kept['value'])} are answered, and of these "
-            f"{percent(right['value'])} right ({share_span(right['interval'])})."
+            f"No confidence threshold, the network never abstains\n({abstention['rule']})."
         )
-    if found["area"] is not None:
+    else:
         lines.append(
-            f"Mean accuracy over all shares answered, the surest first: {percent(found['area'])}"
-            f" ({share_span(found['area_interval'])})."
+            "No answer (abstain) below the confidence threshold of "
+            f"{abstention['threshold']:.3f}\n({abstention['rule']})."
+        )
+    if "test" in abstention:
+        coverage, accuracy = abstention["test"]["coverage"], abstention["test"]["accuracy"]
+        lines.append(
+            f"Of the test images {percent(coverage['value'])} are answered, and of these "
+            f"{percent(accuracy['value'])} right ({share_span(accuracy['interval'])})."
+        )
+    if abstention["area"] is not None:
+        lines.append(
+            "Mean accuracy over all coverages, the most confident first: "
+            f"{percent(abstention['area'])} ({share_span(abstention['area_interval'])})."
         )
     return "\n".join(lines)
 
 
-def _flagged(found: Mapping[str, Any]) -> str:
+def _flagged(outliers: Mapping[str, Any]) -> str:
     shares = ", ".join(
-        f"{percent(share)} of {split}" for split, share in found["share_flagged"].items()
+        f"{percent(share)} of {split}" for split, share in outliers["share_flagged"].items()
     )
     made_up = ", ".join(
-        f"{percent(share)} of {kind}" for kind, share in found["made_up_flagged"].items()
+        f"{percent(share)} of {kind}" for kind, share in outliers["made_up_flagged"].items()
     )
     return (
-        f"Flagged as unlike the training images: {shares} ({percent(found['rate'])} wanted);\n"
+        f"Flagged as unlike the training images: {shares} (target {percent(outliers['rate'])});\n"
         f"of images made up to test the flag: {made_up}."
     )
 
@@ -350,10 +356,10 @@ def paper_notes(split_by: str, synthetic: bool) -> list[str]:
 
 
 def parameter_line(frozen: int, trained: int, frozen_layers: Sequence[str] = ()) -> str:
-    """What a stage keeps and trains, counted as the paper counts.
+    """What a stage freezes and trains, counted as the paper counts.
 
     Args:
-      frozen: parameters the stage's gradient leaves alone, BatchNorm's moving averages included.
+      frozen: parameters that the stage does not train, BatchNorm's moving averages included.
       trained: parameters it trains.
       frozen_layers: names of the frozen layers in network order; empty where no layer is frozen.
 

@@ -93,12 +93,12 @@ def noise(count: int, size: int) -> np.ndarray:
     return np.clip(base + strength * grain, 0, 255).astype(np.uint8)
 
 
-def in_jax(whole: graph.Frozen, pixels: np.ndarray) -> dict[str, jax.Array]:
+def in_jax(whole: graph.Graph, pixels: np.ndarray) -> dict[str, jax.Array]:
     return dict(jax.jit(lambda pixels: graph_jax.outputs(whole, pixels))(pixels))
 
 
 def in_onnxruntime(
-    whole: graph.Frozen, found: dict[str, Any], pixels: np.ndarray
+    whole: graph.Graph, found: dict[str, Any], pixels: np.ndarray
 ) -> dict[str, np.ndarray]:
     model = onnx_file.build(whole, found).SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -106,14 +106,14 @@ def in_onnxruntime(
     return dict(zip(names, session.run(names, {metadata.INPUT: pixels}), strict=True))
 
 
-def answered(opened: Classifier, pixels: np.ndarray) -> Outputs:
+def predicted(opened: Classifier, pixels: np.ndarray) -> Outputs:
     return next(iter(opened.outputs([pixels])))
 
 
 def assert_as(
     opened: Classifier, pixels: np.ndarray, outputs: Any, tolerance: float = 2e-5
 ) -> None:
-    expected = answered(opened, pixels)
+    expected = predicted(opened, pixels)
     found = np.asarray(outputs["probabilities"])
     np.testing.assert_allclose(found, expected.probabilities, atol=tolerance)
     np.testing.assert_allclose(
@@ -144,7 +144,7 @@ def test_snippets_answer_as_the_run(
         if model == READER and name == "stablehlo":
             continue
         said = export_file.export(runs(model), name, tmp_path / f"skin{suffix}", ExportOptions())
-        assert "0 answers" in said and "For research only" in said
+        assert "0 decisions" in said and "For research only" in said
     read = run_snippet("ONNX", tmp_path, pixels)
     assert_as(opened, pixels, read["outputs"])
     assert list(read["outputs"]) == read["about"]["outputs"]
@@ -224,7 +224,7 @@ def changed(opened: Classifier, kind: str) -> Classifier:
 def test_graph_of_other_networks(runs: Runs, tmp_path: Path, model: str, kind: str) -> None:
     """Sizes that divide by nothing, either padding and scaling, one sigmoid; and the maps."""
     opened = changed(classifier.open_run(runs(model)), kind)
-    whole, found = graph.freeze(opened), metadata.metadata(opened)
+    whole, found = graph.from_classifier(opened), metadata.metadata(opened)
     path = tmp_path / "one.onnx"
     path.write_bytes(onnx_file.serialise(onnx_file.build(whole, found), found))
     pixels = noise(3, opened.image_size)
@@ -247,7 +247,7 @@ def test_maps_of_several_layers(runs: Runs) -> None:
     """The sum of each layer's own, enlarged; they add up to the logits, but for the bias."""
     size = 96
     opened = dataclasses.replace(classifier.open_run(runs(READER)), image_size=size)
-    whole, found = graph.freeze(opened), metadata.metadata(opened)
+    whole, found = graph.from_classifier(opened), metadata.metadata(opened)
     pixels = noise(2, size)
     outputs = in_onnxruntime(whole, found, pixels)
     side = found["maps"]["size"][0]
@@ -286,10 +286,10 @@ def test_probabilities_near_zero_are_calibrated_alike(runs: Runs) -> None:
     opened = dataclasses.replace(opened, rules=dataclasses.replace(opened.rules, temperature=20.0))
     head = {**opened.params["predictions"], "bias": np.array([0.0, 100.0, 250.0], np.float32)}
     opened = dataclasses.replace(opened, params={**opened.params, "predictions": head})
-    whole, found = graph.freeze(opened), metadata.metadata(opened)
+    whole, found = graph.from_classifier(opened), metadata.metadata(opened)
     pixels = noise(2, 32)
     probabilities = in_onnxruntime(whole, found, pixels)["probabilities"]
-    expected = answered(opened, pixels).probabilities
+    expected = predicted(opened, pixels).probabilities
     assert expected[:, 0].min() > 0.01
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
     np.testing.assert_allclose(in_jax(whole, pixels)["probabilities"], expected, atol=1e-5)
@@ -304,10 +304,10 @@ def test_detector_without_components(runs: Runs) -> None:
         variances=opened.detector.variances[:0],
     )
     opened = dataclasses.replace(opened, detector=bare)
-    whole, found = graph.freeze(opened), metadata.metadata(opened)
+    whole, found = graph.from_classifier(opened), metadata.metadata(opened)
     pixels = noise(4, 32)
     distance = in_onnxruntime(whole, found, pixels)["distance"]
-    expected = answered(opened, pixels).distances
+    expected = predicted(opened, pixels).distances
     np.testing.assert_allclose(distance, expected, rtol=1e-4)
     np.testing.assert_allclose(in_jax(whole, pixels)["distance"], expected, rtol=1e-4)
 
@@ -410,12 +410,12 @@ def test_documented_rules_are_those_of_the_run(runs: Runs) -> None:
     for least in (0.6, None):
         about["confidence_threshold"]["value"] = least
         own = dataclasses.replace(rules, confidence_threshold=least)
-        judged = decisions.decide(some, Outputs(shares, distances), own, 2, 2.0)
+        table = decisions.decide(some, Outputs(shares, distances), own, 2, 2.0)
         pairs = list(zip(shares, distances, strict=True))
-        assert judged.outcomes(columns) == [names["answer"](about, *one) for one in pairs]
+        assert table.outcomes(columns) == [names["decide"](about, *one) for one in pairs]
         disease = [names["disease"](about, p) == "sick" for p in shares]
-        assert judged.positive.tolist() == disease
-    assert len(set(judged.outcomes(columns))) == 4
+        assert table.positive.tolist() == disease
+    assert len(set(table.outcomes(columns))) == 4
 
 
 def test_documented_preparation_is_that_of_the_run(tmp_path: Path) -> None:
@@ -433,9 +433,9 @@ def test_documented_preparation_is_that_of_the_run(tmp_path: Path) -> None:
 def test_a_file_that_disagrees_is_not_kept(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    right = graph.freeze
+    right = graph.from_classifier
 
-    def wrong(opened: Classifier) -> graph.Frozen:
+    def wrong(opened: Classifier) -> graph.Graph:
         whole = right(opened)
         last = whole.operations[-1]
         assert last.bias is not None
@@ -443,10 +443,10 @@ def test_a_file_that_disagrees_is_not_kept(
         last = dataclasses.replace(last, bias=bias)
         return dataclasses.replace(whole, operations=(*whole.operations[:-1], last))
 
-    monkeypatch.setattr(graph, "freeze", wrong)
+    monkeypatch.setattr(graph, "from_classifier", wrong)
     out = tmp_path / f"one{EXACT[name]}"
     out.write_text("an earlier one")
-    with pytest.raises(UserError, match="does not answer as the run does: on 6 images"):
+    with pytest.raises(UserError, match="does not predict as the run does: on 6 images"):
         export_file.export(runs("cnn"), name, out, ExportOptions(), overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     assert out.read_text() == "an earlier one"
@@ -454,10 +454,10 @@ def test_a_file_that_disagrees_is_not_kept(
 
 def test_what_is_not_a_number_disagrees() -> None:
     odd = verify.Agreement(1, "test", float("nan"), 0.0, 0, None, (1.0, 1.0), (None, None))
-    with pytest.raises(UserError, match="does not answer"):
+    with pytest.raises(UserError, match="does not predict"):
         verify.demand(odd, "one.onnx")
     odd = dataclasses.replace(odd, probabilities=0.0, distances=float("nan"))
-    with pytest.raises(UserError, match="does not answer"):
+    with pytest.raises(UserError, match="does not predict"):
         verify.demand(odd, "one.onnx")
 
 

@@ -1,4 +1,4 @@
-"""The whole network with real weights, exported: real tiles are answered as the run answers them.
+"""The whole network with real weights, exported: real tiles are predicted as the run predicts them.
 
 Apart from the exports of small networks, so that another process can take these.
 """
@@ -51,7 +51,7 @@ def real_run(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_real_tiles(real_run: Path, tmp_path: Path) -> None:
-    """Sizes, and 200 tiles answered alike by every runtime."""
+    """Sizes, and 200 tiles predicted alike by every runtime."""
     for name, suffix in (("onnx", ".onnx"), ("stablehlo", ".zip")):
         out = tmp_path / f"skin{suffix}"
         export_file.export(real_run, name, out, ExportOptions())
@@ -63,7 +63,7 @@ def test_real_tiles(real_run: Path, tmp_path: Path) -> None:
 def test_real_tiles_on_the_page(
     browser: Any, runtime: Path, real_run: Path, shared_data: Path, tmp_path: Path
 ) -> None:
-    """The same network in Chromium: 200 tiles answered as the run answers them."""
+    """The same network in Chromium: 200 tiles predicted as the run predicts them."""
     found = sorted((shared_data / "data" / "prostate_gleason").glob("*/*.jpg"))
     tiles = found[5 :: len(found) // 200][:200]
     network = classifier.open_run(real_run)

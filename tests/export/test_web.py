@@ -93,7 +93,7 @@ def tiles(request: pytest.FixtureRequest, run: Path) -> list[Path]:
     return found[:: len(found) // 200][:200]
 
 
-def test_answers_as_the_run(opened: Opened, run: Path, tiles: list[Path]) -> None:
+def test_predicts_as_the_run(opened: Opened, run: Path, tiles: list[Path]) -> None:
     opened.give(*tiles)
     rows = opened.table()
     network = classifier.open_run(run)
@@ -101,12 +101,12 @@ def test_answers_as_the_run(opened: Opened, run: Path, tiles: list[Path]) -> Non
         list(network.outputs(image_io.read_image(tile, SIZE)[None] for tile in tiles))
     )
     some = [inputs.Asked(tile, tile.name, tile.name) for tile in tiles]
-    judged = decisions.decide(
+    table = decisions.decide(
         some, expected, network.rules, len(network.classes), network.detector.threshold
     )
     like = list(
         csv.DictReader(
-            io.StringIO(decisions.csv_text(decisions.as_rows(judged, network.columns, "image")))
+            io.StringIO(decisions.csv_text(decisions.as_rows(table, network.columns, "image")))
         )
     )
     assert [*rows[0]] == [key for key in like[0] if key != "subject"]
@@ -179,17 +179,17 @@ def test_rules_are_those_of_predict(modules: Any) -> None:
     shares = rng.dirichlet(np.full(4, 0.7), 60)
     distances = rng.uniform(0.5, 1.6, 60)
     some = [inputs.Asked(Path(), f"{k}", "one" if k < 20 else "two") for k in range(60)]
-    judged = decisions.decide(some, Outputs(shares, distances), RULES, 3, 1.2)
+    table = decisions.decide(some, Outputs(shares, distances), RULES, 3, 1.2)
     found = modules.evaluate(
         """async ([about, shares, distances]) => {
-          const { judge, together } = await import("./rules.js");
-          const all = shares.map((row, k) => judge(about, row, distances[k]));
+          const { decide, together } = await import("./rules.js");
+          const all = shares.map((row, k) => decide(about, row, distances[k]));
           return [...all, together(about, all.slice(0, 20)), together(about, all.slice(20))];
         }""",
         [ABOUT, shares.tolist(), distances.tolist()],
     )
-    subjects = decisions.by_subject(judged, RULES, 3)
-    wanted = [*decisions.as_rows(judged, COLUMNS, "image")]
+    subjects = decisions.by_subject(table, RULES, 3)
+    wanted = [*decisions.as_rows(table, COLUMNS, "image")]
     wanted += decisions.as_rows(subjects, COLUMNS, "subject")
     assert {one["decision"] for one in found[:60]} == {"abstain", "out_of_distribution", *COLUMNS}
     for one, other in zip(found, wanted, strict=True):
@@ -203,8 +203,8 @@ def test_names_in_the_table_are_text(modules: Any) -> None:
     names = ["=1+1.png", "a,b.png", 'say "x".png', "+49.jpg", "two\nlines.png", "plain.png"]
     text = modules.evaluate(
         """async ([about, names]) => {
-          const { csv, judge } = await import("./rules.js");
-          const one = judge(about, [0.1, 0.2, 0.6, 0.1], 1);
+          const { csv, decide } = await import("./rules.js");
+          const one = decide(about, [0.1, 0.2, 0.6, 0.1], 1);
           return csv(about, names.map((name) => ({ name, ...one })));
         }""",
         [ABOUT, names],
@@ -346,7 +346,7 @@ def test_a_broken_file_does_not_stop_the_rest(
     broken.write_bytes(b"words, and no image at all")
     opened.give(tiles[0], broken, tiles[1])
     page = opened.page
-    assert "2 images answered" in page.get_by_role("status").inner_text()
+    assert "2 images predicted" in page.get_by_role("status").inner_text()
     faults = page.get_by_role("list", name="Files that could not be read").inner_text()
     assert faults == "<b>broken.png: not a jpg, png or bmp by its content: convert it"
     # The same files once more: answers are added, the list of faults is a new one.

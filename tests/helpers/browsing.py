@@ -58,7 +58,7 @@ class Opened:
 
     def give(self, *files: Path) -> None:
         self.page.set_input_files("#files", [str(file) for file in files])
-        self.page.get_by_role("status").filter(has_text="answered in").wait_for()
+        self.page.get_by_role("status").filter(has_text="predicted in").wait_for()
 
     def table(self) -> list[dict[str, str]]:
         """What is saved as CSV."""

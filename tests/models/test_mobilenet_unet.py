@@ -222,7 +222,7 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = Outputs.join(opened.outputs([images[:32], images[32:]]))
     assert np.isfinite(answers.probabilities).all() and len(answers.distances) == 48
     # Frozen for export it answers alike.
-    whole, some = graph.freeze(opened), np.asarray(images[:8])
+    whole, some = graph.from_classifier(opened), np.asarray(images[:8])
     plain = jax.jit(lambda pixels: graph_jax.outputs(whole, pixels))(some)
     np.testing.assert_allclose(plain["probabilities"], answers.probabilities[:8], atol=2e-5)
     np.testing.assert_allclose(plain["distance"], answers.distances[:8], rtol=2e-4)
@@ -231,7 +231,7 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # So it does with the other padding, which weights of another source bring.
     model = opened.model.clone(padding="torch")
     other = dataclasses.replace(opened, program=dataclasses.replace(opened.program, model=model))
-    whole = graph.freeze(other)
+    whole = graph.from_classifier(other)
     plain = jax.jit(lambda pixels: graph_jax.outputs(whole, pixels))(some)
     [expected] = other.outputs([some])
     np.testing.assert_allclose(plain["probabilities"], expected.probabilities, atol=2e-5)

@@ -21,8 +21,8 @@ from sscjax.experiments import data_from_config, run_stages, single_run, summari
 from sscjax.inference import classifier
 from sscjax.inference.outputs import Outputs
 from sscjax.reports import html
+from sscjax.reports.html import provenance
 from sscjax.reports.html import run_data as page_folder
-from sscjax.reports.html import sections
 from sscjax.training import linear_probe, losses
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -186,8 +186,8 @@ def test_a_run_fitted_by_lbfgs(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     before = written(tmp_path / "one")
     single_run.run(config, tmp_path / "one")
     assert written(tmp_path / "one") == before
-    said = sections.provenance(page_folder.read(tmp_path / "one"))
-    assert [one["l2"] for one in said["solved"]] == [kept["progress"]["l2"]]
+    said = provenance.provenance(page_folder.read(tmp_path / "one"))
+    assert [one["l2"] for one in said["fitted"]] == [kept["progress"]["l2"]]
     opened = classifier.open_run(tmp_path / "one")
     image_set, _ = data_from_config.load_images(config)
     table = predictions.Predictions.read_csv(tmp_path / "one/predictions.csv")

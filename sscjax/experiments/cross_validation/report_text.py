@@ -13,6 +13,7 @@ from sscjax.evaluation import metrics, segmentation
 from sscjax.experiments import summarize
 from sscjax.experiments.cross_validation import folds
 from sscjax.experiments.cross_validation.outcomes import Outcome
+from sscjax.reports import paper
 from sscjax.reports.tables import confusion_text, intervals_table, paper_table, results_table
 from sscjax.system import formatting
 
@@ -53,15 +54,18 @@ def report(
         intervals_table(test, ranges, reach),
         *([segmentation.text(figures["segmentation"])] if "segmentation" in figures else []),
         "test images\n" + confusion_text(shown["confusion"], shown["classes"]),
-        paper_table(
-            len(images.originals.classes),
-            config.model.name,
-            figures["splits"],
-            split_by=images.by if images.has_subjects else "image",
-            synthetic=images.synthetic,
-        ),
-        f"Everything lies in {folder}",
     ]
+    if paper.compares(config.name, images.synthetic):
+        parts.append(
+            paper_table(
+                len(images.originals.classes),
+                config.model.name,
+                figures["splits"],
+                split_by=images.by if images.has_subjects else "image",
+                synthetic=images.synthetic,
+            )
+        )
+    parts.append(f"Everything lies in {folder}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,24 +1,25 @@
-// The page: files in, answers out. Nothing that is read here leaves the page.
+// The page: files in, predictions out. Nothing that is read here leaves the page.
 
 import * as draw from "./draw.js";
 import { open } from "./network.js";
 import { Unreadable, read } from "./photo.js";
-import { FOREIGN, UNSURE, csv, judge, together } from "./rules.js";
+import { ABSTAIN, OUT_OF_DISTRIBUTION, csv, decide, together } from "./rules.js";
 
 const at = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-const REASONS = {
-  [UNSURE]: "no class is probable enough for an answer",
-  [FOREIGN]: "unlike the images that the network was trained on",
+// What a reader sees of decisions that are no class.
+const TITLES = {
+  [ABSTAIN]: ["No answer", "below the confidence threshold"],
+  [OUT_OF_DISTRIBUTION]: ["Out of distribution", "unlike the training images"],
 };
 
-// Milliseconds between two words on how far it is.
+// Milliseconds between two messages on progress.
 const SAID_EVERY = 3000;
 
 let about;
-let ask;
-let answered = [];
+let run;
+let predicted = [];
 // Files wait their turn; those of an earlier, cleared list are dropped.
 let waiting = [];
 let working = false;
@@ -43,11 +44,11 @@ async function start() {
   at("lead").textContent = `${Math.ceil(bytes / 1e6)} MB are loaded once.`;
   at("bar").setAttribute("aria-label", "Network loaded");
   at("progress").hidden = false;
-  ask = await open(about, (share) => {
+  run = await open(about, (share) => {
     at("bar").value = share;
   });
   at("progress").hidden = true;
-  at("bar").setAttribute("aria-label", "Images answered");
+  at("bar").setAttribute("aria-label", "Images predicted");
   describe();
   listen();
   at("ask").hidden = at("about").hidden = false;
@@ -68,14 +69,14 @@ async function keep() {
   }
 }
 
-/** Tell where the server has another export by now: what is open, or kept, is the old one. */
+/** Say where the server has another export by now: what is open, or kept, is the old image. */
 async function compare() {
   try {
     const worker = await (await fetch("offline.js", { cache: "no-cache" })).text();
     const [, version] = /"version": "([0-9a-f]+)"/.exec(worker);
     at("other").hidden = new URL("./", import.meta.url).pathname.endsWith(`${version}/`);
   } catch {
-    // No network: nothing is known of another one.
+    // No network: nothing is known of another image.
   }
 }
 
@@ -87,7 +88,7 @@ function describe() {
   at("title").textContent = `Which of ${classes}?`;
   at("lead").textContent = `By the network ${about.run.name}. ${about.notice}`;
   lines(at("warnings"), about.warnings);
-  const options = [["", "the answer"], ...about.columns.map((name) => [name, name])];
+  const options = [["", "the prediction"], ...about.columns.map((name) => [name, name])];
   at("shown").replaceChildren(...options.map(([value, text]) => new Option(text, value)));
   if (about.maps) draw.scale(at("scale"), about.site.overlay);
   else for (const id of ["switch", "shown", "legend"]) at(id).hidden = true;
@@ -100,17 +101,24 @@ function describe() {
 }
 
 function facts() {
-  const { threshold, confidence_threshold: least, distance, run, network, preparation } = about;
+  const { threshold, confidence_threshold: confidence, distance, run, network, preparation } = about;
   const weights = run.weights.name ?? run.weights.kind;
   return [
-    ["Probabilities", `calibrated on validation images (temperature ${about.temperature.toFixed(2)})`],
+    ["Probabilities", about.temperature === 1
+        ? "not calibrated: as the network gives them"
+        : `calibrated on validation images (temperature ${about.temperature.toFixed(2)})`],
     [
       "Disease",
       `${threshold.positive} from ${percent(threshold.value)} on, else ${threshold.negative}: ${threshold.rule}`,
     ],
-    ["Unsure", least.value === null ? `never: ${least.rule}` : `below ${percent(least.value)}: ${least.rule}`],
-    ["Foreign", `at a distance above ${distance.limit.toFixed(2)}: ${distance.rule}`],
-    ["Several images", "mean of the probabilities; foreign where most of them are"],
+    [
+      "No answer",
+      confidence.value === null
+        ? `never, there is no confidence threshold: ${confidence.rule}`
+        : `below the confidence threshold of ${percent(confidence.value)}: ${confidence.rule}`,
+    ],
+    ["Out of distribution", `unlike the training images, at a distance above ${distance.limit.toFixed(2)}: ${distance.rule}`],
+    ["Several images", "mean of the probabilities; out of distribution where most images are"],
     ["Colours", about.maps ? `${about.maps.method} of ${about.maps.layers.join(", ")}` : `none: ${about.maps_absent}`],
     ["Images", `${preparation.crop}, reduced to ${preparation.image_size}x${preparation.image_size} pixels`],
     [
@@ -123,18 +131,18 @@ function facts() {
   ];
 }
 
-function lines(place, some) {
-  place.replaceChildren(
-    ...some.map((text) => {
+function lines(list, texts) {
+  list.replaceChildren(
+    ...texts.map((text) => {
       const item = document.createElement("li");
       item.textContent = text;
       return item;
     }),
   );
-  place.hidden = !some.length;
+  list.hidden = !texts.length;
 }
 
-// --- what is asked --------------------------------------------------------------------------------
+// --- files to predict --------------------------------------------------------------------------------
 
 function listen() {
   at("files").addEventListener("change", () => {
@@ -167,17 +175,17 @@ async function work() {
   let done = 0;
   at("progress").hidden = false;
   const began = performance.now();
-  let told = began;
+  let reported = began;
   while (waiting.length && mine === list) {
     const file = waiting.shift();
     at("bar").value = done / (done + waiting.length + 1);
     // Not for each one: screen readers read all of it out.
-    if (performance.now() - told > SAID_EVERY) {
+    if (performance.now() - reported > SAID_EVERY) {
       at("status").textContent = `${done} of ${done + waiting.length + 1} images`;
-      told = performance.now();
+      reported = performance.now();
     }
     try {
-      await answer(file, mine);
+      await predict(file, mine);
     } catch (error) {
       // An error of a list that was cleared is nobody's any more.
       if (mine !== list) break;
@@ -197,45 +205,45 @@ async function work() {
   const seconds = (performance.now() - began) / 1000;
   const failed = faults.length ? `, ${faults.length} not readable` : "";
   at("status").textContent =
-    `${plural(done - faults.length, "image")} answered in ${seconds.toFixed(1)} s${failed}.`;
+    `${plural(done - faults.length, "image")} predicted in ${seconds.toFixed(1)} s${failed}.`;
   summarise();
 }
 
-async function answer(file, mine) {
+async function predict(file, mine) {
   const size = about.preparation.image_size;
   const pixels = await read(file, size);
-  const found = await ask(pixels);
+  const outputs = await run(pixels);
   if (mine !== list) return;
-  const one = { name: file.name, pixels, maps: found.maps, ...judge(about, found.probabilities, found.distance) };
-  answered.push(one);
+  const image = { name: file.name, pixels, maps: outputs.maps, ...decide(about, outputs.probabilities, outputs.distance) };
+  predicted.push(image);
   at("results").hidden = false;
-  at("cards").append(card(one));
+  at("cards").append(card(image));
 }
 
 const plural = (count, name) => `${count} ${name}${count === 1 ? "" : "s"}`;
 
 // --- what is shown --------------------------------------------------------------------------------
 
-function card(one) {
+function card(image) {
   const item = element("li", "card");
-  item.append(element("h3", "", one.name), pictures(one));
-  if (one.caption) item.append(one.caption);
-  item.append(...verdict(one));
+  item.append(element("h3", "", image.name), pictures(image));
+  if (image.caption) item.append(image.caption);
+  item.append(...verdict(image));
   return item;
 }
 
-function pictures(one) {
-  const place = element("div", "pictures");
-  const plain = picture(`${one.name}, as the network sees it`);
-  draw.image(plain, one.pixels, about.preparation.image_size);
-  place.append(plain);
-  if (one.maps) {
-    one.canvas = picture("");
-    one.caption = element("p", "soft");
-    place.append(one.canvas);
-    overlay(one);
+function pictures(image) {
+  const row = element("div", "pictures");
+  const plain = picture(`${image.name}, as the network sees it`);
+  draw.image(plain, image.pixels, about.preparation.image_size);
+  row.append(plain);
+  if (image.maps) {
+    image.canvas = picture("");
+    image.caption = element("p", "soft");
+    row.append(image.canvas);
+    overlay(image);
   }
-  return place;
+  return row;
 }
 
 function picture(label) {
@@ -245,71 +253,72 @@ function picture(label) {
   return canvas;
 }
 
-function overlay(one) {
-  const wanted = at("shown").value === "" ? one.best : about.columns.indexOf(at("shown").value);
-  const { values, rows, columns } = one.maps;
+function overlay(image) {
+  const wanted = at("shown").value === "" ? image.best : about.columns.indexOf(at("shown").value);
+  const { values, rows, columns } = image.maps;
   const map = { values: values[wanted], rows, columns };
-  draw.overlay(one.canvas, one.pixels, about.preparation.image_size, map, about.site.overlay);
-  one.canvas.setAttribute("aria-label", `where ${one.name} speaks for ${about.columns[wanted]}`);
-  one.caption.textContent = `What speaks for ${about.columns[wanted]}`;
-  one.canvas.hidden = one.caption.hidden = !at("maps").checked;
+  draw.overlay(image.canvas, image.pixels, about.preparation.image_size, map, about.site.overlay);
+  image.canvas.setAttribute("aria-label", `where ${image.name} speaks for ${about.columns[wanted]}`);
+  image.caption.textContent = `What speaks for ${about.columns[wanted]}`;
+  image.canvas.hidden = image.caption.hidden = !at("maps").checked;
 }
 
 function redraw() {
-  for (const one of answered) if (one.maps) overlay(one);
+  for (const image of predicted) if (image.maps) overlay(image);
 }
 
 function toggle() {
   const hidden = !at("maps").checked;
-  for (const one of answered) if (one.maps) one.canvas.hidden = one.caption.hidden = hidden;
+  for (const image of predicted) if (image.maps) image.canvas.hidden = image.caption.hidden = hidden;
   at("shown").disabled = at("legend").hidden = hidden;
 }
 
-/** The answer, a bar for each probability, and what stands behind it. */
-function verdict(one) {
-  const reason = REASONS[one.foreign ? FOREIGN : one.unsure ? UNSURE : ""];
-  const answer = element("p", reason ? "answer none" : "answer", one.answer);
-  if (reason) answer.append(element("span", "", reason));
+/** The decision, a bar for each probability, and what stands behind it. */
+function verdict(image) {
+  const kind = image.outOfDistribution ? OUT_OF_DISTRIBUTION : image.abstained ? ABSTAIN : "";
+  const [title, reason] = TITLES[kind] ?? [image.decision, ""];
+  const decision = element("p", reason ? "decision none" : "decision", title);
+  if (reason) decision.append(element("span", "", reason));
   const table = document.createElement("table");
   about.columns.forEach((name, k) => {
     const row = table.insertRow();
     const head = element("th", "", name);
     head.scope = "row";
     const meter = document.createElement("meter");
-    meter.value = one.probabilities[k];
+    meter.value = image.probabilities[k];
     meter.setAttribute("aria-label", `probability of ${name}`);
     const bar = element("td", "bar");
     bar.append(meter);
-    row.append(head, bar, element("td", "n", percent(one.probabilities[k])));
+    row.append(head, bar, element("td", "n", percent(image.probabilities[k])));
   });
   const { positive, negative } = about.threshold;
-  const score = `disease ${percent(one.score)}, threshold ${percent(about.threshold.value)}`;
-  const distance = `distance ${one.distance.toFixed(2)}, limit ${about.distance.limit.toFixed(2)}`;
-  // Where there is no answer, none is smuggled in.
-  const kind = reason ? score : `${one.positive ? positive : negative} (${score})`;
-  return [answer, table, element("p", "soft", `${kind}; ${distance}`)];
+  const score = `disease ${percent(image.score)}, threshold ${percent(about.threshold.value)}`;
+  const distance = `distance ${image.distance.toFixed(2)}, limit ${about.distance.limit.toFixed(2)}`;
+  // Without a decision no class is named.
+  const disease = reason ? score : `${image.positive ? positive : negative} (${score})`;
+  return [decision, table, element("p", "soft", `${disease}; ${distance}`)];
 }
 
 function summarise() {
   at("together").replaceChildren();
-  if (answered.length < 2) return;
+  if (predicted.length < 2) return;
   const item = element("div", "card");
-  const title = `If these ${answered.length} images are of one patient`;
-  item.append(element("h3", "", title), ...verdict(together(about, answered)));
+  const title = `If these ${predicted.length} images are of one patient`;
+  item.append(element("h3", "", title), ...verdict(together(about, predicted)));
   at("together").append(item);
 }
 
 function element(kind, name, text = "") {
-  const found = document.createElement(kind);
-  if (name) found.className = name;
-  found.textContent = text;
-  return found;
+  const node = document.createElement(kind);
+  if (name) node.className = name;
+  node.textContent = text;
+  return node;
 }
 
 function clear() {
   list += 1;
   waiting = [];
-  answered = [];
+  predicted = [];
   at("cards").replaceChildren();
   at("together").replaceChildren();
   lines(at("faults"), []);
@@ -320,10 +329,10 @@ function clear() {
 
 function save() {
   const link = document.createElement("a");
-  // The mark in front tells spreadsheets that it is UTF-8.
-  const text = `\ufeff${csv(about, answered)}`;
+  // A byte order mark: spreadsheets then read it as UTF-8.
+  const text = `\ufeff${csv(about, predicted)}`;
   link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
-  link.download = `answers_${about.run.name}_${about.network.sha256.slice(0, 8)}.csv`;
+  link.download = `predictions_${about.run.name}_${about.network.sha256.slice(0, 8)}.csv`;
   link.click();
   // Some browsers read it only after the click is over.
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);

@@ -6,33 +6,33 @@ import { env, InferenceSession, Tensor } from "./ort.js";
  * Fetch and start the network.
  *
  * @param {object} about its metadata.
- * @param {(share: number) => void} progress is told the share of bytes that came.
- * @returns {Promise<(pixels: Uint8Array) => Promise<object>>} asks about one image.
+ * @param {(share: number) => void} progress receives the share of bytes that came.
+ * @returns {Promise<(pixels: Uint8Array) => Promise<object>>} predicts one image.
  */
 export async function open(about, progress) {
   const shares = [0, 0];
-  const told = (k) => (share) => {
+  const report = (k) => (share) => {
     shares[k] = share;
     progress((shares[0] + shares[1]) / 2);
   };
   const [wasm, model] = await Promise.all([
-    download("ort.wasm", about.site.files["ort.wasm"], told(0)),
-    download("model.onnx", about.site.files["model.onnx"], told(1)),
+    download("ort.wasm", about.site.files["ort.wasm"], report(0)),
+    download("model.onnx", about.site.files["model.onnx"], report(1)),
   ]);
   env.wasm.numThreads = 1;
   env.wasm.wasmBinary = wasm;
-  if (about.format !== "sscjax" || about.version !== 1) {
-    throw new Error(`model.json is of format ${about.format} ${about.version}, expected sscjax 1`);
+  if (about.format !== "sscjax" || about.version !== 2) {
+    throw new Error(`model.json is of format ${about.format} ${about.version}, expected sscjax 2`);
   }
   const session = await InferenceSession.create(model, { executionProviders: ["wasm"] });
   const size = about.preparation.image_size;
   return async (pixels) => {
     const images = new Tensor("uint8", pixels, [1, size, size, 3]);
-    const found = await session.run({ [about.input.name]: images });
+    const outputs = await session.run({ [about.input.name]: images });
     return {
-      probabilities: Array.from(found.probabilities.data),
-      distance: found.distance.data[0],
-      maps: found.maps ? byClass(found.maps) : null,
+      probabilities: Array.from(outputs.probabilities.data),
+      distance: outputs.distance.data[0],
+      maps: outputs.maps ? byClass(outputs.maps) : null,
     };
   };
 }
@@ -65,6 +65,6 @@ async function download(name, { bytes, sha256 }, progress) {
 }
 
 async function digest(content) {
-  const found = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
-  return Array.from(found, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", content));
+  return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

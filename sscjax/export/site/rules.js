@@ -1,51 +1,57 @@
 // What is made of the network's outputs; the same rules as sscjax.answers.
 
-export const UNSURE = "unsure";
-export const FOREIGN = "foreign";
+export const ABSTAIN = "abstain";
+export const OUT_OF_DISTRIBUTION = "out_of_distribution";
 
 /**
- * The answer from calibrated probabilities.
+ * The decision from calibrated probabilities.
  *
  * @param {object} about the network's metadata.
  * @param {number[]} probabilities one for each of `about.columns`.
  * @param {number} distance how unlike the training images.
- * @param {boolean} foreign whether that is too far.
+ * @param {boolean} outOfDistribution whether that is too far.
  */
-export function judge(about, probabilities, distance, foreign = distance > about.distance.limit) {
+export function decide(
+  about,
+  probabilities,
+  distance,
+  outOfDistribution = distance > about.distance.limit,
+) {
   const best = probabilities.indexOf(Math.max(...probabilities));
   if (best < 0 || Number.isNaN(distance)) throw new Error("the network gave no number");
   const used = probabilities.slice(0, about.classes.length);
   const score = total(used.slice(1)) / total(used);
-  const least = about.confidence_threshold.value;
-  const unsure = least !== null && probabilities[best] < least;
-  const answer = foreign ? FOREIGN : unsure ? UNSURE : about.columns[best];
+  const lowest = about.confidence_threshold.value;
+  const abstained = lowest !== null && probabilities[best] < lowest;
+  const answered = abstained ? ABSTAIN : about.columns[best];
+  const decision = outOfDistribution ? OUT_OF_DISTRIBUTION : answered;
   const positive = score >= about.threshold.value;
-  return { probabilities, distance, best, score, positive, unsure, foreign, answer };
+  return { probabilities, distance, best, score, positive, abstained, outOfDistribution, decision };
 }
 
-/** The answer for images of one patient: mean of probabilities, median of distances. */
+/** The decision for images of one patient: mean of probabilities, median of distances. */
 export function together(about, images) {
-  const probabilities = about.columns.map((_, k) => mean(images.map((one) => one.probabilities[k])));
-  const foreign = mean(images.map((one) => Number(one.foreign))) > 0.5;
-  return judge(about, probabilities, median(images.map((one) => one.distance)), foreign);
+  const probabilities = about.columns.map((_, k) => mean(images.map((image) => image.probabilities[k])));
+  const flagged = mean(images.map((image) => Number(image.outOfDistribution))) > 0.5;
+  return decide(about, probabilities, median(images.map((image) => image.distance)), flagged);
 }
 
-/** A table of answers, with the columns of images.csv of `sscjax predict`, but for the subject. */
+/** A table of predictions, with the columns of images.csv of `sscjax predict`, but for the subject. */
 export function csv(about, images) {
-  const head = ["file", "answer", "most_probable", "confidence", "disease_score", "positive"];
-  const rows = images.map((one) => [
-    one.name,
-    one.answer,
-    about.columns[one.best],
-    one.probabilities[one.best],
-    one.score,
-    capital(one.positive),
-    capital(one.unsure),
-    capital(one.foreign),
-    one.distance,
-    ...one.probabilities,
+  const head = ["file", "decision", "most_probable", "confidence", "disease_score", "positive"];
+  const rows = images.map((image) => [
+    image.name,
+    image.decision,
+    about.columns[image.best],
+    image.probabilities[image.best],
+    image.score,
+    capital(image.positive),
+    capital(image.abstained),
+    capital(image.outOfDistribution),
+    image.distance,
+    ...image.probabilities,
   ]);
-  head.push("unsure", "foreign", "distance", ...about.columns.map((name) => `p_${name}`));
+  head.push("abstained", "out_of_distribution", "distance", ...about.columns.map((name) => `p_${name}`));
   return [head, ...rows].map((row) => row.map(cell).join(",") + "\n").join("");
 }
 
@@ -58,12 +64,12 @@ function cell(value) {
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-const total = (some) => some.reduce((one, other) => one + other, 0);
+const total = (values) => values.reduce((sum, value) => sum + value, 0);
 
-const mean = (some) => total(some) / some.length;
+const mean = (values) => total(values) / values.length;
 
-function median(some) {
-  const sorted = [...some].sort((one, other) => one - other);
+function median(values) {
+  const sorted = [...values].sort((first, second) => first - second);
   const middle = sorted.length >> 1;
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }

@@ -1,7 +1,7 @@
-"""A run's folder, or a protocol's, as one page to read and to print, and as a model card.
+"""A run's folder, or a cross-validation's, as one page to read and to print, and as a model card.
 
 `report.html` holds everything it shows: no script, no font, nothing that a browser would fetch.
-`sscjax report RUN` makes both anew from the folder alone.
+`sscjax report RUN` makes both again from the folder alone.
 """
 
 from sscjax.reports.html.render import write, write_again

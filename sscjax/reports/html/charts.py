@@ -17,7 +17,7 @@ from sscjax.reports.figures.reliability import COVERAGE, coverage_points, reliab
 from sscjax.reports.figures.roc_curves import area_label
 from sscjax.reports.figures.training import QUANTITIES
 from sscjax.reports.html.run_data import Folder
-from sscjax.reports.html.sections import SPLIT_TITLES, judged
+from sscjax.reports.html.sections import SPLIT_TITLES, evaluated_split
 from sscjax.system import formatting
 
 # Of more classes than this, curves are drawn of the first ones; the table has all.
@@ -41,7 +41,7 @@ def _chart(name: str, title: str, description: str, figure: Figure) -> Chart:
 
 def roc_charts(folder: Folder) -> list[dict[str, Any]]:
     """For each unit the ROC and precision-recall charts of each class."""
-    split = judged(folder)
+    split = evaluated_split(folder)
     images = folder.predictions.where(split)
     groups = []
     for unit, table in (("image", images), ("subject", images.by_subject())):
@@ -95,7 +95,7 @@ def _roc_pair(
 
 def learning_curves(folder: Folder) -> list[Chart]:
     """Accuracy and loss by epoch; of several folds the validation curves; none without epochs."""
-    if folder.is_protocol:
+    if folder.is_cross_validation:
         folds = {
             formatting.clean_name(name): fold.curves
             for name, fold in folder.folds.items()
@@ -148,12 +148,14 @@ def _values(rows: Sequence[Mapping[str, Any]], quantity: str, splits: Sequence[s
 def _best_epoch(folder: Folder) -> int | None:
     """Epoch, over all stages, that the chosen model comes from; None for the last."""
     before = 0
-    for name, kept in folder.stages.items():
+    for name, about in folder.stages.items():
         if name == folder.metrics.get("final_stage"):
             return (
-                before + kept["progress"]["best_epoch"] if kept["progress"]["best_epoch"] else None
+                before + about["progress"]["best_epoch"]
+                if about["progress"]["best_epoch"]
+                else None
             )
-        before += kept["progress"]["epoch"]
+        before += about["progress"]["epoch"]
     return None
 
 

@@ -1,4 +1,4 @@
-"""The pictures of the page: errors and right answers with their maps, inside it."""
+"""The pictures of the page: errors and right predictions with their maps, inside it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sscjax.reports import overlays
 from sscjax.reports.html.run_data import Folder
 from sscjax.system import run_dir
 
-# Pictures of a gallery: a protocol has more of them in the folders of its folds.
+# Pictures of a gallery: a cross-validation has more of them in the folders of its folds.
 MOST_PICTURES = 12
 
 # Side in pixels to which pictures inside the page are reduced.
@@ -22,43 +22,43 @@ MASKS_SIDE = 1400
 
 
 def galleries(folder: Folder) -> dict[str, Any] | None:
-    """Pictures of errors and right answers with their maps; of a protocol those of all folds."""
-    sources = list(folder.folds.values()) if folder.is_protocol else [folder]
-    found = [
+    """Pictures of errors and right predictions with their maps, of one run or of all folds."""
+    sources = list(folder.folds.values()) if folder.is_cross_validation else [folder]
+    indices = [
         (source, source.optional["explanations"])
         for source in sources
         if source.optional["explanations"]
     ]
-    if not found:
+    if not indices:
         return None
-    entries = [(source, entry) for source, index in found for entry in index["images"]]
+    entries = [(source, entry) for source, index in indices for entry in index["images"]]
     entries.sort(key=lambda pair: -pair[1]["probability"])
     errors = [pair for pair in entries if not pair[1]["right"]]
     right = [pair for pair in entries if pair[1]["right"]]
     classes = folder.record["data"]["classes"]
     right.sort(key=lambda pair: (_place(classes, pair[1]["label"]), -pair[1]["probability"]))
-    if folder.is_protocol:
+    if folder.is_cross_validation:
         right = _first_of_each(right)
     return {
-        "method": found[0][1]["method"],
-        "layer": found[0][1]["layer"],
-        "map_size": found[0][1]["map_size"],
-        "split": found[0][1]["split"],
-        "errors_in_all": sum(index["errors_in_all"] for _, index in found),
+        "method": indices[0][1]["method"],
+        "layer": indices[0][1]["layer"],
+        "map_size": indices[0][1]["map_size"],
+        "split": indices[0][1]["split"],
+        "errors_in_all": sum(index["errors_in_all"] for _, index in indices),
         "errors": [_picture(*pair) for pair in errors[:MOST_PICTURES]],
         "right": [_picture(*pair) for pair in right[:MOST_PICTURES]],
     }
 
 
 def masks(folder: Folder) -> dict[str, Any] | None:
-    """How well masks were told, and a picture, which a protocol has not; None without masks."""
-    found = folder.metrics.get("segmentation")
-    if found is None:
+    """Figures of masks, and a picture, which a cross-validation has not; None without masks."""
+    figures = folder.metrics.get("segmentation")
+    if figures is None:
         return None
     picture = folder.path / run_dir.MASKS_SHEET
     return {
-        "rows": segmentation.rows(found),
-        "note": segmentation.note(found),
+        "rows": segmentation.rows(figures),
+        "note": segmentation.note(figures),
         "uri": overlays.data_uri(picture, MASKS_SIDE) if picture.is_file() else "",
     }
 
@@ -69,14 +69,14 @@ def _place(classes: Sequence[str], name: str) -> int:
 
 def _first_of_each(pairs: list[tuple[Folder, dict[str, Any]]]) -> list[Any]:
     """At most two of each class."""
-    taken: dict[str, int] = {}
-    found = []
+    counts: dict[str, int] = {}
+    chosen = []
     for pair in pairs:
         label = pair[1]["label"]
-        taken[label] = taken.get(label, 0) + 1
-        if taken[label] <= 2:
-            found.append(pair)
-    return found
+        counts[label] = counts.get(label, 0) + 1
+        if counts[label] <= 2:
+            chosen.append(pair)
+    return chosen
 
 
 def _picture(source: Folder, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,6 +97,6 @@ def _picture(source: Folder, entry: Mapping[str, Any]) -> dict[str, Any]:
         **entry,
         "uri": uri(entry["image"]),
         "maps": [
-            {"class": found["class"], "uri": uri(found["overlay"])} for found in entry["maps"]
+            {"class": shown["class"], "uri": uri(shown["overlay"])} for shown in entry["maps"]
         ],
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import sscjax
 from sscjax.errors import UserError
-from sscjax.reports.html import charts, evidence, gallery, sections
+from sscjax.reports.html import charts, evidence, gallery, provenance, sections
 from sscjax.reports.html.checklists import CHECKLISTS, Checklist
 from sscjax.reports.html.run_data import Folder, read
 from sscjax.system import files, formatting
@@ -24,11 +24,11 @@ SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], bool]], ...] = (
     ("curves", "ROC and precision-recall curves", lambda context: bool(context["roc"])),
     ("masks", "Masks", lambda context: context["masks"] is not None),
     ("calibration", "Calibration", lambda context: context["calibration"] is not None),
-    ("paper", "Beside the paper", lambda context: not context["paper"]["gap"]),
+    ("paper", "Beside the paper", lambda context: context["paper"] is not None),
     (
         "training",
         "Training",
-        lambda context: bool(context["courses"] or context["provenance"]["solved"]),
+        lambda context: bool(context["courses"] or context["provenance"]["fitted"]),
     ),
     ("subjects", "Subject by subject", lambda context: bool(context["subjects"]["rows"])),
     ("errors", "Errors, and where the network looked", lambda context: bool(context["galleries"])),
@@ -39,7 +39,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], bool]], ...] = (
 
 
 def write(path: Path) -> tuple[Path, Path]:
-    """Write the page and the model card of a finished run or protocol into its folder.
+    """Write the page and the model card of a finished run or cross-validation into its folder.
 
     Args:
       path: the folder.
@@ -75,7 +75,7 @@ def write_again(path: Path) -> tuple[Path, Path]:
     ) as error:
         raise UserError(
             f"{path} is damaged or of another version ({type(error).__name__}: {error}): give "
-            "the run's command again, or train it anew"
+            "the run's command again, or train it again in another folder"
         ) from error
 
 
@@ -83,7 +83,7 @@ def gather(folder: Folder) -> dict[str, Any]:
     """Everything that the templates show."""
     context: dict[str, Any] = {
         "title": folder.config["name"],
-        "is_protocol": folder.is_protocol,
+        "is_cross_validation": folder.is_cross_validation,
         "version": sscjax.__version__,
         "warnings": sections.warnings(folder),
         "summary": sections.summary(folder),
@@ -100,24 +100,24 @@ def gather(folder: Folder) -> dict[str, Any]:
         "courses": charts.learning_curves(folder),
         "subjects": sections.subjects(folder),
         "galleries": gallery.galleries(folder),
-        "provenance": sections.provenance(folder),
+        "provenance": provenance.provenance(folder),
     }
     context["sections"] = [
         {"id": key, "title": title, "available": present(context)}
         for key, title, present in SECTIONS
-        # Few runs have masks, and the others do not miss them.
-        if key != "masks" or present(context)
+        # Few runs have masks or follow the paper, and the others do not miss these sections.
+        if key not in ("masks", "paper") or present(context)
     ]
-    titles = {one["id"]: one for one in context["sections"]}
-    context["checklists"] = [_answers(checklist, titles) for checklist in CHECKLISTS]
+    by_id = {entry["id"]: entry for entry in context["sections"]}
+    context["checklists"] = [_with_links(checklist, by_id) for checklist in CHECKLISTS]
     return context
 
 
-def _answers(checklist: Checklist, titles: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _with_links(checklist: Checklist, by_id: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A checklist with links to the sections that this page has."""
     rows, counts = [], {"here": 0, "in part": 0, "author": 0}
     for item in checklist.items:
-        links = [titles[key] for key in item.sections]
+        links = [by_id[key] for key in item.sections]
         answered = any(link["available"] for link in links)
         kind = "author" if not answered else "in part" if item.author else "here"
         counts[kind] += 1

@@ -16,18 +16,19 @@ from sscjax.system import run_dir
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A finished run or protocol.
+    """A finished run or cross-validation.
 
     Attributes:
       path: where it lies.
-      record: run.json; of a protocol what protocol.json has of it, and its first fold's run.json.
+      record: run.json; of a cross-validation its first fold's, with what protocol.json has of it
+        in its place.
       metrics: metrics.json.
       predictions: predictions.csv; of an image that several repeats tested, the first test.
       curves: rows of curves.csv, numbers as float, what is empty as None.
       stages: stage.json by the stage's name, in the order of the config.
       optional: audit, calibration, manifest, explanations and protocol, by name; None where the
         file is not there.
-      folds: of a protocol, by name.
+      folds: of a cross-validation, by name.
     """
 
     path: Path
@@ -45,13 +46,13 @@ class Folder:
         return self.metrics.get("over_repeats") is not None
 
     @property
-    def is_protocol(self) -> bool:
-        """Whether the folder holds several runs of one protocol."""
+    def is_cross_validation(self) -> bool:
+        """Whether the folder holds the folds of a cross-validation."""
         return bool(self.folds)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config of the run or protocol."""
+        """The config of the run or cross-validation."""
         return self.record["config"]
 
 
@@ -80,26 +81,27 @@ def read(path: Path) -> Folder:
         if not run.has(name):
             raise UserError(f"{path} has no {name}: finish the run first, by its own command")
     folds = {fold.name: read(fold.path) for fold in run.folds(run_dir.METRICS)}
-    own = run.optional(run_dir.RECORD)
-    if own is None:
+    record = run.optional(run_dir.RECORD)
+    if record is None:
         if not folds:
             raise UserError(
-                f"{path / run_dir.FOLDS} holds no finished run: run the protocol to its end"
+                f"{path / run_dir.FOLDS} holds no finished run: finish the "
+                "cross-validation by its own command"
             )
-        # What the protocol itself records goes before what its first fold was given.
+        # What the cross-validation itself records goes before what its first fold was given.
         protocol = run.optional(run_dir.PROTOCOL)
-        kept = {key: protocol[key] for key in ("config", "data", "command") if key in protocol}
-        own = {**next(iter(folds.values())).record, **kept}
-    _check(path / run_dir.RECORD, own)
+        recorded = {key: protocol[key] for key in ("config", "data", "command") if key in protocol}
+        record = {**next(iter(folds.values())).record, **recorded}
+    _check(path / run_dir.RECORD, record)
     return Folder(
         path=path,
-        record=own,
+        record=record,
         metrics=run.metrics(),
         predictions=_first_tests(Predictions.read_csv(run.predictions)),
         curves=run.curves(),
         stages={
             name: about
-            for name in own["config"]["stage_order"]
+            for name in record["config"]["stage_order"]
             if (about := run.stage(name).read()) is not None
         },
         optional={name: run.optional(file) for name, file in _OPTIONAL.items()},
@@ -116,4 +118,6 @@ def _first_tests(table: Predictions) -> Predictions:
 def _check(path: Path, record: Any) -> None:
     missing = [key for key in ("config", "data", "weights", "versions") if key not in record]
     if missing:
-        raise UserError(f"{path} is damaged (no {', '.join(missing)}): start the run anew")
+        raise UserError(
+            f"{path} is damaged (no {', '.join(missing)}): start the run again with --fresh"
+        )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sscjax.evaluation.predictions import Predictions
+from sscjax.reports import paper as published
 from sscjax.reports import tables
 from sscjax.reports.html.run_data import Folder
 from sscjax.system import formatting
@@ -38,8 +38,8 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def judged(folder: Folder) -> str:
-    """The split whose figures count: 'test', or the last that has rows."""
+def evaluated_split(folder: Folder) -> str:
+    """The split whose figures are reported: 'test', or the last that has rows."""
     present = [split for split in ("test", "val", "train") if split in folder.metrics["splits"]]
     return present[0]
 
@@ -56,42 +56,46 @@ def names_subjects(predictions: Predictions) -> bool:
 def warnings(folder: Folder) -> list[str]:
     """What a reader must know before any figure."""
     # What a fold warns of by itself need not hold of all together.
-    said = list(folder.metrics.get("warnings", []))
+    lines = list(folder.metrics.get("warnings", []))
     if folder.repeated:
-        said.append(
-            "SEVERAL TESTS OF AN IMAGE: tables of results pool all repeats; counts of images, "
+        lines.append(
+            "SEVERAL TESTS OF AN IMAGE: tables of results aggregate all repeats; counts of images, "
             "curves and the table of subjects are of the first test of each image that was tested."
         )
-    if not said and "warnings" not in folder.metrics:
-        said = _warnings_of_record(folder)
+    if not lines and "warnings" not in folder.metrics:
+        lines = _warnings_of_record(folder)
     audit = folder.optional["audit"] or {}
-    if not any(line.startswith("LEAKAGE") for line in said):
+    if not any(line.startswith("LEAKAGE") for line in lines):
         for finding in audit.get("findings", []):
             if finding.get("severity") == "leak":
-                said.append(f"LEAKAGE: {finding.get('title', finding.get('kind', ''))}")
+                lines.append(f"LEAKAGE: {finding.get('title', finding.get('kind', ''))}")
     planned = (folder.optional["protocol"] or {}).get("folds")
-    if folder.is_protocol and isinstance(planned, list) and len(folder.folds) < len(planned):
-        said.append(f"NOT FINISHED: {len(folder.folds)} of {len(planned)} folds are here.")
-    return [" ".join(line.split()) for line in dict.fromkeys(said)]
+    if (
+        folder.is_cross_validation
+        and isinstance(planned, list)
+        and len(folder.folds) < len(planned)
+    ):
+        lines.append(f"NOT FINISHED: {len(folder.folds)} of {len(planned)} folds are here.")
+    return [" ".join(line.split()) for line in dict.fromkeys(lines)]
 
 
 def _warnings_of_record(folder: Folder) -> list[str]:
     """For folders written before warnings were kept with the figures."""
-    found = []
+    lines = []
     if folder.record["data"]["synthetic"]:
-        found.append("SYNTHETIC IMAGES, drawn by a program: no figure says anything of patients.")
+        lines.append("SYNTHETIC IMAGES, drawn by a program: no figure says anything of patients.")
     weights = folder.record["weights"]
     if weights.get("fallback"):
         kind = "bundled" if weights.get("kind") == "file" else "random"
-        found.append(f"{tables.STAND_INS[kind]}: no ImageNet weights could be had.")
+        lines.append(f"{tables.STAND_INS[kind]}: no ImageNet weights could be had.")
     if folder.config["split"]["by"] == "image":
-        found.append("SPLIT BY IMAGE: images of one subject stand in training and test alike.")
-    return found
+        lines.append("SPLIT BY IMAGE: images of one subject stand in training and test alike.")
+    return lines
 
 
 def summary(folder: Folder) -> dict[str, Any]:
     """One sentence, and the figures that count most."""
-    split = judged(folder)
+    split = evaluated_split(folder)
     figures = folder.metrics["splits"][split]
     ranges = folder.metrics.get("test_intervals") or {} if split == "test" else {}
     cards = []
@@ -130,22 +134,22 @@ def flow(folder: Folder) -> dict[str, Any]:
     """Images and subjects on their way from the source into splits or folds."""
     table, data = folder.predictions, folder.record["data"]
     # Each fold has every image, while repeated hold-outs may have tested only some.
-    read = next(iter(folder.folds.values())).predictions if folder.folds else table
-    training = 0 if folder.is_protocol else data["training_images"]
+    all_images = next(iter(folder.folds.values())).predictions if folder.folds else table
+    training = 0 if folder.is_cross_validation else data["training_images"]
     splits = []
     for split, title in SPLIT_TITLES.items():
         rows = table.where(split)
-        if len(rows) and not folder.is_protocol:
+        if len(rows) and not folder.is_cross_validation:
             copies = training - len(rows) if split == "train" else 0
             splits.append({"title": title, **_counts(rows, data["classes"]), "copies": copies})
     return {
         "source": data["source"],
         "private": bool(folder.config.get("private", False)),
         "left_out": list(data.get("left_out", {}).items()),
-        "all": _counts(read, data["classes"]),
+        "all": _counts(all_images, data["classes"]),
         "splits": splits,
         "folds": [_fold(name, fold) for name, fold in folder.folds.items()],
-        "tested": _tested(folder, table, read) if folder.folds else "",
+        "tested": _tested(folder, table, all_images) if folder.folds else "",
         "size": folder.config["data"]["image_size"],
         "convention": folder.record["weights"].get("convention", ""),
         "split": folder.config["split"],
@@ -200,7 +204,7 @@ def _tested(folder: Folder, table: Predictions, read: Predictions) -> str:
     """How often the images were tested, and by a model that had seen what."""
     count, total = len(set(table.files.tolist())), len(set(read.files.tolist()))
     if folder.config["protocol"] == "repeated":
-        often = f"Each hold-out is drawn anew: {count:,} of {total:,} images were tested, some of "
+        often = f"Each hold-out is drawn again: {count:,} of {total:,} images were tested, some of "
         often += "them several times"
     elif count < total:
         often = f"{count:,} of {total:,} images were tested"
@@ -246,24 +250,26 @@ def _fold(name: str, fold: Folder) -> dict[str, Any]:
 
 
 def results(folder: Folder) -> dict[str, Any]:
-    """Tables of figures with their intervals; of a protocol also fold by fold."""
-    found, ranges = folder.metrics["splits"], folder.metrics.get("test_intervals") or {}
-    rows = tables.interval_rows(found["test"], ranges) if "test" in found and ranges else []
+    """Tables of figures with their intervals; of a cross-validation also fold by fold."""
+    by_split, ranges = folder.metrics["splits"], folder.metrics.get("test_intervals") or {}
+    rows = tables.interval_rows(by_split["test"], ranges) if "test" in by_split and ranges else []
     return {
         "rows": rows,
         "subjects": ranges.get("image", {}).get("n_subjects"),
         "resamples": ranges.get("image", {}).get("resamples"),
         "splits": [
-            {"title": SPLIT_TITLES[split], "units": found[split]}
+            {"title": SPLIT_TITLES[split], "units": by_split[split]}
             for split in ("test", "val")
-            if split in found
+            if split in by_split
         ],
         "folds": [_fold(name, fold) for name, fold in folder.folds.items()],
     }
 
 
-def paper(folder: Folder) -> dict[str, Any]:
-    """The paper's figures beside the run's, or why there are none."""
+def paper(folder: Folder) -> dict[str, Any] | None:
+    """The paper's figures beside the run's, or why there are none; None: see `paper.compares`."""
+    if not published.compares(folder.config["name"], folder.record["data"]["synthetic"]):
+        return None
     classes, model = len(folder.record["data"]["classes"]), folder.config["model"]["name"]
     rows = tables.paper_rows(classes, model, folder.metrics["splits"])
     by = folder.config["split"]["by"] if names_subjects(folder.predictions) else "image"
@@ -277,27 +283,27 @@ def paper(folder: Folder) -> dict[str, Any]:
 
 def confusions(folder: Folder) -> list[dict[str, Any]]:
     """Matrices of counts with the share of each true class."""
-    found = []
+    matrices = []
     for split in ("test", "val"):
         for unit, figures in folder.metrics["splits"].get(split, {}).items():
-            kept = _shown_classes(figures, folder.record["data"]["classes"])
+            indices = _shown_classes(figures, folder.record["data"]["classes"])
             rows = []
-            for index in kept:
+            for index in indices:
                 counts = figures["confusion"][index]
                 total = sum(counts)
                 cells = [
                     {"count": counts[other], "share": counts[other] / total if total else 0.0}
-                    for other in kept
+                    for other in indices
                 ]
                 rows.append({"name": figures["classes"][index], "total": total, "cells": cells})
             title = f"{SPLIT_TITLES[split]}, {tables.UNITS[unit]}"
-            classes = [figures["classes"][index] for index in kept]
-            found.append({"title": title, "classes": classes, "rows": rows})
-    return found
+            classes = [figures["classes"][index] for index in indices]
+            matrices.append({"title": title, "classes": classes, "rows": rows})
+    return matrices
 
 
 def _shown_classes(figures: Mapping[str, Any], classes: Sequence[str]) -> list[int]:
-    """All but outputs that stand for no class and that no image was taken for."""
+    """All but outputs that stand for no class and that no image was predicted as."""
     confusion = figures["confusion"]
     return [
         index
@@ -307,8 +313,8 @@ def _shown_classes(figures: Mapping[str, Any], classes: Sequence[str]) -> list[i
 
 
 def subjects(folder: Folder) -> dict[str, Any]:
-    """Each subject that was judged: its label, the mean of its images, right or wrong."""
-    split = judged(folder)
+    """Each subject of that split: its label, the mean of its images, right or wrong."""
+    split = evaluated_split(folder)
     images = folder.predictions.where(split)
     table = images.by_subject()
     names, group = np.unique(images.subjects, return_inverse=True)
@@ -317,17 +323,17 @@ def subjects(folder: Folder) -> dict[str, Any]:
     tiles_right = dict(zip(names.tolist(), right.tolist(), strict=True))
     rows = []
     for index, name in enumerate(table.subjects.tolist()):
-        label, answer = int(table.labels[index]), int(table.predicted[index])
+        label, predicted = int(table.labels[index]), int(table.predicted[index])
         rows.append(
             {
                 "name": name,
                 "label": table.classes[label],
-                "answer": table.classes[answer],
-                "probability": float(table.probabilities[index, answer]),
+                "prediction": table.classes[predicted],
+                "probability": float(table.probabilities[index, predicted]),
                 "of_label": float(table.probabilities[index, label]),
                 "tiles": tiles[name],
                 "tiles_right": tiles_right[name],
-                "right": label == answer,
+                "right": label == predicted,
             }
         )
     rows.sort(key=lambda row: (row["right"], -row["probability"], row["name"]))
@@ -339,102 +345,3 @@ def subjects(folder: Folder) -> dict[str, Any]:
         "total": len(rows),
         "named": names_subjects(images),
     }
-
-
-# ---- provenance ---------------------------------------------------------------------------------
-
-
-def provenance(folder: Folder) -> dict[str, Any]:
-    """Everything that identifies the run and lets it be run again."""
-    record, config = folder.record, folder.config
-    stages = _stages(folder)
-    for name, fold in folder.folds.items():
-        stages += [{**stage, "name": f"{name}, {stage['name']}"} for stage in _stages(fold)]
-    manifest = folder.optional["manifest"]
-    return {
-        "stages": stages,
-        "solved": [stage for stage in stages if stage["l2"] is not None],
-        "parameters": stages[0]["frozen"] + stages[0]["trained"] if stages else None,
-        "select": config["select"],
-        "class_weights": config["loss"]["class_weights"],
-        "weights": record["weights"],
-        "start": _start(record["weights"], config["pretrained"]),
-        "pretrained": config["pretrained"],
-        "model": config["model"],
-        "seed": config["seed"],
-        "versions": record["versions"],
-        "fingerprints": {
-            key.removesuffix("_fingerprint") if key != "fingerprint" else "images": value
-            for key, value in record["data"].items()
-            if key.endswith("fingerprint")
-        },
-        "command": command(record),
-        "config": [(key, shown(value)) for key, value in flat(config)],
-        "manifest": None if manifest is None else _outline(manifest),
-    }
-
-
-def _start(weights: Mapping[str, Any], pretrained: str) -> str:
-    """What kind of weights a run began with."""
-    if weights["kind"] != "file":
-        return "random"
-    own = weights.get("fallback") or pretrained == "bundled"
-    return "the bundled backbone, trained on drawn textures" if own else "from a file"
-
-
-def _stages(folder: Folder) -> list[dict[str, Any]]:
-    found = []
-    for name, kept in folder.stages.items():
-        course, counts = kept["progress"], kept["counts"]
-        several = len(folder.stages) > 1 and name == folder.metrics.get("final_stage")
-        found.append(
-            {
-                "name": f"{name} (chosen)" if several else name,
-                "epochs": course["epoch"],
-                "best": course["best_epoch"] or None,
-                "early": course["stopped_early"],
-                "l2": course.get("l2"),
-                "seconds": course["seconds"],
-                "frozen": counts["total"] - counts["trained"],
-                "trained": counts["trained"],
-            }
-        )
-    return found
-
-
-def command(record: Mapping[str, Any]) -> str:
-    """The command line that began the run, '' where none was kept."""
-    arguments = [part for part in record.get("command", []) if part.lstrip("-") != "fresh"]
-    return shlex.join(["python", "-m", "sscjax.main", *arguments]) if arguments else ""
-
-
-def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Every field of nested mappings with its dotted name, in their order."""
-    found: list[tuple[str, Any]] = []
-    for key, part in value.items():
-        name = f"{prefix}{key}"
-        found += flat(part, f"{name}.") if isinstance(part, Mapping) else [(name, part)]
-    return found
-
-
-def shown(value: Any) -> str:
-    """A value of a config or a manifest as text."""
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _outline(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Fields of a manifest: what is short as it is, what is long by its number of entries."""
-    found = []
-    for key, value in manifest.items():
-        if key == "sessions":
-            # Of each the rest is in the file; what a reader asks first is by which code, and where.
-            for number, session in enumerate(value, 1):
-                name = "session" if len(value) == 1 else f"session {number}"
-                found += [(f"{name}.{field}", shown(part)) for field, part in flat(session)]
-        elif isinstance(value, Mapping) and len(flat(value)) <= 12:
-            found += [(f"{key}.{name}", shown(part)) for name, part in flat(value)]
-        elif isinstance(value, (list, Mapping)):
-            found.append((key, plural(len(value), "entry").replace("entrys", "entries")))
-        else:
-            found.append((key, shown(value)))
-    return found
