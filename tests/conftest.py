@@ -93,5 +93,5 @@ def runtime() -> Path:
     named = os.environ.get("SSCJAX_ORT_WEB", "")
     if not named:
         # From npm, not from pip.
-        pytest.skip(f"no onnxruntime-web: set SSCJAX_ORT_WEB, {ort_web.MEND}")
+        pytest.skip(f"no onnxruntime-web: set SSCJAX_ORT_WEB, {ort_web.HINT}")
     return Path(named)

@@ -20,7 +20,7 @@ from sscjax.models.pretrained import bundled, download, preprocessing
 from sscjax.models.pretrained.load import backbone_tree, load_backbone
 from sscjax.models.pretrained.save import save_backbone
 from sscjax.reports import tables
-from sscjax.reports.html import sections
+from sscjax.reports.html import provenance
 from sscjax.system.files import sha256
 from sscjax.training import losses, programs, setup
 from sscjax.training.network import Network
@@ -187,7 +187,7 @@ def test_unknown_fallback_is_named() -> None:
 
 def test_page_names_what_a_run_began_with() -> None:
     named = {
-        (kind, fallback, pretrained): sections._start(
+        (kind, fallback, pretrained): provenance._start(
             {"kind": kind, "fallback": fallback}, pretrained
         )
         for kind in ("file", "random")
