@@ -78,7 +78,7 @@ def test_a_run_writes_report_and_page(run: Path) -> None:
     figures = json.loads((run / "metrics.json").read_text("utf-8"))
     assert set(figures["splits"]) == set(predictions.SPLITS)
     text = (run / "report.txt").read_text("utf-8")
-    assert "The paper has no results of fd_unet to set beside this run." in text
+    assert "Everything lies in" in text and "The paper" not in text
     assert "UNet" in (run / "report.html").read_text("utf-8")
     maps = json.loads((run / "explanations/explanations.json").read_text("utf-8"))
     assert maps["layer"] == "up1_1_concat"

@@ -149,7 +149,7 @@ def falsify(place: Path) -> None:
     """One digit of a learning curve: still JSON, and Orbax does not see it."""
     path = place / "info" / "metadata"
     info = json.loads(path.read_text(encoding="utf-8"))
-    info["info"]["rows"][0]["train_loss"] += 0.5
+    info["info"]["curves"][0]["train_loss"] += 0.5
     path.write_text(json.dumps(info), encoding="utf-8")
 
 
