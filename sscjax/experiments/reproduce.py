@@ -22,17 +22,15 @@ from ml_collections import ConfigDict
 
 from sscjax.data import manifest
 from sscjax.errors import UserError
-from sscjax.evaluation import metrics
-from sscjax.evaluation.predictions import Predictions
-from sscjax.experiments import data_from_config, provenance, run_record, single_run
-from sscjax.reports.tables import UNITS, figure_title
-from sscjax.system import files, formatting, run_dir
+from sscjax.experiments import (
+    data_from_config,
+    provenance,
+    run_differences,
+    run_record,
+    single_run,
+)
+from sscjax.system import files, run_dir
 from sscjax.training import setup
-
-# Files that must come out the same byte by byte, and files of figures that are compared one by one.
-TABLES = (run_dir.SPLITS, run_dir.CURVES)
-FIGURES = (run_dir.METRICS, run_dir.CALIBRATION)
-
 
 # --- what went into the run -----------------------------------------------------------------------
 
@@ -54,9 +52,9 @@ def runs_in(folder: Path) -> list[Path]:
     return [run.path.relative_to(folder) for run in runs]
 
 
-def recorded_config(kept: Mapping[str, Any], data: str | None, weights: str | None) -> ConfigDict:
+def recorded_config(record: Mapping[str, Any], data: str | None, weights: str | None) -> ConfigDict:
     """The config of a run's record, with another place for its images or its weights."""
-    config = ConfigDict(kept["config"])
+    config = ConfigDict(record["config"])
     if data is not None:
         config.data.path = data
     if weights is not None:
@@ -68,40 +66,40 @@ def changed_inputs(folder: Path, config: ConfigDict) -> list[str]:
     """What would make it another run: every change of an image, of its split, of the weights.
 
     Raises:
-      UserError: the images or the weights cannot be had at all.
+      UserError: the images or the weights are not available.
     """
-    kept, then = run_dir.read(folder), manifest.read(folder)["images"]
-    assert kept is not None
+    record, then = run_dir.read(folder), manifest.read(folder)["images"]
+    assert record is not None
     root = manifest.root_of(config)
     if root is not None and not root.is_dir():
         raise UserError(f"{root}: the images are not there; name their folder by --data=PATH")
     # Before any image is decoded: one that is missing would stop that, and be the only one named.
     # A private run has numbers for them.
-    found = (
+    changed = (
         list(_changed_files(then, root)) if root is not None and not config.get("private") else []
     )
-    if found:
-        return found
+    if changed:
+        return changed
     image_set, synthetic = data_from_config.load_images(config)
     # Before they are split, which other images might not allow.
     unsplit = manifest.image_rows(image_set, np.full(len(image_set), ""), root)
     copied = bool(config.augment.counts_before_split)
     before = [row for row in then if not (copied and re.search(r"#\d+$", row["file"]))]
-    found = changed_images(before, unsplit, ("label", "subject", "of", "sha256"))
-    if found:
-        return found
+    changed = changed_images(before, unsplit, ("label", "subject", "of", "sha256"))
+    if changed:
+        return changed
     images = data_from_config.split_images(config, image_set, synthetic)
-    fallback = bool(kept["weights"]["fallback"])
+    fallback = bool(record["weights"]["fallback"])
     network = setup.build_network(config, images, earlier_fallback=fallback)
     now = run_record.make(config, images, network, [])
-    found = run_record.config_differences(kept["weights"], now["weights"], "weights")
+    changed = run_record.config_differences(record["weights"], now["weights"], "weights")
     # With it what no single image shows: the order, the classes, the augmented copies.
-    lines = run_record.config_differences(kept["data"], now["data"], "data")
+    lines = run_record.config_differences(record["data"], now["data"], "data")
     lines = [line for line in lines if not line.startswith("data.source")]
     if lines:
         rows = manifest.image_rows(images.originals, images.splits, root)
-        found += changed_images(then, rows, ("split", "sha256"))
-    return found + lines
+        changed += changed_images(then, rows, ("split", "sha256"))
+    return changed + lines
 
 
 def _changed_files(then: list[dict[str, Any]], root: Path) -> Iterator[str]:
@@ -167,12 +165,12 @@ def changed_surroundings(folder: Path) -> list[str]:
 
 def run_again(folder: Path, target: Path, config: ConfigDict) -> None:
     """Train the run of `folder` again in `target`; a target that was started is resumed."""
-    kept = run_dir.read(folder)
-    assert kept is not None
+    record = run_dir.read(folder)
+    assert record is not None
     run_dir.refuse_foreign(target)
     if not (target / run_dir.RECORD).is_file():
         # As a run just started, with its micro-batch and whether it had ImageNet's weights.
-        files.write_json(target / run_dir.RECORD, {**kept, "status": "started"})
+        files.write_json(target / run_dir.RECORD, {**record, "status": "started"})
     # Cached features of frozen layers may be the first run's: they are computed again.
     with tempfile.TemporaryDirectory(dir=target, prefix=".features.", suffix=".tmp") as features:
         single_run.run(config, target, features_at=Path(features))
@@ -194,152 +192,7 @@ def _config_of_another_version(folder: Path) -> Iterator[None]:
         ) from error
 
 
-# --- what came out --------------------------------------------------------------------------------
-
-
-def compare_outcomes(folder: Path, target: Path) -> dict[str, Any]:
-    """What two runs' folders hold, compared; ready for JSON.
-
-    Returns:
-      identical: bool; tables: {file: identical}; predictions: {file: rows, differing, changed
-      (rows of another class), largest (difference of a probability)}; n_figures; figures: a list
-      of file, figure, then, now, difference of those that differ.
-    """
-    tables = {
-        name: (folder / name).read_bytes() == _bytes(target / name)
-        for name in TABLES
-        if (folder / name).is_file()
-    }
-    run = run_dir.RunDir(folder)
-    paths = [run.predictions]
-    paths += [stage.predictions for stage in run.stages() if stage.predictions.is_file()]
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    predictions = {name: _compare_predictions(folder / name, target / name) for name in names}
-    count, differing = 0, []
-    for name in FIGURES:
-        if (folder / name).is_file():
-            then, now = _figures(folder / name), _figures(target / name)
-            count += len(then)
-            differing += [
-                {"file": name, **_figure(key, then.get(key), now.get(key))}
-                for key in sorted(then | now)
-                if key not in then or key not in now or then[key] != now[key]
-            ]
-    same = all(tables.values()) and not differing
-    same = same and not any(entry["differing"] for entry in predictions.values())
-    return {
-        "identical": same,
-        "tables": tables,
-        "predictions": predictions,
-        "n_figures": count,
-        "figures": differing,
-    }
-
-
-def _bytes(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
-
-
-def _compare_predictions(then_path: Path, now_path: Path) -> dict[str, Any]:
-    then = Predictions.read_csv(then_path)
-    now = Predictions.read_csv(now_path)
-    before, after = (
-        {
-            (file, split): (label, tuple(row))
-            for file, split, label, row in zip(
-                one.files.tolist(),
-                one.splits.tolist(),
-                one.labels.tolist(),
-                one.probabilities.tolist(),
-                strict=True,
-            )
-        }
-        for one in (then, now)
-    )
-    common = [key for key in before if key in after and then.classes == now.classes]
-    differing = [key for key in common if before[key] != after[key]]
-    gaps = [np.abs(np.subtract(before[key][1], after[key][1])).max() for key in differing]
-    classes = [(np.argmax(before[key][1]), np.argmax(after[key][1])) for key in differing]
-    return {
-        "rows": len(before),
-        "differing": len(differing) + len(before.keys() | after.keys()) - len(common),
-        "changed": sum(bool(one != other) for one, other in classes),
-        "largest": float(max(gaps, default=0.0)),
-    }
-
-
-def _figures(path: Path) -> dict[str, Any]:
-    """Every value of a JSON file by its place, as `splits.test.image.accuracy`."""
-    if not path.is_file():
-        return {}
-    return dict(_flat(files.read_json(path), ""))
-
-
-def _flat(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict | list):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, part in pairs:
-            yield from _flat(part, f"{place}.{key}" if place else str(key))
-    else:
-        yield place, value
-
-
-def _figure(name: str, then: Any, now: Any) -> dict[str, Any]:
-    numbers = all(isinstance(value, int | float) for value in (then, now))
-    return {
-        "figure": name,
-        "then": then,
-        "now": now,
-        "difference": now - then if numbers else None,
-    }
-
-
-# --- what is said ---------------------------------------------------------------------------------
-
-
-def outcome_text(name: str, outcome: Mapping[str, Any]) -> str:
-    """One run's outcome in lines; each figure that differs is named."""
-    predicted = sum(entry["rows"] for entry in outcome["predictions"].values())
-    if outcome["identical"]:
-        return (
-            f"{name}: identical to the bit: {outcome['n_figures']} figures, "
-            f"{predicted} predictions, {', '.join(outcome['tables'])}"
-        )
-    lines = [f"{name}: differs"]
-    for file, same in outcome["tables"].items():
-        lines.append(f"  {file}: {'identical' if same else 'differs'}")
-    for file, entry in outcome["predictions"].items():
-        if entry["differing"]:
-            lines.append(
-                f"  {file}: {entry['differing']} of {entry['rows']} rows differ, "
-                f"{entry['changed']} in the class, probabilities by up to {entry['largest']:.3g}"
-            )
-        else:
-            lines.append(f"  {file}: identical")
-    rows = [["figure that differs", "then", "now", "difference"]]
-    for entry in outcome["figures"]:
-        gap = entry["difference"]
-        cells = [repr(entry["then"]), repr(entry["now"]), "" if gap is None else f"{gap:+.3g}"]
-        rows.append([formatting.clean_name(entry["figure"], 46), *(cell[:22] for cell in cells)])
-    same = outcome["n_figures"] - len(outcome["figures"])
-    lines.append(f"  figures: {same} of {outcome['n_figures']} identical")
-    return "\n".join([*lines, *([formatting.align(rows)] if len(rows) > 1 else [])])
-
-
-def figures_text(folder: Path, target: Path) -> str:
-    """The overall test figures of both runs, and of each whether it is identical."""
-    then, now = (_figures(one / run_dir.METRICS) for one in (folder, target))
-    rows = [["test", "figure", "then", "now", ""]]
-    for unit in UNITS:
-        for name in metrics.OVERALL:
-            key = f"splits.test.{unit}.{name}"
-            one, other = then.get(key), now.get(key)
-            if one is not None or other is not None:
-                gap = _figure(key, one, other)["difference"]
-                said = "identical" if one == other else f"{gap:+.3g}" if gap else "differs"
-                cells = [formatting.number(one), formatting.number(other), said]
-                rows.append([f"per {unit}", figure_title(name), *cells])
-    return formatting.align(rows, left=2)
+# --- the command ----------------------------------------------------------------------------------
 
 
 def reproduce(
@@ -359,7 +212,7 @@ def reproduce(
       check_only: compare only what goes into the run.
 
     Raises:
-      UserError: no finished run, or its images or weights cannot be had.
+      UserError: no finished run, or its images or weights are not available.
     """
     parts = runs_in(folder)
     if target == folder or target.is_relative_to(folder):
@@ -368,13 +221,13 @@ def reproduce(
     print("code and machine: " + _listed(surroundings, "as they were"))
     configs, changes = [], []
     for part in parts:
-        kept = run_dir.read(folder / part)
-        assert kept is not None
-        configs.append(recorded_config(kept, data, weights))
+        record = run_dir.read(folder / part)
+        assert record is not None
+        configs.append(recorded_config(record, data, weights))
         with _config_of_another_version(folder / part):
-            found = changed_inputs(folder / part, configs[-1])
-        changes += found
-        print(f"{_name(folder, part)}: images and weights: " + _listed(found, "as they were"))
+            differences = changed_inputs(folder / part, configs[-1])
+        changes += differences
+        print(f"{_name(folder, part)}: images and weights: " + _listed(differences, "as they were"))
     if changes:
         print("not run again: it would be another run")
         return 1
@@ -384,10 +237,10 @@ def reproduce(
     for part, config in zip(parts, configs, strict=True):
         with _config_of_another_version(folder / part):
             run_again(folder / part, target / part, config)
-        outcome = compare_outcomes(folder / part, target / part)
+        outcome = run_differences.compare_outcomes(folder / part, target / part)
         outcomes[part.as_posix()] = outcome
-        print("\n" + figures_text(folder / part, target / part))
-        print("\n" + outcome_text(_name(folder, part), outcome), flush=True)
+        print("\n" + run_differences.figures_text(folder / part, target / part))
+        print("\n" + run_differences.outcome_text(_name(folder, part), outcome), flush=True)
     same = all(outcome["identical"] for outcome in outcomes.values())
     files.write_json(
         target / run_dir.REPRODUCTION,

@@ -57,8 +57,8 @@ def make(
 
 def shown_config(config: ConfigDict) -> dict[str, Any]:
     """The config as it is recorded; of a private run without the place of the images."""
-    found = json.loads(json.dumps(config.to_dict()))
-    return anonymize.config(found) if config.get("private") else found
+    recorded = json.loads(json.dumps(config.to_dict()))
+    return anonymize.config(recorded) if config.get("private") else recorded
 
 
 def shown_command(config: ConfigDict, words: Sequence[str]) -> list[str]:
@@ -86,10 +86,10 @@ def _digest(names: np.ndarray) -> str:
 
 def _flat(value: Any, prefix: str) -> dict[str, Any]:
     if isinstance(value, Mapping):
-        found: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         for key, part in value.items():
-            found |= _flat(part, f"{prefix}.{key}")
-        return found
+            fields |= _flat(part, f"{prefix}.{key}")
+        return fields
     return {prefix: list(value) if isinstance(value, tuple) else value}
 
 
@@ -142,36 +142,36 @@ def same_evaluation(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between the data and weights of two records; other versions only warn."""
-    found = []
+    lines = []
     for of in ("data", "weights"):
         before, after = dict(then[of]), dict(now[of])
-        found += _differing(before.pop("left_out", {}), after.pop("left_out", {}))
-        found += config_differences(before, after, of)
+        lines += _differing(before.pop("left_out", {}), after.pop("left_out", {}))
+        lines += config_differences(before, after, of)
     # The folder's own place and the wording of the source may change; its pixels may not.
-    found = [line for line in found if not line.startswith("data.source")]
+    lines = [line for line in lines if not line.startswith("data.source")]
     for line in config_differences(then["versions"], now["versions"], "versions"):
         _LOG.warning("%s: the result may differ in the last bits", line)
-    return found
+    return lines
 
 
 def _differing(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Which images could be read then or now alone; the reason may be worded differently."""
-    found = []
-    for one, other, said in (
+    lines = []
+    for first, second, said in (
         (then, now, "left out then, read now"),
         (now, then, "read then, left out now"),
     ):
-        names = sorted(one.keys() - other.keys())
+        names = sorted(first.keys() - second.keys())
         if names:
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            found.append(f"{', '.join(names[:_NAMED])}{more}: {said}")
-    return found
+            lines.append(f"{', '.join(names[:_NAMED])}{more}: {said}")
+    return lines
 
 
-def refuse(found: list[str], folder: Path) -> None:
+def refuse(changes: list[str], folder: Path) -> None:
     """Raise a UserError that lists what changed, if anything did."""
-    if found:
+    if changes:
         raise UserError(
-            f"{folder} holds a run that differs: {'; '.join(found)}. Undo this, choose "
+            f"{folder} holds a run that differs: {'; '.join(changes)}. Undo this, choose "
             "another --workdir, or give --fresh to delete that run and start again"
         )

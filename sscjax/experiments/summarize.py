@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,32 @@ def options(config: ConfigDict) -> reliability.Options:
     return reliability.Options(**config.calibration.to_dict())
 
 
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a run's metrics.json, pictures and report are made of.
+
+    Attributes:
+      chosen: the stage whose model the run ends with.
+      by_stage: figures of each stage by split, of the probabilities that its network gave.
+      stage_intervals: intervals of the test figures of each stage.
+      figures: figures of the chosen stage by split, of calibrated probabilities.
+      intervals: intervals of its test figures.
+      calibration: calibration.json.
+      warnings: what a reader must know before any figure.
+      masks: figures of the masks by split; None without masks.
+    """
+
+    chosen: str
+    by_stage: dict[str, Any]
+    stage_intervals: dict[str, Any]
+    figures: dict[str, Any]
+    intervals: dict[str, Any]
+    calibration: dict[str, Any]
+    warnings: list[str]
+    masks: dict[str, Any] | None
+
+
+# One argument for each part of the run, as its caller has them.
 def write(
     config: ConfigDict,
     folder: Path,
@@ -56,106 +83,93 @@ def write(
     The run's own predictions and figures are those of calibrated probabilities; those of each stage
     are as its network gave them.
     """
-    chosen = choose(config, finished)
-    notices = warnings(
-        images,
-        fallback=stand_in(network.weights.identity()),
-        named=names_classes(config, images.synthetic),
-        leaks=leaks,
-    )
-    ordered = images.ordered
-    by_stage = {
-        name: metrics.figures_by_split(stage.predictions, ordered)
-        for name, stage in finished.items()
-    }
+    chosen, ordered = choose(config, finished), images.ordered
     assessment = reliability.assess(
         finished[chosen].predictions, images.originals.classes, features, options(config)
     )
     assessment.detector.save(folder / run_dir.OUTLIERS)
     files.write_json(folder / run_dir.CALIBRATION, assessment.found)
-    predictions = assessment.predictions
-    ours = metrics.figures_by_split(predictions, ordered)
-    our_ranges = intervals.test_figures(predictions, ordered)
-    ranges = {
-        name: intervals.test_figures(stage.predictions, ordered) for name, stage in finished.items()
-    }
-    predictions.write_csv(folder / run_dir.PREDICTIONS)
-    mask_figures = None
+    assessment.predictions.write_csv(folder / run_dir.PREDICTIONS)
     if masks is not None:
         masks.write_csv(folder / run_dir.MASKS)
-        mask_figures = segmentation.by_split(masks)
-    files.write_json(
-        folder / run_dir.METRICS,
-        {
-            "final_stage": chosen,
-            "probabilities": {
-                "splits": "calibrated",
-                "stages": "as the network gave them",
-                "temperature": assessment.found["temperature"],
-            },
-            "warnings": notices,
-            "splits": ours,
-            "test_intervals": our_ranges,
-            **({} if mask_figures is None else {"segmentation": mask_figures}),
-            "stages": {
-                name: {
-                    "splits": by_stage[name],
-                    "test_intervals": ranges[name],
-                    "epochs": stage.progress.epoch,
-                    "best_epoch": stage.progress.best_epoch or None,
-                    "best_value": stage.progress.best_value,
-                    "stopped_early": stage.progress.stopped_early,
-                    "frozen_parameters": stage.counts.frozen,
-                    "trained_parameters": stage.counts.trained,
-                }
-                for name, stage in finished.items()
-            },
+    tables_of = {name: stage.predictions for name, stage in finished.items()}
+    summary = Summary(
+        chosen=chosen,
+        by_stage={
+            name: metrics.figures_by_split(table, ordered) for name, table in tables_of.items()
         },
+        stage_intervals={
+            name: intervals.test_figures(table, ordered) for name, table in tables_of.items()
+        },
+        figures=metrics.figures_by_split(assessment.predictions, ordered),
+        intervals=intervals.test_figures(assessment.predictions, ordered),
+        calibration=assessment.found,
+        warnings=warnings(
+            images,
+            fallback=stand_in(network.weights.identity()),
+            named=names_classes(config, images.synthetic),
+            leaks=leaks,
+        ),
+        masks=None if masks is None else segmentation.by_split(masks),
     )
+    files.write_json(folder / run_dir.METRICS, _metrics(finished, summary))
     if pictures:
-        _draw(folder, finished, chosen, ours, assessment.found)
-        explanations.write(config, folder, images, network, chosen, predictions)
-    text = _text(
-        config,
-        folder,
-        images,
-        network,
-        finished,
-        chosen,
-        by_stage,
-        ours,
-        our_ranges,
-        assessment.found,
-        notices,
-        mask_figures,
-        pictures,
-    )
+        _draw(folder, finished, summary)
+        explanations.write(config, folder, images, network, chosen, assessment.predictions)
+    page = "; open report.html there in a browser" if pictures else ""
+    text = _text(config, images, finished, summary)
+    text += f"\n\nEverything lies in {folder}{page}.\n"
     files.write_text(folder / run_dir.REPORT, text)
     return text
 
 
-def _draw(
-    folder: Path,
-    finished: Mapping[str, FinishedStage],
-    chosen: str,
-    ours: Mapping[str, Any],
-    found: Mapping[str, Any],
-) -> None:
-    rows = list(finished.values())[-1].progress.curves
-    progress, before = finished[chosen].progress, 0
+def _metrics(finished: Mapping[str, FinishedStage], summary: Summary) -> dict[str, Any]:
+    """The content of metrics.json."""
+    return {
+        "final_stage": summary.chosen,
+        "probabilities": {
+            "splits": "calibrated",
+            "stages": "as the network gave them",
+            "temperature": summary.calibration["temperature"],
+        },
+        "warnings": summary.warnings,
+        "splits": summary.figures,
+        "test_intervals": summary.intervals,
+        **({} if summary.masks is None else {"segmentation": summary.masks}),
+        "stages": {
+            name: {
+                "splits": summary.by_stage[name],
+                "test_intervals": summary.stage_intervals[name],
+                "epochs": stage.progress.epoch,
+                "best_epoch": stage.progress.best_epoch or None,
+                "best_value": stage.progress.best_value,
+                "stopped_early": stage.progress.stopped_early,
+                "frozen_parameters": stage.counts.frozen,
+                "trained_parameters": stage.counts.trained,
+            }
+            for name, stage in finished.items()
+        },
+    }
+
+
+def _draw(folder: Path, finished: Mapping[str, FinishedStage], summary: Summary) -> None:
+    curves = list(finished.values())[-1].progress.curves
+    progress, before = finished[summary.chosen].progress, 0
     for name, stage in finished.items():
-        if name == chosen:
+        if name == summary.chosen:
             break
         before += stage.progress.epoch
     best = before + progress.best_epoch if progress.best_epoch else None
     # A classifier that was fitted to convergence has no epochs: one point is no curve.
     if any(stage.progress.l2 is None for stage in finished.values()):
-        figures.write_png(folder / run_dir.CURVES_PLOT, figures.learning_curves(rows, best))
-    shown = figures.calibration(found, title="test images: probabilities, and abstention")
+        figures.write_png(folder / run_dir.CURVES_PLOT, figures.learning_curves(curves, best))
+    shown = figures.calibration(
+        summary.calibration, title="test images: probabilities, and abstention"
+    )
     figures.write_png(folder / run_dir.CALIBRATION_PLOT, shown)
     for split in ("val", "test"):
-        if split in ours:
-            counts = ours[split]["image"]
+        if split in summary.figures:
+            counts = summary.figures[split]["image"]
             matrix = figures.confusion(counts["confusion"], counts["classes"], f"{split} images")
             figures.write_png(folder / run_dir.confusion_plot(split), matrix)
 
@@ -258,53 +272,50 @@ def warnings(
 
 def _text(
     config: ConfigDict,
-    folder: Path,
     images: dataset.Images,
-    network: Network,
     finished: Mapping[str, FinishedStage],
-    chosen: str,
-    by_stage: Mapping[str, Any],
-    ours: Mapping[str, Any],
-    ranges: Mapping[str, Any],
-    calibrated: Mapping[str, Any],
-    notices: Sequence[str],
-    mask_figures: Mapping[str, Any] | None,
-    pictures: bool,
+    summary: Summary,
 ) -> str:
-    parts = list(notices)
+    """The report, but for where the run lies."""
+    parts = list(summary.warnings)
     if len(finished) > 1:
-        rows = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss, raw"]]
-        for name, stage in finished.items():
-            val = by_stage[name]["val"]["image"]
-            rows.append(
-                [
-                    name + (" (chosen)" if name == chosen else ""),
-                    str(stage.progress.epoch),
-                    str(stage.progress.best_epoch or "-"),
-                    formatting.percent(val["accuracy"]),
-                    formatting.percent(val["balanced_accuracy"]),
-                    formatting.number(val["log_loss"]),
-                ]
-            )
-        parts.append(formatting.align(rows))
-    parts.append(tables.results_table(ours))
-    if "test" in ours:
-        parts.append(tables.intervals_table(ours["test"], ranges, reach(images, ranges)))
-        test = ours["test"]["image"]
+        parts.append(_stages_table(finished, summary))
+    parts.append(tables.results_table(summary.figures))
+    if "test" in summary.figures:
+        of_test = summary.figures["test"]
+        parts.append(
+            tables.intervals_table(of_test, summary.intervals, reach(images, summary.intervals))
+        )
+        test = of_test["image"]
         parts.append("test images\n" + tables.confusion_text(test["confusion"], test["classes"]))
-    if mask_figures is not None:
-        parts.append(segmentation.text(mask_figures))
-    parts.append(tables.calibration_text(calibrated))
+    if summary.masks is not None:
+        parts.append(segmentation.text(summary.masks))
+    parts.append(tables.calibration_text(summary.calibration))
     if paper.compares(config.name, images.synthetic):
         parts.append(
             tables.paper_table(
                 len(images.originals.classes),
                 config.model.name,
-                ours,
+                summary.figures,
                 split_by=images.by if images.has_subjects else "image",
                 synthetic=images.synthetic,
             )
         )
-    page = "; open report.html there in a browser" if pictures else ""
-    parts.append(f"Everything lies in {folder}{page}.")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts)
+
+
+def _stages_table(finished: Mapping[str, FinishedStage], summary: Summary) -> str:
+    cells = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss, raw"]]
+    for name, stage in finished.items():
+        val = summary.by_stage[name]["val"]["image"]
+        cells.append(
+            [
+                name + (" (chosen)" if name == summary.chosen else ""),
+                str(stage.progress.epoch),
+                str(stage.progress.best_epoch or "-"),
+                formatting.percent(val["accuracy"]),
+                formatting.percent(val["balanced_accuracy"]),
+                formatting.number(val["log_loss"]),
+            ]
+        )
+    return formatting.align(cells)

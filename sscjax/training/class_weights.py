@@ -25,9 +25,9 @@ def mask_weights(kind: str, masks: Rows, classes: int) -> tuple[float, ...]:
     for part in lazy.chunks(masks):
         counts += np.bincount(masks[part].ravel(), minlength=256)
     shares = counts[:classes] / max(1, counts[:classes].sum())
-    # A class that is nowhere is learned nowhere.
-    found = np.where(shares > 0, 1 / np.sqrt(np.maximum(shares, 1e-12)), 0.0)
-    return tuple((found / (found * shares).sum()).tolist())
+    # A class without pixels has weight 0: there is nothing to learn it from.
+    weights = np.where(shares > 0, 1 / np.sqrt(np.maximum(shares, 1e-12)), 0.0)
+    return tuple((weights / (weights * shares).sum()).tolist())
 
 
 def class_weights(kind: str, labels: np.ndarray, classes: int) -> tuple[float, ...]:

@@ -45,9 +45,9 @@ def prefix_shape(
     model: Model, variables: Mapping[str, Any], last: int, images: tuple[int, ...]
 ) -> tuple[int, ...]:
     """Shape of the outputs of the first `last` layers for `images` [N,H,W,3]; they are float32."""
-    one = jax.ShapeDtypeStruct((1, *images[1:]), np.float32)
+    image = jax.ShapeDtypeStruct((1, *images[1:]), np.float32)
     shape = jax.eval_shape(
-        lambda variables, x: model.apply(variables, x, train=False, last=last), variables, one
+        lambda variables, x: model.apply(variables, x, train=False, last=last), variables, image
     )
     return (images[0], *shape.shape[1:])
 
@@ -81,8 +81,8 @@ def compute(
 
     def fill(target: Target) -> None:
         nonlocal computed
-        some = functools.partial(function, params, batch_stats)
-        for part, result in _parts(some, stored, batch_size):
+        apply = functools.partial(function, params, batch_stats)
+        for part, result in _parts(apply, stored, batch_size):
             target[part] = result
             computed += len(result)
             progress(len(result))
@@ -90,7 +90,7 @@ def compute(
     variables = base.variables(params, batch_stats)
     shape = prefix_shape(program.model, variables, last, tuple(stored.shape))
     outputs = keep(shape, np.float32, fill)
-    if not computed:  # they were kept by an earlier run
+    if not computed:  # an earlier run stored them
         progress(len(stored))
     return outputs
 
@@ -102,11 +102,11 @@ def batched(
     progress: Callable[[int], Any] = lambda count: None,
 ) -> np.ndarray:
     """Apply `function` to [N,...] in batches of one shape, the last one filled up: [N,...]."""
-    found = []
+    results = []
     for _, result in _parts(function, stored, batch_size):
-        found.append(result)
+        results.append(result)
         progress(len(result))
-    return np.concatenate(found)
+    return np.concatenate(results)
 
 
 def batch_rows(total: int, batch_size: int, start: int = 0) -> np.ndarray:

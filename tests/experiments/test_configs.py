@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sscjax.configs import default
 from sscjax.experiments import data_from_config
 from sscjax.experiments.run_stages import make_stages
 from sscjax.reports import paper
+from sscjax.training.stage import StageSettings
 
 FILES = Path(str(default.__file__)).parent.glob("[!_]*.py")
 NAMES = sorted(path.stem for path in FILES)
@@ -55,6 +57,10 @@ def test_config_has_only_documented_fields(name: str) -> None:
         assert set(config.stages[stage].keys()) == fields
     assert set(config.stage_order) == set(config.stages.keys())
     assert make_stages(config)
+
+
+def test_a_stage_of_the_config_has_the_fields_and_defaults_of_its_settings() -> None:
+    assert default.stage().to_dict() == dataclasses.asdict(StageSettings())
 
 
 def test_every_field_is_documented() -> None:

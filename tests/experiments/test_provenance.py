@@ -19,7 +19,14 @@ from sscjax.cli import reproduce as cli_reproduce
 from sscjax.data.manifest import image_rows, read
 from sscjax.errors import UserError
 from sscjax.evaluation import predictions
-from sscjax.experiments import data_from_config, provenance, reproduce, single_run, summarize
+from sscjax.experiments import (
+    data_from_config,
+    provenance,
+    reproduce,
+    run_differences,
+    single_run,
+    summarize,
+)
 from sscjax.system import run_dir, terminal
 from sscjax.training import frozen_features, setup
 
@@ -180,7 +187,7 @@ def test_figures_that_differ_are_named(finished: Path, again: Path, tmp_path: Pa
     figures = json.loads((run / "metrics.json").read_text("utf-8"))
     figures["splits"]["test"]["image"]["log_loss"] += 0.25
     (run / "metrics.json").write_text(json.dumps(figures), encoding="utf-8")
-    outcome = reproduce.compare_outcomes(finished, run)
+    outcome = run_differences.compare_outcomes(finished, run)
     assert not outcome["identical"]
     changed = outcome["predictions"]["predictions.csv"]
     assert changed["rows"] == 36 and changed["differing"] == 1 and changed["changed"] == 0
@@ -189,7 +196,7 @@ def test_figures_that_differ_are_named(finished: Path, again: Path, tmp_path: Pa
     [entry] = outcome["figures"]
     assert entry["figure"] == "splits.test.image.log_loss"
     assert entry["difference"] == pytest.approx(0.25)
-    text = reproduce.outcome_text("run", outcome)
+    text = run_differences.outcome_text("run", outcome)
     assert "splits.test.image.log_loss" in text and "+0.25" in text and "1 of 36 rows" in text
 
 
@@ -198,7 +205,7 @@ def test_figures_that_are_gone_differ(finished: Path, again: Path, tmp_path: Pat
     shutil.copytree(again, run)
     (run / "metrics.json").unlink()
     (run / "curves.csv").unlink()
-    outcome = reproduce.compare_outcomes(finished, run)
+    outcome = run_differences.compare_outcomes(finished, run)
     assert outcome["tables"]["curves.csv"] is False
     kept = [entry for entry in outcome["figures"] if entry["file"] != "metrics.json"]
     assert kept == [] and len(outcome["figures"]) > 100

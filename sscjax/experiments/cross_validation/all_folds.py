@@ -77,8 +77,8 @@ def _run_all(
         now = config.to_dict()
         run_record.refuse(run_record.config_differences(earlier["config"], now, free=free), folder)
     grid = candidates(config) if config.protocol == "nested" else []
-    for one in [config, *(candidate.applied(config) for candidate in grid)]:
-        run_stages.make_stages(one)
+    for variant in [config, *(candidate.applied(config) for candidate in grid)]:
+        run_stages.make_stages(variant)
     summarize.options(config)
     loaded = data_from_config.load_images(config)
     image_set = data_from_config.copies_before_split(config, loaded[0])
