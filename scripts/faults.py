@@ -120,7 +120,7 @@ class Bench:
     def finish(self, run: Path, code: int) -> None:
         """A run ended by itself: as the undisturbed one."""
         if code != 0:
-            raise Broken(f"a run that goes on failed with code {code}: {last_line(run)}")
+            raise Broken(f"a resumed run failed with code {code}: {last_line(run)}")
         check_files(run)
         if different := compare(self.undisturbed, run):
             raise Broken(f"the end differs: {', '.join(different)}")
@@ -180,7 +180,7 @@ def check_files(run: Path) -> None:
     """No file under a final name is half-written."""
     for path in run.rglob("*"):
         parts = path.relative_to(run).parts
-        # What Orbax writes is read back by the run that goes on, and compared at its end.
+        # What Orbax writes is read back by the resumed run, and compared at its end.
         if not path.is_file() or {"checkpoints", "model"} & {*parts} or parts[-1].endswith(".tmp"):
             continue
         try:
@@ -211,7 +211,7 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """The program, at work in `folder`; what it says goes to `log_to`, else to `folder`.log."""
     command = [sys.executable, "-m", "sscjax.main", *flags, f"--workdir={folder}"]
-    # The log of every start, one after the other, tells why a resumed run failed.
+    # The log of every start, one after the other, shows why a resumed run failed.
     with (log_to or folder.with_suffix(".log")).open("ab") as log:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, **how)
 
@@ -283,28 +283,30 @@ def kill(bench: Bench, run: Path) -> None:
 
 
 def stop(bench: Bench, run: Path) -> None:
-    """SIGTERM or Ctrl-C: exit code 130, with the command that goes on."""
+    """SIGTERM or Ctrl-C: exit code 130, with the command that resumes."""
     process = bench.struck(run)
     number = bench.rng.choice((signal.SIGTERM, signal.SIGINT))
     # What this start said so far; before its first word Python is still loading the libraries, and
-    # a signal ends it as it ends any program: nothing has begun.
-    begun = "images: " in log_of(run).read_text(encoding="utf-8", errors="replace")[bench.logged :]
+    # a signal ends it as it ends any program: nothing has started.
+    started = (
+        "images: " in log_of(run).read_text(encoding="utf-8", errors="replace")[bench.logged :]
+    )
     process.send_signal(number)
     code = ended(process)
     check_files(run)
     if code == 0:
         bench.finish(run, code)
         shutil.rmtree(run)
-    elif code == 130 and begun:
+    elif code == 130 and started:
         said(run, "give the same command again", bench.logged)
     elif code == -number and is_finished(run):
         pass  # while Python was ending: all was written
-    elif begun or code not in (-number, 130):
+    elif started or code not in (-number, 130):
         raise Broken(f"exit code {code}, expected 130: {last_line(run)}")
 
 
 def is_finished(run: Path) -> bool:
-    """Whether a run says of itself that nothing is left to do."""
+    """Whether the log of a run says that nothing is left to do."""
     record = run / "run.json"
     return record.is_file() and json.loads(record.read_text("utf-8"))["status"] == "finished"
 
@@ -331,14 +333,14 @@ def damage(bench: Bench, run: Path) -> None:
 
 def shrink(bench: Bench, run: Path) -> None:
     """Killed for want of memory, and resumed with half the micro-batch: rounded otherwise."""
-    # Not while it starts: then nothing is begun that could go on.
+    # Not while it starts: then there is nothing to resume.
     process = bench.struck(run, bench.rng.uniform(0.5, 1.0) * bench.seconds)
     process.kill()
     process.wait()
     check_files(run)
     record = run / "run.json"
     if not record.is_file() or is_finished(run):
-        raise Missed("nothing was begun with another one, or nothing is left to do")
+        raise Missed("nothing was started with another one, or nothing is left to do")
     before = json.loads(record.read_text("utf-8"))["stages"][0]["micro_batch"]
     if before < 2:
         raise Missed("the micro-batch is one image")
@@ -355,7 +357,7 @@ def shrink(bench: Bench, run: Path) -> None:
 
 
 def one_processor(bench: Bench, run: Path) -> None:
-    """A machine with fewer processors, and XLA told how many threads the undisturbed run had."""
+    """A machine with fewer processors, and XLA with as many threads as the undisturbed run had."""
     processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(processors) < 2:
         raise Missed("this machine has one processor, or does not let them be chosen")
@@ -386,7 +388,7 @@ def spoil_cache(bench: Bench, run: Path) -> None:
 
 
 def second(bench: Bench, run: Path) -> None:
-    """A second start in the folder of a run that is at work: refused, and the first goes on."""
+    """A second start in the folder of a run that is at work: refused, and the first continues."""
     process = bench.struck(run)
     deadline = time.monotonic() + PATIENCE
     while not (run / "run.json").is_file() and process.poll() is None:

@@ -125,13 +125,13 @@ def slides(place: Path) -> tuple[list[bytes], Attempt]:
     from sscjax.data.slides import reader as slides_reader
     from sscjax.data.slides import tiling
 
-    wish = tiling.Settings(field_px=32, tile_size=16, max_tiles=4, min_tissue=0.0)
+    settings = tiling.Settings(field_px=32, tile_size=16, max_tiles=4, min_tissue=0.0)
 
     def attempt(data: bytes) -> None:
         (place / "changed.svs").write_bytes(data)
         with slides_reader.open_slide(place / "changed.svs") as slide:
             assert max(slide.thumbnail(64).shape) <= 64
-            for tile in tiling.tiles(slide, tiling.plan(slide, wish), wish, "slide"):
+            for tile in tiling.tiles(slide, tiling.plan(slide, settings), settings, "slide"):
                 assert tile.pixels.shape == (16, 16, 3)
 
     return sound_files.slides(place), attempt
@@ -177,18 +177,18 @@ def checkpoints(place: Path) -> tuple[list[bytes], Attempt]:
     with Checkpoints(place / "sound") as kept:
         for step in (1, 2):
             kept.save(step, tree, {"step": step, "rows": [{"loss": 0.5}]})
-    [told] = (place / "sound" / "2").glob("info/metadata")
+    [metadata] = (place / "sound" / "2").glob("info/metadata")
 
     def attempt(data: bytes) -> None:
         shutil.rmtree(place / "changed", ignore_errors=True)
         shutil.copytree(place / "sound", place / "changed")
-        (place / "changed" / told.relative_to(place / "sound")).write_bytes(data)
+        (place / "changed" / metadata.relative_to(place / "sound")).write_bytes(data)
         with Checkpoints(place / "changed") as kept:
             found = kept.newest(tree, lambda info: True)
         assert found is not None and found[0]["step"] in (1, 2)
         np.testing.assert_array_equal(found[1]["a"], tree["a"])
 
-    return [told.read_bytes()], attempt
+    return [metadata.read_bytes()], attempt
 
 
 TARGETS: dict[str, Callable[[Path], tuple[list[bytes], Attempt]]] = {

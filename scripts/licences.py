@@ -30,7 +30,7 @@ COMMAND = "python scripts/licences.py"
 
 
 def requirements(extra: str) -> list[Requirement]:
-    """What pyproject.toml asks for, of an extra or ('') always."""
+    """What pyproject.toml requires, of an extra or ('') always."""
     text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     project = tomllib.loads(text)["project"]
     lines = project["optional-dependencies"][extra] if extra else project["dependencies"]

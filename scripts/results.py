@@ -4,7 +4,7 @@
 
 FOLDER is an image set with subjects (a manifest.csv), FILE are ImageNet weights of MobileNetV2
 1.0. MobileNetV2 and the CNN are cross-validated on the same five folds, once by subject and once
-by image. Each protocol is given to `sscjax.main`, which goes on where it stopped, does nothing
+by image. Each cross-validation is given to `sscjax.main`, which resumes it, does nothing
 where it is finished, and refuses what was run otherwise; the commands are printed before they run.
 The table is printed as Markdown, then the comparisons (`sscjax compare`), last a linear classifier
 on the frozen features. Needs scikit-learn (the extra `test`).
@@ -110,7 +110,7 @@ def table(out: Path) -> str:
     """Out-of-fold figures of every stage of the finished protocols in `out`, as Markdown."""
     lines = [
         "| split by | model, stage | accuracy per image | each fold | balanced accuracy | "
-        "macro AUROC, pooled | macro AUROC, folds | accuracy per subject | epochs kept |",
+        "macro AUROC, aggregated | macro AUROC, folds | accuracy per subject | epochs kept |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for by in SPLITS:

@@ -131,6 +131,7 @@ def _parts(
         yield slice(start, start + count), result[:count]
 
 
+# Each argument is one thing that the bits of the features depend on.
 def key(
     program: programs.Program,
     last: int,

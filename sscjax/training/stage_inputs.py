@@ -59,19 +59,14 @@ def prepare(
     chosen = np.flatnonzero(images.splits == "train")
     copies = training.take(np.arange(len(chosen), len(training)))
     parts = [part for part in (images.originals, copies) if len(part)]
-    model = network.model
-    total = sum(map(len, parts))
-    shape = frozen_features.prefix_shape(
-        model, network.variables, last, (total, *parts[0].images.shape[1:])
-    )
-    megabytes = math.prod(shape) * np.dtype(np.float32).itemsize / 2**20
+    model, total = network.model, sum(map(len, parts))
+    megabytes = _megabytes(network, last, (total, *parts[0].images.shape[1:]))
     held = megabytes <= stage.feature_megabytes
     if not held and not store.takes(megabytes * 2**20):
         _LOG.info(
             "stage %s: features of %d MB are over features.max_megabytes and disk_megabytes, so "
             "none are computed ahead",
-            stage.name,
-            megabytes,
+            *(stage.name, megabytes),
         )
         return program, *raw
     name = model.layer_names[last - 1]
@@ -93,6 +88,13 @@ def prepare(
     return ready, lazy.View(features, of_training), lazy.View(features, np.arange(count))
 
 
+def _megabytes(network: Network, last: int, images: tuple[int, ...]) -> float:
+    """Size of the outputs of the first `last` layers for images [N,H,W,3]."""
+    shape = frozen_features.prefix_shape(network.model, network.variables, last, images)
+    return math.prod(shape) * np.dtype(np.float32).itemsize / 2**20
+
+
+# What decides the features' bits, and where they go: all of it is needed, and here alone.
 def _features(
     stage: Stage,
     network: Network,
