@@ -157,7 +157,7 @@ def get_config() -> ConfigDict:
     # Random horizontal and vertical flips.
     config.augment.flip = True
     # Random quarter turns.
-    config.augment.turn = False
+    config.augment.rot90 = False
     # How far the amount of each stain may change (HED jitter): 0.3 multiplies its optical density
     # by 0.7 to 1.3. Networks otherwise learn the stain of a laboratory. 0: off.
     config.augment.stain = 0.0
@@ -312,7 +312,7 @@ def as_unet(config: ConfigDict, name: str, epochs: int) -> ConfigDict:
     config.stages.train.schedule = "cosine"
     config.stages.train.warmup_epochs = 1.0
     # From random weights a network learns the stain of those few subjects it has seen.
-    config.augment.turn = True
+    config.augment.rot90 = True
     config.augment.stain = 0.3
     return config
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sscjax.data.dataset import ImageSet
-from sscjax.data.inputs import Asked
+from sscjax.data.inputs import InputImage
 from sscjax.errors import UserError
 
 UNREADABLE = "cannot be read"
@@ -45,13 +45,13 @@ def image_set(found: ImageSet) -> ImageSet:
     """The set with numbers for names; the files' own names are left in `origins` alone."""
     files, subjects = found.files.tolist(), found.subjects.tolist()
     # Those that cannot be read have their number, too: mended, they change no other's.
-    of_file, of_subject = _both([*files, *found.left_out], subjects)
+    of_file, of_subject = _both([*files, *found.skipped], subjects)
     return dataclasses.replace(
         found,
         files=np.array([of_file[name] for name in files], dtype=np.str_),
         subjects=np.array([of_subject[name] for name in subjects], dtype=np.str_),
         origins=found.files,
-        left_out={of_file[name]: _reason(name, why) for name, why in found.left_out.items()},
+        skipped={of_file[name]: _reason(name, why) for name, why in found.skipped.items()},
     )
 
 
@@ -61,7 +61,7 @@ def _reason(file: str, reason: str) -> str:
     return UNREADABLE if stem in reason or "/" in reason or "\\" in reason else reason
 
 
-def asked(found: Sequence[Asked]) -> list[Asked]:
+def asked(found: Sequence[InputImage]) -> list[InputImage]:
     """The same for images that a network is asked about; their paths stay, to be read."""
     of_file, of_subject = _both([one.file for one in found], [one.subject for one in found])
     return [
@@ -70,7 +70,7 @@ def asked(found: Sequence[Asked]) -> list[Asked]:
     ]
 
 
-def failure(one: Asked, reason: str) -> str:
+def failure(one: InputImage, reason: str) -> str:
     """Why such an image cannot be read, by its number."""
     return f"{one.file}: {_reason(one.path.name, reason.removeprefix(f'{one.path}: '))}"
 

@@ -47,7 +47,7 @@ class Changes:
 
     Attributes:
       flip: turn it over, along each axis with probability 1/2.
-      turn: turn it by a multiple of 90 degrees, all four alike; images must be square.
+      rot90: turn it by a multiple of 90 degrees, all four alike; images must be square.
       crop: the smallest share of the side that a crop may have, in (0, 1]; 1 crops nothing.
       stain: how far the amount of each of three stains may change: its optical density is
         multiplied by 1 +- `stain`, in [0, 1), and shifted by up to a tenth of that (HED jitter;
@@ -55,7 +55,7 @@ class Changes:
     """
 
     flip: bool = True
-    turn: bool = False
+    rot90: bool = False
     crop: float = 0.8
     stain: float = 0.0
 
@@ -135,8 +135,8 @@ def augment_with_masks(
       how: what may be done.
     """
     params = augment_params(key, images.shape[0], how)
-    moved = apply(params, images, turn=how.turn)
-    maps = [apply_masks(params, masks[..., m], turn=how.turn) for m in range(masks.shape[-1])]
+    moved = apply(params, images, rot90=how.rot90)
+    maps = [apply_masks(params, masks[..., m], rot90=how.rot90) for m in range(masks.shape[-1])]
     return look(params, moved, how), jnp.stack(maps, axis=-1) if maps else masks
 
 
@@ -152,17 +152,17 @@ def augment_params(key: jax.Array, batch: int, how: Changes = PAPER) -> AugmentP
     return _params(jax.vmap(draw)(jnp.arange(batch)), how)
 
 
-def apply(params: AugmentParams, images: jax.Array, *, turn: bool = False) -> jax.Array:
+def apply(params: AugmentParams, images: jax.Array, *, rot90: bool = False) -> jax.Array:
     """The moved images by bilinear interpolation: [B,H,W,C] floating point, same dtype.
 
     Args:
       params: of each image.
       images: [B,H,W,C] floating point.
-      turn: whether any may be transposed; they are square then.
+      rot90: whether any may be transposed; they are square then.
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(f"images are {images.dtype}, augmentation works on floating point")
-    if turn:
+    if rot90:
         images = _transposed(params, images)
     batch, height, width, channels = images.shape
     lines_to = _bilinear(_positions(params.share, params.top, params.flip_rows, height))
@@ -194,9 +194,9 @@ def _transposed(params: AugmentParams, images: jax.Array) -> jax.Array:
     return jnp.where(chosen, images.swapaxes(1, 2), images)
 
 
-def apply_masks(params: AugmentParams, masks: jax.Array, *, turn: bool = False) -> jax.Array:
+def apply_masks(params: AugmentParams, masks: jax.Array, *, rot90: bool = False) -> jax.Array:
     """The maps [B,H,W] of integers below 2**24, moved like their images, by nearest neighbour."""
-    if turn:
+    if rot90:
         masks = _transposed(params, masks)
     _, height, width = masks.shape
     lines = _nearest(_positions(params.share, params.top, params.flip_rows, height))
@@ -210,7 +210,7 @@ def _params(draws: jax.Array, how: Changes) -> AugmentParams:
     cut = jnp.floor(draws[:, 0] * jnp.float32((1.0 - how.crop) * _SHARE_STEPS)) / _SHARE_STEPS
     rows, columns = ((draws[:, index] < 0.5) & how.flip for index in (3, 4))
     # As numpy.rot90: a quarter turn is a transposition, and then a flip of the rows.
-    quarters = jnp.floor(draws[:, 5] * 4).astype(jnp.int32) * int(how.turn)
+    quarters = jnp.floor(draws[:, 5] * 4).astype(jnp.int32) * int(how.rot90)
     amounts = 2.0 * draws[:, 6:DRAWS] - 1.0
     return AugmentParams(
         share=1.0 - cut,
@@ -426,8 +426,8 @@ def _move(draws: np.ndarray, pixels: np.ndarray, how: Changes) -> np.ndarray:
 def _move_batch(draws: jax.Array, pixels: jax.Array, how: Changes) -> jax.Array:
     params = _params(draws, how)
     if pixels.ndim == 3:
-        return apply_masks(params, pixels, turn=how.turn)
-    moved = look(params, apply(params, pixels.astype(jnp.float32), turn=how.turn), how)
+        return apply_masks(params, pixels, rot90=how.rot90)
+    moved = look(params, apply(params, pixels.astype(jnp.float32), rot90=how.rot90), how)
     return jnp.floor(moved + 0.5).astype(pixels.dtype)
 
 
@@ -436,7 +436,7 @@ def changes(config: ConfigDict) -> augment.Changes:
     block = config.augment
     return augment.Changes(
         flip=bool(block.flip),
-        turn=bool(block.turn),
+        rot90=bool(block.rot90),
         crop=float(block.crop),
         stain=float(block.stain),
     )

@@ -18,7 +18,7 @@ import numpy as np
 from sscjax.data import inputs
 from sscjax.data.dataset import ImageSet
 from sscjax.data.image_io import MIN_SIDE, resize_pixels
-from sscjax.data.inputs import Asked
+from sscjax.data.inputs import InputImage
 from sscjax.errors import UserError
 
 Images = Any
@@ -42,7 +42,7 @@ class Batches:
       batch: images at a time.
     """
 
-    named: Sequence[Asked]
+    named: Sequence[InputImage]
     source: Any
     size: int
     batch: int
@@ -87,7 +87,7 @@ def of(images: Images, size: int, batch: int, classes: Sequence[str]) -> Batches
     if isinstance(images, ImageSet):
         names = (images.files, images.subjects, images.labels)
         named = [
-            Asked(Path(file), file, subject, images.classes[label])
+            InputImage(Path(file), file, subject, images.classes[label])
             for file, subject, label in zip(*(column.tolist() for column in names), strict=True)
         ]
         return Batches(named, images.images, size, batch)
@@ -135,6 +135,6 @@ def _check(array: Any, what: str, given: int = 0) -> None:
         )
 
 
-def _numbered(count: int) -> list[Asked]:
+def _numbered(count: int) -> list[InputImage]:
     """Names of images that have none: each is its own subject."""
-    return [Asked(Path(), name, name) for name in map(str, range(count))]
+    return [InputImage(Path(), name, name) for name in map(str, range(count))]

@@ -33,7 +33,7 @@ class ImageSet:
         known, or None.
       mask_classes: what the indices of the masks mean; () where nobody named them.
       source: one line for people, for example `synthetic (seed 0)` or `folder /data/skin`.
-      left_out: why, by file, images of the source are not among these: they cannot be read.
+      skipped: why, by file, images of the source are not among these: they cannot be read.
       origins: [N] str, what `files` would be if they were not numbers in place of names; '' for
         what is no file; None where `files` are the names. Never written anywhere.
       loaded_by: fields of a config, such as `data.path`, that load these images again; {} where
@@ -49,7 +49,7 @@ class ImageSet:
     masks: Rows | None = None
     mask_classes: tuple[str, ...] = ()
     source: str = ""
-    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
     origins: np.ndarray | None = None
     loaded_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -20,7 +20,7 @@ _AHEAD = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class InputImage:
     """One image, not decoded yet.
 
     Attributes:
@@ -36,7 +36,7 @@ class Asked:
     label: str = ""
 
 
-def find(path: Path | str, classes: Sequence[str]) -> list[Asked]:
+def find(path: Path | str, classes: Sequence[str]) -> list[InputImage]:
     """The images that a path stands for.
 
     An image file stands for itself. A csv file, or a folder with a `manifest.csv`, has the columns
@@ -58,7 +58,7 @@ def find(path: Path | str, classes: Sequence[str]) -> list[Asked]:
     return found
 
 
-def _found(path: Path, classes: Sequence[str]) -> list[Asked]:
+def _found(path: Path, classes: Sequence[str]) -> list[InputImage]:
     if path.is_dir():
         manifest = path / image_folder.MANIFEST
         return _from_manifest(manifest) if manifest.is_file() else _from_folder(path, classes)
@@ -68,10 +68,10 @@ def _found(path: Path, classes: Sequence[str]) -> list[Asked]:
         )
     if path.suffix.lower() == ".csv":
         return _from_manifest(path)
-    return [Asked(path, path.name, path.name)]
+    return [InputImage(path, path.name, path.name)]
 
 
-def _from_folder(folder: Path, classes: Sequence[str]) -> list[Asked]:
+def _from_folder(folder: Path, classes: Sequence[str]) -> list[InputImage]:
     visible = masks.without(image_folder.walk(folder))
     files = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
@@ -85,14 +85,14 @@ def _from_folder(folder: Path, classes: Sequence[str]) -> list[Asked]:
         parts = file.relative_to(folder).parts
         name = "/".join(parts)
         if labelled:
-            found.append(Asked(file, name, parts[1] if len(parts) > 2 else name, parts[0]))
+            found.append(InputImage(file, name, parts[1] if len(parts) > 2 else name, parts[0]))
         else:
             inner = "/".join(parts[:-1])
-            found.append(Asked(file, name, inner or folder.resolve().name))
+            found.append(InputImage(file, name, inner or folder.resolve().name))
     return found
 
 
-def _from_manifest(manifest: Path) -> list[Asked]:
+def _from_manifest(manifest: Path) -> list[InputImage]:
     found = []
     for line, row in image_folder.read_rows(manifest, ("file",)):
         place = f"{manifest}, row {line}"
@@ -100,7 +100,7 @@ def _from_manifest(manifest: Path) -> list[Asked]:
             raise UserError(f"{place}: empty file; fill it in")
         path, name = image_folder.named_file(manifest.parent, place, row["file"])
         subject = row.get("subject") or row.get("slide") or name
-        found.append(Asked(path, name, subject, row.get("label", "")))
+        found.append(InputImage(path, name, subject, row.get("label", "")))
     if not found:
         raise UserError(f"{manifest}: has no rows; expected one row per image")
     return found
@@ -121,7 +121,7 @@ class Batch:
     failed: list[tuple[int, str]]
 
 
-def decode(asked: Sequence[Asked], size: int, batch: int) -> Iterator[Batch]:
+def decode(asked: Sequence[InputImage], size: int, batch: int) -> Iterator[Batch]:
     """Decode images in threads, a few batches ahead of who uses them; memory stays bounded.
 
     Args:

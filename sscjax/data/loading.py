@@ -192,7 +192,7 @@ def decode_listing(
         splits=np.array(splits, dtype=np.str_) if splits else None,
         masks=maps,
         source=listing.source,
-        left_out={
+        skipped={
             records[index].file: reason.removeprefix(f"{records[index].path}: ")
             for index, reason in sorted(failed.items())
         },

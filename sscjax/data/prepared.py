@@ -60,7 +60,7 @@ class PreparedSet(Sequence[Example]):
       classes: class names in label order.
       image_size: side of the images in pixels.
       source: one line for people.
-      left_out: as in `ImageSet`.
+      skipped: as in `ImageSet`.
       folder: where the ArrayRecord files lie.
     """
 
@@ -71,7 +71,7 @@ class PreparedSet(Sequence[Example]):
         self.image_size = recipe.image_size
         self.folder = Path(builder.data_path)
         self.source: str = metadata["source"] if recipe.source is None else recipe.source
-        self.left_out: dict[str, str] = metadata["left_out"]
+        self.skipped: dict[str, str] = metadata["skipped"]
         self._with_splits: bool = metadata["with_splits"]
         self._records = records
 
@@ -132,7 +132,7 @@ class PreparedSet(Sequence[Example]):
             splits=np.array(splits, np.str_) if splits else None,
             masks=np.stack(masks) if masks else None,
             source=self.source,
-            left_out=self.left_out,
+            skipped=self.skipped,
         )
 
 

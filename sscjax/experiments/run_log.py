@@ -15,7 +15,7 @@ _LOG = logging.getLogger(__name__)
 def log_source(image_set: ImageSet, synthetic: bool) -> None:
     """Log where the images come from, which were skipped, and whether they are synthetic."""
     _LOG.info("images: %s", image_set.source)
-    if image_set.left_out:
+    if image_set.skipped:
         _LOG.warning(
             "%s (config.data.corrupt=skip)", " ".join(summarize.left_out_warning(image_set).split())
         )

@@ -46,7 +46,7 @@ def make(
             "images": len(images.originals),
             "training_images": len(images.training),
             **({"mask_classes": list(mask_classes)} if mask_classes else {}),
-            **left_out(images.originals),
+            **skipped(images.originals),
         },
         "weights": network.weights.identity(),
         # As they are run: without weights they differ from the config.
@@ -66,9 +66,9 @@ def shown_command(config: ConfigDict, words: Sequence[str]) -> list[str]:
     return anonymize.command(words, config.data.path) if config.get("private") else list(words)
 
 
-def left_out(image_set: ImageSet) -> dict[str, Any]:
+def skipped(image_set: ImageSet) -> dict[str, Any]:
     """What a record says about images that cannot be read; nothing where all can."""
-    return {"left_out": dict(image_set.left_out)} if image_set.left_out else {}
+    return {"skipped": dict(image_set.skipped)} if image_set.skipped else {}
 
 
 def versions() -> dict[str, str]:
@@ -145,7 +145,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     lines = []
     for of in ("data", "weights"):
         before, after = dict(then[of]), dict(now[of])
-        lines += _differing(before.pop("left_out", {}), after.pop("left_out", {}))
+        lines += _differing(before.pop("skipped", {}), after.pop("skipped", {}))
         lines += config_differences(before, after, of)
     # The folder's own place and the wording of the source may change; its pixels may not.
     lines = [line for line in lines if not line.startswith("data.source")]

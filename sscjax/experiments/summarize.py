@@ -190,7 +190,7 @@ def reach(images: dataset.Images, ranges: Mapping[str, Any]) -> str:
 
 def left_out_warning(image_set: ImageSet) -> str:
     """How many images could not be read, and which."""
-    names = [formatting.clean_file(name, 60) for name in image_set.left_out]
+    names = [formatting.clean_file(name, 60) for name in image_set.skipped]
     count, more = len(names), ""
     if count > _NAMED:
         names, more = names[:_NAMED], f" and {count - _NAMED:,} more (the record has all)"
@@ -241,7 +241,7 @@ def warnings(
             "NO SUBJECTS: every image counts as a subject of its own, so images of one patient\n"
             "may stand in training and test alike, and the figures are too good."
         )
-    if images.originals.left_out:
+    if images.originals.skipped:
         parts.append(left_out_warning(images.originals))
     unnamed, total = images.unnamed, len(images.originals)
     if images.by == "subject" and 0 < unnamed < total:

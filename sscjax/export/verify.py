@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data.inputs import Asked
+from sscjax.data.inputs import InputImage
 from sscjax.errors import UserError
 from sscjax.export import metadata, reference_images
 from sscjax.export.reference_images import Sample
@@ -201,7 +201,7 @@ def _timed(parts: Iterator[Outputs]) -> tuple[Outputs, float | None]:
 
 def _outcomes(opened: Classifier, outputs: Outputs) -> list[str]:
     count = len(outputs.distances)
-    images = [Asked(Path(), str(number), str(number)) for number in range(count)]
+    images = [InputImage(Path(), str(number), str(number)) for number in range(count)]
     return predict.decide(opened, images, outputs).outcomes(opened.columns)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data.inputs import Asked
+from sscjax.data.inputs import InputImage
 from sscjax.evaluation.predictions import group_means
 from sscjax.inference.outputs import Outputs, Rules
 from sscjax.system import files, formatting
@@ -78,7 +78,7 @@ class Decisions:
 
 
 def decide(
-    images: Sequence[Asked],
+    images: Sequence[InputImage],
     outputs: Outputs,
     rules: Rules,
     classes: int,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sscjax.data import anonymize
-from sscjax.data.inputs import Asked, decode
+from sscjax.data.inputs import InputImage, decode
 from sscjax.errors import UserError
 from sscjax.inference import classifier, decisions, predict, saliency
 from sscjax.inference.classifier import Classifier
@@ -183,7 +183,7 @@ def _maps(opened: Classifier, layer: str) -> Draw:
 def _explained(
     opened: Classifier,
     draw: Draw,
-    chosen: Sequence[Asked],
+    chosen: Sequence[InputImage],
     images: np.ndarray,
     of: str,
     out: Path,

@@ -15,7 +15,7 @@ import numpy as np
 
 from sscjax.data import masks as maps
 from sscjax.data.image_io import read_upright_size
-from sscjax.data.inputs import Asked
+from sscjax.data.inputs import InputImage
 from sscjax.errors import UserError
 from sscjax.reports import figures
 from sscjax.system import files, formatting, run_dir
@@ -29,7 +29,7 @@ PARTIAL = ".masks.partial"
 class MaskFiles:
     """Writes masks as they come, so that no more than a batch of them is in memory."""
 
-    def __init__(self, out: Path, images: Sequence[Asked], classes: Sequence[str]) -> None:
+    def __init__(self, out: Path, images: Sequence[InputImage], classes: Sequence[str]) -> None:
         """Nothing is written yet.
 
         Args:

@@ -18,7 +18,7 @@ import numpy as np
 
 import sscjax
 from sscjax.data import anonymize, image_folder
-from sscjax.data.inputs import Asked, decode, find
+from sscjax.data.inputs import InputImage, decode, find
 from sscjax.data.manifest import hash_files, read
 from sscjax.errors import UserError
 from sscjax.evaluation import intervals, metrics, predictions
@@ -125,7 +125,7 @@ class Results:
 
 def _results(
     opened: Classifier | Ensemble,
-    images: Sequence[Asked],
+    images: Sequence[InputImage],
     mask_files: MaskFiles | None,
     private: bool,
 ) -> Results:
@@ -181,7 +181,7 @@ def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
 
 def listed(
     inputs: Sequence[Path], opened: Classifier | Ensemble, private: bool = False
-) -> list[Asked]:
+) -> list[InputImage]:
     """All images of the inputs, see `inputs.find`; with numbers for their names if `private`.
 
     Raises:
@@ -200,7 +200,7 @@ def listed(
 
 
 def predict_images(
-    opened: Classifier | Ensemble, images: Sequence[Asked], mask_files: MaskFiles | None = None
+    opened: Classifier | Ensemble, images: Sequence[InputImage], mask_files: MaskFiles | None = None
 ) -> tuple[Decisions, list[tuple[int, str]]]:
     """Decisions for the images that could be read; row and reason of the others.
 
@@ -232,7 +232,9 @@ def predict_images(
     return decide(opened, [images[row] for row in read_rows], joined), failed
 
 
-def decide(opened: Classifier | Ensemble, images: Sequence[Asked], outputs: Outputs) -> Decisions:
+def decide(
+    opened: Classifier | Ensemble, images: Sequence[InputImage], outputs: Outputs
+) -> Decisions:
     """Apply the run's rules to the network's outputs for some images."""
     return decisions.decide(
         images, outputs, opened.rules, len(opened.classes), opened.distance_limit

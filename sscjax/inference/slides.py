@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sscjax.data import image_folder, image_io
-from sscjax.data.inputs import Asked
+from sscjax.data.inputs import InputImage
 from sscjax.data.slides import output, reader
 from sscjax.data.slides.cut import cut_all
 from sscjax.data.slides.output import Source
@@ -43,7 +43,7 @@ class Cut:
       failed: one line for each that could not be.
     """
 
-    tiles: list[Asked]
+    tiles: list[InputImage]
     slides: list[tuple[Source, dict[str, Any]]]
     failed: list[str]
 
@@ -148,7 +148,7 @@ def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
         raise UserError(f"no slide could be cut: {failed[0]}")
     output.write_manifest(folder, done)
     tiles = [
-        Asked(folder / tile["file"], _tile_name(source, tile), source.name)
+        InputImage(folder / tile["file"], _tile_name(source, tile), source.name)
         for source, about in done
         for tile in about["tiles"]
     ]

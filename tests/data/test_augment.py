@@ -91,24 +91,24 @@ def test_all_four_flips_are_drawn_evenly() -> None:
 def test_turns_are_numpys(quarters: int) -> None:
     """Images and maps; the drawn number of quarters is that of numpy.rot90."""
     draws = jnp.zeros((1, augment.DRAWS)).at[0, 5].set(quarters / 4 + 0.1)
-    drawn = augment._params(draws, Changes(flip=False, turn=True, crop=1.0))
+    drawn = augment._params(draws, Changes(flip=False, rot90=True, crop=1.0))
     images = scaled(1)
-    moved = augment.apply(drawn, images, turn=True)
+    moved = augment.apply(drawn, images, rot90=True)
     np.testing.assert_array_equal(moved[0], np.rot90(images[0], quarters))
     maps = jnp.asarray(pixels(1)[..., 0])
-    moved = augment.apply_masks(drawn, maps, turn=True)
+    moved = augment.apply_masks(drawn, maps, rot90=True)
     np.testing.assert_array_equal(moved[0], np.rot90(maps[0], quarters))
 
 
 def test_flips_and_turns_reach_all_eight_places_evenly() -> None:
-    drawn = augment_params(jax.random.key(0), 4000, Changes(turn=True, crop=1.0))
+    drawn = augment_params(jax.random.key(0), 4000, Changes(rot90=True, crop=1.0))
     kinds = 4 * np.asarray(drawn.transpose) + 2 * drawn.flip_rows + drawn.flip_columns
     np.testing.assert_allclose(np.bincount(kinds) / 4000, 1 / 8, atol=0.02)
-    turned = augment_params(jax.random.key(0), 4000, Changes(flip=False, turn=True))
+    turned = augment_params(jax.random.key(0), 4000, Changes(flip=False, rot90=True))
     kinds = 4 * np.asarray(turned.transpose) + 2 * turned.flip_rows + turned.flip_columns
     assert set(kinds.tolist()) == {0, 6, 3, 5}, "turned, never mirrored"
     with pytest.raises(ValueError, match="only square ones can be turned"):
-        augment.augment_batch(jax.random.key(0), scaled(1, width=30), Changes(turn=True))
+        augment.augment_batch(jax.random.key(0), scaled(1, width=30), Changes(rot90=True))
 
 
 # Directions of haematoxylin and eosin as published, red, green, blue.

@@ -55,8 +55,8 @@ def test_skip_says_so_everywhere_and_stays_strict(
     said = f"2 OF 36 IMAGES LEFT OUT, for they cannot be read: {', '.join(names)}"
     assert said in caplog.text
     data = json.loads((run / "run.json").read_text(encoding="utf-8"))["data"]
-    assert list(data["left_out"]) == names and data["images"] == 34
-    assert "zero bytes" in data["left_out"][names[1]]
+    assert list(data["skipped"]) == names and data["images"] == 34
+    assert "zero bytes" in data["skipped"][names[1]]
     warned = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["warnings"]
     assert said in " ".join(warned[0].split())
     assert said in " ".join((run / "report.txt").read_text(encoding="utf-8").split())

@@ -71,7 +71,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     (folder / odd[3]).symlink_to("nothing.png")
     os.mkfifo(folder / "a" / "p" / "notes")
     found = loading.load(folder, 32, corrupt="skip")
-    assert list(found.left_out) == odd and found.files.tolist() == ["a/p/one.png", "b/q/two.png"]
+    assert list(found.skipped) == odd and found.files.tolist() == ["a/p/one.png", "b/q/two.png"]
     with pytest.raises(UserError) as caught:
         loading.load(folder, 32)
     clear(caught.value)

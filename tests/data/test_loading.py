@@ -214,16 +214,16 @@ def test_what_cannot_be_read_is_left_out(with_broken, tmp_path_factory, way):
     else:
         for _ in range(2 if way == "file again" else 1):
             found = prepared.make(recipe, cache, np.inf if way == "memory" else 0)
-    assert tuple(found.left_out) == BROKEN
-    assert "zero bytes" in found.left_out[BROKEN[0]]
-    assert "truncated or damaged" in found.left_out[BROKEN[1]]
+    assert tuple(found.skipped) == BROKEN
+    assert "zero bytes" in found.skipped[BROKEN[0]]
+    assert "truncated or damaged" in found.skipped[BROKEN[1]]
     for file in BROKEN:
         (with_broken / file).unlink()
     expected = load(with_broken, SIZE)
     assert "ill/p1/black.png" in expected.files
     assert found.files.tolist() == expected.files.tolist()
     np.testing.assert_array_equal(np.asarray(found.images), np.asarray(expected.images))
-    assert found.fingerprint() == expected.fingerprint() and not expected.left_out
+    assert found.fingerprint() == expected.fingerprint() and not expected.skipped
 
 
 def test_decoded_images_in_a_file_are_no_way_round_the_policy(with_broken, tmp_path_factory):
@@ -243,7 +243,7 @@ def test_images_in_a_file_that_can_be_read_later_are_not_left_black(
     path.write_bytes(bytes(len(other)))
     stamp = path.stat().st_mtime_ns
     recipe = recipes.from_path(with_broken, SIZE, corrupt="skip")
-    assert tuple(prepared.make(recipe, cache, 0).left_out) == BROKEN
+    assert tuple(prepared.make(recipe, cache, 0).skipped) == BROKEN
     path.write_bytes(other)
     os.utime(path, ns=(stamp, stamp))
     again = recipes.from_path(with_broken, SIZE, corrupt="skip")
@@ -253,7 +253,7 @@ def test_images_in_a_file_that_can_be_read_later_are_not_left_black(
         with caplog.at_level(logging.INFO):
             found = prepared.make(again, cache, 0)
         assert line in caplog.text and bool(line) == ("decoded anew" in caplog.text)
-        assert tuple(found.left_out) == BROKEN[:1]
+        assert tuple(found.skipped) == BROKEN[:1]
         place = found.files.tolist().index(BROKEN[1])
         np.testing.assert_array_equal(found.images[place], read_image(path, SIZE))
 
@@ -266,7 +266,7 @@ def test_mask_that_cannot_be_read_takes_its_image_along(folder):
         Image.fromarray(np.full((20, 24), number, np.uint8)).save(image.with_name(name))
     (folder / "ill" / "p1" / "more_mask.png").write_bytes(b"")
     found = load(folder, SIZE, corrupt="skip")
-    assert list(found.left_out) == ["ill/p1/more.png"]
+    assert list(found.skipped) == ["ill/p1/more.png"]
     maps = np.asarray(found.masks)
     assert len(maps) == len(found) and (maps == 1).any(axis=(1, 2)).sum() == 1
 
@@ -307,8 +307,8 @@ def test_links_that_lead_nowhere(folder, tmp_path_factory):
     recipe = recipes.from_path(folder, SIZE, corrupt="skip")
     for max_bytes in (np.inf, 0, 0):
         found = prepared.make(recipe, tmp_path_factory.getbasetemp() / "links", max_bytes)
-        assert list(found.left_out) == gone and len(found) == 3
-    assert list(load(folder, SIZE, corrupt="skip").left_out) == gone
+        assert list(found.skipped) == gone and len(found) == 3
+    assert list(load(folder, SIZE, corrupt="skip").skipped) == gone
     write_image(folder / "other.png")
     (folder / "other.png").rename(folder / "well" / "p1" / "later.png")
     refused(lambda: recipes.from_path(folder, SIZE, corrupt="skip"), "duplicate", "gone.png")
@@ -317,7 +317,7 @@ def test_links_that_lead_nowhere(folder, tmp_path_factory):
     link(folder / "well" / "p1" / "gone.png", Path(".later.png"))
     again = recipes.from_path(folder, SIZE, corrupt="skip")
     assert again.key != recipe.key
-    assert list(prepared.make(again, folder).left_out) == gone[:1]
+    assert list(prepared.make(again, folder).skipped) == gone[:1]
 
 
 def test_the_folder_itself_may_be_a_link(folder, tmp_path_factory):

@@ -201,14 +201,14 @@ def test_the_synthetic_set_has_its_tissues() -> None:
 # ---- moved with their images --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", (augment.Changes(crop=1.0), augment.Changes(turn=True, crop=1.0)))
+@pytest.mark.parametrize("how", (augment.Changes(crop=1.0), augment.Changes(rot90=True, crop=1.0)))
 def test_online_masks_move_with_their_images(how: augment.Changes) -> None:
     """A mask that is painted into the image stays on its place in it."""
     rng = np.random.default_rng(0)
     values = rng.integers(0, 4, (16, 12, 12)).astype(np.uint8)
     stored = np.stack([values * 60, values * 30, values * 10, values], axis=-1)
     config = default.get_config()
-    config.augment.crop, config.augment.turn = how.crop, how.turn
+    config.augment.crop, config.augment.rot90 = how.crop, how.rot90
     inputs = setup.make_inputs(config, "minus_one_one", online=True)
     plain = np.asarray(inputs(jnp.asarray(stored), None))
     moved = np.asarray(jax.jit(inputs)(stored, jax.random.key(3)))

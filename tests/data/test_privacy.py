@@ -250,7 +250,7 @@ def test_private_runs_tell_no_names(
     assert TELLTALE not in caplog.text + said.out + said.err
     # What stands there instead: numbers, the same everywhere, also of what cannot be read.
     kept = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    assert kept["data"]["left_out"] == {
+    assert kept["data"]["skipped"] == {
         "image 0006": "not an image that can be read; expected the "
         "content of a jpg, png, tif or bmp file; convert or remove it"
     }
@@ -369,7 +369,7 @@ def test_records_from_before_there_was_the_field() -> None:
     assert found == ["config.private: absent then, True now"]
     config = one_stage_config()
     del config.private, config.data.corrupt
-    assert not data_from_config.load_images(config)[0].left_out and run_record.shown_config(config)
+    assert not data_from_config.load_images(config)[0].skipped and run_record.shown_config(config)
 
 
 def test_numbers_are_of_the_names_alone() -> None:
@@ -382,12 +382,12 @@ def test_numbers_are_of_the_names_alone() -> None:
             subjects=np.array(["q", "p", "c/3.png"]),
             files=files,
             classes=("a", "b"),
-            left_out={"aa/0.png": "aa/0_mask.png: no mask"},
+            skipped={"aa/0.png": "aa/0_mask.png: no mask"},
         )
     )
     assert found.files.tolist() == ["image 0003", "image 0001", "image 0004"]
     assert found.subjects.tolist() == ["subject 002", "subject 001", "image 0004"]
-    assert found.left_out == {"image 0002": "cannot be read"}
+    assert found.skipped == {"image 0002": "cannot be read"}
     assert found.paths == files.tolist() and found.take(np.array([1])).paths == ["a/1.png"]
     copies = augment.augmented_copies(found, 1, 0, augment.Changes())
     assert copies.paths == [*files.tolist(), "", "", ""]

@@ -230,16 +230,16 @@ def test_pen_and_blur_are_rejected_by_name(tmp_path: Path) -> None:
     image.paste(soft, (0, 256))
     path = write_slide(tmp_path / "a.tif", np.asarray(image))
     wish = settings(min_tissue=0.5)
-    left_out: dict[tuple[int, int], str] = {}
+    skipped: dict[tuple[int, int], str] = {}
     with reader.open_slide(path) as slide:
         planned = tiling.plan(slide, wish)
-        found = {(t.x, t.y) for t in tiling.tiles(slide, planned, wish, "a", left_out)}
+        found = {(t.x, t.y) for t in tiling.tiles(slide, planned, wish, "a", skipped)}
         wish_all = settings(min_tissue=0.5, reject=False)
         every = {(t.x, t.y) for t in tiling.tiles(slide, planned, wish_all, "a")}
-    assert {left_out[x, 0] for x in (0, 128, 256)} == {tiling.PEN}
-    assert {left_out[x, 256] for x in (0, 128, 256)} == {tiling.BLUR}
+    assert {skipped[x, 0] for x in (0, 128, 256)} == {tiling.PEN}
+    assert {skipped[x, 256] for x in (0, 128, 256)} == {tiling.BLUR}
     assert {y for _, y in found} == {128, 384} and found < every
-    assert left_out[896, 0] == tiling.NO_TISSUE
+    assert skipped[896, 0] == tiling.NO_TISSUE
 
 
 @pytest.mark.parametrize(

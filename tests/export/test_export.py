@@ -26,7 +26,7 @@ from snippets import run_snippet, snippets
 from sscjax import export
 from sscjax.cli import export as export_command
 from sscjax.data import image_io
-from sscjax.data.inputs import Asked
+from sscjax.data.inputs import InputImage
 from sscjax.errors import UserError
 from sscjax.export import formats, graph, graph_jax, metadata, onnx_file, verify
 from sscjax.export import write as export_file
@@ -406,7 +406,7 @@ def test_documented_rules_are_those_of_the_run(runs: Runs) -> None:
     shares[:, 2] = 1 - shares[:, :2].sum(axis=1)
     shares = shares[shares[:, :2].sum(axis=1) > 0]
     distances = rng.integers(1, 4, len(shares)).astype(float)
-    some = [Asked(Path(), str(k), str(k)) for k in range(len(shares))]
+    some = [InputImage(Path(), str(k), str(k)) for k in range(len(shares))]
     for least in (0.6, None):
         about["confidence_threshold"]["value"] = least
         own = dataclasses.replace(rules, confidence_threshold=least)

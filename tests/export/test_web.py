@@ -100,7 +100,7 @@ def test_predicts_as_the_run(opened: Opened, run: Path, tiles: list[Path]) -> No
     expected = Outputs.join(
         list(network.outputs(image_io.read_image(tile, SIZE)[None] for tile in tiles))
     )
-    some = [inputs.Asked(tile, tile.name, tile.name) for tile in tiles]
+    some = [inputs.InputImage(tile, tile.name, tile.name) for tile in tiles]
     table = decisions.decide(
         some, expected, network.rules, len(network.classes), network.detector.threshold
     )
@@ -178,7 +178,7 @@ def test_rules_are_those_of_predict(modules: Any) -> None:
     rng = np.random.default_rng(1)
     shares = rng.dirichlet(np.full(4, 0.7), 60)
     distances = rng.uniform(0.5, 1.6, 60)
-    some = [inputs.Asked(Path(), f"{k}", "one" if k < 20 else "two") for k in range(60)]
+    some = [inputs.InputImage(Path(), f"{k}", "one" if k < 20 else "two") for k in range(60)]
     table = decisions.decide(some, Outputs(shares, distances), RULES, 3, 1.2)
     found = modules.evaluate(
         """async ([about, shares, distances]) => {

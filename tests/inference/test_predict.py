@@ -17,7 +17,7 @@ from small_runs import finished_run, put, write_folder
 import sscjax
 from sscjax.cli import predict
 from sscjax.data import inputs
-from sscjax.data.inputs import Asked
+from sscjax.data.inputs import InputImage
 from sscjax.data.slides import output
 from sscjax.errors import UserError
 from sscjax.evaluation import predictions
@@ -142,7 +142,7 @@ def test_rules_by_hand() -> None:
         [[0.7, 0.2, 0.1], [0.45, 0.3, 0.25], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8], [0.5, 0.25, 0.25]]
     )
     distances = np.array([1.0, 1.0, 3.0, 2.0, 1.0])
-    some = [Asked(Path(f"{k}.png"), f"{k}.png", f"s{k // 3}") for k in range(5)]
+    some = [InputImage(Path(f"{k}.png"), f"{k}.png", f"s{k // 3}") for k in range(5)]
     columns = ("normal", "early", "late")
     judged = decisions.decide(some, Outputs(probabilities, distances), RULES, 3, 2.0)
     # A distance at the limit is not above it; 0.5 reaches the threshold of disease.
@@ -174,13 +174,13 @@ def test_rules_by_hand() -> None:
 
 def test_unused_outputs_do_not_count_as_disease() -> None:
     answer = Outputs(np.array([[0.3, 0.3, 0.4]]), np.array([1.0]))
-    judged = decisions.decide([Asked(Path("a"), "a", "a")], answer, RULES, 2, 2.0)
+    judged = decisions.decide([InputImage(Path("a"), "a", "a")], answer, RULES, 2, 2.0)
     assert judged.scores.tolist() == pytest.approx([0.5])
 
 
 def test_long_tables_are_cut() -> None:
     count = decisions.MOST_ROWS + 3
-    some = [Asked(Path(f"{k}"), f"{k}\x1b[2J.png", f"{k}") for k in range(count)]
+    some = [InputImage(Path(f"{k}"), f"{k}\x1b[2J.png", f"{k}") for k in range(count)]
     found = Outputs(np.tile([[0.7, 0.3]], (count, 1)), np.ones(count))
     judged = decisions.decide(some, found, RULES, 2, 2.0)
     text = decisions.table_text(judged, ("a", "b"), "image", "images.csv")
@@ -192,7 +192,7 @@ def test_long_tables_are_cut() -> None:
 
 def test_one_image(tmp_path: Path) -> None:
     path = put(tmp_path / "a.png")
-    assert inputs.find(path, ("x", "y")) == [Asked(path, "a.png", "a.png")]
+    assert inputs.find(path, ("x", "y")) == [InputImage(path, "a.png", "a.png")]
 
 
 def test_folders_of_subjects(tmp_path: Path) -> None:

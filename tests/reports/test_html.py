@@ -461,7 +461,7 @@ PAPER = "horizontal and vertical flips, crops of at least 80% of the side, enlar
         (
             {
                 "augment.flip": False,
-                "augment.turn": True,
+                "augment.rot90": True,
                 "augment.stain": 0.3,
                 "augment.crop": 1.0,
                 "augment.copies": 1,

@@ -166,7 +166,7 @@ def audit_folder(
         raise UserError(f"--image-size={image_size}: expected 32 pixels or more")
     data = data.expanduser()
     image_set = loading.load(data, image_size, corrupt=corrupt)
-    for file, reason in image_set.left_out.items():
+    for file, reason in image_set.skipped.items():
         _LOG.warning("left out: %s: %s", file, reason)
     divided = read_splits(splits, image_set) if splits else image_set.splits
     findings = audit(image_set, divided, data.parent if data.is_file() else data)

@@ -115,9 +115,9 @@ def find(images: Rows, progress: Callable[[int], Any] = lambda count: None) -> F
         blank = ~small.recognisable(grey)
         identical = _identical(digests)
         # Of identical images the first stands for all.
-        left_out = blank.copy()
-        left_out[[pair.second for pair in identical]] = True
-        seen = np.flatnonzero(~left_out)
+        skipped = blank.copy()
+        skipped[[pair.second for pair in identical]] = True
+        seen = np.flatnonzero(~skipped)
         similar: dict[tuple[int, int], Pair] = {}
         for pair in _similar(grey[seen], progress):
             key = (int(seen[pair.first]), int(seen[pair.second]))

@@ -193,12 +193,12 @@ def _written(
 ) -> dict[str, Any]:
     """Write all tiles of a slide, and what is to be known about it."""
     started = time.monotonic()
-    left_out: dict[tuple[int, int], str] = {}
+    skipped: dict[tuple[int, int], str] = {}
     taken: list[tuple[int, int]] = []
-    for tile in tiling.tiles(slide, planned, settings, source.name, left_out):
+    for tile in tiling.tiles(slide, planned, settings, source.name, skipped):
         writer.add(tile, planned.mpp)
         taken.append((tile.x, tile.y))
-    rejected = Counter(left_out.values())
+    rejected = Counter(skipped.values())
     about = {
         "width": slide.width,
         "height": slide.height,
@@ -210,7 +210,7 @@ def _written(
         "rejected": {reason: rejected[reason] for reason in tiling.REASONS},
         "seconds": round(time.monotonic() - started, 2),
     }
-    return writer.close(about, output.drawing(planned, taken, left_out))
+    return writer.close(about, output.drawing(planned, taken, skipped))
 
 
 # --- what is printed ------------------------------------------------------------------------------

@@ -207,14 +207,14 @@ class Writer:
 
 
 def drawing(
-    planned: Plan, taken: Iterable[tuple[int, int]], left_out: Mapping[tuple[int, int], str]
+    planned: Plan, taken: Iterable[tuple[int, int]], skipped: Mapping[tuple[int, int], str]
 ) -> np.ndarray:
     """The thumbnail with the grid of fields that hold tissue, and a legend: uint8 [h,w,3]."""
     image = Image.fromarray(planned.thumbnail)
     image.thumbnail((_SHOWN, _SHOWN), Image.Resampling.LANCZOS)
     scale = planned.scale * image.width / planned.thumbnail.shape[1]
     places = dict.fromkeys(taken, "taken")
-    places |= {place: why for place, why in left_out.items() if why != tiling.NO_TISSUE}
+    places |= {place: why for place, why in skipped.items() if why != tiling.NO_TISSUE}
     draw = ImageDraw.Draw(image)
     side = planned.field * scale
     for (x, y), kind in sorted(places.items(), key=lambda item: item[1] == "taken"):

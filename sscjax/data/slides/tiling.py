@@ -196,7 +196,7 @@ def tiles(
     planned: Plan,
     settings: Settings,
     name: str,
-    left_out: dict[tuple[int, int], str] | None = None,
+    skipped: dict[tuple[int, int], str] | None = None,
 ) -> Iterator[Tile]:
     """The tiles of a slide, one at a time; the same for the same name and settings.
 
@@ -205,15 +205,15 @@ def tiles(
       planned: of this slide.
       settings: as for the plan.
       name: of the slide; with the seed it decides which tiles a cap leaves.
-      left_out: is told of every field left out, by its x and y, which of `REASONS` it was.
+      skipped: is told of every field left out, by its x and y, which of `REASONS` it was.
     """
-    left_out = {} if left_out is None else left_out
+    skipped = {} if skipped is None else skipped
     chosen = []
     for place in planned.places:
         if place[2] >= settings.min_tissue and place[2] > 0:
             chosen.append(place)
         else:
-            left_out[place[:2]] = NO_TISSUE
+            skipped[place[:2]] = NO_TISSUE
     if settings.max_tiles:
         rng = np.random.default_rng([settings.seed, zlib.crc32(name.encode("utf-8", "replace"))])
         chosen = [chosen[index] for index in rng.permutation(len(chosen))]
@@ -221,13 +221,13 @@ def tiles(
     taken = 0
     for x, y, share in chosen:
         if settings.max_tiles and taken >= settings.max_tiles:
-            left_out[x, y] = BEYOND
+            skipped[x, y] = BEYOND
             continue
         pixels = _cut(slide, x, y, planned.field, level, settings.tile_size)
         if settings.reject and tissue.pen_share(pixels) > tissue.PEN_SHARE:
-            left_out[x, y] = PEN
+            skipped[x, y] = PEN
         elif settings.reject and tissue.sharpness(pixels) < tissue.SHARPNESS:
-            left_out[x, y] = BLUR
+            skipped[x, y] = BLUR
         else:
             taken += 1
             if planned.stains is not None:

@@ -99,7 +99,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self.info.metadata.update(
             source=image_set.source,
             with_splits=image_set.splits is not None,
-            left_out=dict(image_set.left_out),
+            skipped=dict(image_set.skipped),
         )
         for index in range(len(image_set)):
             example = {

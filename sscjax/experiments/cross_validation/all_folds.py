@@ -145,7 +145,7 @@ def _record(
             "classes": list(image_set.classes),
             "images": len(image_set),
             "subjects": len(set(image_set.subjects.tolist())),
-            **run_record.left_out(image_set),
+            **run_record.skipped(image_set),
         },
         # Each fold keeps and compares its own; here only that all folds have the same.
         "weights": {},

@@ -145,7 +145,7 @@ def flow(folder: Folder) -> dict[str, Any]:
     return {
         "source": data["source"],
         "private": bool(folder.config.get("private", False)),
-        "left_out": list(data.get("left_out", {}).items()),
+        "skipped": list(data.get("skipped", {}).items()),
         "all": _counts(all_images, data["classes"]),
         "splits": splits,
         "folds": [_fold(name, fold) for name, fold in folder.folds.items()],
@@ -172,7 +172,7 @@ def augmentation(config: Mapping[str, Any]) -> str:
         text
         for applies, text in (
             (block["flip"], "horizontal and vertical flips"),
-            (block["turn"], "quarter turns"),
+            (block["rot90"], "quarter turns"),
             (block["stain"], f"amounts of stain changed by up to {block['stain']:.0%}"),
             (
                 block["crop"] < 1,
