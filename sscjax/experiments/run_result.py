@@ -17,7 +17,7 @@ from sscjax.experiments.cross_validation import all_folds
 from sscjax.inference import ensemble
 from sscjax.inference.classifier import Classifier
 from sscjax.inference.ensemble import Ensemble
-from sscjax.system import files, formatting
+from sscjax.system import files, formatting, run_dir
 
 
 class RunResult:
@@ -34,7 +34,7 @@ class RunResult:
     @functools.cached_property
     def predictions(self) -> Predictions:
         """Calibrated predictions: of a run every image, of a cross-validation every test image."""
-        return Predictions.read_csv(self.folder / "predictions.csv")
+        return Predictions.read_csv(self.folder / run_dir.PREDICTIONS)
 
     @functools.cached_property
     def figures(self) -> result.Evaluation:
@@ -43,7 +43,7 @@ class RunResult:
         Of a cross-validation all test predictions of its folds are aggregated; where it has
         repeats, a subject's images are averaged within a repeat and not across.
         """
-        splits = files.read_json(self.folder / "metrics.json")["splits"]
+        splits = files.read_json(self.folder / run_dir.METRICS)["splits"]
         ordered = splits["test"]["image"]["quadratic_kappa"] is not None
         repeat = self._repeats()
         if repeat is None:
@@ -55,7 +55,7 @@ class RunResult:
 
     def _repeats(self) -> np.ndarray | None:
         """[N] int, the repeat of each prediction of a cross-validation; None of a run."""
-        path = self.folder / "folds.csv"
+        path = self.folder / run_dir.FOLDS_TABLE
         if not path.is_file():
             return None
         with path.open(encoding="utf-8", newline="") as file:

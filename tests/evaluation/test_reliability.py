@@ -180,7 +180,7 @@ def test_bad_fields_are_named(field: str, value: Any, message: str) -> None:
 def test_text_says_what_was_found() -> None:
     found = usual()
     lines = tables.calibration_text(found).splitlines()
-    assert f"temperature {found['temperature']:.2f}" in lines[0] and "too sure" in lines[1]
+    assert f"temperature {found['temperature']:.2f}" in lines[0] and "overconfident" in lines[1]
     after = found["splits"]["test"]["after"]
     row = next(line for line in lines if line.startswith("test after"))
     low, high = after["ece_interval"]

@@ -196,7 +196,7 @@ def test_what_is_said_where_the_last_epoch_is_taken(copy: Path) -> None:
     (copy / "run.json").write_text(json.dumps(record), encoding="utf-8")
     text = html.write(copy)[0].read_text(encoding="utf-8")
     assert "Diamond: the epoch" not in text and "the last epoch was kept" in text
-    assert "Fully dense UNet, trained to tell" in text
+    assert "Fully dense UNet, trained to classify" in text
 
 
 def test_missing_parts_are_named(copy: Path) -> None:
@@ -355,7 +355,7 @@ def test_calibration_is_shown(copy: Path) -> None:
     )  # fmt: skip
     html.write(copy)
     root = parse(copy)
-    rows = table_rows(root, "Calibration, with 95 % intervals where there are subjects enough")
+    rows = table_rows(root, "Calibration, with 95 % intervals where there are enough subjects")
     assert rows[1] == ["Test", "before", "0.234 (0.100 to 0.300)", "-", "0.500", "1.250"]
     assert rows[2][2:] == ["0.111 (0.100 to 0.300)", "-", "0.500", "0.750"]
     assert table_rows(root, "At this threshold")[1] == [
