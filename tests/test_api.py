@@ -204,7 +204,7 @@ def test_the_commands_take_what_was_saved(
     image = skin / str(tiny.test.files[0])
     assert explain.explain(saved, [image], tmp_path / "explanations", most=1) == 0
     said = export(saved, "stablehlo", tmp_path / "model.zip", ExportOptions())
-    assert "0 answers are others" in said
+    assert "0 decisions differ" in said
     assert "For research only" in capsys.readouterr().out
 
 

@@ -68,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(tmp_path_factory: pytest.TempPathFactory, run: Path, runtime: Path) -> Path:
     place = tmp_path_factory.mktemp("page") / "page"
     said = export_file.export(run, "web", place, ExportOptions(ort_web=runtime))
-    assert "0 answers are others" in said and "python -m http.server" in said
+    assert "0 decisions differ" in said and "python -m http.server" in said
     return place
 
 

@@ -362,7 +362,7 @@ def test_calibration_is_shown(copy: Path) -> None:
         *("sensitivity", "90.0 %", "70.0 to 100.0 %", "60.0 %", "-")
     ]
     said = text_of(section(root, "calibration"))
-    for part in ("1.700", "Youden", "87.5 % of these answers are right", "25.0 % of test"):
+    for part in ("1.700", "Youden", "87.5 % of these predictions are right", "25.0 % of test"):
         assert part in said
     names = [svg.get("aria-labelledby") for svg in section(root, "calibration").iter(SVG + "svg")]
     assert names == ["reliability-test-t reliability-test-d", "coverage-t coverage-d"]
