@@ -348,7 +348,7 @@ def shrink(bench: Bench, run: Path) -> None:
     since = len(log_of(run).read_text("utf-8", errors="replace"))
     if (code := ended(start(flags, run, log_of(run)))) != 0:
         raise Broken(f"with a smaller micro-batch: code {code}: {last_line(run)}")
-    said(run, f"micro_batch: {before} then, {before // 2} from here on", since)
+    said(run, f"micro_batch: {before} before, {before // 2} from here on", since)
     check_files(run)
     if (gap := largest_gap(bench.undisturbed, run)) > SAME:
         raise Broken(f"with a smaller micro-batch numbers differ by up to {gap:.2g}")

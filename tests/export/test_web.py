@@ -194,7 +194,7 @@ def test_rules_are_those_of_predict(modules: Any) -> None:
     assert {one["decision"] for one in found[:60]} == {"abstain", "out_of_distribution", *COLUMNS}
     for one, other in zip(found, wanted, strict=True):
         assert one["decision"] == other["decision"]
-        assert (one["positive"], one["abstain"]) == (other["positive"], other["abstain"])
+        assert (one["positive"], one["abstained"]) == (other["positive"], other["abstained"])
         assert one["score"] == pytest.approx(other["disease_score"])
         assert one["distance"] == pytest.approx(other["distance"])
 

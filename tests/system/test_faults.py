@@ -36,7 +36,7 @@ from sscjax.inference import explanations
 from sscjax.reports import html
 from sscjax.system import files, locks, run_dir, signals, terminal
 from sscjax.system.progress import Progress
-from sscjax.training import checkpoint, frozen_features, loop, validation
+from sscjax.training import checkpoint, frozen_features, stage_work, validation
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="signals and small disks are POSIX'"),
@@ -473,7 +473,8 @@ def test_killed_for_memory_goes_on_with_a_smaller_micro_batch(
     with caplog.at_level("INFO", logger="sscjax"):
         single_run.run(smaller, run)
     assert (
-        "config.micro_batch: 8 then, 4 from here on: the result differs in its round" in caplog.text
+        "config.micro_batch: 8 before, 4 from here on: the result differs in its round"
+        in caplog.text
     )
     kept = json.loads((run / "run.json").read_text(encoding="utf-8"))
     drawn = [(stage["micro_batch"], stage["drawn_by"]) for stage in kept["stages"]]
@@ -675,8 +676,8 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 @pytest.mark.parametrize(
     "where",
     [
-        (loop, "_save"),
-        (single_run, "_write_finished"),
+        (stage_work.StageWork, "save"),
+        (run_stages, "_write_finished"),
         (html, "write"),
     ],
     ids=lambda where: where[1],
