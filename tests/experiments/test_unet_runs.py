@@ -315,7 +315,7 @@ def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> 
 
     wrong = verify.compare(opened, other, verify.sample(opened, None))
     assert wrong.pixels == 1.0
-    with pytest.raises(UserError, match="100 % of the pixels of masks are others"):
+    with pytest.raises(UserError, match="100 % of the pixels of masks differ"):
         verify.demand(wrong, "a.onnx")
 
 
