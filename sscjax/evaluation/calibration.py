@@ -1,11 +1,11 @@
-"""Whether probabilities mean what they say, and one temperature that makes them mean more of it.
+"""Calibration of probabilities, and temperature scaling.
 
-Of images that a network is 80 % sure of, four in five should be right. Networks are usually too
-sure. Temperature scaling (Guo et al. 2017, ICML) divides all logits by one number that is fitted on
-the validation images: a class that was the most probable of an image stays so.
+Of images that are predicted with 80 %, four in five should be right. Networks are usually
+overconfident. Temperature scaling (Guo et al. 2017, ICML) divides all logits by one number that is
+fitted on the validation images: a class that was the most probable of an image stays so.
 
-Confidence is the largest probability of a row. Its bins hold equally many images by default: small
-sets are mostly sure of themselves, and bins of equal width would be empty but for the last.
+Confidence is the largest probability of a row. Its bins hold equally many images by default: most
+confidences are high, and bins of equal width would be empty but for the last.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ BINNINGS: tuple[Binning, ...] = ("mass", "width")
 # Fewer images than this in a bin, and its accuracy says nothing.
 FEWEST_IN_BIN = 10
 
-# Temperatures are sought between these; a linear classifier of 1280 features that knew all its 900
-# training images by heart needed 3 to 7.
+# Temperatures are sought between these; a linear classifier of 1280 features that fitted all its
+# 900 training images needed 3 to 7.
 LOWEST, HIGHEST = 0.05, 20.0
 
 # Validation subjects that a temperature needs.
@@ -58,7 +58,7 @@ def calibrate(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
     Args:
       probabilities: [N,C], rows sum to 1; outputs that stand for no class are among them.
-      temperature: above 0. More than 1 makes less sure; 1 changes nothing.
+      temperature: above 0. More than 1 lowers the confidence; 1 changes nothing.
     """
     if temperature == 1.0:
         return np.asarray(probabilities, np.float64)
@@ -71,17 +71,17 @@ def _logs(probabilities: np.ndarray) -> np.ndarray:
 
 def apply(predictions: Predictions, temperature: float) -> Predictions:
     """The same table with calibrated probabilities."""
-    found = calibrate(predictions.probabilities, temperature)
-    return dataclasses.replace(predictions, probabilities=found)
+    calibrated = calibrate(predictions.probabilities, temperature)
+    return dataclasses.replace(predictions, probabilities=calibrated)
 
 
 def fit_temperature(predictions: Predictions) -> Temperature:
-    """The temperature with the least log loss; 1 where the rows cannot tell.
+    """The temperature with the smallest log loss; 1 where none can be fitted.
 
     That is where they come from fewer than `FEWEST_SUBJECTS` subjects; where every row is right
     (the loss then falls for ever as the temperature goes to 0) or the best lies outside `LOWEST` to
     `HIGHEST`; and where temperatures fitted on a part of the subjects do not lower the loss of the
-    others. The last is what keeps a handful of images from making probabilities worse.
+    others. The last keeps a handful of images from making probabilities worse.
 
     Args:
       predictions: the validation images.
@@ -91,13 +91,18 @@ def fit_temperature(predictions: Predictions) -> Temperature:
         return Temperature(1.0, f"only {number} validation subjects, {FEWEST_SUBJECTS} are needed")
     logs, labels = _logs(predictions.probabilities), predictions.labels
     if (predictions.predicted == labels).all():
-        return Temperature(1.0, "every validation image is right, so none is too sure")
-    found = _least_loss(logs, labels)
-    if not LOWEST * 1.01 < found < HIGHEST / 1.01:
-        return Temperature(1.0, f"none between {LOWEST:g} and {HIGHEST:g} has the least loss")
+        return Temperature(1.0, "every validation image is right, so the log loss has no minimum")
+    temperature = _smallest_loss(logs, labels)
+    if not LOWEST * 1.01 < temperature < HIGHEST / 1.01:
+        return Temperature(
+            1.0, f"none between {LOWEST:g} and {HIGHEST:g} has the smallest log loss"
+        )
     if not _helps_others(logs, labels, predictions.subjects):
-        return Temperature(1.0, "fitted on some validation subjects, it does not help the others")
-    return Temperature(found)
+        return Temperature(
+            1.0,
+            "fitted on some validation subjects, it does not lower the log loss of the others",
+        )
+    return Temperature(temperature)
 
 
 def _losses(logs: np.ndarray, labels: np.ndarray, temperature: float) -> np.ndarray:
@@ -105,7 +110,7 @@ def _losses(logs: np.ndarray, labels: np.ndarray, temperature: float) -> np.ndar
     return special.logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]
 
 
-def _least_loss(logs: np.ndarray, labels: np.ndarray) -> float:
+def _smallest_loss(logs: np.ndarray, labels: np.ndarray) -> float:
     """The loss is convex in 1/T, so that a bounded search over ln T finds its only minimum."""
     result = optimize.minimize_scalar(
         lambda log_t: float(_losses(logs, labels, float(np.exp(log_t))).mean()),
@@ -121,10 +126,12 @@ def _helps_others(logs: np.ndarray, labels: np.ndarray, subjects: np.ndarray) ->
     _, group = np.unique(subjects, return_inverse=True)
     part = group % _PARTS
     gain = 0.0
-    for left_out in sorted(set(part.tolist())):
-        out = part == left_out
-        temperature = _least_loss(logs[~out], labels[~out])
-        change = _losses(logs[out], labels[out], 1.0) - _losses(logs[out], labels[out], temperature)
+    for excluded in sorted(set(part.tolist())):
+        held_out = part == excluded
+        temperature = _smallest_loss(logs[~held_out], labels[~held_out])
+        change = _losses(logs[held_out], labels[held_out], 1.0) - _losses(
+            logs[held_out], labels[held_out], temperature
+        )
         gain += float(change.sum())
     return gain > 0
 
@@ -156,23 +163,23 @@ def reliability(predictions: Predictions, edges: np.ndarray) -> list[dict[str, A
     `low` and `high` are its ends, `n` its images, `confidence` their mean and `accuracy` the share
     that is right, `interval` that share's 95 % interval by subject or None.
     """
-    sure, right = predictions.confidence, predictions.predicted == predictions.labels
-    place = bin_of(sure, edges)
-    rows = []
-    for index in sorted(set(place.tolist())):
-        inside = place == index
-        found = intervals.clustered_share(right, inside, predictions.subjects)
-        rows.append(
+    confidence, right = predictions.confidence, predictions.predicted == predictions.labels
+    bin_index = bin_of(confidence, edges)
+    bars = []
+    for index in sorted(set(bin_index.tolist())):
+        inside = bin_index == index
+        interval = intervals.clustered_share(right, inside, predictions.subjects)
+        bars.append(
             {
                 "low": float(edges[index]),
                 "high": float(edges[index + 1]),
                 "n": int(inside.sum()),
-                "confidence": float(sure[inside].mean()),
+                "confidence": float(confidence[inside].mean()),
                 "accuracy": float(right[inside].mean()),
-                "interval": None if found is None else list(found),
+                "interval": None if interval is None else list(interval),
             }
         )
-    return rows
+    return bars
 
 
 def expected_calibration_error(predictions: Predictions, edges: np.ndarray) -> float:
@@ -184,9 +191,9 @@ def _weighted_error(
     predictions: Predictions, edges: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
     """The calibration error [R] as a function of weights [R,N] of the rows."""
-    sure, right = predictions.confidence, predictions.predicted == predictions.labels
+    confidence, right = predictions.confidence, predictions.predicted == predictions.labels
     gaps = np.zeros((len(predictions), len(edges) - 1))
-    gaps[np.arange(len(predictions)), bin_of(sure, edges)] = sure - right
+    gaps[np.arange(len(predictions)), bin_of(confidence, edges)] = confidence - right
     return lambda weights: np.abs(weights @ gaps).sum(1) / weights.sum(1)
 
 
@@ -196,15 +203,15 @@ def error_by_chance(predictions: Predictions, edges: np.ndarray, seed: int = 0) 
     Few images in a bin never have exactly the share right that they should: an error of this size
     is what a perfect network would show. Images count as independent, so it is rather too small.
     """
-    sure = predictions.confidence
-    place, number = bin_of(sure, edges), len(edges) - 1
-    expected = np.bincount(place, sure, number)
+    confidence = predictions.confidence
+    bin_index, number = bin_of(confidence, edges), len(edges) - 1
+    expected = np.bincount(bin_index, confidence, number)
     rng = np.random.default_rng(seed)
     total = 0.0
     for _ in range(_SIMULATIONS):
-        right = rng.random(len(sure)) < sure
-        total += float(np.abs(np.bincount(place, right, number) - expected).sum())
-    return total / (_SIMULATIONS * len(sure))
+        right = rng.random(len(confidence)) < confidence
+        total += float(np.abs(np.bincount(bin_index, right, number) - expected).sum())
+    return total / (_SIMULATIONS * len(confidence))
 
 
 def brier_scores(predictions: Predictions) -> np.ndarray:

@@ -1,8 +1,8 @@
 """ROC and precision-recall curves of each class against the others, with bands.
 
-A band is pointwise: at each point of the axis it holds the curve of other patients of the same kind
-about 19 times in 20; it is no band for the whole curve at once. It comes from the bootstrap of
-`intervals`: whole subjects are drawn within each class, the same draws for every class and curve.
+A band is pointwise: at each point of the axis a 95 % confidence interval of the curve, clustered by
+subject. It is no band for the whole curve at once. It comes from the bootstrap of `intervals`:
+whole subjects are drawn within each class, the same draws for every class and curve.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def curves(predictions: Predictions, index: int, seed: int = 0) -> tuple[Curve, 
     pr_values: list[np.ndarray] = []
     areas: list[np.ndarray] = []
     for weights in _draws(predictions, strata, seed):
-        found = _cumulated(scores, positives, group, weights)
+        cumulated = _cumulated(scores, positives, group, weights)
         for values, function in ((roc_values, _true_rates), (pr_values, _precisions)):
-            values.append(_on_grid(*found, function))
-        areas.append(_average_precision(*found))
+            values.append(_on_grid(*cumulated, function))
+        areas.append(_average_precision(*cumulated))
     number, classes = len(strata), len(np.unique(strata))
     roc_band = pr_band = interval = None
     if areas:
@@ -113,10 +113,10 @@ def _cumulated(
     _, level = np.unique(-scores, return_inverse=True)
     order = np.argsort(level, kind="stable")
     starts = np.flatnonzero(np.diff(level[order], prepend=-1))
-    rows = weights[:, group[order]]
+    drawn = weights[:, group[order]]
 
     def above(side: np.ndarray) -> np.ndarray:
-        sums = np.add.reduceat(rows * side[order], starts, axis=1)
+        sums = np.add.reduceat(drawn * side[order], starts, axis=1)
         return np.pad(np.cumsum(sums, axis=1), ((0, 0), (1, 0)))
 
     return above(positives), above(~positives)
@@ -128,11 +128,11 @@ def _on_grid(
     function: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """Each resample's curve over `GRID` [R,G]; NaN where a resample lacks a side."""
-    found = np.full((len(positive), len(GRID)), np.nan)
+    values = np.full((len(positive), len(GRID)), np.nan)
     both = (positive[:, -1] > 0) & (negative[:, -1] > 0)
     for row in np.flatnonzero(both):
-        found[row] = function(positive[row], negative[row])
-    return found
+        values[row] = function(positive[row], negative[row])
+    return values
 
 
 def _true_rates(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
@@ -158,13 +158,13 @@ def _average_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray
 
 def _band(values: np.ndarray, subjects: int, strata: int) -> Band | None:
     """Intervals at each point [R,G]; where all resamples agree the band has no width."""
-    found = np.full((2, len(GRID)), np.nan)
+    ends = np.full((2, len(GRID)), np.nan)
     for index, column in enumerate(values.T):
         interval = intervals.percentile(column, subjects, strata)
         if interval is not None:
-            found[:, index] = interval
+            ends[:, index] = interval
         elif np.isfinite(column).all():
-            found[:, index] = column[0]
-    if not np.isfinite(found).any() or np.nanmax(found[1] - found[0]) < 1e-9:
+            ends[:, index] = column[0]
+    if not np.isfinite(ends).any() or np.nanmax(ends[1] - ends[0]) < 1e-9:
         return None
-    return Band(found[0], found[1])
+    return Band(ends[0], ends[1])

@@ -103,33 +103,35 @@ def macro_area(probabilities: np.ndarray, labels: np.ndarray, clusters: np.ndarr
     Returns:
       None if fewer than two classes occur, or one of them in too few clusters.
     """
-    found = [
+    areas = [
         area(probabilities[:, index], labels == index, clusters)
         for index in np.unique(labels).tolist()
     ]
-    known = [one for one in found if one is not None]
-    if len(known) < len(found) or len(known) < 2:
+    defined = [area_of_class for area_of_class in areas if area_of_class is not None]
+    if len(defined) < len(areas) or len(defined) < 2:
         return None
-    influence = np.mean([one.influence for one in known], axis=0)
-    freedom = known[0].freedom + 2 - len(known)
-    return Area(float(np.mean([one.value for one in known])), influence, freedom)
+    influence = np.mean([area_of_class.influence for area_of_class in defined], axis=0)
+    freedom = defined[0].freedom + 2 - len(defined)
+    return Area(
+        float(np.mean([area_of_class.value for area_of_class in defined])), influence, freedom
+    )
 
 
-def interval(found: Area, level: float) -> Interval | None:
+def interval(estimate: Area, level: float) -> Interval | None:
     """The interval of an area, symmetric for its logit, so that it stays within 0 and 1.
 
     None where nothing varies: with all positives above all negatives the estimated variance is 0,
     which says how few the images are and not how sure the area is.
 
     Args:
-      found: the area.
+      estimate: the area.
       level: share of intervals that are to hold the truth.
     """
-    value, error = found.value, np.sqrt(found.variance)
-    if not 0 < value < 1 or error < 1e-12 or found.freedom < 1:
+    value, error = estimate.value, np.sqrt(estimate.variance)
+    if not 0 < value < 1 or error < 1e-12 or estimate.freedom < 1:
         return None
     logit = np.log(value / (1 - value))
-    reach = stats.t.ppf((1 + level) / 2, found.freedom) * error / (value * (1 - value))
+    reach = stats.t.ppf((1 + level) / 2, estimate.freedom) * error / (value * (1 - value))
     low, high = 1 / (1 + np.exp(-(logit - reach))), 1 / (1 + np.exp(-(logit + reach)))
     return float(low), float(high)
 

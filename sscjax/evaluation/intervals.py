@@ -1,10 +1,10 @@
 """95 % intervals of the figures in `metrics`, for images that come in clusters: their subjects.
 
-Images of one patient resemble each other, so a hundred images of ten patients tell less than a
-hundred patients would. Shares (accuracy, sensitivity, ...) get the interval of Korn and Graubard
-(1998, Survey Methodology 24: 193-201): Clopper and Pearson's, for the number of independent images
-that would vary as much as these clusters do. It stays honest where all or none are right, and is
-Clopper and Pearson's own where every subject has one image.
+Images of one patient resemble each other, so a hundred images of ten patients carry less
+information than a hundred patients would. Shares (accuracy, sensitivity, ...) get the interval of
+Korn and Graubard (1998, Survey Methodology 24: 193-201): Clopper and Pearson's, for the number of
+independent images that would vary as much as these clusters do. It stays honest where all or none
+are right, and is Clopper and Pearson's own where every subject has one image.
 
 Areas under ROC curves get DeLong's interval, by subject (`delong`): where subjects are few it was
 found to hold the truth more often than the bootstrap's.
@@ -176,11 +176,11 @@ def bootstrap_interval(
         return None
     parts = _subject_weights(np.zeros(len(names), int), len(predictions), resamples, seed)
     drawn = np.concatenate([figure(weights[:, group]) for weights in parts])
-    found = percentile(drawn, len(names))
-    if found is None or not raised_by_chance:
-        return found
+    ends = percentile(drawn, len(names))
+    if ends is None or not raised_by_chance:
+        return ends
     value = float(figure(np.ones((1, len(predictions))))[0])
-    high = max(found[1], value)
+    high = max(ends[1], value)
     return max(0.0, 2 * value - high), high
 
 
@@ -219,7 +219,7 @@ def weighted(
     right = np.diagonal(confusion, axis1=1, axis2=2)
     with np.errstate(divide="ignore", invalid="ignore"):
         sensitivity = right / true
-        found = {
+        values = {
             "accuracy": right.sum(1) / total,
             "balanced_accuracy": _mean_of_defined(sensitivity),
             "log_loss": _log_loss(predictions, group, weights) / total,
@@ -231,7 +231,7 @@ def weighted(
             grade = np.arange(classes)
             cost = (grade[:, None] - grade[None, :]) ** 2
             chance = np.einsum("rt,rc,tc->r", true, called, cost)
-            found["quadratic_kappa"] = 1 - (confusion * cost).sum((1, 2)) * total / chance
+            values["quadratic_kappa"] = 1 - (confusion * cost).sum((1, 2)) * total / chance
     areas = np.stack(
         [
             _weighted_auroc(scores[:, index], predictions.labels == index, group, weights)
@@ -239,14 +239,14 @@ def weighted(
         ],
         axis=1,
     )
-    found["macro_auroc"] = _mean_of_defined(areas)
+    values["macro_auroc"] = _mean_of_defined(areas)
     for index in range(classes):
-        found[f"sensitivity {index}"] = sensitivity[:, index]
-        found[f"specificity {index}"] = specificity[:, index]
-        found[f"precision {index}"] = precision[:, index]
-        found[f"f1 {index}"] = f1[:, index]
-        found[f"auroc {index}"] = areas[:, index]
-    return found
+        values[f"sensitivity {index}"] = sensitivity[:, index]
+        values[f"specificity {index}"] = specificity[:, index]
+        values[f"precision {index}"] = precision[:, index]
+        values[f"f1 {index}"] = f1[:, index]
+        values[f"auroc {index}"] = areas[:, index]
+    return values
 
 
 def _mean_of_defined(values: np.ndarray) -> np.ndarray:
@@ -271,9 +271,9 @@ def _weighted_auroc(
     order = np.argsort(level, kind="stable")
     # One entry per row in the order of the scores; ties are then added up by their level.
     starts = np.flatnonzero(np.diff(level[order], prepend=-1))
-    rows = weights[:, group[order]]
-    positive = np.add.reduceat(rows * positives[order], starts, axis=1)
-    negative = np.add.reduceat(rows * ~positives[order], starts, axis=1)
+    drawn = weights[:, group[order]]
+    positive = np.add.reduceat(drawn * positives[order], starts, axis=1)
+    negative = np.add.reduceat(drawn * ~positives[order], starts, axis=1)
     below = np.cumsum(negative, axis=1) - negative / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         return (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))
@@ -361,7 +361,7 @@ def test_figures(predictions: Predictions, ordered: bool, seed: int = 0) -> dict
     """`figures` of the test split: {'image': intervals, 'subject': intervals}; {} without rows.
 
     Only of the test split: an interval says something of new patients, and those of training were
-    learnt from, those of validation chosen by.
+    learnt from, those of validation used for model selection.
     """
     table = predictions.where("test")
     if not len(table):

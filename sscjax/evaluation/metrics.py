@@ -227,6 +227,6 @@ def validation_metric(name: str, predictions: Predictions) -> float:
     value = VALIDATION_METRICS[name](predictions)
     if value is None:
         occurring = len(set(predictions.labels.tolist()))
-        found = f"{len(predictions)} validation images of {occurring} classes"
-        raise UserError(f"{name} is undefined for {found}; enlarge the validation split")
+        rows = f"{len(predictions)} validation images of {occurring} classes"
+        raise UserError(f"{name} is undefined for {rows}; enlarge the validation split")
     return value

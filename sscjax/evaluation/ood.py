@@ -1,9 +1,9 @@
-"""A flag for images unlike those that the network was trained on.
+"""A flag for out-of-distribution images: unlike those that the network was trained on.
 
-A network gives an answer for any image, a photograph of a cat as well. The flag looks at the
+A network gives probabilities for any image, a photograph of a cat as well. The flag looks at the
 features that the network hands to its classifier: at their direction, for blank or blurred images
 have weak features and would seem near. Their distance is Mahalanobis', under a covariance of as
-many principal components as the training images can tell, and an equal variance in all other
+many principal components as the training images allow, and an equal variance in all other
 directions (Tipping and Bishop 1999, J. R. Statist. Soc. B 61: 611-622): a shrunk covariance that
 has an inverse however few the images are, and that is kept in a small file without any features of
 single patients.
@@ -97,8 +97,8 @@ class Detector:
           UserError: the file is missing or is not such a file.
         """
         try:
-            kept = read_npz(Path(path), _MOST_BYTES)
-            mean, components, variances, noise, threshold = (kept[name] for name in _ARRAYS)
+            arrays = read_npz(Path(path), _MOST_BYTES)
+            mean, components, variances, noise, threshold = (arrays[name] for name in _ARRAYS)
             if components.shape != (len(variances), len(mean)):
                 raise ValueError(f"components have shape {components.shape}")
             return cls(mean, components, variances, float(noise), float(threshold))
@@ -110,13 +110,13 @@ class Detector:
 
 
 def fit(training: np.ndarray, held_out: np.ndarray, rate: float) -> Detector:
-    """Learn the training features, and flag as many of the held-out ones as wanted.
+    """Fit the training features, and set the threshold by the held-out ones.
 
     Args:
       training: [M,D] features of the training images.
       held_out: [N,D] features of validation images, one or more.
-      rate: share of images like the held-out ones to be flagged, in (0, 1). Few held-out images
-        cannot tell a small rate: their largest distance is then the threshold.
+      rate: target share, in (0, 1), of images like the held-out ones to be flagged. With few
+        held-out images a small rate cannot be met: their largest distance is then the threshold.
     """
     directions = _directions(training)
     mean = directions.mean(axis=0)
@@ -167,8 +167,8 @@ def _quantile(distances: np.ndarray, rate: float) -> float:
     The (1 - rate)(n + 1)-th, as in conformal prediction (Vovk et al. 2005); the largest where
     there are too few.
     """
-    place = int(np.ceil((1 - rate) * (len(distances) + 1)))
-    return float(np.sort(distances)[min(place, len(distances)) - 1])
+    rank = int(np.ceil((1 - rate) * (len(distances) + 1)))
+    return float(np.sort(distances)[min(rank, len(distances)) - 1])
 
 
 def _directions(features: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Two models on the same images: is the one better, or would other patients say otherwise?
+"""Two models on the same images: is one better, and could the difference be chance?
 
 How large is the difference? An interval by the bootstrap of subjects, the same ones drawn for both
 models. Could it be chance? A permutation test that swaps the two models' predictions of whole
@@ -69,8 +69,8 @@ def mcnemar_bounds(
       totals: all images of each class.
     """
     sides = list(zip(first_right, second_right, totals, strict=True))
-    fewest = sum(max(0, one + other - total) for one, other, total in sides)
-    most = sum(min(one, other) for one, other, _ in sides)
+    fewest = sum(max(0, first + second - total) for first, second, total in sides)
+    most = sum(min(first, second) for first, second, _ in sides)
     values = [
         mcnemar(sum(first_right) - both, sum(second_right) - both)["mid_p"]
         for both in range(fewest, most + 1)
@@ -120,12 +120,12 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
       p_values: one per test; None, where a test could not be made, stays None and counts as none.
     """
     known = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
-    found: list[float | None] = [None] * len(p_values)
+    corrected: list[float | None] = [None] * len(p_values)
     highest = 0.0
     for rank, (p, index) in enumerate(known):
         highest = max(highest, min(1.0, (len(known) - rank) * p))
-        found[index] = highest
-    return found
+        corrected[index] = highest
+    return corrected
 
 
 # --- figures of two models ----------------------------------------------------------------------
@@ -138,7 +138,7 @@ def swap_test(
 
     AUROC is of ranks: each model's probabilities are ranked among its own before they are swapped
     (Bandos, Rockette and Gur 2005, Statistics in Medicine 24: 2873-2893), or models of equal areas
-    that are not equally sure of themselves would seem to differ.
+    of different confidence would seem to differ.
 
     Args:
       first: one model's predictions.
@@ -212,11 +212,11 @@ def difference_intervals(
     of_class = of_class[of_class > 0]
     if of_class.min() < intervals.FEWEST_SUBJECTS:
         return {}
-    one = intervals.bootstrap(first, ordered, seed=seed)
-    other = intervals.bootstrap(second, ordered, seed=seed)
+    of_first = intervals.bootstrap(first, ordered, seed=seed)
+    of_second = intervals.bootstrap(second, ordered, seed=seed)
     return {
-        name: intervals.percentile(one[name] - other[name], len(strata), len(of_class))
-        for name in one
+        name: intervals.percentile(of_first[name] - of_second[name], len(strata), len(of_class))
+        for name in of_first
     }
 
 
@@ -246,10 +246,10 @@ def compare(
             raise ValueError(f"the two tables differ in {name}")
     if first.classes != second.classes:
         raise ValueError(f"the classes are {first.classes} and {second.classes}")
-    values = [metrics.figures(one, ordered) for one in (first, second)]
+    values = [metrics.figures(table, ordered) for table in (first, second)]
     ranges = difference_intervals(first, second, ordered, seed)
     p_values, every = swap_test(first, second, ordered, seed)
-    rights = [one.predicted == one.labels for one in (first, second)]
+    rights = [table.predicted == table.labels for table in (first, second)]
     first_only, second_only = (rights[0] & ~rights[1]).sum(), (rights[1] & ~rights[0]).sum()
     return {
         "n": len(first),
@@ -282,16 +282,17 @@ def compare(
 def _areas(first: Predictions, second: Predictions) -> list[dict[str, Any]]:
     """DeLong's comparison of the mean area, and of each class's where these are not all one."""
     labels, both = first.labels, (first, second)
-    found = [delong.macro_area(one.probabilities, labels, one.subjects) for one in both]
-    entries = [_area_entry("macro", [metrics.macro_auroc(one) for one in both], found)]
-    values = [metrics.class_aurocs(one) for one in both]
+    areas = [delong.macro_area(table.probabilities, labels, table.subjects) for table in both]
+    entries = [_area_entry("macro", [metrics.macro_auroc(table) for table in both], areas)]
+    values = [metrics.class_aurocs(table) for table in both]
     occurring = np.unique(labels).tolist()
     for index in occurring if len(occurring) > 2 else []:
-        found = [
-            delong.area(one.probabilities[:, index], labels == index, one.subjects) for one in both
+        areas = [
+            delong.area(table.probabilities[:, index], labels == index, table.subjects)
+            for table in both
         ]
         pair = [aurocs[index] for aurocs in values]
-        entries.append(_area_entry(first.classes[index], pair, found))
+        entries.append(_area_entry(first.classes[index], pair, areas))
     return entries
 
 
@@ -301,7 +302,7 @@ def _area_entry(
     """One comparison; the areas are None where the clusters are too few for a variance."""
     spans = [None if area is None else delong.interval(area, LEVEL) for area in areas]
     first, second = areas
-    found = delong.compare(first, second, LEVEL) if first and second else None
+    difference = delong.compare(first, second, LEVEL) if first and second else None
     return {
         "name": name,
         "first": values[0],
@@ -309,9 +310,9 @@ def _area_entry(
         "second": values[1],
         "second_interval": _listed(spans[1]),
         "difference": _less(values[0], values[1]),
-        "interval": _listed(found.interval if found else None),
-        "z": found.z if found else None,
-        "p": found.p if found else None,
+        "interval": _listed(difference.interval if difference else None),
+        "z": difference.z if difference else None,
+        "p": difference.p if difference else None,
     }
 
 

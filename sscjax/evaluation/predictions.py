@@ -24,7 +24,7 @@ SUM_TOLERANCE = 1e-3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model said about each image (or each subject), beside the truth.
+    """What a model predicts for each image (or each subject), beside the truth.
 
     Attributes:
       files: [N] str, the image's name as in its `ImageSet`; a subject's name after `by_subject`.
@@ -122,7 +122,9 @@ class Predictions:
     def join(cls, tables: Sequence[Predictions]) -> Predictions:
         """The rows of one or more tables of the same classes, one behind the other."""
         names = ("files", "subjects", "splits", "labels", "probabilities")
-        columns = {name: np.concatenate([getattr(one, name) for one in tables]) for name in names}
+        columns = {
+            name: np.concatenate([getattr(table, name) for table in tables]) for name in names
+        }
         return cls(**columns, classes=tables[0].classes)
 
     def by_subject(self) -> Predictions:

@@ -1,4 +1,4 @@
-"""How far the answers of a finished network can be trusted: all that calibration.json says."""
+"""How far the predictions of a finished network can be trusted: the content of calibration.json."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def assess(
     of_split = {split: features.images[chosen] for split, chosen in rows.items()}
     detector = ood.fit(of_split["train"], of_split["val"], options.outlier_rate)
     test = after.where("test")
-    found = {
+    content = {
         **calibration.compare(predictions, temperature, options.bins, options.binning),
         "classes": list(classes),
         "threshold": thresholds.operating_point(
@@ -116,7 +116,7 @@ def assess(
         "abstention": thresholds.abstention(after, options.target_accuracy),
         "outliers": _outliers(predictions, features, detector, options.outlier_rate),
     }
-    return Assessment(after, found, detector)
+    return Assessment(after, content, detector)
 
 
 def _outliers(

@@ -1,9 +1,9 @@
-"""How well masks are told: Dice, IoU and distance of edges of each class, intervals by subject.
+"""Figures of masks: Dice, IoU and distance of edges of each class, intervals by subject.
 
 Everything comes from a table of pixel counts and distances, one row per image. The counts of all
 images are added up before a coefficient is taken: of an image that has hardly any of a class, its
-own coefficient says little. Distances are averaged over the images that have the class, or were
-said to have it. Pixels of which the mask says nothing are not counted. The intervals are the
+own coefficient says little. Distances are averaged over the images that have the class, or are
+predicted to have it. Pixels without a label are not counted. The intervals are the
 bootstrap of subjects in `intervals`: neighbouring pixels, and images of one patient, are not
 independent.
 """
@@ -63,11 +63,17 @@ class Table:
         columns += [f"{DISTANCE} {name}" for name in self.classes]
         names = zip(self.files.tolist(), self.subjects.tolist(), self.splits.tolist(), strict=True)
         counts = self.counts.reshape(len(self), -1).tolist()
-        rows = [
-            [*some, *numbers, *("" if np.isnan(one) else f"{one:.3f}" for one in distances)]
-            for some, numbers, distances in zip(names, counts, self.distances.tolist(), strict=True)
+        lines = [
+            [
+                *identity,
+                *numbers,
+                *("" if np.isnan(distance) else f"{distance:.3f}" for distance in distances),
+            ]
+            for identity, numbers, distances in zip(
+                names, counts, self.distances.tolist(), strict=True
+            )
         ]
-        files.write_text(path, files.csv_text([["file", "subject", "split", *columns], *rows]))
+        files.write_text(path, files.csv_text([["file", "subject", "split", *columns], *lines]))
 
 
 def read_csv(path: Path) -> Table:
@@ -78,15 +84,15 @@ def read_csv(path: Path) -> Table:
     """
     try:
         text = io.StringIO(path.read_text(encoding="utf-8"), newline="")
-        [head, *found] = csv.reader(text)
+        [head, *lines] = csv.reader(text)
         last = KINDS[-1] + " "
         classes = tuple(name.removeprefix(last) for name in head if name.startswith(last))
-        counts = np.array([row[3 : 3 + 3 * len(classes)] for row in found], np.int64)
-        distances = [[float(cell or "nan") for cell in row[-len(classes) :]] for row in found]
-        names = [np.array([files.csv_name(row[k]) for row in found], str) for k in range(3)]
+        counts = np.array([row[3 : 3 + 3 * len(classes)] for row in lines], np.int64)
+        distances = [[float(cell or "nan") for cell in row[-len(classes) :]] for row in lines]
+        names = [np.array([files.csv_name(row[k]) for row in lines], str) for k in range(3)]
         return Table(
             *(names[0], names[1], names[2], classes),
-            *(counts.reshape(len(found), len(classes), 3), np.array(distances, np.float64)),
+            *(counts.reshape(len(lines), len(classes), 3), np.array(distances, np.float64)),
         )
     except (OSError, ValueError, IndexError, csv.Error) as error:
         raise UserError(
@@ -98,8 +104,10 @@ def read_csv(path: Path) -> Table:
 def join(tables: Sequence[Table]) -> Table:
     """The rows of several tables of the same classes as one."""
     columns = ("files", "subjects", "splits", "counts", "distances")
-    found = {name: np.concatenate([getattr(one, name) for one in tables]) for name in columns}
-    return Table(classes=tables[0].classes, **found)
+    columns_of = {
+        name: np.concatenate([getattr(table, name) for table in tables]) for name in columns
+    }
+    return Table(classes=tables[0].classes, **columns_of)
 
 
 def dice(counts: np.ndarray) -> np.ndarray:
@@ -115,8 +123,8 @@ def iou(counts: np.ndarray) -> np.ndarray:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    found = np.full(above.shape, np.nan)
-    return np.divide(above, below, out=found, where=below > 0)
+    ratio = np.full(above.shape, np.nan)
+    return np.divide(above, below, out=ratio, where=below > 0)
 
 
 def mean_dice(counts: np.ndarray) -> float:
@@ -136,11 +144,11 @@ def figures(table: Table) -> dict[str, Any]:
         "n": len(set(table.files.tolist())),
         "tests": len(table),
         "n_subjects": len(set(table.subjects.tolist())),
-        **{f"mean_{name}": _mean(found) for name, found in values.items()},
+        **{f"mean_{name}": _mean(of_classes) for name, of_classes in values.items()},
         "per_class": [
             {
                 "name": label,
-                **{name: _number(found[index]) for name, found in values.items()},
+                **{name: _number(of_classes[index]) for name, of_classes in values.items()},
                 "pixels": int(total[index, 2]),
             }
             for index, label in enumerate(table.classes)
@@ -165,8 +173,8 @@ def interval_figures(
     totals = np.tensordot(draws, of_subject, axes=1)  # [R,K,3]
 
     def interval(values: np.ndarray) -> list[float] | None:
-        found = intervals.percentile(values, len(names)) if enough else None
-        return None if found is None else list(found)
+        ends = intervals.percentile(values, len(names)) if enough else None
+        return None if ends is None else list(ends)
 
     drawn = {name: function(totals) for name, function in _FIGURES.items()}
     drawn[DISTANCE] = _ratio(*(np.tensordot(draws, part, axes=1) for part in parts))
@@ -213,15 +221,15 @@ def by_split(table: Table) -> dict[str, Any]:
     }
 
 
-def text(found: Mapping[str, Any]) -> str:
+def text(content: Mapping[str, Any]) -> str:
     """What `by_split` gives, for the terminal."""
-    return formatting.align(rows(found)) + "\n" + note(found)
+    return formatting.align(rows(content)) + "\n" + note(content)
 
 
-def rows(found: Mapping[str, Any]) -> list[list[str]]:
+def rows(content: Mapping[str, Any]) -> list[list[str]]:
     """What `by_split` gives, as a table: the test split, or the last that has masks."""
-    split = list(found["splits"])[-1]
-    values, ranges = found["splits"][split], found["test_intervals"]
+    split = list(content["splits"])[-1]
+    values, ranges = content["splits"][split], content["test_intervals"]
     table = [
         [
             *(f"masks, {split}", "Dice", "95 % interval", "IoU", "95 % interval"),
@@ -229,27 +237,27 @@ def rows(found: Mapping[str, Any]) -> list[list[str]]:
         ]
     ]
 
-    def row(title: str, place: int | None) -> list[str]:
+    def row(title: str, index: int | None) -> list[str]:
         cells = [title]
         for kind in (*_FIGURES, DISTANCE):
-            key = kind if place is not None else f"mean_{kind}"
-            one = values if place is None else values["per_class"][place]
-            ends = ranges if ranges is None or place is None else ranges["per_class"][place]
+            key = kind if index is not None else f"mean_{kind}"
+            source = values if index is None else values["per_class"][index]
+            ends = ranges if ranges is None or index is None else ranges["per_class"][index]
             cells += [
-                formatting.number(one[key]),
+                formatting.number(source[key]),
                 formatting.span(key, None if ends is None or split != "test" else ends[key]),
             ]
         return cells
 
     table += [
-        row(formatting.clean_name(name), place) for place, name in enumerate(found["classes"])
+        row(formatting.clean_name(name), index) for index, name in enumerate(content["classes"])
     ]
     return [*table, row("mean", None)]
 
 
-def note(found: Mapping[str, Any]) -> str:
+def note(content: Mapping[str, Any]) -> str:
     """What is to be known of the table's figures."""
-    values = list(found["splits"].values())[-1]
+    values = list(content["splits"].values())[-1]
     several = values["tests"] > values["n"]
     times = f", tested {values['tests']} times in all" if several else ""
     return (

@@ -1,4 +1,4 @@
-"""What to do with probabilities: call an image diseased, or give no answer; by stated rules.
+"""From probabilities to decisions: call an image diseased, or abstain; by stated rules.
 
 Thresholds are chosen on the validation images and then applied to the test images, for which alone
 they say something of new patients. A subject has the mean probabilities of its images, and the same
@@ -44,17 +44,17 @@ def _candidates(scores: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, 
       thresholds [K] (the last is 0: everything is called positive), and the shares of positives
       and of negatives [K] at or above each.
     """
-    distinct, place = np.unique(scores, return_inverse=True)
+    distinct, level = np.unique(scores, return_inverse=True)
     thresholds = np.concatenate([[0.0], (distinct[1:] + distinct[:-1]) / 2])[::-1]
-    found = np.cumsum(np.bincount(place, positives, len(distinct))[::-1])
-    wrong = np.cumsum(np.bincount(place, ~positives, len(distinct))[::-1])
-    return thresholds, found / positives.sum(), wrong / (~positives).sum()
+    caught = np.cumsum(np.bincount(level, positives, len(distinct))[::-1])
+    wrong = np.cumsum(np.bincount(level, ~positives, len(distinct))[::-1])
+    return thresholds, caught / positives.sum(), wrong / (~positives).sum()
 
 
 def youden(scores: np.ndarray, positives: np.ndarray) -> float | None:
     """The threshold with the largest sensitivity + specificity - 1; of equals the lowest.
 
-    Youden 1950, Cancer 3: 32-35. None where that is 0: no threshold tells the two kinds apart.
+    Youden 1950, Cancer 3: 32-35. None where that is 0: no threshold separates the two.
 
     Args:
       scores: [N] float, higher speaks for positive; positive is what reaches the threshold.
@@ -75,11 +75,11 @@ def at_sensitivity(scores: np.ndarray, positives: np.ndarray, least: float) -> f
 
 
 def _share(right: np.ndarray, counted: np.ndarray, subjects: np.ndarray) -> dict[str, Any]:
-    found = intervals.clustered_share(right, counted, subjects)
+    interval = intervals.clustered_share(right, counted, subjects)
     total = int(counted.sum())
     return {
         "value": float(right[counted].mean()) if total else None,
-        "interval": None if found is None else list(found),
+        "interval": None if interval is None else list(interval),
         "n": total,
     }
 
@@ -122,12 +122,12 @@ def operating_point(
     ill, scores = chosen.labels > 0, disease_scores(chosen, len(names))
     value, text = None, f"sensitivity of at least {100 * sensitivity:g} % on validation"
     if ill.all() or not ill.any():
-        text = f"one half, for all validation images are {'' if ill.all() else 'not '}diseased"
+        text = f"one half, because all validation images are {'' if ill.all() else 'not '}diseased"
     elif rule == "youden":
         value = youden(scores, ill)
         text = "largest sensitivity + specificity (Youden) on validation"
         if value is None:
-            text = "one half, for no threshold tells the validation images apart"
+            text = "one half, because no threshold separates the validation images"
     else:
         value = at_sensitivity(scores, ill, sensitivity)
     value = 0.5 if value is None else value
@@ -151,29 +151,29 @@ def _both(
     return {**by_image, "per_subject": by_subject}
 
 
-# --- no answer where the network is not sure ----------------------------------------------------
+# --- abstention ---------------------------------------------------------------------------------
 
 
-def _curve(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _curve(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Falling distinct confidences [K], how many rows reach each, and how many of these are right.
 
     Rows of equal confidence are answered together or not at all.
     """
-    distinct, place = np.unique(sure, return_inverse=True)
-    count = np.cumsum(np.bincount(place, minlength=len(distinct))[::-1])
-    hits = np.cumsum(np.bincount(place, right, len(distinct))[::-1])
+    distinct, level = np.unique(confidence, return_inverse=True)
+    count = np.cumsum(np.bincount(level, minlength=len(distinct))[::-1])
+    hits = np.cumsum(np.bincount(level, right, len(distinct))[::-1])
     return distinct[::-1], count, hits
 
 
 def coverage_curve(predictions: Predictions) -> list[dict[str, Any]]:
-    """Accuracy of the surest rows, from few of them to all, at about a hundred points.
+    """Accuracy of the most confident rows, from few of them to all, at about a hundred points.
 
-    Each is a dict of coverage (share answered), threshold (least confidence answered), accuracy
+    Each is a dict of coverage (share answered), threshold (lowest confidence answered), accuracy
     and n (rows answered).
     """
     right = predictions.predicted == predictions.labels
     thresholds, count, hits = _curve(predictions.confidence, right)
-    kept = np.unique(np.linspace(0, len(count) - 1, min(_POINTS, len(count))).round().astype(int))
+    shown = np.unique(np.linspace(0, len(count) - 1, min(_POINTS, len(count))).round().astype(int))
     return [
         {
             "coverage": float(count[index] / len(right)),
@@ -181,15 +181,15 @@ def coverage_curve(predictions: Predictions) -> list[dict[str, Any]]:
             "accuracy": float(hits[index] / count[index]),
             "n": int(count[index]),
         }
-        for index in kept.tolist()
+        for index in shown.tolist()
     ]
 
 
 def coverage_area(predictions: Predictions) -> tuple[float, intervals.Interval | None]:
     """Mean accuracy over all shares answered, 0..1, and its interval by subject.
 
-    The mean over k of the accuracy of the k surest rows; 1 minus what is called AURC (Geifman,
-    Uziel and El-Yaniv 2019, ICLR). Rows of equal confidence count by their mean.
+    The mean over k of the accuracy of the k most confident rows; 1 minus what is called AURC
+    (Geifman, Uziel and El-Yaniv 2019, ICLR). Rows of equal confidence count by their mean.
     """
     right = (predictions.predicted == predictions.labels).astype(np.float64)
     distinct, level = np.unique(-predictions.confidence, return_inverse=True)
@@ -210,8 +210,8 @@ def coverage_area(predictions: Predictions) -> tuple[float, intervals.Interval |
     return value, intervals.bootstrap_interval(predictions, area)
 
 
-def confidence_for(predictions: Predictions, target: float) -> float | None:
-    """The least confidence whose answered rows reach an accuracy; None if there is none.
+def confidence_threshold(predictions: Predictions, target: float) -> float | None:
+    """The lowest confidence threshold whose answered rows reach an accuracy; None without one.
 
     Args:
       predictions: the validation images.
@@ -222,14 +222,14 @@ def confidence_for(predictions: Predictions, target: float) -> float | None:
     good = np.flatnonzero((hits / count >= target - _ROUNDING) & (count >= FEWEST_ANSWERED))
     if not len(good):
         return None
-    place = good[-1]
+    last = good[-1]
     # Halfway to the next row, which is not answered any more.
-    below = thresholds[place + 1] if place + 1 < len(thresholds) else 0.0
-    return float((thresholds[place] + below) / 2)
+    below = thresholds[last + 1] if last + 1 < len(thresholds) else 0.0
+    return float((thresholds[last] + below) / 2)
 
 
 def abstention(predictions: Predictions, target: float) -> dict[str, Any]:
-    """A least confidence, chosen on validation, below which no answer is given; ready for JSON.
+    """A confidence threshold, chosen on validation, below which is no answer; ready for JSON.
 
     Args:
       predictions: all images, calibrated.
@@ -240,13 +240,13 @@ def abstention(predictions: Predictions, target: float) -> dict[str, Any]:
       area_interval of the test images' coverage curve, and where there is a threshold val, test
       and per_subject, each with coverage and accuracy (value, interval, n).
     """
-    threshold = confidence_for(predictions.where("val"), target)
+    threshold = confidence_threshold(predictions.where("val"), target)
     rule = f"accuracy of at least {100 * target:g} % of the validation images answered"
     if threshold is None:
         rule += f"; {FEWEST_ANSWERED} or more never reach it"
     test = predictions.where("test")
     area, area_interval = coverage_area(test) if len(test) else (None, None)
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "rule": rule,
         "target_accuracy": target,
         "threshold": threshold,
@@ -254,16 +254,16 @@ def abstention(predictions: Predictions, target: float) -> dict[str, Any]:
         "area_interval": None if area_interval is None else list(area_interval),
     }
     if threshold is None:
-        return found
-    return {**found, **_both(predictions, lambda table: answered(table, threshold))}
+        return content
+    return {**content, **_both(predictions, lambda table: answered(table, threshold))}
 
 
 def answered(predictions: Predictions, threshold: float) -> dict[str, Any]:
     """Share of the rows that reach a confidence, and their accuracy."""
-    kept = predictions.confidence >= threshold
+    reached = predictions.confidence >= threshold
     right = predictions.predicted == predictions.labels
-    every = np.ones(len(kept), bool)
+    every = np.ones(len(reached), bool)
     return {
-        "coverage": _share(kept, every, predictions.subjects),
-        "accuracy": _share(right, kept, predictions.subjects),
+        "coverage": _share(reached, every, predictions.subjects),
+        "accuracy": _share(right, reached, predictions.subjects),
     }

@@ -226,7 +226,7 @@ def open_run(folder: Path | str) -> Classifier:
         then = record["versions"].get("sscjax", "an unknown version")
         reason = f"{type(error).__name__}: {error}"
         if then == sscjax.__version__:
-            raise UserError(f"{folder} is damaged ({reason}): train the run anew") from error
+            raise UserError(f"{folder} is damaged ({reason}): train the run again") from error
         raise UserError(
             f"{folder} was made by sscjax {then}, and this is {sscjax.__version__} ({reason}): "
             "install that version to use the run"

@@ -185,14 +185,14 @@ def test_coverage_area_by_hand() -> None:
 def test_confidence_for_an_accuracy() -> None:
     table = table_of(6, count=600).where("val")
     right = table.predicted == table.labels
-    threshold = thresholds.confidence_for(table, 0.75)
+    threshold = thresholds.confidence_threshold(table, 0.75)
     assert threshold is not None
     assert right[table.confidence >= threshold].mean() >= 0.75 > right.mean()
     # No lower threshold reaches it.
     for lower in np.unique(table.confidence[table.confidence < threshold]):
         assert right[table.confidence >= lower].mean() < 0.75
-    assert thresholds.confidence_for(table, float(right.mean())) is not None
-    assert thresholds.confidence_for(table_of(6, count=30).where("val"), 1.0) is None
+    assert thresholds.confidence_threshold(table, float(right.mean())) is not None
+    assert thresholds.confidence_threshold(table_of(6, count=30).where("val"), 1.0) is None
 
 
 def test_abstention_is_reported_on_test() -> None:
