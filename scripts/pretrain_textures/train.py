@@ -267,7 +267,7 @@ def _train(
             )
         return {**row, "seconds": round(seconds(), 1)}
 
-    with signals.held():
+    with signals.deferred():
         while done < course.steps:
             phase = course.phase(done)
             batch = draws[phase](jax.random.fold_in(key, done))
@@ -288,10 +288,10 @@ def _train(
             if course.passes(done, config.keep_every):
                 name = f"{course.pictures(done):09d}.safetensors"
                 _keep(folder / _KEPT / name, plan.model, state)
-            if course.passes(done, config.save_every) or last or signals.asked():
+            if course.passes(done, config.save_every) or last or signals.stop_requested():
                 plain = [{name: float(v) for name, v in values.items()} for values in sums]
                 saved.save(done, state, {"curves": curves, "seconds": seconds(), "sums": plain})
-            if signals.asked():
+            if signals.stop_requested():
                 break
     return state, curves, seconds()
 

@@ -1,7 +1,7 @@
-"""Numbers in place of the names of files and subjects, which may tell who a patient is.
+"""Pseudonyms: numbers instead of file and subject names, which may identify a patient.
 
-`image 0001` is the first file by its name, `subject 001` the first subject: the same set has the
-same numbers at every start, whatever the order in which it is read.
+`image 0001` is the first file in sorted order, `subject 001` the first subject: the same set gets
+the same numbers in every run, whatever the order in which it is read.
 """
 
 from __future__ import annotations
@@ -22,129 +22,137 @@ UNREADABLE = "cannot be read"
 
 
 def numbers(names: Iterable[str], word: str, digits: int) -> dict[str, str]:
-    """A number for each distinct name, in their order: {'a': 'image 0001', ...}.
+    """Number the distinct names in sorted order: {'a': 'image 0001', ...}.
 
     Args:
-      names: in any order.
-      word: what is counted.
-      digits: at least so many.
+      names: in any order, with repetitions.
+      word: written before the number, such as 'image'.
+      digits: the number is padded with zeros to at least so many.
     """
     ordered = sorted(set(names))
     width = max(digits, len(str(len(ordered))))
-    return {name: f"{word} {place:0{width}d}" for place, name in enumerate(ordered, 1)}
+    return {name: f"{word} {number:0{width}d}" for number, name in enumerate(ordered, 1)}
 
 
 def _both(files: Sequence[str], subjects: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Numbers of files, and of subjects: an image that names none stays its own."""
+    """Numbers by file and by subject; an image without a subject remains its own subject."""
     of_file = numbers(files, "image", 4)
     of_subject = numbers(set(subjects) - set(files), "subject", 3)
     return of_file, {**of_file, **of_subject}
 
 
-def image_set(found: ImageSet) -> ImageSet:
-    """The set with numbers for names; the files' own names are left in `origins` alone."""
-    files, subjects = found.files.tolist(), found.subjects.tolist()
-    # Those that cannot be read have their number, too: mended, they change no other's.
-    of_file, of_subject = _both([*files, *found.skipped], subjects)
+def image_set(original: ImageSet) -> ImageSet:
+    """Replace names by numbers; the file names remain only in `origins`, never written."""
+    files, subjects = original.files.tolist(), original.subjects.tolist()
+    # Unreadable files are numbered, too: once they are fixed, no other number changes.
+    of_file, of_subject = _both([*files, *original.skipped], subjects)
     return dataclasses.replace(
-        found,
+        original,
         files=np.array([of_file[name] for name in files], dtype=np.str_),
         subjects=np.array([of_subject[name] for name in subjects], dtype=np.str_),
-        origins=found.files,
-        skipped={of_file[name]: _reason(name, why) for name, why in found.skipped.items()},
+        origins=original.files,
+        skipped={of_file[name]: _reason(name, why) for name, why in original.skipped.items()},
     )
 
 
 def _reason(file: str, reason: str) -> str:
-    """Why an image cannot be read, if that says nothing of its name."""
+    """Why an image cannot be read, unless the reason discloses a name."""
     stem = file.rpartition("/")[2].partition(".")[0]
     return UNREADABLE if stem in reason or "/" in reason or "\\" in reason else reason
 
 
-def asked(found: Sequence[InputImage]) -> list[InputImage]:
-    """The same for images that a network is asked about; their paths stay, to be read."""
-    of_file, of_subject = _both([one.file for one in found], [one.subject for one in found])
+def input_images(images: Sequence[InputImage]) -> list[InputImage]:
+    """Replace names by numbers for images to predict; their paths stay, to be read."""
+    of_file, of_subject = _both(
+        [image.file for image in images], [image.subject for image in images]
+    )
     return [
-        dataclasses.replace(one, file=of_file[one.file], subject=of_subject[one.subject])
-        for one in found
+        dataclasses.replace(image, file=of_file[image.file], subject=of_subject[image.subject])
+        for image in images
     ]
 
 
-def failure(one: InputImage, reason: str) -> str:
-    """Why such an image cannot be read, by its number."""
-    return f"{one.file}: {_reason(one.path.name, reason.removeprefix(f'{one.path}: '))}"
+def failure(image: InputImage, reason: str) -> str:
+    """Why an image of `input_images` cannot be read, named by its number."""
+    return f"{image.file}: {_reason(image.path.name, reason.removeprefix(f'{image.path}: '))}"
 
 
 PRIVATE = "(private)"
-"""What stands where the place of the images would."""
+"""Written instead of the path of the images."""
 
 
 _PATH_FLAG = re.compile(r"--?config\.data\.path")
 
 
 def command(words: Sequence[str], path: str) -> list[str]:
-    """The words of a command without the place of the images.
+    """Remove the path of the images from a command.
 
-    A word, or what a flag is set to, is taken out as a whole where it is that place, lies in it, or
-    has it somewhere within, however either is spelt: a run's folder there tells it, too.
+    A word, or the value of a flag, is replaced as a whole if it is that path, lies within it or
+    contains it, however either is written: a run's folder inside it would disclose it, too.
 
     Args:
-      words: of a command that was given in this process's folder.
-      path: of the images: their folder, or a manifest in it; '' for none.
+      words: a command given in the current working directory.
+      path: the images' folder, or a manifest in it; '' for none.
+
+    Returns:
+      the words, with `PRIVATE` in place of such values.
     """
     if not path:
         return list(words)
     folder = _folder_of(path)
     target = os.path.realpath(folder)
-    spelt = {target, os.path.abspath(folder), os.path.normpath(folder)}
-    # Of these a word may hold one by chance: a root, a bare name, steps upwards alone.
-    spelt = {one for one in spelt if os.path.basename(one) not in ("", "..") and os.sep in one}
-    found: list[str] = []
+    spellings = {target, os.path.abspath(folder), os.path.normpath(folder)}
+    # A word may contain these by chance: a root, a bare name, or only steps upwards.
+    spellings = {s for s in spellings if os.path.basename(s) not in ("", "..") and os.sep in s}
+    cleaned: list[str] = []
     before = ""
     for word in words:
         assigned = word.startswith("-") and "=" in word
         flag, sign, value = word.partition("=") if assigned else ("", "", word)
-        hidden = _PATH_FLAG.fullmatch(flag or before) or _tells(value, target, spelt)
-        found.append(f"{flag}{sign}{PRIVATE}" if hidden else word)
+        hidden = _PATH_FLAG.fullmatch(flag or before) or _discloses(value, target, spellings)
+        cleaned.append(f"{flag}{sign}{PRIVATE}" if hidden else word)
         before = word
-    return found
+    return cleaned
 
 
 def refuse_within(folder: Path, path: str) -> None:
-    """Raise a UserError for a run's folder within that of its images: its files name their own.
+    """Refuse a private run's folder inside the folder of its images, which its path would disclose.
 
     Args:
       folder: of a private run.
       path: of the images, as for `command`.
+
+    Raises:
+      UserError: `folder` lies within the images' folder.
     """
     if not path:
         return
     if folder.expanduser().resolve().is_relative_to(os.path.realpath(_folder_of(path))):
         raise UserError(
-            f"--workdir={folder} lies in the folder of the images, which config.private=True is "
-            "not to tell: choose a --workdir elsewhere"
+            f"--workdir={folder} lies in the folder of the images, which config.private=True must "
+            "not disclose: choose a --workdir elsewhere"
         )
 
 
 def _folder_of(path: str) -> str:
-    """The folder of images, of which `path` may be a manifest; links are not followed."""
-    place = os.path.expanduser(path)
-    return os.path.dirname(os.path.abspath(place)) if os.path.isfile(place) else place
+    """The folder of images, where `path` may be a manifest; links are not followed."""
+    path = os.path.expanduser(path)
+    return os.path.dirname(os.path.abspath(path)) if os.path.isfile(path) else path
 
 
-def _tells(value: str, folder: str, spelt: Iterable[str]) -> bool:
-    """Whether a value names a folder or what is in it, or has one of its spellings within."""
-    place = os.path.expanduser(value)
-    target = os.path.realpath(place)
-    if any(one in value for one in spelt) or (value and target == folder):
+def _discloses(value: str, folder: str, spellings: Iterable[str]) -> bool:
+    """Whether a value names a folder or something in it, or contains one of its spellings."""
+    path = os.path.expanduser(value)
+    target = os.path.realpath(path)
+    if any(spelling in value for spelling in spellings) or (value and target == folder):
         return True
-    # Other words are no paths, though each would lie in the folder that a command is given in.
-    is_path = os.path.dirname(place) or os.path.lexists(place)
+    # Other words are no paths, although each would resolve into the working directory.
+    is_path = os.path.dirname(path) or os.path.lexists(path)
     return bool(is_path) and Path(target).is_relative_to(folder)
 
 
-def config(found: Mapping[str, object]) -> dict[str, object]:
-    """A config as a dict, without the place of the images."""
-    data = found["data"]
+def config(original: Mapping[str, object]) -> dict[str, object]:
+    """A config as a dict, without the path of the images."""
+    data = original["data"]
     assert isinstance(data, Mapping)
-    return {**found, "data": {**data, "path": PRIVATE if data["path"] else ""}}
+    return {**original, "data": {**data, "path": PRIVATE if data["path"] else ""}}

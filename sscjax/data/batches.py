@@ -1,7 +1,7 @@
-"""Images of any number, size and kind as batches that a network takes.
+"""Batches for a network from images of any number, size and kind.
 
-Arrays, image sets, files and folders are prepared as a run prepares its own: the central square,
-reduced to the network's size.
+Arrays, image sets, files and folders are preprocessed as in training: the central square, reduced
+to the network's input size.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _EXPECTED = (
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Images by their names, decoded when they are needed.
+    """Named images in batches, decoded when they are needed.
 
     Attributes:
-      named: of each image its name, subject and label; of an array they are numbers.
-      source: the pixels, or the files.
+      named: each image's name, subject and label; for arrays the names are numbers.
+      source: the pixels, or None where they are read from the files of `named`.
       size: side in pixels that the images are reduced to.
       batch: images at a time.
     """
@@ -73,16 +73,17 @@ class Batches:
 
 
 def of(images: Images, size: int, batch: int, classes: Sequence[str]) -> Batches:
-    """Batches of any images.
+    """Make batches of images of any accepted kind.
 
     Args:
-      images: see `Images`; none at all are no mistake.
+      images: see `Images`; may be empty.
       size: side in pixels that they are reduced to.
       batch: images at a time.
-      classes: of the network: a folder whose folders are named so is labelled.
+      classes: the network's class names; a folder that contains only folders with these names is
+        labelled.
 
     Raises:
-      UserError: something else was given, or a path that leads to no image.
+      UserError: `images` is of another kind, or a path leads to no image.
     """
     if isinstance(images, ImageSet):
         names = (images.files, images.subjects, images.labels)
@@ -98,21 +99,21 @@ def of(images: Images, size: int, batch: int, classes: Sequence[str]) -> Batches
         return Batches(_numbered(len(images)), images, size, batch)
     if not isinstance(images, Sequence):
         raise UserError(f"images are a {type(images).__name__}: {_EXPECTED}")
-    if images and all(isinstance(one, str | os.PathLike) for one in images):
-        paths = [Path(one).expanduser() for one in images]
+    if images and all(isinstance(item, str | os.PathLike) for item in images):
+        paths = [Path(item).expanduser() for item in images]
         lists = [inputs.find(path, classes) for path in paths]
         return Batches(list(itertools.chain.from_iterable(lists)), None, size, batch)
     arrays = []
-    for number, one in enumerate(images):
-        if not _is_array(one):
-            raise UserError(f"images[{number}] is a {type(one).__name__}: {_EXPECTED}")
-        arrays.append(np.asarray(one))
+    for number, item in enumerate(images):
+        if not _is_array(item):
+            raise UserError(f"images[{number}] is a {type(item).__name__}: {_EXPECTED}")
+        arrays.append(np.asarray(item))
         _check(arrays[-1][None] if arrays[-1].ndim == 3 else arrays[-1], f"images[{number}]", 1)
     return Batches(_numbered(len(arrays)), arrays, size, batch)
 
 
 def _is_array(value: Any) -> bool:
-    """Whether it is an array, of NumPy, of JAX, or rows that are read as they are needed."""
+    """Whether it is a NumPy or JAX array, or rows that are read when they are needed."""
     return hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")
 
 
@@ -136,5 +137,5 @@ def _check(array: Any, what: str, given: int = 0) -> None:
 
 
 def _numbered(count: int) -> list[InputImage]:
-    """Names of images that have none: each is its own subject."""
+    """Numbers as names for unnamed images; each is its own subject."""
     return [InputImage(Path(), name, name) for name in map(str, range(count))]

@@ -1,4 +1,4 @@
-"""Images that a network is asked about: files, folders and manifests, with or without labels."""
+"""Images to predict: files, folders and manifests, with or without labels."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
-from sscjax.data import image_folder, masks
+from sscjax.data import csv_table, image_folder, masks
 from sscjax.data.image_io import IMAGE_SUFFIXES, read_image
 from sscjax.errors import UserError
 
-# Batches that are decoded ahead of the one that is computed.
+# Batches decoded ahead of the one in use: the network then never waits, and memory is bounded.
 _AHEAD = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class InputImage:
-    """One image, not decoded yet.
+    """One image to predict, not decoded yet.
 
     Attributes:
       path: the file.
       file: its name in the results.
-      subject: patient, biopsy or slide that it belongs to.
-      label: its class where that is known, else ''.
+      subject: the patient, biopsy or slide it comes from.
+      label: its class, or '' where it is unknown.
     """
 
     path: Path
@@ -37,28 +37,31 @@ class InputImage:
 
 
 def find(path: Path | str, classes: Sequence[str]) -> list[InputImage]:
-    """The images that a path stands for.
+    """List the images at a path.
 
-    An image file stands for itself. A csv file, or a folder with a `manifest.csv`, has the columns
-    `file` (relative to it) and optionally `subject` (or `slide`) and `label`. A folder with nothing
-    but folders that are named after the network's classes is labelled, as for training:
-    `class/subject/image.jpg`. Of any other folder each folder that holds images is one subject.
+    An image file is one image. A csv file, or a folder with a `manifest.csv`, has the columns
+    `file` (relative to it) and optionally `subject` (or `slide`) and `label`. A folder that
+    contains only folders named after the network's classes is labelled, as for training:
+    `class/subject/image.jpg`. In any other folder, each folder with images is one subject.
 
     Args:
-      path: as above.
-      classes: of the network.
+      path: an image, a csv file or a folder.
+      classes: the network's class names.
+
+    Returns:
+      the images; those of folders in the order of their names, those of manifests in row order.
 
     Raises:
-      UserError: nothing is there, or no image, or a row or a name that cannot be used.
+      UserError: the path does not exist or holds no image, or a row or a name is unusable.
     """
-    found = _found(Path(path), classes)
-    for one in found:
-        image_folder.refuse_undecodable(one.path)
-        image_folder.refuse_undecodable(one.subject)
-    return found
+    images = _list(Path(path), classes)
+    for image in images:
+        csv_table.refuse_undecodable(image.path)
+        csv_table.refuse_undecodable(image.subject)
+    return images
 
 
-def _found(path: Path, classes: Sequence[str]) -> list[InputImage]:
+def _list(path: Path, classes: Sequence[str]) -> list[InputImage]:
     if path.is_dir():
         manifest = path / image_folder.MANIFEST
         return _from_manifest(manifest) if manifest.is_file() else _from_folder(path, classes)
@@ -80,40 +83,40 @@ def _from_folder(folder: Path, classes: Sequence[str]) -> list[InputImage]:
         )
     tops = {file.relative_to(folder).parts[0] for file in files}
     labelled = tops <= set(classes)
-    found = []
+    images = []
     for file in files:
         parts = file.relative_to(folder).parts
         name = "/".join(parts)
         if labelled:
-            found.append(InputImage(file, name, parts[1] if len(parts) > 2 else name, parts[0]))
+            images.append(InputImage(file, name, parts[1] if len(parts) > 2 else name, parts[0]))
         else:
             inner = "/".join(parts[:-1])
-            found.append(InputImage(file, name, inner or folder.resolve().name))
-    return found
+            images.append(InputImage(file, name, inner or folder.resolve().name))
+    return images
 
 
 def _from_manifest(manifest: Path) -> list[InputImage]:
-    found = []
-    for line, row in image_folder.read_rows(manifest, ("file",)):
-        place = f"{manifest}, row {line}"
+    images = []
+    for line, row in csv_table.read_rows(manifest, ("file",)):
+        location = f"{manifest}, row {line}"
         if not row["file"]:
-            raise UserError(f"{place}: empty file; fill it in")
-        path, name = image_folder.named_file(manifest.parent, place, row["file"])
+            raise UserError(f"{location}: empty file; fill it in")
+        path, name = image_folder.named_file(manifest.parent, location, row["file"])
         subject = row.get("subject") or row.get("slide") or name
-        found.append(InputImage(path, name, subject, row.get("label", "")))
-    if not found:
+        images.append(InputImage(path, name, subject, row.get("label", "")))
+    if not images:
         raise UserError(f"{manifest}: has no rows; expected one row per image")
-    return found
+    return images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-    """Some of the images, decoded.
+    """One batch of decoded images.
 
     Attributes:
-      rows: their places in the list that was asked for.
+      rows: their indices in the list given to `decode`.
       images: uint8 [n,size,size,3], in this order.
-      failed: place and reason of each image that could not be decoded.
+      failed: index and reason of each image that could not be decoded.
     """
 
     rows: list[int]
@@ -121,35 +124,39 @@ class Batch:
     failed: list[tuple[int, str]]
 
 
-def decode(asked: Sequence[InputImage], size: int, batch: int) -> Iterator[Batch]:
-    """Decode images in threads, a few batches ahead of who uses them; memory stays bounded.
+def decode(inputs: Sequence[InputImage], size: int, batch: int) -> Iterator[Batch]:
+    """Decode images in threads, a few batches ahead of their use; memory stays bounded.
 
     Args:
-      asked: what to decode.
-      size: side of the square images in pixels; they are cut and reduced as for training.
-      batch: images at a time; an image that cannot be decoded leaves its batch shorter.
+      inputs: the images to decode.
+      size: side of the square images in pixels; they are cropped and reduced as for training.
+      batch: images at a time; an image that cannot be decoded makes its batch shorter.
+
+    Yields:
+      batches in the order of `inputs`.
     """
 
-    def one(row: int) -> np.ndarray | str:
+    def read(row: int) -> np.ndarray | str:
         try:
-            return read_image(asked[row].path, size)
+            return read_image(inputs[row].path, size)
         except UserError as error:
             return str(error)
 
-    starts = iter(range(0, len(asked), batch))
+    starts = iter(range(0, len(inputs), batch))
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
 
-        def begin(start: int) -> list:
-            return [pool.submit(one, row) for row in range(start, min(start + batch, len(asked)))]
+        def submit(start: int) -> list:
+            stop = min(start + batch, len(inputs))
+            return [pool.submit(read, row) for row in range(start, stop)]
 
-        waiting = [(start, begin(start)) for start in itertools.islice(starts, _AHEAD)]
+        waiting = [(start, submit(start)) for start in itertools.islice(starts, _AHEAD)]
         while waiting:
             start, futures = waiting.pop(0)
-            found = [future.result() for future in futures]
-            waiting += [(start, begin(start)) for start in itertools.islice(starts, 1)]
-            good = [k for k, image in enumerate(found) if not isinstance(image, str)]
+            decoded = [future.result() for future in futures]
+            waiting += [(following, submit(following)) for following in itertools.islice(starts, 1)]
+            good = [k for k, image in enumerate(decoded) if not isinstance(image, str)]
             yield Batch(
                 [start + k for k in good],
-                np.array([found[k] for k in good], np.uint8).reshape(-1, size, size, 3),
-                [(start + k, image) for k, image in enumerate(found) if isinstance(image, str)],
+                np.array([decoded[k] for k in good], np.uint8).reshape(-1, size, size, 3),
+                [(start + k, image) for k, image in enumerate(decoded) if isinstance(image, str)],
             )

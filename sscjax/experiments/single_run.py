@@ -113,7 +113,7 @@ def run(
       UserError: anything that the user can fix.
       OSError: a disk that fills up, or can no longer be written, while the run is at work.
     """
-    run_dir.refuse_foreign(folder)
+    run_dir.refuse_other_contents(folder)
     if config.get("private"):
         anonymize.refuse_within(folder, config.data.path)
     request = _Request(config, folder, fresh, command, loaded, fallback, features_at, given)

@@ -196,7 +196,7 @@ def listed(
                 f"{image.file} is given twice (also as {name_of[target]}): name it once"
             )
         name_of[target] = image.file
-    return anonymize.asked(images) if private else images
+    return anonymize.input_images(images) if private else images
 
 
 def predict_images(

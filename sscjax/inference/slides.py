@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data import image_folder, image_io
+from sscjax.data import csv_table, image_folder, image_io
 from sscjax.data.inputs import InputImage
 from sscjax.data.slides import output, reader
 from sscjax.data.slides.cut import cut_all
@@ -128,7 +128,7 @@ def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
         used.
     """
     for path in slides:
-        image_folder.refuse_undecodable(path)
+        csv_table.refuse_undecodable(path)
     names = _names(slides)
     keys = output.keys(names)
     sources = [

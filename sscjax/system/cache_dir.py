@@ -1,4 +1,4 @@
-"""Where downloaded weights lie, and whatever else is worth keeping between runs."""
+"""The cache folder: downloaded weights, compiled programs and prepared image sets."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from sscjax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
-_MEND = "name a folder by the environment variable SSCJAX_CACHE, such as SSCJAX_CACHE=/data/cache"
+_FIX = "name a folder by the environment variable SSCJAX_CACHE, such as SSCJAX_CACHE=/data/cache"
 
 
 def cache_dir() -> Path:
     """Return the absolute path of the cache folder; it need not exist yet.
 
     The environment variable `SSCJAX_CACHE` names it (`~` is expanded); unset or empty, it is the
-    platform's folder for caches of this user, or, where this user has no home folder, one below
-    the system's temporary folder, and the log says so.
+    user's cache folder on this platform or, for a user without a home folder, one below the
+    system's temporary folder; the log then warns.
 
     Raises:
-      UserError: `~` stands for no folder, or the temporary one belongs to somebody else.
+      UserError: `~` cannot be resolved, or the temporary folder belongs to another user.
     """
     named = os.environ.get("SSCJAX_CACHE", "")
     try:
@@ -34,7 +34,7 @@ def cache_dir() -> Path:
     except RuntimeError as error:  # containers: no HOME, and a user who is not in /etc/passwd
         if named:
             raise UserError(
-                f"SSCJAX_CACHE is {named}, but this user has no home folder; {_MEND}"
+                f"SSCJAX_CACHE is {named}, but this user has no home folder; {_FIX}"
             ) from error
         return _temporary()
     if not named and not folder.is_absolute():  # older platformdirs leave the `~` there
@@ -44,10 +44,10 @@ def cache_dir() -> Path:
 
 @functools.cache
 def _temporary() -> Path:
-    """A folder of this user's own: compiled programs are read from it, and others may write beside.
+    """A private folder: programs are loaded from it, and the temporary folder is open to all users.
 
     Raises:
-      UserError: somebody else can write in it, or it cannot be created.
+      UserError: another user can write to it, or it cannot be created.
     """
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = Path(tempfile.gettempdir()).resolve() / f"sscjax-{user}"
@@ -56,14 +56,14 @@ def _temporary() -> Path:
         state = folder.lstat()
     except OSError as error:
         raise UserError(
-            f"{folder}: the cache folder cannot be created ({error.strerror}); {_MEND}"
+            f"{folder}: the cache folder cannot be created ({error.strerror}); {_FIX}"
         ) from error
     others = stat.S_IWGRP | stat.S_IWOTH if os.name != "nt" else 0
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != user or state.st_mode & others:
-        raise UserError(f"{folder}: others can write in this cache folder; {_MEND}")
+        raise UserError(f"{folder}: other users can write to this cache folder; {_FIX}")
     _LOG.warning(
         "this user has no home folder (HOME is not set): the cache is %s, which the system may "
         "empty; %s",
-        *(folder, _MEND),
+        *(folder, _FIX),
     )
     return folder

@@ -1,7 +1,7 @@
-"""Files fetched over https by pooch: bounded in size and time, whole and checked or not at all.
+"""Downloads over https by pooch, bounded in size and time; a file is checked, or absent.
 
-Imported where something is fetched, and there alone: urllib3 opens a socket when it is imported,
-and programs that fetch nothing open none.
+Import this only where something is downloaded: importing urllib3 opens a socket, and programs that
+download nothing should open none.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from sscjax.errors import UserError
 Session = requests.Session
 
 CONNECT_SECONDS = 10.0
-STALL_SECONDS = 30.0  # without a byte
+STALL_SECONDS = 30.0  # without receiving a byte
 TOTAL_SECONDS = 900.0
 _CHUNK = 2**16
 
 
 class UnreachableError(UserError):
-    """The file could not be reached, or the connection broke off."""
+    """The server could not be reached, or the connection was lost."""
 
 
 class _SystemCertificates(HTTPAdapter):
-    """HTTPS with the certificates of the system as well: those of a hospital's proxy are there."""
+    """HTTPS that also trusts the system's certificates, such as that of a hospital's proxy."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, ssl_context=ssl.create_default_context(), **options)
@@ -47,16 +47,16 @@ class _SystemCertificates(HTTPAdapter):
 
 class _NotHttps(BaseAdapter):
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> Any:
-        raise UserError(f"{request.url}: files are fetched over https only")
+        raise UserError(f"{request.url}: expected an https address")
 
     def close(self) -> None:
         pass
 
 
 def https_session() -> requests.Session:
-    """A session that sends nothing over plain HTTP, where redirects might lead."""
+    """A session that refuses plain HTTP, to which a redirect might lead."""
     session = requests.Session()
-    # As it lies there: its length is announced, and no small file unpacks to a large one.
+    # Uncompressed: the length is announced, and no small download unpacks to a large file.
     session.headers["Accept-Encoding"] = "identity"
     session.mount("https://", _SystemCertificates())
     session.mount("http://", _NotHttps())
@@ -72,25 +72,25 @@ def fetched(
     sha256: str | None = None,
     session: requests.Session | None = None,
 ) -> Iterator[Path]:
-    """Fetch a file; the block gets it under a temporary name, to check what it holds.
+    """Download a file; the `with` block gets it under a temporary name, to check its contents.
 
-    When the block ends it is renamed to `path`; after an error in it nothing is kept.
+    At the end of the block it is renamed to `path`; after an error in it the file is deleted.
 
     Args:
-      url: https.
-      path: where the file is kept; its folder is created when missing.
-      most: bytes.
-      sha256: in hexadecimal, where it is known.
-      session: what sends the request; None takes `https_session`.
+      url: an https address.
+      path: the file's final path; its folder is created if missing.
+      most: the largest size in bytes.
+      sha256: expected hash in hexadecimal; None checks no hash.
+      session: sends the request; None takes `https_session`.
 
     Yields:
-      the file, in a temporary folder beside `path`.
+      path of the complete file, in a temporary folder beside `path`.
 
     Raises:
-      UnreachableError: it cannot be reached, takes too long, or breaks off.
-      UserError: it is too large, another file, not https, or cannot be written.
+      UnreachableError: the server cannot be reached, is too slow, or the connection is lost.
+      UserError: the file is too large, has another hash, is not on https, or cannot be written.
     """
-    pooch.get_logger().setLevel("CRITICAL")  # the callers say what they fetch
+    pooch.get_logger().setLevel("CRITICAL")  # the callers log what they download
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as folder:
@@ -99,7 +99,7 @@ def fetched(
                 pooch.retrieve(url, sha256, path.name, folder, downloader=download)
             except UserError:
                 raise
-            except ValueError as error:  # as pooch says it
+            except ValueError as error:  # how pooch reports another hash
                 raise UserError(f"{url} gave another file than the one expected") from error
             partial = Path(folder) / path.name
             partial.chmod(0o644)  # others may use the cache
@@ -113,13 +113,13 @@ def fetched(
 
 
 class _Download:
-    """What pooch calls to download a file; its own waits for a whole chunk, however slow."""
+    """The downloader for pooch; its default one waits for a full chunk, however slow."""
 
     def __init__(self, most: int, session: requests.Session) -> None:
         self._most, self._session = most, session
 
     def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> None:
-        # Unbuffered: a full disk is met where it is not taken for a broken connection.
+        # Unbuffered: a full disk then fails in `write`, not where it looks like a lost connection.
         with self._session, open(output_file, "wb", buffering=0) as file:
             for chunk in self._chunks(url):
                 rest = memoryview(chunk)
@@ -134,7 +134,7 @@ class _Download:
                 url, stream=True, timeout=(CONNECT_SECONDS, STALL_SECONDS)
             ) as response:
                 response.raise_for_status()
-                # What has come, not a whole chunk: a trickle would put the deadline off for ever.
+                # What has arrived, not a full chunk: a trickle would never reach the deadline.
                 while chunk := response.raw.read1(_CHUNK):
                     received += len(chunk)
                     if received > self._most:
@@ -147,7 +147,7 @@ class _Download:
 
 
 def _reason(error: Exception) -> str:
-    """One line: the first cause, which both libraries wrap in pages of text."""
+    """One line: the root cause, which both libraries wrap in pages of text."""
     cause: BaseException = error
     while cause.__cause__ or cause.__context__:
         cause = cause.__cause__ or cause.__context__ or cause

@@ -1,4 +1,4 @@
-"""Writing files so that a final name never holds half a file; reading those that may be damaged."""
+"""Atomic writing, careful reading of files that may be damaged, hashes, and names as safe text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write `data` to `path` atomically: under that name is the old file or the new one."""
+    """Write `data` to `path` atomically: the name holds the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
@@ -34,7 +34,7 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # of a full disk the system says no name
+            error.filename = str(path)  # for a full disk the system gives no name
         raise
 
 
@@ -44,20 +44,21 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON atomically; NaN and infinity are refused.
+    """Write `value` as indented JSON atomically, keys in their order.
 
-    Keys keep their order: curves that went through a file and back are written as before.
+    Raises:
+      ValueError: `value` contains NaN or infinity, which are not JSON.
     """
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
     write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-      OSError: it cannot be read.
-      ValueError: it holds something else.
+      OSError: the file cannot be read.
+      ValueError: it is not valid JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -66,19 +67,20 @@ def read_json(path: Path) -> Any:
 
 
 def read_npz(path: Path, most: int) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file by name; never a pickle, and never more than the file has.
+    """Read the arrays of a .npz file by name; nothing is unpickled.
 
     Args:
       path: the file.
-      most: bytes that they may have together.
+      most: the largest total size of the arrays in bytes.
 
     Raises:
-      OSError: it cannot be read.
-      ValueError: it is no such file, holds objects, or claims more than `most` or than is there.
+      OSError: the file cannot be read.
+      ValueError: it is no .npz file, contains Python objects, or declares arrays larger than `most`
+        or than its contents.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            # zipfile stops at the size that an entry declares, whatever it inflates to.
+            # The declared sizes suffice: zipfile reads no more than an entry declares.
             if (total := sum(entry.file_size for entry in archive.infolist())) > most:
                 raise ValueError(f"{total:,} bytes of arrays, expected at most {most:,}")
             return {
@@ -87,7 +89,7 @@ def read_npz(path: Path, most: int) -> dict[str, np.ndarray]:
             }
     except (zipfile.BadZipFile, zlib.error, EOFError, MemoryError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
-    except (KeyError, RuntimeError, struct.error, TypeError) as error:  # encrypted, or nonsense
+    except (KeyError, RuntimeError, struct.error, TypeError) as error:  # encrypted or malformed
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
@@ -101,22 +103,22 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(entry) as file:
         header = headers.get(np.lib.format.read_magic(file))
         if header is None:
-            raise ValueError(f"{entry.filename} has another format than arrays are saved in")
+            raise ValueError(f"{entry.filename} is not in NumPy's format 1.0 or 2.0")
         shape, _, dtype = header(file)
         if dtype.hasobject or math.prod(shape) * dtype.itemsize > entry.file_size:
-            raise ValueError(f"{entry.filename} claims {dtype} of the shape {shape}")
+            raise ValueError(f"{entry.filename} declares {dtype} of shape {shape}")
     with archive.open(entry) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal, read piece by piece."""
+    """SHA-256 of a file in hexadecimal; the file is read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def arrays_sha256(named: Iterable[tuple[str, np.ndarray]]) -> str:
-    """SHA-256 in hexadecimal over each array's name, dtype, shape and values, in their order."""
+    """SHA-256 in hexadecimal over the name, dtype, shape and values of each array, in order."""
     digest = hashlib.sha256()
     for name, array in named:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -124,50 +126,54 @@ def arrays_sha256(named: Iterable[tuple[str, np.ndarray]]) -> str:
     return digest.hexdigest()
 
 
-def spelt(text: str) -> str:
-    """Foreign text in which nothing is hidden: what is not printed, or turns text about, is spelt.
+def escaped(text: str) -> str:
+    r"""Escape what does not print in untrusted text, and marks that reverse its direction.
 
-    Of a file's name that is not UTF-8 these are the bytes that are not.
+    In a file name that is not UTF-8 the invalid bytes are escaped.
+
+    Example:
+      >>> escaped("a\x1b[2J.png")
+      'a\\x1b[2J.png'
     """
-    return "".join(letter if letter.isprintable() else _spelling(letter) for letter in text)
+    return "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
 
 
-def _spelling(letter: str) -> str:
-    if "\udc80" <= letter <= "\udcff":  # how Python has a byte that is not UTF-8
+def _escape(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":  # Python's surrogate for a byte that is not UTF-8
         return f"\\x{ord(letter) - 0xDC00:02x}"
     return letter.encode("unicode_escape").decode("ascii")
 
 
 def undecodable(path: Path | str) -> str:
-    """The first part of a path that is not UTF-8, spelt; '' where there is none.
+    """The first part of a path that is not UTF-8, escaped; '' if there is none.
 
-    No file that is written could name it.
+    Such a name cannot be written to any of our files.
     """
     for part in Path(path).parts:
         try:
             part.encode()
         except UnicodeEncodeError:
-            return spelt(part)
+            return escaped(part)
     return ""
 
 
-# What spreadsheets take for the start of a formula, which might fetch or send something.
+# A cell that begins so is a formula to spreadsheets, which might load or send data (CSV injection).
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def csv_cell(text: str) -> str:
-    """A name as a cell of a CSV file that spreadsheets show and do not compute.
+    """A name as a CSV cell that spreadsheets show and do not evaluate.
 
-    One that they would take for a formula gets an apostrophe in front. `csv_name` takes it off.
+    A name that looks like a formula gets an apostrophe in front, which `csv_name` removes.
     """
     return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows as CSV: text by `csv_cell`, None as nothing, numbers so that they come back to the bit.
+    """Rows as CSV: text by `csv_cell`, None as an empty cell, numbers without loss.
 
-    The standard library's writer leaves a lone carriage return unquoted, at which readers then end
-    the row.
+    The standard library's writer does not quote a lone carriage return, where readers then end the
+    row.
     """
     lines = (",".join(map(_cell, row)) for row in rows)
     return "".join(f"{line}\n" for line in lines)
@@ -181,5 +187,5 @@ def _cell(value: Any) -> str:
 
 
 def csv_name(cell: str) -> str:
-    """The name that `csv_cell` made a cell of."""
+    """The name in a cell; the inverse of `csv_cell`."""
     return cell[1:] if cell[:1] == "'" and cell.lstrip("'").startswith(_FORMULA) else cell

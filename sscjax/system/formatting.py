@@ -13,29 +13,29 @@ UNDEFINED = "-"
 
 
 def clean_name(name: str, width: int = NAME_WIDTH) -> str:
-    """A class name for one cell: nothing that moves the cursor, at most `width` characters."""
+    """A class name for one cell: no control characters, at most `width` characters."""
     name = "".join(letter if letter.isprintable() else "?" for letter in name)
     return name if len(name) <= width else name[: width - 2] + ".."
 
 
 def clean_file(file: str, width: int) -> str:
-    """A file's name for one cell, as `clean_name`; of a long one its end, which tells it apart."""
+    """A file name for one cell, as `clean_name`; a long one keeps its end, which identifies it."""
     file = clean_name(file, len(file))
     return file if len(file) <= width else ".." + file[2 - width :]
 
 
 def percent(share: float | None) -> str:
-    """A share 0..1 as rounded percent with one decimal; a dash where it is undefined."""
+    """A share, 0 to 1, as percent with one decimal; a dash for None."""
     return UNDEFINED if share is None else f"{100 * share:.1f} %"
 
 
 def number(value: float | None) -> str:
-    """A figure with three decimals; a dash where it is undefined."""
+    """A figure with three decimals; a dash for None."""
     return UNDEFINED if value is None else f"{value:.3f}"
 
 
 def align(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Rows of equally many cells as lines of aligned columns, two blanks between them.
+    """Format rows of equally many cells as aligned columns, two blanks apart.
 
     Args:
       rows: the cells, the heading first.
@@ -56,7 +56,7 @@ SHARES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
 
 
 def span(name: str, interval: Sequence[float] | None) -> str:
-    """An interval of the figure `name`: shares in percent; a dash where there is none."""
+    """An interval of the metric `name`, in percent for shares; a dash for None."""
     if interval is None:
         return UNDEFINED
     if name in SHARES:

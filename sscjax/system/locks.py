@@ -1,4 +1,4 @@
-"""One run at a time in a folder, and a folder that stays there while it is at work."""
+"""A lock on a run's folder: one run at a time, which notices when the folder is moved."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from sscjax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
-# As what a killed writer leaves behind: no one's work (see `run_dir.refuse_foreign`).
+# Ends like temporary files, which `run_deletion.refuse_other_contents` ignores.
 NAME = ".lock.tmp"
 
 
 class Lock:
-    """The right to work in a folder; it ends with the process, however that ends.
+    """The exclusive right to write to a folder; it ends with the process, however that ends.
 
-    It is held by the system on an open file, not by the file's being there: what a killed run
-    leaves behind disturbs nobody.
+    The operating system holds the lock on an open file; the file's existence means nothing, so the
+    file of a killed run blocks no other.
 
     Args:
-      folder: need not exist yet.
+      folder: the folder; it need not exist yet.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._path = folder / NAME
-        # Other ways of locking would leave files that block the next run after a kill.
+        # No fallback to a lock by existence: after a kill its file would block the next run.
         self._lock = FileLock(
             self._path,
             blocking=False,
@@ -52,34 +52,34 @@ class Lock:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            # Whatever an error says of files that are not there: where the folder went, it is that.
+            # If the folder was moved, that is the cause of any error about missing files.
             if isinstance(error, Exception):
                 self.check()
         finally:
             self.release()
 
     def take(self) -> None:
-        """Take the lock, if the folder is there and can be written; harmless when it is taken.
+        """Take the lock, if the folder exists and is writable; may be called repeatedly.
 
         Raises:
-          UserError: another process has it.
+          UserError: another process holds it.
         """
         while self.folder.is_dir() and not self._is_ours():
             self.release()
             try:
                 self._lock.acquire()
             except Timeout as error:
-                if not self._path.exists():  # its holder gave it back just now
+                if not self._path.exists():  # its holder has just released it
                     continue
                 raise UserError(
-                    f"{self.folder}: another run is at work there{self._holder()}; wait for its "
-                    "end, stop it, or choose another --workdir"
+                    f"{self.folder}: another run is using this folder{self._holder()}; wait until "
+                    "it ends, stop it, or choose another --workdir"
                 ) from error
             except OSError as error:
-                if error.filename is not None:  # who cannot write here disturbs nobody
+                if error.filename is not None:  # without write access no harm can be done
                     return
                 _LOG.warning(
-                    "%s: its file system has no locks: see that no second run works there",
+                    "%s: its file system has no locks: make sure that no second run uses it",
                     self.folder,
                 )
                 with contextlib.suppress(OSError):
@@ -87,19 +87,19 @@ class Lock:
                 return
 
     def check(self) -> None:
-        """See that the folder is still the one whose lock was taken.
+        """Check that the folder is still the one whose lock was taken.
 
         Raises:
           UserError: it was removed, moved or replaced.
         """
         if self._taken is not None and not self._is_ours():
             raise UserError(
-                f"{self.folder} was moved, removed or replaced while a run was at work there: put "
-                "it back and give the same command again, or choose another --workdir"
+                f"{self.folder} was moved, removed or replaced while a run was using it: put it "
+                "back and give the same command again, or choose another --workdir"
             )
 
     def release(self) -> None:
-        """Give the lock back; harmless when it is not taken."""
+        """Release the lock; may be called without holding it."""
         if self._is_ours():
             # On Windows an open file cannot be removed: filelock does it afterwards.
             with contextlib.suppress(OSError):
@@ -108,7 +108,7 @@ class Lock:
         self._lock.release(force=True)
 
     def _sign(self, descriptor: int) -> None:
-        """Say in the file who holds it; its first byte cannot be read by others on Windows."""
+        """Write the holder to the file; on Windows others cannot read its first byte."""
         self._taken = os.fstat(descriptor)
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)

@@ -1,4 +1,4 @@
-"""What this machine and this code are: what measurements and last bits depend on."""
+"""The processor and the version of this code, on which timings and rounding depend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name as the system reports it."""
     path = Path("/proc/cpuinfo")
     if path.is_file():
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -20,16 +20,16 @@ def processor() -> str:
 
 
 def processors() -> int:
-    """How many of them this process may use."""
+    """Number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def parallelism() -> str:
-    """By what XLA divides a program, and its matrix products between threads: bits depend on it.
+    """A name for how XLA divides programs between threads, on which rounding depends.
 
-    The processors that this process may use, and what the environment variable `NPROC` says.
+    It contains the number of usable processors and, if set, the environment variable `NPROC`.
     """
     told = os.environ.get("NPROC", "")
     return f"{processors()}-as-{told}" if told.isdecimal() else str(processors())
@@ -40,9 +40,9 @@ def source_sha256(folder: Path = Path(__file__).parent.parent) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder).as_posix()
-        # An installed copy keeps the configs inside; what a run takes from them is its config.
+        # Only an installed package contains the configs; a run records its own config anyway.
         if not name.startswith("configs/"):
-            # A checkout on Windows may have other line ends.
+            # A checkout on Windows may have other line endings.
             text = path.read_bytes().replace(b"\r\n", b"\n")
             digest.update(f"{name} {len(text)}\n".encode() + text)
     return digest.hexdigest()

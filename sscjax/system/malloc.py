@@ -1,9 +1,9 @@
-"""Freed memory: kept with the process for the next training step, or given back.
+"""Freed memory: kept in the process for the next training step, or returned to the system.
 
-XLA takes one large buffer for what a program computes in between and frees it at the end of each
-call. The allocator of glibc takes such a buffer from the system and gives it back, and the system
-clears every page anew: at 128x128 pixels 35,000 page faults for each step of 32 images, a tenth of
-its time. What compiling a step frees is another matter: 0.7 GiB that nothing needs again.
+XLA allocates one large buffer for a program's temporaries and frees it at the end of each call.
+glibc's allocator returns such a buffer to the system, which clears every page again at the next
+call: at 128x128 pixels 35,000 page faults for each step of 32 images, a tenth of its time. What
+compilation frees (0.7 GiB) is not needed again, so it is returned.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def keep() -> bool:
-    """Let this process keep the memory that it frees; call it before anything is computed.
+    """Let this process keep the memory that it frees; call it before any computation.
 
-    Where there is no glibc (macOS, Windows, Alpine Linux) nothing changes.
+    Does nothing without glibc (macOS, Windows, Alpine Linux).
 
     Returns:
-      whether the allocator took the settings.
+      whether the allocator accepted the settings.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    # Large blocks from the heap, and the heap never made smaller. The threads' heaps stay apart:
-    # in one for all they waited for each other, half as long again in a process that had compiled.
+    # Allocate large blocks on the heap and never shrink it. Each thread keeps its own heap: with a
+    # shared one the threads waited for each other, and steps took up to 1.5 times as long.
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1))
     taken = all([mallopt(name, value) == 1 for name, value in settings])
     import jax  # here, so that the help of a command does not wait for it
 
-    # In the thread that calls, and so from the main heap: those of other threads give back what is
-    # freed whatever is set.
+    # Run programs in the calling thread, on the main heap: heaps of other threads return freed
+    # memory whatever the settings.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     return taken
 
 
 def give_back() -> bool:
-    """Return to the system all that is free now, such as what compiling has left.
+    """Return all free memory to the system, such as what compilation left.
 
-    A buffer that is used again and again comes back with its next use, its pages cleared once.
+    A buffer that is reused comes back at its next use, its pages cleared once.
 
     Returns:
-      whether there was any, and a way to return it.
+      whether memory was returned; False without glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar with images/s and the time left, or a line now and then."""
+"""Progress on the terminal: a bar with images/s and the time left, or a log line every 15 s."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOG = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 15.0
 
-# With a bar of fixed length, or at 80 columns nothing would be left for it; what comes last is cut.
+# The bar has a fixed length: at 80 columns none would be left for it. The end of the line is cut.
 _BAR = (
     "{desc}: {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
     ", {rate_noinv_fmt}"
@@ -26,8 +26,8 @@ class Progress:
 
     Args:
       title: what is being done.
-      total: images in all.
-      done: images done by an earlier start of the run.
+      total: number of images.
+      done: images finished before the run was resumed.
     """
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
@@ -43,14 +43,14 @@ class Progress:
             bar_format=_BAR,
             dynamic_ncols=True,
             smoothing=0.1,
-            disable=None,  # unless on a terminal
+            disable=None,  # None: only on a terminal
         )
         self._redirected = contextlib.ExitStack()
 
     def __enter__(self) -> Progress:
         log = logging.getLogger("sscjax")
         if not self._bar.disable and log.handlers:
-            # Lines of the log go above the bar, not into it.
+            # Print log lines above the bar, not into it.
             self._redirected.enter_context(logging_redirect_tqdm([log]))
         return self
 
@@ -73,7 +73,7 @@ class Progress:
     def advance(self, images: int) -> None:
         """Count `images` more."""
         if self._new == 0:
-            # The first images wait for the compiler: the rate is that of the others.
+            # The first images include compilation, so they do not count for the rate.
             self._first, self._started = images, time.monotonic()
         self._new += images
         self._bar.update(images)

@@ -98,7 +98,7 @@ def read_json(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged ({error!r}): start anew with --fresh") from error
 
 
-def refuse_foreign(folder: Path, file: str = RECORD) -> None:
+def refuse_other_contents(folder: Path, file: str = RECORD) -> None:
     """Raise a UserError if the folder is a file, or holds something without this record."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, expected a folder: choose another --workdir")
@@ -122,7 +122,7 @@ def delete(folder: Path, file: str = RECORD) -> None:
     Raises:
       UserError: it holds no such run, or one that cannot be deleted.
     """
-    refuse_foreign(folder, file)
+    refuse_other_contents(folder, file)
     clear(folder, file)
     if (folder / file).is_file():
         prefix, suffix = _DELETED.split("*")

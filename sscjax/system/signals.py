@@ -1,6 +1,7 @@
-"""Ctrl-C and SIGTERM: at once where nothing is lost by it, else when the work at hand is saved.
+"""Ctrl-C and SIGTERM: stop at once where nothing is lost, otherwise after saving the current work.
 
-Handlers are installed by the programs alone (`terminal.call`): in a notebook Ctrl-C stays as it is.
+Only the command-line programs install handlers (`terminal.call`): in a notebook Ctrl-C works as
+usual.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-_SAID = b"\nstopping: what is done is being saved; once more stops at once\n"
+_MESSAGE = b"\nstopping after saving; press Ctrl-C again to stop at once\n"
 
-_asked = False
-_held = 0
+_stop_requested = False
+_depth = 0  # of nested `deferred` blocks
 
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Within: both signals raise KeyboardInterrupt, in what is `held` at its end.
+    """Let both signals raise KeyboardInterrupt; inside `deferred` only at the end of that block.
 
     A second signal raises it at once. Outside the main thread, where Python allows no handlers,
     nothing changes.
@@ -30,50 +31,49 @@ def handled() -> Iterator[None]:
         yield
         return
     before: dict[int, Any] = {}
-    for name in ("SIGINT", "SIGTERM"):  # the latter is never sent by Windows, but exists there
+    for name in ("SIGINT", "SIGTERM"):  # Windows defines SIGTERM but never sends it
         number = getattr(signal, name)
-        before[number] = signal.signal(number, _ask)
+        before[number] = signal.signal(number, _on_signal)
     try:
         yield
     finally:
-        _forget()
+        _reset()
         for number, handler in before.items():
-            # None: a handler that was not set by Python cannot be put back by it.
+            # None: Python cannot restore a handler that it did not set.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _ask(number: int, frame: FrameType | None) -> None:
-    global _asked
-    if _held and not _asked:
-        _asked = True
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    global _stop_requested
+    if _depth and not _stop_requested:
+        _stop_requested = True
         with contextlib.suppress(OSError):
-            os.write(
-                2, _SAID
-            )  # print might be in the middle of a line, and may not be entered twice
+            # Not `print`, which is not re-entrant and may be in the middle of a line.
+            os.write(2, _MESSAGE)
         return
-    _forget()
+    _reset()
     raise KeyboardInterrupt
 
 
-def _forget() -> None:
-    global _asked
-    _asked = False
+def _reset() -> None:
+    global _stop_requested
+    _stop_requested = False
 
 
 @contextlib.contextmanager
-def held() -> Iterator[None]:
-    """Within: a first signal only makes `asked` true; at the end it raises KeyboardInterrupt."""
-    global _held
-    _held += 1
+def deferred() -> Iterator[None]:
+    """Defer a first signal to the end of the block; meanwhile `stop_requested` returns True."""
+    global _depth
+    _depth += 1
     try:
         yield
     finally:
-        _held -= 1
-    if _asked and not _held:
-        _forget()
+        _depth -= 1
+    if _stop_requested and not _depth:
+        _reset()
         raise KeyboardInterrupt
 
 
-def asked() -> bool:
-    """Whether what is `held` should save what it has and end."""
-    return _asked
+def stop_requested() -> bool:
+    """Whether a `deferred` block should save its work and end."""
+    return _stop_requested

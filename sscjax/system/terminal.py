@@ -1,4 +1,4 @@
-"""What the command-line programs share: one line for a user's mistake, exit codes, the log."""
+"""What the command-line programs share: one-line errors, exit codes, the log, JAX's settings."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _LOG = logging.getLogger("sscjax")
 USER_ERROR, INTERRUPTED = 2, 130
 
 
-# What the place of a file, or the machine, may lack, and what to do about it.
-_SAVED = "give the same command again: what was saved is gone on with"
+# Errors of the disk or the machine, and how the user fixes them.
+_SAVED = "run the same command again: it resumes from what was saved"
 _STORAGE = {
     errno.ENOSPC: f"free some space and {_SAVED}",
     errno.EDQUOT: f"free some space and {_SAVED}",
@@ -32,15 +32,15 @@ _STORAGE = {
     errno.EROFS: "make it writable, or choose another folder",
     errno.EACCES: "make it writable, or choose another folder",
     errno.EPERM: "make it writable, or choose another folder",
-    errno.EIO: f"look after the disk or the network drive, and {_SAVED}",
+    errno.EIO: f"check the disk or the network drive, and {_SAVED}",
     errno.ESTALE: f"connect the network drive again, and {_SAVED}",
     errno.EMFILE: f"raise the limit on open files (ulimit -n) and {_SAVED}",
-    errno.ENFILE: f"let other programs end that hold files open, and {_SAVED}",
+    errno.ENFILE: f"close other programs that hold files open, and {_SAVED}",
     errno.ENOMEM: f"free some memory and {_SAVED}",
     errno.EAGAIN: f"the machine is busy: {_SAVED}",
     errno.ENAMETOOLONG: "give a shorter name",
-    errno.ELOOP: "correct the link, which leads round in a ring, or name another place",
-    errno.ENOTDIR: "a file stands where a folder is expected: name another place",
+    errno.ELOOP: "fix the link, which leads back to itself, or choose another path",
+    errno.ENOTDIR: "found a file where a folder is expected: choose another path",
     errno.EINTR: f"the machine is busy: {_SAVED}",
 }
 
@@ -48,11 +48,10 @@ _STORAGE = {
 def call(program: Callable[[], int | None]) -> int:
     """Run a program and return its exit code: its own, 2 for a `UserError`, 130 for Ctrl-C.
 
-    SIGTERM counts as Ctrl-C; a disk that is full or cannot be written as a `UserError`, and so do
-    other errors of the system that its user can mend. A program
-    that returns None has nothing to say: 0.
+    SIGTERM counts as Ctrl-C. System errors that the user can fix, such as a full disk, count as a
+    `UserError`. A program that returns None gives 0.
 
-    Any other exception is a fault of ours and keeps its traceback.
+    Any other exception is a bug and keeps its traceback.
     """
     quiet_orbax()
     try:
@@ -68,12 +67,12 @@ def call(program: Callable[[], int | None]) -> int:
         _say(f"error: {_storage(error)}")
         return USER_ERROR
     except KeyboardInterrupt:
-        _say("interrupted: to go on, give the same command again", f"  {again()}")
+        _say("interrupted: to resume, run the same command again", f"  {again()}")
         return INTERRUPTED
 
 
 def _refuse_undecodable() -> None:
-    """Raise a UserError where the command cannot be recorded, or the folder that it is given in."""
+    """Refuse a command or a working directory that is not UTF-8: a run could not record it."""
     words = sys.argv[1:]
     with contextlib.suppress(OSError):  # that folder may be gone
         words.append(os.getcwd())
@@ -81,18 +80,18 @@ def _refuse_undecodable() -> None:
         part = files.undecodable(word)
         if part:
             raise UserError(
-                f"{part}, which the command names or is given in, is not UTF-8 text: rename that "
+                f"{part}, in the command or the working directory, is not UTF-8 text: rename that "
                 "file or folder"
             )
 
 
 def _say(*lines: str) -> None:
-    """To the standard error stream, which may be a file on a full disk.
+    """Print to standard error, which may be a file on a full disk.
 
-    The lines hold names that others gave: none begins a line or moves the cursor.
+    Untrusted names in the lines are escaped: none starts a new line or moves the cursor.
     """
     with contextlib.suppress(OSError):
-        print("\n".join(map(files.spelt, lines)), file=sys.stderr, flush=True)
+        print("\n".join(map(files.escaped, lines)), file=sys.stderr, flush=True)
 
 
 def _storage(error: OSError) -> str:
@@ -102,7 +101,7 @@ def _storage(error: OSError) -> str:
 
 
 def again(command: Sequence[str] | None = None) -> str:
-    """The command that goes on with what this process did, for the shell; without --fresh.
+    """The shell command that resumes this process, without --fresh.
 
     Args:
       command: the words of a command; None takes this process's.
@@ -113,7 +112,7 @@ def again(command: Sequence[str] | None = None) -> str:
 
 
 def _quoted(word: str) -> str:
-    """A word for the shell; by its bytes, as bash and zsh read them, what cannot be printed."""
+    """A word for the shell; what cannot be printed as bytes in bash's and zsh's notation."""
     if word.isprintable():
         return shlex.quote(word)
     parts = [
@@ -126,17 +125,17 @@ def _quoted(word: str) -> str:
 
 
 def quiet_orbax() -> None:
-    """Silence the log of Orbax, for programs alone: in a notebook it stays as its user set it.
+    """Silence Orbax's log in programs; in a notebook it stays as the user set it.
 
-    It reports every save in several lines, and every failure with the stacks of all its threads,
-    although it raises it as well: what users need to know of it `sscjax.training.checkpoint` says.
+    It logs several lines for every save, and the stacks of all threads for every failure, which it
+    raises as well. `sscjax.training.checkpoint` logs what users need to know.
     """
     for name in ("absl", "orbax"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def set_up_log() -> None:
-    """Send this package's log to the standard error stream, one plain line each."""
+    """Send this package's log to standard error, one plain line for each message."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Plain())
     _LOG.handlers = [handler]
@@ -145,42 +144,39 @@ def set_up_log() -> None:
 
 
 class _Plain(logging.Formatter):
-    """The message; warnings and errors say what they are.
-
-    What is put into it may be a name that others gave: see `_say`.
-    """
+    """The message, after its level from warnings on; arguments may be untrusted, see `_say`."""
 
     def format(self, record: logging.LogRecord) -> str:
         values = record.args if isinstance(record.args, tuple) else ()
-        text = str(record.msg) % tuple(map(_spelt, values)) if values else record.getMessage()
+        text = str(record.msg) % tuple(map(_escaped, values)) if values else record.getMessage()
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
 
-def _spelt(value: object) -> object:
-    return value if isinstance(value, numbers.Number) else files.spelt(str(value))
+def _escaped(value: object) -> object:
+    return value if isinstance(value, numbers.Number) else files.escaped(str(value))
 
 
 def set_up_jax() -> None:
-    """Keep freed memory, and compiled programs in the cache folder for the next start."""
+    """Keep freed memory, and keep compiled programs in the cache folder for the next start."""
     import jax  # here, so that the help of a command does not wait for it
 
     malloc.keep()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(programs_folder()))
-    # Small ones, too: a start compiles some hundred of them, 20 ms each; reading one takes 1 ms.
+    # Small programs, too: a start compiles about a hundred, 20 ms each; loading one takes 1 ms.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def programs_folder() -> Path:
-    """Where compiled programs are kept.
+    """The folder of compiled programs, one for each number of processors.
 
-    XLA divides a program between the processors that it may use, which JAX's key leaves out: what
-    was compiled for one stays on one, and takes up to 1.4 times as long where there are two.
+    XLA divides a program between the usable processors, which JAX's cache key ignores: a program
+    compiled for one processor would run on one of two, up to 1.4 times as long.
     """
     return cache_dir.cache_dir() / "xla" / f"processors-{machine.parallelism()}"
 
 
 def nearest(name: str, known: list[str]) -> str | None:
-    """The known name most like `name`, if one is like it at all."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return found[0] if found else None
+    """The known name most similar to `name`; None if none is similar."""
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return matches[0] if matches else None

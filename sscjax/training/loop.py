@@ -115,7 +115,7 @@ def _epochs(work: StageWork, tree: dict[str, Any], progress: StageProgress) -> d
     saved = time.monotonic()
     count = len(work.training_labels)
     done = progress.epoch * count + progress.steps * stage.batch_size
-    with signals.held(), Progress(f"stage {stage.name}", stage.epochs * count, done) as bar:
+    with signals.deferred(), Progress(f"stage {stage.name}", stage.epochs * count, done) as bar:
         for epoch in range(progress.epoch + 1, stage.epochs + 1):
             if progress.stopped_early:
                 break
@@ -138,10 +138,10 @@ def _epochs(work: StageWork, tree: dict[str, Any], progress: StageProgress) -> d
             work.on_epoch(progress.curves)
             ended = epoch == stage.epochs or progress.stopped_early
             due = time.monotonic() - saved >= stage.checkpoint_seconds
-            if ended or due or signals.asked():
+            if ended or due or signals.stop_requested():
                 work.save(progress, work.checkpoint_tree(state, best))
                 saved = time.monotonic()
-            if signals.asked():
+            if signals.stop_requested():
                 break
     return work.checkpoint_tree(state, best)
 
@@ -171,7 +171,7 @@ def _epoch(
                 f"clip_norm, and give --fresh"
             )
         bar.advance(int(real[steps].sum()))
-        if signals.asked() and progress.steps < len(order):
+        if signals.stop_requested() and progress.steps < len(order):
             return state, None
     return state, {
         "train_loss": progress.loss / images,

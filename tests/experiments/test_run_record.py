@@ -85,7 +85,7 @@ def test_killed_deletion_is_ended_by_the_next_start(
     with pytest.raises(Killed), monkeypatch.context() as patch:
         kill_at(patch, moment)
         run_dir.delete(run)
-    run_dir.refuse_foreign(run)
+    run_dir.refuse_other_contents(run)
     left = {path.relative_to(run) for path in run.rglob("*") if "tmp" not in path.suffix}
     run_dir.clear(run)
     if moment == 0:
@@ -139,7 +139,7 @@ def test_disk_within_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(UserError, match="checkpoints of a run .* cannot be moved .*by hand"):
             run_dir.delete(run)
     assert run_dir.read(run) is None and (run / "checkpoints").is_dir()
-    run_dir.refuse_foreign(run)
+    run_dir.refuse_other_contents(run)
     run_dir.clear(run)
     assert not list(run.iterdir())
 

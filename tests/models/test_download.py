@@ -382,7 +382,7 @@ def test_https_only(release: Release, tmp_path: Path, release_file: bytes) -> No
     # A redirect from the release to plain HTTP is not followed either.
     release.redirect = f"{release.url}elsewhere"
     with (
-        pytest.raises(UserError, match="elsewhere: files are fetched over https only"),
+        pytest.raises(UserError, match="elsewhere: expected an https address"),
         fetch.fetched(
             download.BASE_URL + NAME, tmp_path / "cache" / "a", 100, session=release.session()
         ),

@@ -183,7 +183,7 @@ def nothing(path: Path) -> None:
         ("a.npz", write_wrong_npz, "expected the convention keras or torch"),
         ("a.npz", write_pickled_npz, "not a readable .npz file"),
         ("a.npz", write_npz_bomb, "230,686,720 bytes of arrays, expected at most 200,000,000"),
-        ("a.npz", write_claiming_npz, "kernel.npy claims float32 of the shape (10000000000000,)"),
+        ("a.npz", write_claiming_npz, "kernel.npy declares float32 of shape (10000000000000,)"),
         ("a.npz", write_nested_npz, "expected the convention keras or torch"),
         ("a.h5", write_long_texts, "declares 250,000,000 numbers"),
     ],

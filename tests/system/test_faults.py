@@ -328,9 +328,9 @@ def test_second_run_is_refused_until_the_first_ends(run: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     first = start(HOLDER, str(run))
     try:
-        with pytest.raises(UserError, match=f"another run is at work there .process {first.pid} "):
+        with pytest.raises(UserError, match=f"another run is using this .* .process {first.pid} "):
             single_run.run(small_config(), run)
-        with pytest.raises(UserError, match="another run is at work"):
+        with pytest.raises(UserError, match="another run is using"):
             single_run.run(small_config(), run, fresh=True)
     finally:
         first.kill()
@@ -350,7 +350,7 @@ def test_second_protocol_is_refused(tmp_path: Path) -> None:
     files.write_text(tmp_path / "run" / run_dir.PROTOCOL, "{}")
     with locks.Lock(tmp_path / "run") as lock:
         lock.take()
-        with pytest.raises(UserError, match="another run is at work"):
+        with pytest.raises(UserError, match="another run is using"):
             all_folds.run(config, tmp_path / "run")
 
 
@@ -553,7 +553,7 @@ def test_signal_while_training(
         code = terminal.call(lambda: print(single_run.run(config, tmp_path / "run")))
     assert code == 130
     said = capfd.readouterr().err
-    assert "what is done is being saved" in said
+    assert "stopping after saving" in said
     assert said.endswith("give the same command again\n  python -m sscjax.main '--x=a b'\n")
     assert numbers(tmp_path / "run")[-1] == saved
     assert_ends_alike(tmp_path / "run", undisturbed)
@@ -595,14 +595,14 @@ def test_second_signal_does_not_wait() -> None:
     reached = []
 
     def work() -> None:
-        with signals.held():
+        with signals.deferred():
             os.kill(os.getpid(), signal.SIGINT)
-            reached.append(signals.asked())
+            reached.append(signals.stop_requested())
             os.kill(os.getpid(), signal.SIGINT)
             reached.append(False)
 
     assert terminal.call(work) == 130 and reached == [True]
-    assert not signals.asked()
+    assert not signals.stop_requested()
 
 
 def test_handlers_are_put_back() -> None:

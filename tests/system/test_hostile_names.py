@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_runs import finished_run, one_stage_config, put
 
-from sscjax.data import image_folder, splits
+from sscjax.data import csv_table, image_folder, splits
 from sscjax.data.dataset import ImageSet
 from sscjax.data.slides import cut
 from sscjax.data.slides import output as slide_folder
@@ -77,8 +77,8 @@ def test_terminal_shows_names_and_obeys_none(name: str, width: int) -> None:
 @given(name=st.text())
 @example(name=os.fsdecode(b"M\xfcller"))
 def test_spelt_names_hide_nothing(name: str) -> None:
-    shown = files.spelt(name)
-    assert shown == files.spelt(shown) and (shown.isprintable() or not name)
+    shown = files.escaped(name)
+    assert shown == files.escaped(shown) and (shown.isprintable() or not name)
     assert shown == name or not name.isprintable()
 
 
@@ -194,7 +194,7 @@ def test_tables_give_every_name_back(place: Path, names: list[str]) -> None:
         (slide_folder.Source(place, name, "key", name, name), {"tiles": [TILE]}) for name in whole
     ]
     assert slide_folder.write_manifest(place / "tiles", slides) == len(whole)
-    rows = image_folder.read_rows(place / "tiles" / "manifest.csv", slide_folder.COLUMNS)
+    rows = csv_table.read_rows(place / "tiles" / "manifest.csv", slide_folder.COLUMNS)
     for (_, cells), name in zip(rows, whole, strict=True):
         assert cells["label"] == cells["subject"] == cells["slide"] == name
         assert cells["file"] == TILE["file"] and float(cells["tissue"]) == TILE["tissue"]

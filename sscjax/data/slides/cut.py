@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sscjax.data import image_folder
+from sscjax.data import csv_table, image_folder
 from sscjax.data.slides import output, tiling
 from sscjax.data.slides.output import Source
 from sscjax.data.slides.reader import SUFFIXES, Slide, open_slide
@@ -94,7 +94,7 @@ def find(slides: Path, table: Path | None) -> list[Source]:
     else:
         raise UserError(f"{slides}: no such slide or folder; correct the path")
     for path, *_ in found:
-        image_folder.refuse_undecodable(path)
+        csv_table.refuse_undecodable(path)
     names = output.keys(name for _, name, _, _ in found)
     return [Source(path, name, names[name], label, subject) for path, name, label, subject in found]
 
@@ -133,7 +133,7 @@ def _from_table(slides: Path, table: Path) -> list[tuple[Path, str, str, str]]:
     root = image_folder.existing_folder(slides)
     found = []
     seen: dict[str, str] = {}
-    for line, row in image_folder.read_rows(table, ("file", "label", "subject")):
+    for line, row in csv_table.read_rows(table, ("file", "label", "subject")):
         place = f"{table}, row {line}"
         for column in ("file", "subject"):
             if not row[column]:
@@ -233,7 +233,7 @@ def _text(sources: Sequence[Source], results: Sequence[Result], out: Path, count
         left = len(results) - len(bad) - len(rows) + 1
         lines += [f"... and {left} more slides"] if left > 0 else []
         lines.append("")
-    lines += [f"could not be cut: {files.spelt(reason)}" for reason in bad]
+    lines += [f"could not be cut: {files.escaped(reason)}" for reason in bad]
     whole = len(results) - len(bad)
     lines.append(f"{count:,} tiles of {whole} slides: {out / image_folder.MANIFEST}")
     if whole and any(source.label for source in sources):

@@ -58,7 +58,7 @@ def run(
         )
     if config.protocol == "holdout":
         return single_run.run(config, folder, fresh=fresh, command=command)
-    run_dir.refuse_foreign(folder, run_dir.PROTOCOL)
+    run_dir.refuse_other_contents(folder, run_dir.PROTOCOL)
     if config.get("private"):
         anonymize.refuse_within(folder, config.data.path)
     with locks.Lock(folder) as lock:

@@ -155,8 +155,8 @@ def render(template: str, context: dict[str, Any]) -> str:
 
 
 def plain(name: Any) -> str:
-    """A name in which nothing is hidden; see `files.spelt`."""
-    return files.spelt(str(name))
+    """A name in which nothing is hidden; see `files.escaped`."""
+    return files.escaped(str(name))
 
 
 # What Markdown, or the HTML within it, could take for its own.
