@@ -1,4 +1,4 @@
-"""Image sets from a folder, a manifest or tensorflow-datasets.
+"""Image sets from a folder or a manifest.
 
 A set on disk is first listed and checked (`sscjax.data.image_folder`), then decoded in threads. The
 result does not depend on the order in which the file system names its files.
@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -20,16 +20,14 @@ from sscjax.data import lazy, masks
 from sscjax.data.dataset import ImageSet
 from sscjax.data.image_folder import (
     MANIFEST,
-    SPLIT_NAMES,
     ImageRecord,
     Listing,
     existing_folder,
     list_folder,
     list_images,
     list_manifest,
-    ordered_classes,
 )
-from sscjax.data.image_io import read_image, resize_pixels
+from sscjax.data.image_io import read_image
 from sscjax.data.lazy import Keep, Rows, Target
 from sscjax.errors import UserError
 
@@ -41,7 +39,6 @@ __all__ = [
     "load",
     "load_folder",
     "load_manifest",
-    "load_tfds",
     "merge_classes",
 ]
 
@@ -295,119 +292,3 @@ def _refuse_empty_classes(
                 f"{listing.folder}: none of the {len(lost)} images of the class {name!r} can be "
                 f"read (the first: {failed[min(lost)]}); restore some or remove the class"
             )
-
-
-# --- tensorflow-datasets ------------------------------------------------------------------------
-
-
-def load_tfds(
-    name: str,
-    image_size: int,
-    data_dir: Path | str | None = None,
-    classes: Sequence[str] = (),
-) -> ImageSet:
-    """Loads an image-classification set of tensorflow-datasets, without TensorFlow.
-
-    The set is prepared as ArrayRecord where it is not yet (this may download it). Splits named
-    train, validation and test are kept when all three exist; otherwise all are joined and the
-    split is left to the run. A text or integer feature `subject` names the subjects; without one
-    every image is its own subject.
-
-    Args:
-      name: a name such as `colorectal_histology` or `set/config:1.0.0`.
-      image_size: side of the square images in pixels.
-      data_dir: where prepared sets lie; None: the library's default folder.
-      classes: class names in label order, the same names as the set's; empty: the set's order.
-
-    Returns:
-      An `ImageSet`; `files` are ids of the form `split/number`.
-
-    Raises:
-      UserError: tensorflow-datasets or a suitable build of the set is missing, the name is
-        unknown, or the set has no `image` and `label`.
-    """
-    builder = _prepared_builder(name, data_dir)
-    features = builder.info.features
-    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "names"):
-        raise UserError(
-            f"tensorflow-datasets {name!r} has the features {', '.join(features)}; expected an "
-            "'image' and a class 'label'; choose an image-classification set"
-        )
-    if np.dtype(features["image"].np_dtype) != np.uint8:
-        raise UserError(
-            f"tensorflow-datasets {name!r} has images of type {features['image'].np_dtype}, "
-            "expected uint8; choose a set of 8-bit images"
-        )
-    found = tuple(features["label"].names)
-    ordered = ordered_classes(f"tensorflow-datasets {name}", found, classes or found)
-    splits = list(builder.info.splits)
-    named = {"train", "validation", "test"} <= set(splits)
-    wanted = ["train", "validation", "test"] if named else splits
-    total = sum(builder.info.splits[split].num_examples for split in wanted)
-    images = np.empty((total, image_size, image_size, 3), np.uint8)
-    labels: list[int] = []
-    subjects, files, split_of = [], [], []
-    for split in wanted:
-        for index, example in enumerate(builder.as_data_source(split=split)):
-            file = f"{split}/{index}"
-            images[len(labels)] = resize_pixels(np.asarray(example["image"]), image_size)
-            labels.append(ordered.index(found[int(example["label"])]))
-            subjects.append(_text(example["subject"]) if "subject" in features else file)
-            files.append(file)
-            split_of.append(SPLIT_NAMES[split] if named else "")
-    if not named and len(splits) > 1:
-        _LOG.warning(
-            "tensorflow-datasets %s has the splits %s, without one of train, validation and test: "
-            "they are joined and split anew, so the test images are not its own",
-            name,
-            ", ".join(splits),
-        )
-    if "subject" not in features:
-        _LOG.warning(
-            "tensorflow-datasets %s names no subjects, so each image counts as its own: the split "
-            "cannot be by patient and the figures are optimistic",
-            name,
-        )
-    return ImageSet(
-        images=images,
-        labels=np.array(labels, np.int32),
-        subjects=np.array(subjects, dtype=np.str_),
-        files=np.array(files, dtype=np.str_),
-        classes=ordered,
-        splits=np.array(split_of, dtype=np.str_) if named else None,
-        source=f"tensorflow-datasets {builder.info.full_name}",
-    )
-
-
-def _prepared_builder(name: str, data_dir: Path | str | None) -> Any:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UserError(
-            f"tensorflow-datasets is not usable here ({error}), needed for {name!r}; install it "
-            "with pip install tensorflow-datasets, or give a folder of images"
-        ) from error
-    folder = None if data_dir is None else str(data_dir)
-    try:
-        builder = tfds.builder(name, data_dir=folder, try_gcs=False, file_format="array_record")
-    except ValueError as error:  # its 'not found' goes on to list every set there is
-        reason = next(iter(str(error).splitlines()), "")
-        raise UserError(
-            f"tensorflow-datasets has no set {name!r} ({reason}); correct the name (the catalogue "
-            "at tensorflow.org/datasets lists them) or the folder of prepared sets"
-        ) from error
-    try:
-        builder.download_and_prepare()
-        builder.as_data_source(split=next(iter(builder.info.splits)))
-    # All that it raises for another file format, a missing reader or no way to download.
-    except (AssertionError, ImportError, NotImplementedError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"tensorflow-datasets {name!r} cannot be served as ArrayRecord here ({reason}); "
-            "prepare it with file_format='array_record' on a machine that can, or give a folder"
-        ) from error
-    return builder
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8") if isinstance(value, bytes) else str(value)

@@ -20,6 +20,16 @@ from numpy import ndarray
 from numpy.random import Generator
 
 from sscjax.data.dataset import ImageSet
+from sscjax.data.synthetic_canvas import (
+    SIDE,
+    Tile,
+    blur,
+    draw_nuclei,
+    jpeg,
+    limit,
+    noise,
+    smooth_step,
+)
 from sscjax.errors import UserError
 
 CLASSES = ("normal", "early", "late")
@@ -31,19 +41,12 @@ TILES = {"normal": 347, "early": 141, "late": 141}
 # With one augmented copy each: the 1042 normal and 846 SSc images of its first study.
 TILES_TWO_CLASS = {"normal": 521, "early": 212, "late": 211}
 
-_Pair = tuple[float, float]
 _Fields = tuple[ndarray, ndarray]
 _SMALLEST = 32
 _DRAWN = 96  # smaller tiles are drawn at least this large and averaged: nuclei are 3 units wide
-_SIDE = 128.0
 # Mean and spread between subjects of how far the disease has gone, and of the inflammation.
 _SEVERITY = {"normal": (0.0, 0.15), "early": (0.55, 0.15), "late": (1.15, 0.17)}
 _INFLAMMATION = {"normal": (0.1, 0.12), "early": (0.8, 0.2), "late": (0.3, 0.2)}
-_COSINES = np.cos(np.pi / 8 * np.arange(8)[:, None] * (np.arange(8)[None, :] + 0.5)) / 2
-_COSINES[0] /= np.sqrt(2)
-_WAVES = np.kron(_COSINES, _COSINES)  # [64,64], orthonormal: the transform of a block of 8x8
-_LUMA_CHROMA = np.array([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]])
-_QUANTISER = 10.0 + 7.0 * np.add.outer(np.arange(8), np.arange(8))  # coarse at high frequencies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,36 +65,6 @@ class _Biopsy:
     blur: float  # standard deviation
     noise: float  # standard deviation, 0..1
     quality: float  # step of the JPEG quantiser; 1 is coarse
-
-
-@dataclasses.dataclass
-class _Tile:
-    """A tile while it is drawn: [S,S] arrays over its pixels, float32 but for the regions."""
-
-    x: ndarray  # from the centre to the right
-    y: ndarray  # from the centre downwards
-    along: ndarray  # along the skin's surface
-    depth: ndarray  # below the skin's surface
-    angle: float
-    regions: ndarray  # uint8 index into TISSUES
-    blue: ndarray  # haematoxylin
-    pink: ndarray  # eosin
-
-    def at(self, points: ndarray, field: ndarray) -> ndarray:
-        """[K] values of an [S,S] field at [K,2] points (x, y), the nearest pixel's."""
-        size = len(field)
-        index = np.clip(((points / _SIDE + 0.5) * size).astype(int), 0, size - 1)
-        return field[index[:, 1], index[:, 0]]
-
-    def around(self, centre: ndarray, reach: float) -> _Tile:
-        """A view of the pixels within `reach` of `centre` (x, y) along each axis."""
-        size = len(self.x)
-        first = np.clip((centre - reach) / _SIDE + 0.5, 0, 1) * size
-        last = np.clip((centre + reach) / _SIDE + 0.5, 0, 1) * size
-        columns, rows = (slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True))
-        arrays = (self.x, self.y, self.along, self.depth, self.regions, self.blue, self.pink)
-        x, y, along, depth, regions, blue, pink = (array[rows, columns] for array in arrays)
-        return _Tile(x, y, along, depth, self.angle, regions, blue, pink)
 
 
 def skin_biopsies(
@@ -179,7 +152,7 @@ def _draw_biopsy(rng: Generator, name: str) -> _Biopsy:
         severity=severity,
         inflammation=inflammation,
         thickness=6.0 * math.exp(0.5 * severity + rng.normal(0, 0.12)),
-        epidermis=24.0 * (1 - 0.4 * _limit(severity, 0, 1.4)) * math.exp(rng.normal(0, 0.15)),
+        epidermis=24.0 * (1 - 0.4 * limit(severity, 0, 1.4)) * math.exp(rng.normal(0, 0.15)),
         angle=rng.uniform(0, 2 * np.pi),
         dyes=dyes.astype(np.float32),
         strength=np.exp(rng.normal(0, (0.2, 0.22))),
@@ -197,10 +170,10 @@ def _draw_tile(rng: Generator, biopsy: _Biopsy, size: int) -> tuple[ndarray, nda
     """One tile: image [size,size,3] uint8 and mask [size,size] uint8."""
     times = -(-_DRAWN // size)
     tile = _empty_tile(rng, biopsy, size * times)
-    severity = _limit(biopsy.severity + rng.normal(0, 0.1), -0.2, 1.5)
+    severity = limit(biopsy.severity + rng.normal(0, 0.1), -0.2, 1.5)
     border = _draw_layers(rng, tile, biopsy, severity)
     _draw_collagen(rng, tile, biopsy, severity, tile.depth - border)
-    if rng.random() < _limit(0.62 - 0.5 * severity, 0.06, 0.7):
+    if rng.random() < limit(0.62 - 0.5 * severity, 0.06, 0.7):
         _draw_adnexa(rng, tile)
     _draw_vessels(rng, tile, biopsy.inflammation, severity)
     _draw_keratinocytes(rng, tile, border)
@@ -208,61 +181,37 @@ def _draw_tile(rng: Generator, biopsy: _Biopsy, size: int) -> tuple[ndarray, nda
     return image, np.ascontiguousarray(tile.regions[times // 2 :: times, times // 2 :: times])
 
 
-def _empty_tile(rng: Generator, biopsy: _Biopsy, size: int) -> _Tile:
+def _empty_tile(rng: Generator, biopsy: _Biopsy, size: int) -> Tile:
     """Places the tile on the biopsy: at the surface, or deeper in the dermis."""
-    axis = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32) * np.float32(_SIDE)
+    axis = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32) * np.float32(SIDE)
     x, y = np.meshgrid(axis, axis)
     angle = biopsy.angle + rng.normal(0, 0.15)
     place = rng.uniform(0, 50) if rng.random() < 0.7 else rng.uniform(100, 200)
     along = x * math.cos(angle) + y * math.sin(angle)
     depth = y * math.cos(angle) - x * math.sin(angle) + place
-    depth += 10 * (_noise(rng, along / 60, 0 * along) - 0.5)
+    depth += 10 * (noise(rng, along / 60, 0 * along) - 0.5)
     blank = np.zeros((size, size), np.float32)
     regions = np.full((size, size), DERMIS, np.uint8)
-    return _Tile(x, y, along, depth.astype(np.float32), angle, regions, blank, blank.copy())
+    return Tile(x, y, along, depth.astype(np.float32), angle, regions, blank, blank.copy())
 
 
-def _noise(rng: Generator, x: ndarray, y: ndarray) -> ndarray:
-    """Smooth random field in 0..1 at places (x, y), above -100; it varies over lengths of 1."""
-    lattice = rng.random(64 * 64, np.float32)
-    x, y = x + rng.uniform(100, 164), y + rng.uniform(100, 164)  # positive: truncation is floor
-    column, row = x.astype(np.int64), y.astype(np.int64)
-    x, y = x - column.astype(np.float32), y - row.astype(np.float32)
-    x, y = x * x * (3 - 2 * x), y * y * (3 - 2 * y)
-    left, upper = column & 63, (row & 63) << 6
-    right, lower = (column + 1) & 63, (upper + 64) & 4095
-    first, third = lattice.take(upper + left), lattice.take(lower + left)
-    above = first + x * (lattice.take(upper + right) - first)
-    below = third + x * (lattice.take(lower + right) - third)
-    return above + y * (below - above)
-
-
-def _limit(value: float, low: float, high: float) -> float:
-    return min(max(value, low), high)
-
-
-def _step(distance: ndarray, softness: float) -> ndarray:
-    """0 where `distance` is below -softness, 1 above softness, smooth between."""
-    t = np.minimum(np.maximum(distance * (0.5 / softness) + 0.5, 0), 1)
-    return t * t * (3 - 2 * t)
-
-
-def _draw_layers(rng: Generator, tile: _Tile, biopsy: _Biopsy, severity: float) -> ndarray:
+def _draw_layers(rng: Generator, tile: Tile, biopsy: _Biopsy, severity: float) -> ndarray:
     """Slide and epidermis with its horny layer; returns the depth [S,S] where the dermis starts."""
-    ridges = _limit(17 * (1 - 0.85 * severity), 1.5, 20) * rng.uniform(0.8, 1.2)
-    wave = _noise(rng, tile.along / rng.uniform(11, 17), tile.depth / 90)
-    border = biopsy.epidermis * rng.uniform(0.9, 1.1) + ridges * (_step(wave - 0.5, 0.45) - 0.35)
+    ridges = limit(17 * (1 - 0.85 * severity), 1.5, 20) * rng.uniform(0.8, 1.2)
+    wave = noise(rng, tile.along / rng.uniform(11, 17), tile.depth / 90)
+    border = biopsy.epidermis * rng.uniform(0.9, 1.1)
+    border = border + ridges * (smooth_step(wave - 0.5, 0.45) - 0.35)
     border = np.maximum(border, 5.0)
     tile.regions[tile.depth < border] = EPIDERMIS
     tile.regions[tile.depth < 0] = BACKGROUND
     near = (tile.depth < border + 1) & (tile.depth > -1)
     along, depth, left = tile.along[near], tile.depth[near], (border - tile.depth)[near]
-    horn = rng.uniform(3, 6) + 3 * _noise(rng, along / 25, 0 * along)
-    inside = _step(left, 0.8) * _step(depth, 0.7)
-    basal = _step(5 - left, 2.5)
-    lamellae = _noise(rng, along / 16, depth / 1.1)
-    horny = _step(horn - depth, 0.8)
-    cells = _noise(rng, along / 3, depth / 3)
+    horn = rng.uniform(3, 6) + 3 * noise(rng, along / 25, 0 * along)
+    inside = smooth_step(left, 0.8) * smooth_step(depth, 0.7)
+    basal = smooth_step(5 - left, 2.5)
+    lamellae = noise(rng, along / 16, depth / 1.1)
+    horny = smooth_step(horn - depth, 0.8)
+    cells = noise(rng, along / 3, depth / 3)
     tile.blue[near] = inside * ((0.17 + 0.2 * basal + 0.08 * cells) * (1 - horny))
     tile.pink[near] = inside * ((0.42 + 0.1 * cells) * (1 - horny) + horny * (0.4 + 0.6 * lamellae))
     return border
@@ -278,9 +227,9 @@ def _bundles(
     """
     along = places[0] * math.cos(angle) + places[1] * math.sin(angle)
     across = places[1] * math.cos(angle) - places[0] * math.sin(angle)
-    warp = _noise(rng, along / 34, across / 30)
+    warp = noise(rng, along / 34, across / 30)
     across = across + wavy * (9 * warp + 1.5 * np.sin(along / 4.5 + 9 * warp))
-    fibrils = _noise(rng, along / 14, across / 1.3)
+    fibrils = noise(rng, along / 14, across / 1.3)
     across = across / thickness + 100.0
     row = across.astype(np.int64)
     offsets = rng.random(256, np.float32).take(row & 255)
@@ -292,23 +241,23 @@ def _bundles(
     end = np.abs(2 * (cell - column.astype(np.float32)) - 1)
     side = np.abs(2 * (across - row.astype(np.float32)) - 1)
     half = (filled + 0.3 * (width - 0.6)) * (1 - 0.95 * (end * end * end) ** 2)
-    cover = _step((half - side) * thickness / 2, 0.7) * (width > 0.55 * (1 - filled))
+    cover = smooth_step((half - side) * thickness / 2, 0.7) * (width > 0.55 * (1 - filled))
     eosin = (0.62 + 0.3 * (tone - 0.5)) * (1 - 0.25 * side**2) + 0.34 * (fibrils - 0.5)
     return cover, eosin
 
 
 def _draw_collagen(
-    rng: Generator, tile: _Tile, biopsy: _Biopsy, severity: float, below: ndarray
+    rng: Generator, tile: Tile, biopsy: _Biopsy, severity: float, below: ndarray
 ) -> None:
     """Two families of bundles that cross each other; `below` [S,S] is the depth in the dermis."""
     inside = below > 0
     places = tile.along[inside], tile.depth[inside]
-    papillary = _step(_limit(15 * (1 - 0.8 * severity), 1, 18) - below[inside], 5)
+    papillary = smooth_step(limit(15 * (1 - 0.8 * severity), 1, 18) - below[inside], 5)
     thickness = biopsy.thickness * math.exp(rng.normal(0, 0.1))
-    filled = _limit(0.66 + 0.24 * severity + rng.normal(0, 0.04), 0.5, 0.97)
-    wavy = _limit(1 - 0.5 * severity, 0.3, 1.2)
-    crossing = _limit(0.55 - 0.4 * severity, 0.06, 0.7) * rng.uniform(0.8, 1.2)
-    tilt = rng.normal(0, _limit(0.3 - 0.2 * severity, 0.06, 0.4))
+    filled = limit(0.66 + 0.24 * severity + rng.normal(0, 0.04), 0.5, 0.97)
+    wavy = limit(1 - 0.5 * severity, 0.3, 1.2)
+    crossing = limit(0.55 - 0.4 * severity, 0.06, 0.7) * rng.uniform(0.8, 1.2)
+    tilt = rng.normal(0, limit(0.3 - 0.2 * severity, 0.06, 0.4))
     cover, eosin = _bundles(rng, places, tilt + crossing, thickness, filled, wavy)
     # Fine bundles are mixed in: a thickness that changed with the place would shear the bricks.
     near = papillary > 0
@@ -317,7 +266,7 @@ def _draw_collagen(
     cover[near] += share * (fine[0] - cover[near])
     eosin[near] += share * (fine[1] - eosin[near])
     other = _bundles(rng, places, tilt - crossing, 0.9 * thickness, filled, wavy)
-    cover *= _step(_noise(rng, places[0] / 24, places[1] / 14) - 0.5, 0.08)
+    cover *= smooth_step(noise(rng, places[0] / 24, places[1] / 14) - 0.5, 0.08)
     lower = other[0] * (1 - cover)
     tile.pink[inside] += (0.07 + cover * eosin + lower * other[1]) * (1 - 0.3 * papillary)
     tile.blue[inside] += 0.03 + 0.05 * papillary
@@ -327,7 +276,7 @@ def _draw_collagen(
 
 
 def _draw_fibroblasts(
-    rng: Generator, tile: _Tile, covered: ndarray, tilt: float, crossing: float
+    rng: Generator, tile: Tile, covered: ndarray, tilt: float, crossing: float
 ) -> None:
     """Spindle-shaped nuclei along the bundles, most of them in the clefts between."""
     count = rng.poisson(26)
@@ -335,33 +284,10 @@ def _draw_fibroblasts(
     clefts = (tile.at(points, covered) < 0.9) | (rng.random(count) < 0.4)
     points = points[clefts & (tile.at(points, tile.regions) == DERMIS)]
     angles = tile.angle + tilt + rng.choice([-1, 1], len(points)) * crossing
-    _stamp(rng, tile, points, angles + rng.normal(0, 0.25, len(points)), (3.0, 0.95), 0.9)
+    draw_nuclei(rng, tile, points, angles + rng.normal(0, 0.25, len(points)), (3.0, 0.95), 0.9)
 
 
-def _stamp(
-    rng: Generator, tile: _Tile, points: ndarray, angles: ndarray, axes: _Pair, amount: float
-) -> None:
-    """Nuclei: dark ellipses (of half `axes`, length and width) at [K,2] points, all at once."""
-    size, unit = len(tile.x), _SIDE / len(tile.x)
-    reach = int(np.ceil(1.4 * axes[0] / unit)) + 1
-    centre = ((points / _SIDE + 0.5) * size).astype(int)
-    steps = np.arange(-reach, reach + 1)
-    rows = centre[:, 1, None, None] + steps[None, :, None]
-    columns = centre[:, 0, None, None] + steps[None, None, :]
-    x = (columns + 0.5) * unit - _SIDE / 2 - points[:, 0, None, None]
-    y = (rows + 0.5) * unit - _SIDE / 2 - points[:, 1, None, None]
-    cosine, sine = np.cos(angles)[:, None, None], np.sin(angles)[:, None, None]
-    scale = np.exp(rng.normal(0, 0.13, (2, len(points), 1, 1)))
-    long = (x * cosine + y * sine) / (axes[0] * scale[0])
-    wide = (y * cosine - x * sine) / (axes[1] * scale[1])
-    tone = amount * np.exp(rng.normal(0, 0.2, (len(points), 1, 1)))
-    shape = tone * _step(1 - np.sqrt(long**2 + wide**2), 0.35)
-    seen = (shape > 0) & (rows >= 0) & (rows < size) & (columns >= 0) & (columns < size)
-    where = (np.broadcast_to(rows, seen.shape)[seen], np.broadcast_to(columns, seen.shape)[seen])
-    np.maximum.at(tile.blue, where, shape[seen].astype(np.float32))
-
-
-def _draw_keratinocytes(rng: Generator, tile: _Tile, border: ndarray) -> None:
+def _draw_keratinocytes(rng: Generator, tile: Tile, border: ndarray) -> None:
     """Nuclei of the epidermis: on a shaken hexagonal grid, and a dense row at its lower border."""
     spacing = 6.0
     rows = np.arange(-66, 66, spacing * 0.87)
@@ -372,16 +298,16 @@ def _draw_keratinocytes(rng: Generator, tile: _Tile, border: ndarray) -> None:
     height = tile.at(points, border - tile.depth)
     inside = (tile.at(points, tile.regions) == EPIDERMIS) & (tile.at(points, tile.depth) > 7)
     inner = points[inside & (height > 4)]
-    _stamp(rng, tile, inner, tile.angle + rng.normal(0, 0.5, len(inner)), (1.9, 1.5), 0.85)
+    draw_nuclei(rng, tile, inner, tile.angle + rng.normal(0, 0.5, len(inner)), (1.9, 1.5), 0.85)
     points = rng.uniform(-64, 64, (900, 2))
     height = tile.at(points, border - tile.depth)
     inside = (tile.at(points, tile.regions) == EPIDERMIS) & (np.abs(height - 2.2) < 1.2)
     basal = points[inside]
     upright = tile.angle + np.pi / 2 + rng.normal(0, 0.4, len(basal))
-    _stamp(rng, tile, basal, upright, (1.9, 1.1), 1.0)
+    draw_nuclei(rng, tile, basal, upright, (1.9, 1.1), 1.0)
 
 
-def _find_place(rng: Generator, tile: _Tile, radius: float) -> ndarray | None:
+def _find_place(rng: Generator, tile: Tile, radius: float) -> ndarray | None:
     """A point (x, y) with dermis all around at `radius`, or None where no try finds one."""
     turns = np.linspace(0, 2 * np.pi, 8, endpoint=False)
     circle = radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)
@@ -391,7 +317,7 @@ def _find_place(rng: Generator, tile: _Tile, radius: float) -> ndarray | None:
     return None
 
 
-def _draw_adnexa(rng: Generator, tile: _Tile) -> None:
+def _draw_adnexa(rng: Generator, tile: Tile) -> None:
     """A hair follicle, or a coil of sweat glands."""
     radius = rng.uniform(13, 18)
     place = _find_place(rng, tile, radius)
@@ -408,7 +334,7 @@ def _draw_adnexa(rng: Generator, tile: _Tile) -> None:
 
 
 def _draw_tube(
-    rng: Generator, tile: _Tile, centre: ndarray, radius: float, core: float, *, hair: bool
+    rng: Generator, tile: Tile, centre: ndarray, radius: float, core: float, *, hair: bool
 ) -> None:
     """A cross-section of cells around a core (share `core` of the radius): hair or open lumen."""
     turn, stretch = rng.uniform(0, np.pi), rng.uniform(1.0, 1.35)
@@ -417,9 +343,9 @@ def _draw_tube(
     long = (x * math.cos(turn) + y * math.sin(turn)) / stretch
     wide = (y * math.cos(turn) - x * math.sin(turn)) * stretch**0.5
     distance = np.hypot(long, wide)
-    wall = _step(radius - distance, 0.5)
-    inner = _step(core * radius - distance, 0.6)
-    halo = _step(radius + 1.6 - distance, 0.6) - wall
+    wall = smooth_step(radius - distance, 0.5)
+    inner = smooth_step(core * radius - distance, 0.6)
+    halo = smooth_step(radius + 1.6 - distance, 0.6) - wall
     blue, pink = (0.3, 0.9) if hair else (0.0, 0.03)  # of the core
     part.blue[...] = part.blue * (1 - wall) + wall * (0.36 + (blue - 0.36) * inner)
     part.pink *= 1 - np.clip(wall + 0.55 * halo, 0, 1)
@@ -431,34 +357,34 @@ def _draw_tube(
         u = radius * share * stretch * np.cos(turns)
         v = radius * share / stretch**0.5 * np.sin(turns)
         turned = u * np.cos(turn) - v * np.sin(turn), u * np.sin(turn) + v * np.cos(turn)
-        _stamp(rng, tile, np.stack(turned, axis=1) + centre, turns + turn, (1.6, 1.3), 1.0)
+        draw_nuclei(rng, tile, np.stack(turned, axis=1) + centre, turns + turn, (1.6, 1.3), 1.0)
 
 
-def _draw_vessels(rng: Generator, tile: _Tile, inflammation: float, severity: float) -> None:
+def _draw_vessels(rng: Generator, tile: Tile, inflammation: float, severity: float) -> None:
     """Small vessels with flat nuclei in their wall and, with inflammation, lymphocytes around."""
     for _ in range(rng.integers(1, 4)):
         place = _find_place(rng, tile, 6.0)
         if place is None:
             continue
-        radius = rng.uniform(2.2, 4.0) * (1 - 0.25 * _limit(severity, 0, 1))
+        radius = rng.uniform(2.2, 4.0) * (1 - 0.25 * limit(severity, 0, 1))
         part = tile.around(place, 7.0)
         distance = np.hypot(part.x - place[0], (part.y - place[1]) * rng.uniform(1.0, 1.5))
-        wall = _step(radius + 1.2 - distance, 0.6)
-        lumen = _step(radius - distance, 0.6)
+        wall = smooth_step(radius + 1.2 - distance, 0.6)
+        lumen = smooth_step(radius - distance, 0.6)
         part.pink += wall * (0.45 - part.pink) * (1 - lumen) + lumen * (0.04 - part.pink)
         part.blue *= 1 - lumen
         turns = rng.uniform(0, 2 * np.pi, 5)
         circle = np.stack([np.cos(turns), np.sin(turns)], axis=1)
-        _stamp(rng, tile, place + (radius + 0.5) * circle, turns + np.pi / 2, (1.8, 0.8), 0.95)
+        draw_nuclei(rng, tile, place + (radius + 0.5) * circle, turns + np.pi / 2, (1.8, 0.8), 0.95)
         count = rng.poisson(3 + 34 * inflammation * rng.gamma(2.0, 0.5))
         turns = rng.uniform(0, 2 * np.pi, count)
         far = radius + 1.5 + rng.gamma(1.6, 3.6, count)
         points = place + far[:, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)
         points = points[tile.at(points, tile.regions) == DERMIS]
-        _stamp(rng, tile, points, np.zeros(len(points)), (1.45, 1.4), 1.1)
+        draw_nuclei(rng, tile, points, np.zeros(len(points)), (1.45, 1.4), 1.1)
 
 
-def _photograph(rng: Generator, tile: _Tile, biopsy: _Biopsy, size: int) -> ndarray:
+def _photograph(rng: Generator, tile: Tile, biopsy: _Biopsy, size: int) -> ndarray:
     """Stains the section and scans it: [size,size,3] uint8."""
     strength = biopsy.strength * np.exp(rng.normal(0, 0.06, 2))
     # A tile's tissue takes up an amount of each dye that the class does not determine.
@@ -468,33 +394,6 @@ def _photograph(rng: Generator, tile: _Tile, biopsy: _Biopsy, size: int) -> ndar
     light = biopsy.white * np.exp(-biopsy.gamma * density)
     if len(light) > size:
         light = light.reshape(size, len(light) // size, size, -1, 3).mean(axis=(1, 3))
-    light = _blur(light, biopsy.blur * size / _SIDE)
+    light = blur(light, biopsy.blur * size / SIDE)
     light += biopsy.noise * rng.standard_normal(light.shape, np.float32)
-    return _jpeg(255 * light, biopsy.quality)
-
-
-def _blur(image: ndarray, deviation: float) -> ndarray:
-    """Gaussian blur of [S,S,3], edges repeated; `deviation` in pixels."""
-    reach = int(np.ceil(2.5 * deviation))
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
-    weights = (weights / weights.sum()).astype(np.float32)
-    size = len(image)
-    for _ in range(2):  # down the columns, turned, down the columns, turned back
-        wide = np.pad(image, ((reach, reach), (0, 0), (0, 0)), mode="edge")
-        image = sum(w * wide[k : k + size] for k, w in enumerate(weights)).swapaxes(0, 1)
-    return image
-
-
-def _jpeg(image: ndarray, step: float) -> ndarray:
-    """What coarsely kept cosine blocks of 8x8 leave of an image [S,S,3] of 0..255, as uint8."""
-    size = len(image)
-    pad = -size % 8
-    wide = np.pad(np.clip(image, 0, 255), [(0, pad), (0, pad), (0, 0)], mode="edge") - 128.0
-    count = len(wide) // 8
-    blocks = wide.reshape(count, 8, count, 8, 3).transpose(4, 0, 2, 1, 3).reshape(3, -1)
-    waves = (_LUMA_CHROMA @ blocks).reshape(-1, 64) @ _WAVES.T
-    grid = step * np.outer([1.0, 1.5, 1.5], _QUANTISER.ravel())[:, None, :]
-    waves = np.round(waves.reshape(3, -1, 64) / grid) * grid
-    blocks = np.linalg.inv(_LUMA_CHROMA) @ (waves.reshape(-1, 64) @ _WAVES).reshape(3, -1)
-    kept = blocks.reshape(3, count, count, 8, 8).transpose(1, 3, 2, 4, 0).reshape(wide.shape)
-    return np.clip(np.round(kept[:size, :size] + 128.0), 0, 255).astype(np.uint8)
+    return jpeg(255 * light, biopsy.quality)

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 from ml_collections import ConfigDict
 
-from sscjax.data import anonymize, augment, lazy, loading, prepared, recipes, splits
+from sscjax.data import anonymize, lazy, loading, offline_augment, prepared, recipes, splits, tfds
 from sscjax.data.augment import changes
 from sscjax.data.dataset import Images, ImageSet, with_masks
 from sscjax.data.masks import IGNORE
@@ -77,7 +77,7 @@ def load_images(config: ConfigDict) -> tuple[ImageSet, bool]:
     # The order of the merged classes is applied after merging.
     listed = () if merge else classes
     if data.tfds:
-        image_set = loading.load_tfds(data.tfds, data.image_size, classes=listed)
+        image_set = tfds.load_tfds(data.tfds, data.image_size, classes=listed)
     else:
         recipe = _recipe(config, listed)
         load = prepared.make if data.storage == "direct" else prepared.load
@@ -207,9 +207,9 @@ def split_images(
     refuse_unmasked(config, image_set, assigned)
     training = image_set.take(np.flatnonzero(assigned == "train"))
     how = changes(config)
-    training = augment.augmented_copies(training, config.augment.copies, config.seed, how)
+    training = offline_augment.augmented_copies(training, config.augment.copies, config.seed, how)
     for images in (image_set, training):
-        augment.hold_copies(images, _max_bytes(config))
+        offline_augment.hold_copies(images, _max_bytes(config))
     ordered = is_ordered(config, image_set, synthetic)
     return Images(image_set, assigned, training, synthetic, config.split.by, ordered)
 
@@ -242,7 +242,7 @@ def copies_before_split(config: ConfigDict, image_set: ImageSet) -> ImageSet:
             "set config.split.by=image to repeat the paper's design, or empty the field"
         )
     single = {name: numbers[0] for name, numbers in before.items()}
-    return augment.augment_to_counts(image_set, single, data_seed(config), changes(config))
+    return offline_augment.augment_to_counts(image_set, single, data_seed(config), changes(config))
 
 
 def without_outer_fold(config: ConfigDict, image_set: ImageSet) -> ImageSet:

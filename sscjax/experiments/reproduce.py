@@ -29,7 +29,7 @@ from sscjax.experiments import (
     run_record,
     single_run,
 )
-from sscjax.system import files, run_dir
+from sscjax.system import files, run_deletion, run_dir
 from sscjax.training import setup
 
 # --- what went into the run -----------------------------------------------------------------------
@@ -167,7 +167,7 @@ def run_again(folder: Path, target: Path, config: ConfigDict) -> None:
     """Train the run of `folder` again in `target`; a target that was started is resumed."""
     record = run_dir.read(folder)
     assert record is not None
-    run_dir.refuse_other_contents(target)
+    run_deletion.refuse_other_contents(target)
     if not (target / run_dir.RECORD).is_file():
         # As a run just started, with its micro-batch and whether it had ImageNet's weights.
         files.write_json(target / run_dir.RECORD, {**record, "status": "started"})

@@ -27,7 +27,7 @@ from sscjax.experiments import (
     summarize,
 )
 from sscjax.reports import html
-from sscjax.system import cache_dir, files, locks, run_dir
+from sscjax.system import cache_dir, files, locks, run_deletion, run_dir
 from sscjax.training import frozen_features, setup, stage_work
 from sscjax.training.network import Network
 from sscjax.training.stage import Stage
@@ -113,13 +113,13 @@ def run(
       UserError: anything that the user can fix.
       OSError: a disk that fills up, or can no longer be written, while the run is at work.
     """
-    run_dir.refuse_other_contents(folder)
+    run_deletion.refuse_other_contents(folder)
     if config.get("private"):
         anonymize.refuse_within(folder, config.data.path)
     request = _Request(config, folder, fresh, command, loaded, fallback, features_at, given)
     with locks.Lock(folder) as lock:
         lock.take()
-        run_dir.clear(folder)
+        run_deletion.clear(folder)
         return _run(request, lock)
 
 
@@ -141,7 +141,7 @@ def _run(request: _Request, lock: locks.Lock) -> str:
     if request.fresh:
         lock.check()
         lock.take()
-        run_dir.delete(folder)
+        run_deletion.delete(folder)
     _write_record(folder, prepared.record, earlier, lock)
     manifest = provenance.begin(
         folder,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sscjax.data import augment
+from sscjax.data import augment, offline_augment
 from sscjax.data.augment import Changes
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
@@ -91,7 +91,7 @@ def test_all_four_flips_are_drawn_evenly() -> None:
 def test_turns_are_numpys(quarters: int) -> None:
     """Images and maps; the drawn number of quarters is that of numpy.rot90."""
     draws = jnp.zeros((1, augment.DRAWS)).at[0, 5].set(quarters / 4 + 0.1)
-    drawn = augment._params(draws, Changes(flip=False, rot90=True, crop=1.0))
+    drawn = augment.params_from_draws(draws, Changes(flip=False, rot90=True, crop=1.0))
     images = scaled(1)
     moved = augment.apply(drawn, images, rot90=True)
     np.testing.assert_array_equal(moved[0], np.rot90(images[0], quarters))
@@ -152,7 +152,7 @@ def test_stained_batches_stay_in_range_and_differ() -> None:
     found = augment_batch(jax.random.key(0), images, how)
     assert found.dtype == jnp.float32 and float(found.min()) >= 0 and float(found.max()) <= 255
     assert len(np.unique(np.asarray(found).reshape(5, -1), axis=0)) == 5
-    copies = augment.augmented_copies(image_set(2), 2, 0, how)
+    copies = offline_augment.augmented_copies(image_set(2), 2, 0, how)
     assert not np.array_equal(copies.images[0], copies.images[2])
     assert copies.masks is not None
     np.testing.assert_array_equal(copies.masks[0], copies.masks[2])  # colours move nothing
@@ -247,12 +247,12 @@ def test_a_crop_out_of_range_is_refused(crop: float) -> None:
     with pytest.raises(UserError, match="crop is"):
         augment_batch(jax.random.key(0), scaled(1), Changes(crop=crop))
     with pytest.raises(UserError, match="crop is"):
-        augment.augmented_copies(image_set(1), 1, 0, Changes(crop=crop))
+        offline_augment.augmented_copies(image_set(1), 1, 0, Changes(crop=crop))
 
 
 def test_copies_follow_the_originals_and_keep_label_subject_split() -> None:
     before = image_set()
-    after = augment.augmented_copies(before, 2, seed=0)
+    after = offline_augment.augmented_copies(before, 2, seed=0)
     assert len(after) == 21 and after.images.dtype == np.uint8
     assert after.files[7:9].tolist() == ["a/0.png#1", "a/1.png#1"]
     assert after.files[-1] == "a/6.png#2"
@@ -266,27 +266,31 @@ def test_copies_follow_the_originals_and_keep_label_subject_split() -> None:
 
 
 def test_no_copies_is_the_same_set() -> None:
-    assert augment.augmented_copies(image_set(), 0, 0).fingerprint() == image_set().fingerprint()
+    unchanged = offline_augment.augmented_copies(image_set(), 0, 0)
+    assert unchanged.fingerprint() == image_set().fingerprint()
+        offline_augment.augmented_copies(image_set(), 0, 0).fingerprint()
+        == image_set().fingerprint()
+    )
 
 
 def test_a_copy_depends_on_seed_file_and_number_alone() -> None:
     # 40 images: more than one batch, the second one padded.
-    whole = augment.augmented_copies(image_set(40), 2, seed=3)
+    whole = offline_augment.augmented_copies(image_set(40), 2, seed=3)
     picked = np.array([39, 4, 20])
-    part = augment.augmented_copies(image_set(40).take(picked), 2, seed=3)
+    part = offline_augment.augmented_copies(image_set(40).take(picked), 2, seed=3)
     where = [whole.files.tolist().index(name) for name in part.files]
     np.testing.assert_array_equal(part.images, whole.images[where])
     assert part.masks is not None and whole.masks is not None
     np.testing.assert_array_equal(part.masks, whole.masks[where])
-    other = augment.augmented_copies(image_set(40), 2, seed=4)
+    other = offline_augment.augmented_copies(image_set(40), 2, seed=4)
     assert not np.any(np.all(whole.images[40:] == other.images[40:], axis=(1, 2, 3)))
 
 
 def test_copies_off_line_are_the_transform_of_their_own_draws() -> None:
     """Against a plain NumPy interpolation in float64: exact, whatever the order of additions."""
     before = image_set(1)
-    after = augment.augmented_copies(before, 1, 9, Changes(flip=False, crop=0.5))
-    draws = augment._draws(9, "a/0.png", 1)
+    after = offline_augment.augmented_copies(before, 1, 9, Changes(flip=False, crop=0.5))
+    draws = offline_augment._draws(9, "a/0.png", 1)
     share = 1 - np.floor(draws[0] * 0.5 * 2**14) / 2**14
     matrices = []
     for start in draws[1:3]:
@@ -306,7 +310,7 @@ def test_masks_move_with_their_images() -> None:
         images[i, 4 + i :, : 18 - i] = 200
         masks[i, 4 + i :, : 18 - i] = 1
     drawn = dataclasses.replace(base, images=images, masks=masks)
-    after = augment.augmented_copies(drawn, 3, seed=1)
+    after = offline_augment.augmented_copies(drawn, 3, seed=1)
     assert after.masks is not None
     red, moved = np.asarray(after.images)[..., 0], np.asarray(after.masks)
     sure = (red == 0) | (red == 200)
@@ -316,12 +320,12 @@ def test_masks_move_with_their_images() -> None:
 
 
 def test_copies_are_made_when_read_or_held() -> None:
-    lazy = augment.augmented_copies(image_set(40), 2, seed=3)
+    lazy = offline_augment.augmented_copies(image_set(40), 2, seed=3)
     made = np.asarray(lazy.images)
-    held = augment.augmented_copies(image_set(40), 2, seed=3)
-    augment.hold_copies(held, 80 * made[0].nbytes - 1)  # too few bytes: nothing happens
+    held = offline_augment.augmented_copies(image_set(40), 2, seed=3)
+    offline_augment.hold_copies(held, 80 * made[0].nbytes - 1)  # too few bytes: nothing happens
     assert held.images.parts[1]._made is None  # type: ignore[attr-defined]
-    augment.hold_copies(held, 80 * made[0].nbytes)
+    offline_augment.hold_copies(held, 80 * made[0].nbytes)
     assert held.images.parts[1]._made is not None  # type: ignore[attr-defined]
     some = np.array([100, 3, 119, 41])
     for found in (lazy, held):
@@ -329,35 +333,35 @@ def test_copies_are_made_when_read_or_held() -> None:
     # What a run is known by does not tell where its images were held.
     assert held.fingerprint() == lazy.fingerprint()
     others = (
-        augment.augmented_copies(image_set(40), 2, seed=4),
-        augment.augmented_copies(image_set(40), 2, 3, Changes(stain=0.1)),
-        augment.augmented_copies(image_set(40), 2, 3, Changes(crop=0.5)),
-        augment.augmented_copies(image_set(40), 2, 3, Changes(flip=False)),
+        offline_augment.augmented_copies(image_set(40), 2, seed=4),
+        offline_augment.augmented_copies(image_set(40), 2, 3, Changes(stain=0.1)),
+        offline_augment.augmented_copies(image_set(40), 2, 3, Changes(crop=0.5)),
+        offline_augment.augmented_copies(image_set(40), 2, 3, Changes(flip=False)),
     )
     assert len({lazy.fingerprint(), *(other.fingerprint() for other in others)}) == 5
 
 
 def test_a_set_without_masks_stays_without() -> None:
-    assert augment.augmented_copies(image_set(3, masks=False), 1, 0).masks is None
+    assert offline_augment.augmented_copies(image_set(3, masks=False), 1, 0).masks is None
 
 
 def test_counts_are_exact_and_even() -> None:
     before = image_set(7)  # 4 of 'no', 3 of 'yes'
-    after = augment.augment_to_counts(before, {"no": 10, "yes": 3}, seed=0)
+    after = offline_augment.augment_to_counts(before, {"no": 10, "yes": 3}, seed=0)
     assert np.bincount(after.labels).tolist() == [10, 3]
     np.testing.assert_array_equal(after.images[:7], before.images)
     names = [name.split("#")[0] for name in after.files]
     per_image = [names.count(f"a/{i}.png") for i in range(0, 7, 2)]
     assert sorted(per_image) == [2, 2, 3, 3]
-    copies = augment.augmented_copies(before, 2, seed=0)
+    copies = offline_augment.augmented_copies(before, 2, seed=0)
     where = [copies.files.tolist().index(name) for name in after.files]
     np.testing.assert_array_equal(after.images, copies.images[where])
 
 
 def test_counts_do_not_depend_on_the_order_of_the_set() -> None:
-    one = augment.augment_to_counts(image_set(7), {"no": 9, "yes": 5}, seed=2)
+    one = offline_augment.augment_to_counts(image_set(7), {"no": 9, "yes": 5}, seed=2)
     turned = image_set(7).take(np.arange(7)[::-1])
-    two = augment.augment_to_counts(turned, {"yes": 5, "no": 9}, seed=2)
+    two = offline_augment.augment_to_counts(turned, {"yes": 5, "no": 9}, seed=2)
     assert sorted(one.files) == sorted(two.files)
 
 
@@ -371,17 +375,17 @@ def test_counts_do_not_depend_on_the_order_of_the_set() -> None:
 )
 def test_counts_that_cannot_be_met_are_refused(counts: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        augment.augment_to_counts(image_set(7), counts, seed=0)
+        offline_augment.augment_to_counts(image_set(7), counts, seed=0)
 
 
 def test_a_class_without_images_cannot_be_augmented() -> None:
     only = image_set(7).take(np.array([0, 2]))
     with pytest.raises(UserError, match="class yes has 0 images"):
-        augment.augment_to_counts(only, {"no": 2, "yes": 1}, seed=0)
-    same = augment.augment_to_counts(only, {"no": 2, "yes": 0}, seed=0)
+        offline_augment.augment_to_counts(only, {"no": 2, "yes": 1}, seed=0)
+    same = offline_augment.augment_to_counts(only, {"no": 2, "yes": 0}, seed=0)
     assert len(same) == 2
 
 
 def test_fewer_than_no_copies_is_refused() -> None:
     with pytest.raises(UserError, match="-1 augmented copies"):
-        augment.augmented_copies(image_set(2), -1, seed=0)
+        offline_augment.augmented_copies(image_set(2), -1, seed=0)

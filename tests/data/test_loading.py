@@ -25,9 +25,9 @@ from sscjax.data.loading import (
     load,
     load_folder,
     load_manifest,
-    load_tfds,
     merge_classes,
 )
+from sscjax.data.tfds import load_tfds
 from sscjax.errors import UserError
 
 SIZE = 16

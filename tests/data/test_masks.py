@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import f1_score, jaccard_score
 
 from sscjax.configs import default
-from sscjax.data import augment, lazy, loading, masks, prepared, recipes
+from sscjax.data import augment, lazy, loading, masks, offline_augment, prepared, recipes
 from sscjax.data.inputs import find
 from sscjax.errors import UserError
 from sscjax.evaluation import intervals, segmentation, surfaces
@@ -224,7 +224,10 @@ def test_online_masks_move_with_their_images(how: augment.Changes) -> None:
 
 
 def test_copies_of_what_is_unknown_are_unknown(folder: Path) -> None:
-    found = np.asarray(augment.augmented_copies(loading.load(folder, SIZE), 2, seed=0).masks)
+    copies = offline_augment.augmented_copies(loading.load(folder, SIZE), 2, seed=0)
+    found = np.asarray(copies.masks)
+        offline_augment.augmented_copies(loading.load(folder, SIZE), 2, seed=0).masks
+    )
     assert found.shape == (12, SIZE, SIZE)
     assert (found[2::4] == masks.IGNORE).all() and set(np.unique(found[0::4])) <= {0, 1, 2}
 

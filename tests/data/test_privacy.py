@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from PIL import Image, PngImagePlugin
 from small_runs import one_stage_config, write_folder
 
-from sscjax.data import anonymize, augment
+from sscjax.data import anonymize, augment, offline_augment
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.experiments import compare, data_from_config, reproduce, run_record, single_run
@@ -389,5 +389,5 @@ def test_numbers_are_of_the_names_alone() -> None:
     assert found.subjects.tolist() == ["subject 002", "subject 001", "image 0004"]
     assert found.skipped == {"image 0002": "cannot be read"}
     assert found.paths == files.tolist() and found.take(np.array([1])).paths == ["a/1.png"]
-    copies = augment.augmented_copies(found, 1, 0, augment.Changes())
+    copies = offline_augment.augmented_copies(found, 1, 0, augment.Changes())
     assert copies.paths == [*files.tolist(), "", "", ""]

@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sscjax.data import synthetic
+from sscjax.data import synthetic, synthetic_canvas
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 
@@ -213,10 +213,10 @@ def test_the_compression_is_that_of_a_plain_cosine_transform() -> None:
     for row in (0, 8):
         for column in (0, 8):
             block = grey[row : row + 8, column : column + 8] - 128
-            grid = step * synthetic._QUANTISER
+            grid = step * synthetic_canvas._QUANTISER
             kept = np.round(fft.dctn(block, norm="ortho") / grid) * grid
             expected[row : row + 8, column : column + 8] = fft.idctn(kept, norm="ortho") + 128
-    got = synthetic._jpeg(np.repeat(grey[..., None], 3, axis=2), step)
+    got = synthetic_canvas.jpeg(np.repeat(grey[..., None], 3, axis=2), step)
     assert np.abs(got - np.clip(expected, 0, 255)[..., None]).max() < 0.5 + 1e-6
 
 

@@ -14,7 +14,7 @@ from small_runs import small_config
 from sscjax.errors import UserError
 from sscjax.experiments import run_record, single_run
 from sscjax.experiments.cross_validation import all_folds
-from sscjax.system import locks, run_dir
+from sscjax.system import locks, run_deletion, run_dir
 
 
 def put_run(folder: Path, file: str = run_dir.RECORD) -> Path:
@@ -35,12 +35,12 @@ def test_a_folder_loses_its_run_and_nothing_else(
     (tmp_path / "link").symlink_to(run)
     with locks.Lock(run) as lock:
         lock.take()
-        run_dir.delete(tmp_path / "link")
+        run_deletion.delete(tmp_path / "link")
         lock.check()
         assert [path.name for path in run.iterdir()] == [locks.NAME]
     put_run(run)
     monkeypatch.chdir(run)
-    run_dir.delete(Path())
+    run_deletion.delete(Path())
     assert run.stat().st_ino == before.st_ino and not list(run.iterdir())
     assert (tmp_path / "link").resolve() == run and Path.cwd() == run
     assert [path.name for path in run.parent.iterdir()] == [run.name]
@@ -51,7 +51,7 @@ def test_what_links_lead_to_stays(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "one.png").touch()
     (run / "images").symlink_to(tmp_path / "images")
-    run_dir.delete(run)
+    run_deletion.delete(run)
     assert not list(run.iterdir()) and (tmp_path / "images" / "one.png").exists()
 
 
@@ -84,17 +84,17 @@ def test_killed_deletion_is_ended_by_the_next_start(
     run = put_run(tmp_path / "run")
     with pytest.raises(Killed), monkeypatch.context() as patch:
         kill_at(patch, moment)
-        run_dir.delete(run)
-    run_dir.refuse_other_contents(run)
+        run_deletion.delete(run)
+    run_deletion.refuse_other_contents(run)
     left = {path.relative_to(run) for path in run.rglob("*") if "tmp" not in path.suffix}
-    run_dir.clear(run)
+    run_deletion.clear(run)
     if moment == 0:
         assert left == {path.relative_to(run) for path in put_run(run).rglob("*")} - {
             Path(".splits.csv.x.tmp")
         }
     else:
         assert Path(run_dir.RECORD) not in left and not list(run.iterdir())
-    run_dir.delete(run)
+    run_deletion.delete(run)
     assert not list(run.iterdir())
 
 
@@ -119,7 +119,7 @@ def test_programs_clear_what_a_killed_deletion_left(
         run = put_run(tmp_path / file, file)
         with pytest.raises(Killed), monkeypatch.context() as patch:
             kill_at(patch, 2)
-            run_dir.delete(run, file)
+            run_deletion.delete(run, file)
         with pytest.raises(UserError, match="missing"):
             start(run)
         assert not list(run.iterdir())
@@ -137,10 +137,10 @@ def test_disk_within_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", busy)
         with pytest.raises(UserError, match="checkpoints of a run .* cannot be moved .*by hand"):
-            run_dir.delete(run)
+            run_deletion.delete(run)
     assert run_dir.read(run) is None and (run / "checkpoints").is_dir()
-    run_dir.refuse_other_contents(run)
-    run_dir.clear(run)
+    run_deletion.refuse_other_contents(run)
+    run_deletion.clear(run)
     assert not list(run.iterdir())
 
 
@@ -150,9 +150,9 @@ def test_what_cannot_be_deleted_is_said(
     run = put_run(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *args, **options: None)
-        run_dir.delete(run)
+        run_deletion.delete(run)
     assert "what is left there of a deleted run cannot be deleted" in caplog.text
-    run_dir.clear(run)
+    run_deletion.clear(run)
     assert not list(run.iterdir())
 
 

@@ -435,7 +435,7 @@ def test_lock_given_back_while_another_waits_to_open_it(
     monkeypatch.setattr(fcntl, "flock", meanwhile)
     second.take()
     second.check()
-    with pytest.raises(UserError, match=f"at work there .process {os.getpid()} on"):
+    with pytest.raises(UserError, match=f"using this folder .process {os.getpid()} on"):
         first.take()
     second.release()
     assert not list(tmp_path.iterdir())
@@ -751,11 +751,11 @@ def test_lock_of_a_folder_that_cannot_be_written(
     [
         (errno.ENOSPC, "free some space"),
         (errno.EROFS, "writable"),
-        (errno.EIO, "look after"),
+        (errno.EIO, "check the disk"),
         (errno.EMFILE, "ulimit -n"),
         (errno.ENAMETOOLONG, "shorter"),
-        (errno.ELOOP, "ring"),
-        (errno.ENOTDIR, "a file stands where"),
+        (errno.ELOOP, "back to itself"),
+        (errno.ENOTDIR, "found a file where"),
     ],
 )
 def test_storage_errors_are_one_line(

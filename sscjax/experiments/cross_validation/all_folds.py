@@ -26,7 +26,7 @@ from sscjax.experiments.cross_validation.folds import Fold
 from sscjax.experiments.cross_validation.grid import Candidate, best, candidates, mean_score
 from sscjax.experiments.cross_validation.outcomes import Outcome, read_fold
 from sscjax.reports import html
-from sscjax.system import files, locks, run_dir, terminal
+from sscjax.system import files, locks, run_deletion, run_dir, terminal
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,12 +58,12 @@ def run(
         )
     if config.protocol == "holdout":
         return single_run.run(config, folder, fresh=fresh, command=command)
-    run_dir.refuse_other_contents(folder, run_dir.PROTOCOL)
+    run_deletion.refuse_other_contents(folder, run_dir.PROTOCOL)
     if config.get("private"):
         anonymize.refuse_within(folder, config.data.path)
     with locks.Lock(folder) as lock:
         lock.take()
-        run_dir.clear(folder, run_dir.PROTOCOL)
+        run_deletion.clear(folder, run_dir.PROTOCOL)
         return _run_all(config, folder, fresh, command, lock)
 
 
@@ -107,7 +107,7 @@ def _run_all(
     if fresh:
         lock.check()
         lock.take()
-        run_dir.delete(folder, run_dir.PROTOCOL)
+        run_deletion.delete(folder, run_dir.PROTOCOL)
     _write(folder, now, earlier, lock)
     files.write_json(folder / run_dir.AUDIT, inspected)
     outcomes: list[Outcome] = []
