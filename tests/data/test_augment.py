@@ -268,9 +268,6 @@ def test_copies_follow_the_originals_and_keep_label_subject_split() -> None:
 def test_no_copies_is_the_same_set() -> None:
     unchanged = offline_augment.augmented_copies(image_set(), 0, 0)
     assert unchanged.fingerprint() == image_set().fingerprint()
-        offline_augment.augmented_copies(image_set(), 0, 0).fingerprint()
-        == image_set().fingerprint()
-    )
 
 
 def test_a_copy_depends_on_seed_file_and_number_alone() -> None:

@@ -226,8 +226,6 @@ def test_online_masks_move_with_their_images(how: augment.Changes) -> None:
 def test_copies_of_what_is_unknown_are_unknown(folder: Path) -> None:
     copies = offline_augment.augmented_copies(loading.load(folder, SIZE), 2, seed=0)
     found = np.asarray(copies.masks)
-        offline_augment.augmented_copies(loading.load(folder, SIZE), 2, seed=0).masks
-    )
     assert found.shape == (12, SIZE, SIZE)
     assert (found[2::4] == masks.IGNORE).all() and set(np.unique(found[0::4])) <= {0, 1, 2}
 
