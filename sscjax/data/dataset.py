@@ -1,4 +1,4 @@
-"""The one form of an image set that everything after loading works with."""
+"""`ImageSet`, the representation of labelled images that everything after loading works with."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class ImageSet:
     """Labelled images of subjects.
 
     Attributes:
-      images: [N,H,W,3] uint8, RGB, 0..255, read some rows at a time: `images[numbers]`.
+      images: [N,H,W,3] uint8, RGB, 0..255, read in parts: `images[indices]`.
       labels: [N] int32, index into `classes`.
-      subjects: [N] str (numpy unicode), the patient or biopsy an image comes from.
+      subjects: [N] str (NumPy unicode), the patient or biopsy an image comes from.
       files: [N] str, path relative to the set's folder with forward slashes, or an id for images
-        that were never files.
-      classes: names in label order (for ordered classes: in their order).
-      splits: [N] str of 'train', 'val', 'test', or None where the set prescribes no split.
-      masks: [N,H,W] uint8 class indices of a segmentation map, `data.masks.IGNORE` where nothing is
-        known, or None.
-      mask_classes: what the indices of the masks mean; () where nobody named them.
-      source: one line for people, for example `synthetic (seed 0)` or `folder /data/skin`.
-      skipped: why, by file, images of the source are not among these: they cannot be read.
-      origins: [N] str, what `files` would be if they were not numbers in place of names; '' for
-        what is no file; None where `files` are the names. Never written anywhere.
-      loaded_by: fields of a config, such as `data.path`, that load these images again; {} where
-        nobody knows, as of arrays.
+        that are no files.
+      classes: names in label order (ordinal classes: in increasing order).
+      splits: [N] str of 'train', 'val', 'test', or None if the set prescribes no split.
+      masks: [N,H,W] uint8 class indices of a segmentation map, `data.masks.IGNORE` where the class
+        is unknown, or None.
+      mask_classes: names of the masks' classes; () if unknown.
+      source: one line for reports, for example `synthetic (seed 0)` or `folder /data/skin`.
+      skipped: reason by file, for images of the source that cannot be read.
+      origins: [N] str, the real file names of a private set, whose `files` are numbers ('' for
+        what is no file); None if `files` are the real names. Never written.
+      loaded_by: fields of a config, such as `data.path`, that load these images again; {} if
+        unknown, as for arrays.
     """
 
     images: Rows
@@ -71,7 +71,7 @@ class ImageSet:
         seed: int = 0,
         fractions: Sequence[float] = (0.7, 0.15, 0.15),
     ) -> tuple[ImageSet, ImageSet, ImageSet]:
-        """Train, validation and test sets, stratified by class; pixels are not copied.
+        """Split into train, validation and test sets, stratified by class; pixels are not copied.
 
         Args:
           by: 'subject' keeps all images of a subject together; 'image' ignores subjects.
@@ -79,11 +79,11 @@ class ImageSet:
           fractions: shares of the images of (train, val, test), each above 0, sum 1.
 
         Returns:
-          three sets, their images in the order of this one; where the set prescribes its splits,
-          these.
+          three sets, their images in the order of this one. Prescribed splits are returned as they
+          are.
 
         Raises:
-          UserError: a class has too few subjects or images, or an argument makes no sense.
+          UserError: a class has too few subjects or images, or an argument is out of its range.
 
         Example:
           >>> import sscjax
@@ -92,12 +92,12 @@ class ImageSet:
           >>> set(train.subjects) & set(test.subjects)
           set()
         """
-        # `splits` is made of image sets.
+        # Imported here because `splits` imports this module.
         from sscjax.data import splits
 
         names = splits.make_splits(self, by=by, fractions=fractions, seed=seed)
-        whole = dataclasses.replace(self, splits=names)
-        train, val, test = (whole.take(np.flatnonzero(names == name)) for name in splits.SPLITS)
+        assigned = dataclasses.replace(self, splits=names)
+        train, val, test = (assigned.take(np.flatnonzero(names == name)) for name in splits.SPLITS)
         return train, val, test
 
     def take(self, indices: np.ndarray) -> ImageSet:
@@ -115,12 +115,12 @@ class ImageSet:
 
     @property
     def paths(self) -> list[str]:
-        """Where the images lie, relative to the set's folder."""
-        found: list[str] = (self.files if self.origins is None else self.origins).tolist()
-        return found
+        """Paths of the images relative to the set's folder."""
+        paths: list[str] = (self.files if self.origins is None else self.origins).tolist()
+        return paths
 
     def fingerprint(self) -> str:
-        """SHA-256 over all that training can see: pixels, labels, subjects, names, splits."""
+        """SHA-256 over all inputs of training: pixels, labels, subjects, names, splits, masks."""
         return self._fingerprint
 
     @functools.cached_property
@@ -137,7 +137,7 @@ class ImageSet:
 
 
 def unnamed(image_set: ImageSet) -> int:
-    """Images that name no subject: each stands for itself, and for its copies."""
+    """Number of images without a subject: each is its own subject, together with its copies."""
     pairs = zip(image_set.subjects.tolist(), image_set.files.tolist(), strict=True)
     return sum(subject == re.sub(r"#\d+$", "", file) for subject, file in pairs)
 
@@ -147,13 +147,13 @@ class Images:
     """The images of a run.
 
     Attributes:
-      originals: N images that are split and evaluated.
+      originals: the N images that are split and evaluated.
       splits: [N] str of 'train', 'val', 'test'.
-      training: M images that are trained on: the originals of the training split, then their
-        augmented copies.
-      synthetic: whether they are the embedded synthetic set.
-      by: 'subject' or 'image', what the split keeps together.
-      ordered: whether the classes stand in their order of severity, so that kappa has a meaning.
+      training: the M images of training: the originals of the training split, then their augmented
+        copies.
+      synthetic: whether they are the built-in synthetic set.
+      by: 'subject' or 'image', the unit of the split.
+      ordered: whether the classes are in order of severity, so that weighted kappa is meaningful.
     """
 
     originals: ImageSet
@@ -171,28 +171,28 @@ class Images:
 
     @property
     def unnamed(self) -> int:
-        """Images that name no subject."""
+        """Number of images without a subject."""
         return unnamed(self.originals)
 
     @property
     def has_subjects(self) -> bool:
-        """Whether any image names its subject."""
+        """Whether any image has a subject."""
         return self.unnamed < len(self.originals)
 
     @property
     def one_image_each(self) -> bool:
-        """Whether all subjects are named and none has two images."""
+        """Whether every image has a subject and no subject has two images."""
         return self.unnamed == 0 and len(set(self.originals.subjects)) == len(self.originals)
 
     def training_for(self, *, online: bool) -> ImageSet:
-        """What a stage trains on: a stage that augments on line needs no copies."""
+        """The images that a stage trains on; without the copies if it augments `online`."""
         if not online:
             return self.training
         return self.training.take(np.arange(int((self.splits == "train").sum())))
 
 
 def with_masks(image_set: ImageSet, chosen: np.ndarray) -> np.ndarray:
-    """Those of the chosen rows [K] of which the mask says anything."""
+    """Those of the indices `chosen` [K] whose mask labels at least one pixel."""
     masks = image_set.masks
     if masks is None:
         return chosen[:0]

@@ -1,8 +1,8 @@
-"""Arrays that are read row by row: in memory, in a file, or made when they are read.
+"""Arrays that are read by rows: in memory, in a file, or computed when they are read.
 
 An image set, its augmented copies and the features of a network may each be larger than memory.
-What works on them asks for some rows at a time, `x[numbers]`, and gets a NumPy array; a NumPy array
-of everything is the simplest of such sources.
+Their users read some rows at a time, `x[indices]`, as a NumPy array; a NumPy array is itself the
+simplest such source.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 from sscjax.errors import UserError
 
 _CHUNK_BYTES = 2**24
-"""Rows are gone through in chunks of about this size."""
+"""Size of the chunks in which rows are processed."""
 
 
 class Rows(Protocol):
@@ -38,7 +38,7 @@ class Rows(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """Of every row."""
+        """Type of the elements."""
 
     def __len__(self) -> int:
         """N."""
@@ -47,30 +47,30 @@ class Rows(Protocol):
         """Each row."""
 
     def __getitem__(self, index: Any) -> Any:
-        """The rows that a number, a slice or an array of numbers or booleans names."""
+        """The rows at an integer, a slice, or an array of integers or booleans."""
 
 
 Target = Any
-"""What is filled by `target[slice] = rows` or `target[number] = row`."""
+"""Filled by `target[slice] = rows` or `target[index] = row`."""
 
 Keep = Callable[[tuple[int, ...], Any, Callable[[Target], None]], Rows]
-"""f(shape, dtype, fill) -> rows: where an array is kept; `fill` is called with a target unless the
-array is there already."""
+"""f(shape, dtype, fill) -> rows: stores an array; `fill` is called with a target unless the array
+exists already."""
 
 
 class Lazy(abc.ABC):
-    """Rows that are had by their numbers alone."""
+    """Rows that are read by their indices."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
     @abc.abstractmethod
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """Rows [K,...] by their numbers, [K] int64 from 0 to N-1."""
+        """Rows [K,...] at the indices [K] int64, 0 to N-1."""
 
     @abc.abstractmethod
     def update(self, digest: Any) -> None:
-        """Add what the rows depend on to a hash."""
+        """Update a hash with everything that the rows depend on."""
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -86,16 +86,16 @@ class Lazy(abc.ABC):
     def __getitem__(self, index: Any) -> np.ndarray:
         if isinstance(index, slice):
             return self.read(np.arange(len(self))[index])
-        chosen = np.asarray(index)
-        if chosen.ndim == 0:
-            number = range(len(self))[operator.index(chosen)]
+        indices = np.asarray(index)
+        if indices.ndim == 0:
+            number = range(len(self))[operator.index(indices)]
             return self.read(np.array([number]))[0]
-        if chosen.dtype == bool:
-            if chosen.shape != (len(self),):
-                raise IndexError(f"a choice of shape {chosen.shape} among {len(self)} rows")
-            return self.read(np.flatnonzero(chosen))
-        # As NumPy does: negative numbers count from the end, others must be there.
-        return self.read(np.arange(len(self))[chosen])
+        if indices.dtype == bool:
+            if indices.shape != (len(self),):
+                raise IndexError(f"boolean index of shape {indices.shape} for {len(self)} rows")
+            return self.read(np.flatnonzero(indices))
+        # As in NumPy: negative indices count from the end, others must be in range.
+        return self.read(np.arange(len(self))[indices])
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for part in chunks(self):
@@ -104,15 +104,15 @@ class Lazy(abc.ABC):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All rows in memory."""
         if copy is False:
-            raise ValueError("rows that are not in memory cannot be had without a copy")
+            raise ValueError("rows that are not in memory cannot be read without a copy")
         return np.asarray(self[:], dtype)
 
 
 class View(Lazy):
-    """Some rows of others, without a copy of them."""
+    """Selected rows of another source, not copied."""
 
     def __init__(self, base: Rows, numbers: np.ndarray):
-        """`base` [N,...] and the numbers [K] of the rows wanted, in their order."""
+        """Select rows of `base` [N,...] by their indices [K], in this order."""
         numbers = np.asarray(numbers, np.int64)
         self.base: Rows = base.base if isinstance(base, View) else base
         self.numbers: np.ndarray = base.numbers[numbers] if isinstance(base, View) else numbers
@@ -120,11 +120,11 @@ class View(Lazy):
         self.dtype = np.dtype(base.dtype)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """Rows [K,...] by their numbers."""
+        """Rows [K,...] at these indices."""
         return self.base[self.numbers[numbers]]
 
     def update(self, digest: Any) -> None:
-        """Add the rows themselves; of rows that would have to be made, what they depend on."""
+        """Hash the rows, or what they depend on if they would have to be computed."""
         if isinstance(self.base, Joined):
             digest.update(self.numbers.astype("<i8").tobytes())
             self.base.update(digest)
@@ -133,64 +133,64 @@ class View(Lazy):
 
 
 class Joined(Lazy):
-    """Several sources of equal rows, one behind the other."""
+    """Several sources with rows of one shape, concatenated."""
 
     def __init__(self, parts: Sequence[Rows]):
-        """At least one source; all of one dtype and one shape of row."""
+        """Concatenate at least one source; all have the same dtype and shape of row."""
         kinds = {(part.shape[1:], np.dtype(part.dtype)) for part in parts}
         if len(kinds) != 1:
-            raise ValueError(f"rows of one shape and dtype are expected, found {kinds}")
+            raise ValueError(f"found rows of {kinds}, expected one shape and dtype")
         self.parts = tuple(parts)
         self._ends = np.cumsum([len(part) for part in parts])
         self.shape = (int(self._ends[-1]), *parts[0].shape[1:])
         self.dtype = np.dtype(parts[0].dtype)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """Rows [K,...] by their numbers."""
-        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        """Rows [K,...] at these indices."""
+        rows = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         owner = np.searchsorted(self._ends, numbers, side="right")
         for index, part in enumerate(self.parts):
             mine = np.flatnonzero(owner == index)
             if len(mine):
-                found[mine] = part[numbers[mine] - (self._ends[index] - len(part))]
-        return found
+                rows[mine] = part[numbers[mine] - (self._ends[index] - len(part))]
+        return rows
 
     def update(self, digest: Any) -> None:
-        """Add each part."""
+        """Hash each part."""
         for part in self.parts:
             _update(part, digest)
 
 
 class Beside(Lazy):
-    """Images [N,H,W,C] and their maps [N,H,W], a map as the last channel: [N,H,W,C+1]."""
+    """Images [N,H,W,C] with their masks [N,H,W] as the last channel: [N,H,W,C+1]."""
 
     def __init__(self, images: Rows, maps: Rows):
-        """Both of one dtype, as many, and as large."""
+        """Join images and masks of the same dtype, number, height and width."""
         if images.shape[:3] != maps.shape or np.dtype(images.dtype) != np.dtype(maps.dtype):
-            raise ValueError(f"images {images.shape} and maps {maps.shape} do not fit")
+            raise ValueError(f"images {images.shape} and masks {maps.shape} do not match")
         self._images, self._maps = images, maps
         self.shape = (*images.shape[:3], images.shape[3] + 1)
         self.dtype = np.dtype(images.dtype)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
-        """Rows [K,H,W,C+1] by their numbers."""
+        """Rows [K,H,W,C+1] at these indices."""
         return np.concatenate([self._images[numbers], self._maps[numbers][..., None]], axis=-1)
 
     def update(self, digest: Any) -> None:
-        """Add both."""
+        """Hash both."""
         for part in (self._images, self._maps):
             _update(part, digest)
 
 
 class DamagedError(UserError):
-    """A row of a cache file is not what was written; the file is gone, and can be made anew."""
+    """A row of a cache file is damaged; the file was removed and can be made again."""
 
 
 class FileRows(Lazy):
-    """Rows of a file that `create` wrote; each is checked against its sum when it is read."""
+    """Rows of a file that `create` wrote; each is checked against its CRC-32 when it is read."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int):
-        """`open_file` is the way to call this."""
+        """Use `open_file` instead of calling this."""
         self.path, self.shape, self.dtype, self._offset = path, shape, dtype, offset
         self._file = path.open("rb", buffering=0)
         self._lock = threading.Lock()
@@ -207,23 +207,20 @@ class FileRows(Lazy):
         """Rows [K,...] by their numbers.
 
         Raises:
-          DamagedError: a row is not what was written; the file is removed, for it is a cache.
+          DamagedError: a row does not match its checksum; the file, a cache, is removed.
         """
-        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
-        for place, number in enumerate(numbers.tolist()):
+        rows = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        for position, number in enumerate(numbers.tolist()):
             data = self._bytes(self._offset + number * self._row_bytes, self._row_bytes)
             if len(data) != self._row_bytes or zlib.crc32(data) != self._sums[number]:
-                mend = (
-                    "so this cache file was removed: give the same command again, and it is made "
-                    "anew"
-                )
+                fix = "so this cache file was removed: run the same command again to rebuild it"
                 try:
                     self.remove()
                 except OSError as error:
-                    mend = f"and this cache file cannot be removed ({error.strerror}): delete it"
-                raise DamagedError(f"{self.path}: row {number} is damaged, {mend}")
-            found[place] = np.frombuffer(data, self.dtype).reshape(self.shape[1:])
-        return found
+                    fix = f"and this cache file cannot be removed ({error.strerror}): delete it"
+                raise DamagedError(f"{self.path}: row {number} is damaged, {fix}")
+            rows[position] = np.frombuffer(data, self.dtype).reshape(self.shape[1:])
+        return rows
 
     def remove(self) -> None:
         """Remove the file, which is a cache; the rows can no longer be read.
@@ -235,11 +232,11 @@ class FileRows(Lazy):
         self.path.unlink(missing_ok=True)
 
     def update(self, digest: Any) -> None:
-        """Add the rows themselves."""
+        """Hash the rows."""
         update_rows(self, digest)
 
     def like(self, row: np.ndarray) -> np.ndarray:
-        """Numbers of the rows that have the checksum of this one, nothing read."""
+        """Indices of the rows with the same checksum as `row`; no row is read."""
         data = np.ascontiguousarray(row, self.dtype).tobytes()
         return np.flatnonzero(self._sums == zlib.crc32(data))
 
@@ -279,24 +276,24 @@ class _Filling:
 
 
 def in_memory(shape: tuple[int, ...], dtype: Any, fill: Callable[[Target], None]) -> Rows:
-    """A `Keep` that makes a NumPy array."""
-    found = np.empty(shape, dtype)
-    fill(found)
-    return found
+    """A `Keep` that stores the rows in a NumPy array."""
+    rows = np.empty(shape, dtype)
+    fill(rows)
+    return rows
 
 
 def in_file(path: Path) -> Keep:
-    """A `Keep` that makes the file `path`, or takes it as it is where it holds such an array."""
+    """A `Keep` that stores the rows in the file `path`; reused if it exists."""
 
     def keep(shape: tuple[int, ...], dtype: Any, fill: Callable[[Target], None]) -> Rows:
-        found = open_file(path, shape, dtype)
-        if found is None:
+        rows = open_file(path, shape, dtype)
+        if rows is None:
             with create(path, shape, dtype) as target:
                 fill(target)
-            found = open_file(path, shape, dtype)
-            if found is None:
-                raise UserError(f"{path}: is gone just after it was written; run again")
-        return found
+            rows = open_file(path, shape, dtype)
+            if rows is None:
+                raise UserError(f"{path}: was removed right after it was written; run again")
+        return rows
 
     return keep
 
@@ -313,7 +310,7 @@ def write(path: Path, x: Rows) -> None:
 
 
 def open_file(path: Path, shape: tuple[int, ...], dtype: Any) -> FileRows | None:
-    """The rows in a file; None where it is missing, shortened, or holds another array."""
+    """The rows in a file; None if it is missing, truncated, or holds another array."""
     dtype = np.dtype(dtype)
     try:
         header = _header(shape, dtype)
@@ -328,7 +325,7 @@ def open_file(path: Path, shape: tuple[int, ...], dtype: Any) -> FileRows | None
 
 @contextlib.contextmanager
 def create(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[_Filling]:
-    """Write an array of rows to `path`: a target to fill in any order; named when it is whole.
+    """Write rows to `path`: yields a target to fill in any order; renamed when it is complete.
 
     The file is NumPy's .npy, followed by a CRC-32 for each row.
 
@@ -356,7 +353,7 @@ def create(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[_Filling]
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # of a full disk the system says no name
+            error.filename = str(path)  # for a full disk the system gives no name
         raise
 
 
@@ -368,12 +365,12 @@ def chunks(x: Rows) -> Iterator[slice]:
 
 
 def nbytes(x: Rows) -> int:
-    """Bytes of all rows together."""
+    """Size of all rows in bytes."""
     return len(x) * _row_bytes(x.shape, np.dtype(x.dtype))
 
 
 def fingerprint(x: Rows) -> str:
-    """SHA-256 of what the rows depend on: of an array or a file, the rows themselves."""
+    """SHA-256 of what the rows depend on; for an array or a file, of the rows themselves."""
     digest = hashlib.sha256()
     _update(x, digest)
     return digest.hexdigest()
@@ -387,7 +384,7 @@ def _update(x: Rows, digest: Any) -> None:
 
 
 def update_rows(x: Rows, digest: Any) -> None:
-    """Add the rows themselves to a hash, a few at a time."""
+    """Hash the rows, a few megabytes at a time."""
     for part in chunks(x):
         digest.update(np.ascontiguousarray(x[part]))
 

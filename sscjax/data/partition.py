@@ -1,4 +1,8 @@
-"""Cutting groups of images into parts of given shares, with every class in every part."""
+"""Partitioning of groups of images into parts of given shares, with every class in every part.
+
+A random assignment is improved by moving and swapping groups until no single step brings the shares
+closer to the target: exact optimisation is not needed, and would give one split for all seeds.
+"""
 
 from __future__ import annotations
 
@@ -22,47 +26,50 @@ def partition(
     classes: Sequence[str],
     by: str,
 ) -> np.ndarray:
-    """Cuts groups into parts of the wanted shares, with every class in every part.
+    """Assign groups to parts of the given shares, with every class in every part.
 
     Args:
       table: [G,K] images of each class in each group.
-      shares: the wanted share of each part, sum 1.
+      shares: the target share of each part, sum 1.
       seed: of the random generator.
       classes: K names, for messages.
-      by: what a group is, for messages.
+      by: 'subject' or 'image', what a group is, for messages.
 
     Returns:
       [G] int, the part of each group.
+
+    Raises:
+      UserError: a class has fewer groups than there are parts, or no assignment was found.
     """
     parts = len(shares)
     for name, column in zip(classes, table.T, strict=True):
         holders = np.count_nonzero(column)
         if holders < parts:
-            mend = "merge classes or split by='image'" if by == "subject" else "merge classes"
+            fix = "merge classes or split by='image'" if by == "subject" else "merge classes"
             raise UserError(
-                f"class {name!r} has {holders} {by}(s) to be cut into {parts} parts, expected at "
-                f"least one for each; {mend}"
+                f"class {name!r} has {holders} {by}(s) for {parts} parts, expected at "
+                f"least one for each; {fix}"
             )
     rng = np.random.default_rng(seed)
     if np.all(table.sum(1) == 1):
-        return _cut_singles(table.argmax(1), np.asarray(shares), rng)
-    # All images count beside the classes, so that equal classes do not hide a skewed whole.
+        return _by_image(table.argmax(1), np.asarray(shares), rng)
+    # The total counts as one more column: balanced classes alone could leave it unbalanced.
     counts = np.column_stack([table, table.sum(1)]).astype(float)
-    fitting = _Parts(counts / counts.sum(0), np.asarray(shares))
+    search = _Search(counts / counts.sum(0), np.asarray(shares))
     for _ in range(_RESTARTS):
-        part = fitting.improve(fitting.start(rng), rng)
+        part = search.improve(search.start(rng), rng)
         sums = np.zeros((parts, table.shape[1]), np.int64)
         np.add.at(sums, part, table)
         if np.all(sums > 0):
             return part
     raise UserError(
-        f"found no way to give each of {parts} parts every class while keeping each {by} whole "
+        f"found no way to give each of {parts} parts every class without dividing a {by} "
         f"({len(table)} {by}s, {len(classes)} classes); merge classes or split by='image'"
     )
 
 
-def _cut_singles(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The partition when each group is one image: exact, and cheap for very many images."""
+def _by_image(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The partition if each group is one image: exact, and fast for very many images."""
     part = np.empty(len(labels), np.int64)
     owed = np.zeros(len(shares))
     for label in np.unique(labels):
@@ -75,7 +82,7 @@ def _cut_singles(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generato
 
 
 def _round_to_sum(wanted: np.ndarray, owed: np.ndarray) -> np.ndarray:
-    """Whole numbers next to `wanted` with the same sum, each at least 1."""
+    """Integers near `wanted` with the same sum, each at least 1."""
     numbers = np.maximum(np.floor(wanted + 1e-9), 1).astype(np.int64)
     total = round(wanted.sum())
     while numbers.sum() < total:
@@ -86,12 +93,12 @@ def _round_to_sum(wanted: np.ndarray, owed: np.ndarray) -> np.ndarray:
     return numbers
 
 
-class _Parts:
-    """Searches for an assignment of groups to parts whose shares are near to the wanted ones.
+class _Search:
+    """Local search for an assignment of groups to parts with shares near the target shares.
 
-    The cost of a part is the squared difference between its share of each column and the wanted
-    share, over the wanted share (as in a chi-squared statistic: one patient too many weighs more
-    in a small part), plus `_MISSING` for each column of which it holds nothing.
+    The cost of a part is the squared difference between its share of each column and the target
+    share, over the target share (as in a chi-squared statistic: one patient too many weighs more
+    in a small part), plus `_MISSING` for each column of which it has nothing.
     """
 
     def __init__(self, weights: np.ndarray, shares: np.ndarray) -> None:
@@ -104,7 +111,7 @@ class _Parts:
         return difference + _MISSING * (sums < 1e-12).sum(-1)
 
     def start(self, rng: np.random.Generator) -> np.ndarray:
-        """Groups in random order, each to the part where it lowers the cost most."""
+        """Assign groups in random order, each to the part where it lowers the cost most."""
         part = np.empty(len(self.weights), np.int64)
         sums = np.zeros((len(self.shares), self.weights.shape[1]))
         cost = self.cost(sums, self.shares)
@@ -117,20 +124,20 @@ class _Parts:
         return part
 
     def improve(self, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The best single move or swap, again and again until none lowers the cost."""
+        """Apply the best single move or swap until none lowers the cost."""
         part = part.copy()
         for _ in range(_MAX_STEPS):
             sums = np.zeros((len(self.shares), self.weights.shape[1]))
             np.add.at(sums, part, self.weights)
             gain, group, target = self._best_move(part, sums)
-            some = rng.permutation(len(part))[:_SWAPPED]
-            swap_gain, one, other = self._best_swap(part, sums, np.sort(some))
+            sample = rng.permutation(len(part))[:_SWAPPED]
+            swap_gain, first, second = self._best_swap(part, sums, np.sort(sample))
             if max(gain, swap_gain) < 1e-9:
                 break
             if gain >= swap_gain:
                 part[group] = target
             else:
-                part[one], part[other] = part[other], part[one]
+                part[first], part[second] = part[second], part[first]
         return part
 
     def _best_move(self, part: np.ndarray, sums: np.ndarray) -> tuple[float, int, int]:
@@ -143,14 +150,14 @@ class _Parts:
         return float(gains[group, target]), int(group), int(target)
 
     def _best_swap(
-        self, part: np.ndarray, sums: np.ndarray, some: np.ndarray
+        self, part: np.ndarray, sums: np.ndarray, sample: np.ndarray
     ) -> tuple[float, int, int]:
-        """The best swap among the groups `some`: [S,S] pairs at once."""
-        here = part[some]
+        """The best swap among the groups `sample` [S]: [S,S] pairs at once."""
+        here = part[sample]
         cost = self.cost(sums, self.shares)[here]
-        received = self.weights[some][None] - self.weights[some][:, None]
+        received = self.weights[sample][None] - self.weights[sample][:, None]
         after = self.cost(sums[here][:, None] + received, self.shares[here][:, None])
         gains = cost[:, None] + cost[None] - after - after.T
         gains[here[:, None] == here[None]] = 0.0
-        one, other = np.unravel_index(np.argmax(gains), gains.shape)
-        return float(gains[one, other]), int(some[one]), int(some[other])
+        first, second = np.unravel_index(np.argmax(gains), gains.shape)
+        return float(gains[first, second]), int(sample[first]), int(sample[second])

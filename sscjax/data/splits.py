@@ -1,9 +1,8 @@
-"""Splits into train, val and test: stratified, by subject, and the same for the same seed.
+"""Splits into train, val and test: stratified by class, by subject, reproducible by seed.
 
-A split by subject starts from a random assignment and improves it by moving and swapping whole
-subjects until the shares of images are as near to the wanted ones as that finds. Assigning the
-largest subjects first, as is common, balances as well but gives nearly the same split for every
-seed, so repeated runs would all be judged on the same few patients.
+A split by subject starts from a random assignment and improves it by moving and swapping subjects
+(`partition`). Assigning the largest subjects first, as is common, balances as well but gives nearly
+the same split for every seed, so repeated runs would all be tested on the same few patients.
 """
 
 from __future__ import annotations
@@ -37,65 +36,65 @@ def make_splits(
     fold: int = 0,
     test_subject: str = "",
 ) -> np.ndarray:
-    """Assigns every image to 'train', 'val' or 'test'; each of them gets images of every class.
+    """Assign every image to 'train', 'val' or 'test', each with images of every class.
 
-    But for `test_subject`: the test split then has the classes of that subject alone.
+    With `test_subject` the test split has only the classes of that subject.
 
     Args:
-      image_set: the images; the splits that it prescribes, if any, are returned as they are.
+      image_set: N images; splits that it prescribes are returned as they are.
       by: 'subject' keeps all images of a subject together; 'image' ignores subjects.
-      fractions: wanted shares of (train, val, test), each above 0, sum 1.
+      fractions: target shares of (train, val, test), each above 0, sum 1.
       seed: the same seed gives the same splits, whatever the order of the images.
       counts: exact (train, val, test) numbers of images by class name, instead of `fractions`;
         only by image and without folds.
-      folds: if above 0, the test images are one of `folds` parts of equal shares, and the val
-        images, a share `fractions[1]` of the whole set, are cut from the others.
-      fold: which part, 0 <= fold < folds. Over all folds each image is tested exactly once.
+      folds: if above 0, the test images are one of `folds` equal parts, and the val images, a share
+        `fractions[1]` of the set, are taken from the others.
+      fold: index of the test part, 0 <= fold < folds. Over all folds each image is tested once.
       test_subject: if given, the test images are those of this subject, and the val images, a share
-        `fractions[1]` of the whole set, are cut from the others; only by subject, without folds.
+        `fractions[1]` of the set, are taken from the others; only by subject, without folds.
 
     Returns:
       [N] str.
 
     Raises:
-      UserError: a class has too few subjects or images, or the wishes contradict each other or
+      UserError: a class has too few subjects or images, or the arguments contradict each other or
         the set.
     """
     if image_set.splits is not None:
         return _given_splits(image_set, folds, test_subject)
-    _check_wishes(by, fractions, counts, folds, fold, test_subject)
+    _check_arguments(by, fractions, counts, folds, fold, test_subject)
     if counts is not None:
         return _by_counts(image_set, counts, seed)
     groups, group_of = _groups(image_set, by)
     table = _count_table(group_of, image_set.labels, len(groups), len(image_set.classes))
     names = (image_set.classes, by)
     if test_subject:
-        tested, share, place = _only(groups, table, test_subject, fractions[1])
+        tested, share, number = _only(groups, table, test_subject, fractions[1])
     elif folds:
         part = partition(table, [1 / folds] * folds, [seed], *names)
-        tested, share, place = part == fold, 1 / folds, fold
+        tested, share, number = part == fold, 1 / folds, fold
     else:
         part = partition(table, fractions, [seed], *names)
         return np.array(SPLITS)[part][group_of]
     rest = np.flatnonzero(~tested)
     val_share = fractions[1] / (1 - share)
-    # The fold is part of the seed: val differs between folds, while the folds themselves do not.
-    inner = partition(table[rest], (1 - val_share, val_share), [seed, place], *names)
+    # The fold is part of the seed, so that val differs between the folds.
+    inner = partition(table[rest], (1 - val_share, val_share), [seed, number], *names)
     split_of_group = np.full(len(groups), "test", dtype="<U5")
     split_of_group[rest] = np.array(SPLITS[:2])[inner]
     return split_of_group[group_of]
 
 
 def subject_folds(image_set: ImageSet, folds: int, seed: int) -> np.ndarray:
-    """Cuts a set into folds by subject, with every class in every fold.
+    """Assign images to folds by subject, with every class in every fold.
 
     Args:
       image_set: N images; copies of an image have its subject.
-      folds: how many, at most; a class with fewer subjects has fewer folds made.
-      seed: decides which subjects go together.
+      folds: the largest number of folds; reduced to the fewest subjects of a class.
+      seed: of the random assignment.
 
     Returns:
-      [N] int from 0; all 0 where some class has a single subject, so that nothing can be cut.
+      [N] int from 0; all 0 if a class has a single subject or no such folds were found.
     """
     groups, group_of = _groups(image_set, "subject")
     table = _count_table(group_of, image_set.labels, len(groups), len(image_set.classes))
@@ -111,7 +110,7 @@ def subject_folds(image_set: ImageSet, folds: int, seed: int) -> np.ndarray:
 
 
 def write_splits(path: Path | str, image_set: ImageSet, splits: np.ndarray) -> None:
-    """Writes a csv file with the columns file, label, subject, split, in the set's order.
+    """Write a csv file with the columns file, label, subject, split, in the set's order.
 
     Args:
       path: the csv file; it is replaced atomically.
@@ -124,7 +123,7 @@ def write_splits(path: Path | str, image_set: ImageSet, splits: np.ndarray) -> N
 
 
 def read_splits(path: Path | str, image_set: ImageSet) -> np.ndarray:
-    """Reads what `write_splits` wrote, in the order of `image_set`.
+    """Read what `write_splits` wrote, in the order of `image_set`.
 
     Args:
       path: the csv file.
@@ -144,18 +143,18 @@ def read_splits(path: Path | str, image_set: ImageSet) -> np.ndarray:
     ):
         row = rows.pop(file, None)
         if row is None:
-            raise UserError(f"{path}: lacks the image {file}; remove the file to split anew")
+            raise UserError(f"{path}: lacks the image {file}; remove the file to split again")
         expected = (image_set.classes[label], subject)
         if row[:2] != expected:
             raise UserError(
                 f"{path}: gives {file} the label and subject {row[0]}, {row[1]}, but the set has "
-                f"{expected[0]}, {expected[1]}; remove the file to split anew"
+                f"{expected[0]}, {expected[1]}; remove the file to split again"
             )
         splits.append(row[2])
     if rows:
         raise UserError(
             f"{path}: names {len(rows)} image(s) that the set lacks, such as {next(iter(rows))}; "
-            "remove the file to split anew"
+            "remove the file to split again"
         )
     return np.array(splits, dtype="<U5")
 
@@ -169,11 +168,11 @@ def _given_splits(image_set: ImageSet, folds: int, test_subject: str = "") -> np
     if test_subject:
         raise UserError(
             f"{image_set.source}: prescribes its splits, so {test_subject!r} cannot be made the "
-            "test set; empty split.test_subject or remove the split column"
+            "test set; clear split.test_subject or remove the split column"
         )
     if folds:
         raise UserError(
-            f"{image_set.source}: prescribes its splits, so there is nothing to cut into {folds} "
+            f"{image_set.source}: prescribes its splits, so they cannot be replaced by {folds} "
             "folds; set folds to 0 or remove the split column"
         )
     for split in SPLITS:
@@ -181,13 +180,13 @@ def _given_splits(image_set: ImageSet, folds: int, test_subject: str = "") -> np
             if not np.any((splits == split) & (image_set.labels == label)):
                 raise UserError(
                     f"{image_set.source}: the prescribed split {split!r} has no image of class "
-                    f"{name!r}, expected every class in train, val and test; correct the splits "
-                    "or remove them to have them made"
+                    f"{name!r}, expected every class in train, val and test; correct the splits, "
+                    "or remove them to split automatically"
                 )
     return splits.astype("<U5")
 
 
-def _check_wishes(
+def _check_arguments(
     by: str,
     fractions: Sequence[float],
     counts: Mapping[str, Sequence[int]] | None,
@@ -199,8 +198,8 @@ def _check_wishes(
         raise UserError(f"split by {by!r}: expected 'subject' or 'image'")
     if counts is not None and (by != "image" or folds):
         raise UserError(
-            f"exact split counts do not go with a split by {by!r} and {folds} folds; use "
-            "by='image' and folds=0, or leave the counts out"
+            f"exact split counts cannot be combined with a split by {by!r} and {folds} folds; use "
+            "by='image' and folds=0, or remove the counts"
         )
     positive = len(fractions) == 3 and all(share > 0 for share in fractions)
     if not positive or abs(sum(fractions) - 1) > 1e-6:
@@ -221,8 +220,8 @@ def _check_wishes(
         )
     if test_subject and (by != "subject" or folds or counts is not None):
         raise UserError(
-            f"split.test_subject={test_subject!r} does not go with a split by image, with folds or "
-            "with exact counts; set split.by=subject and folds=0, or empty it"
+            f"split.test_subject={test_subject!r} cannot be combined with a split by image, folds "
+            "or exact counts; set split.by=subject and folds=0, or clear it"
         )
 
 
@@ -231,16 +230,16 @@ def _read_split_rows(path: Path) -> dict[str, tuple[str, str, str]]:
         with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.reader(file, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a readable csv file ({error}); split anew") from error
+        raise UserError(f"{path}: not a readable csv file ({error}); split again") from error
     if not lines or tuple(lines[0]) != COLUMNS:
-        raise UserError(f"{path}: expected the columns {','.join(COLUMNS)}; split anew")
+        raise UserError(f"{path}: expected the columns {','.join(COLUMNS)}; split again")
     rows: dict[str, tuple[str, str, str]] = {}
     for number, line in enumerate(lines[1:], 2):
         cells = [csv_name(cell) for cell in line]
         if len(cells) != len(COLUMNS) or cells[3] not in SPLITS or cells[0] in rows:
             raise UserError(
                 f"{path}, row {number}: expected a new file, its label and subject, and train, val "
-                "or test; split anew"
+                "or test; split again"
             )
         rows[cells[0]] = (cells[1], cells[2], cells[3])
     return rows
@@ -250,7 +249,7 @@ def _read_split_rows(path: Path) -> dict[str, tuple[str, str, str]]:
 
 
 def _groups(image_set: ImageSet, by: str) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted groups and the group index of each image, so that the images' order plays no part."""
+    """Sorted groups and each image's group index, independent of the order of the images."""
     if by == "subject":
         return np.unique(image_set.subjects, return_inverse=True)
     order = np.argsort(image_set.files, kind="stable")
@@ -262,7 +261,7 @@ def _groups(image_set: ImageSet, by: str) -> tuple[np.ndarray, np.ndarray]:
 def _only(
     groups: np.ndarray, table: np.ndarray, subject: str, val: float
 ) -> tuple[np.ndarray, float, int]:
-    """[G] bool, the group of one subject; its share of the images, and its place."""
+    """[G] bool, the group of one subject; its share of the images, and its index."""
     tested = groups == subject
     if not tested.any():
         raise UserError(

@@ -13,17 +13,25 @@ from sscjax.system.run_dir import RECORD
 
 _LOG = logging.getLogger(__name__)
 
-# What a folder that is deleted goes into; as what a killed writer leaves, it is no one's work.
+# A deleted run is moved into a folder of this name, which counts as a temporary file.
 _DELETED = ".deleted.*.tmp"
 
 
 def refuse_other_contents(folder: Path, file: str = RECORD) -> None:
-    """Raise a UserError if the folder is a file, or holds something without this record."""
+    """Refuse a folder that contains something other than a run, so that nothing is overwritten.
+
+    Args:
+      folder: the run's folder; it need not exist.
+      file: the name of the record that marks a run of this kind.
+
+    Raises:
+      UserError: it is a file, or a folder with contents but without this record.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, expected a folder: choose another --workdir")
-    # What a killed writer left behind is no one's work.
+    # Temporary files that a killed process left do not count.
     others = folder.is_dir() and any(not name.match(".*.tmp") for name in folder.iterdir())
-    # Nor is what a killed deletion did not come to (see `clear`).
+    # Neither do the remains of an interrupted deletion (see `clear`).
     ours = [folder / file, *(one / file for one in folder.glob(_DELETED))]
     if others and not any(path.is_file() for path in ours):
         raise UserError(
@@ -33,13 +41,17 @@ def refuse_other_contents(folder: Path, file: str = RECORD) -> None:
 
 
 def delete(folder: Path, file: str = RECORD) -> None:
-    """Delete a run; its record goes first, so that no half of a run is ever found.
+    """Delete a run, its record first, so that a partly deleted run is never taken for a run.
 
-    The folder itself stays: it may be a link, a disk of its own, or where the command is given.
-    Who calls this has its lock.
+    The folder itself stays: it may be a link, a mount point or the working directory. The caller
+    must hold its lock.
+
+    Args:
+      folder: the run's folder.
+      file: the name of its record.
 
     Raises:
-      UserError: it holds no such run, or one that cannot be deleted.
+      UserError: it contains no such run, or one that cannot be deleted.
     """
     refuse_other_contents(folder, file)
     clear(folder, file)
@@ -51,15 +63,15 @@ def delete(folder: Path, file: str = RECORD) -> None:
 
 
 def clear(folder: Path, file: str = RECORD) -> None:
-    """Delete what is left of a run whose deletion was begun, and then killed perhaps.
+    """Finish the deletion of a run that was begun and may have been interrupted.
 
-    Who calls this has the lock of the folder.
+    The caller must hold the lock of the folder.
 
     Raises:
-      UserError: that cannot be done.
+      UserError: a file cannot be moved.
     """
     for doomed in folder.glob(_DELETED):
-        # The record goes last: while it is here, what lies beside it belongs to it.
+        # The record goes last: while it exists, the files in `folder` belong to the deleted run.
         if (doomed / file).is_file():
             for path in list(folder.iterdir()):
                 if path.name != locks.NAME and not path.match(_DELETED):
@@ -67,14 +79,16 @@ def clear(folder: Path, file: str = RECORD) -> None:
             (doomed / file).unlink()
         shutil.rmtree(doomed, ignore_errors=True)
         if doomed.exists():
-            _LOG.warning("%s: what is left there of a deleted run cannot be deleted", doomed)
+            _LOG.warning(
+                "%s: these remains of a deleted run cannot be deleted; delete them by hand", doomed
+            )
 
 
 def _move(path: Path, folder: Path) -> None:
     try:
         path.rename(folder / path.name)
-    except OSError as error:  # such as a disk of its own
+    except OSError as error:  # such as another file system
         raise UserError(
             f"{path} of a run that is to be deleted cannot be moved ({error.strerror}): delete it "
-            "by hand and give the same command again, or choose another --workdir"
+            "by hand and run the same command again, or choose another --workdir"
         ) from error

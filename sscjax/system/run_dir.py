@@ -12,19 +12,19 @@ from sscjax.system import files
 
 # ---- the names of a run's files ------------------------------------------------------------------
 
-# What identifies a run and says whether it is finished; the same of a cross-validation, whose
-# folds are runs of their own.
+# The record that identifies a run and says whether it is finished; PROTOCOL is that of a
+# cross-validation, whose folds are runs themselves.
 RECORD = "run.json"
 PROTOCOL = "protocol.json"
 
-# What went into the run: every image with its hash, the split, how tiles were cut, the audit.
+# The inputs: every image with its hash, the split, how tiles were cut, and the audit.
 MANIFEST = "manifest.json"
 SPLITS = "splits.csv"
 SLIDES = "slides.json"
 AUDIT = "audit.json"
 
-# Results as tables and numbers: of the chosen stage, calibrated. FOLDS_TABLE is of a
-# cross-validation, MASKS of networks that predict masks.
+# Results of the selected stage, calibrated. FOLDS_TABLE belongs to a cross-validation, MASKS to
+# networks that predict masks.
 PREDICTIONS = "predictions.csv"
 METRICS = "metrics.json"
 CALIBRATION = "calibration.json"
@@ -32,7 +32,7 @@ OUTLIERS = "outliers.npz"
 MASKS = "masks.csv"
 FOLDS_TABLE = "folds.csv"
 
-# The course of the training.
+# Learning curves.
 CURVES = "curves.csv"
 TENSORBOARD = "tensorboard"
 
@@ -44,24 +44,24 @@ CURVES_PLOT = "curves.png"
 CALIBRATION_PLOT = "calibration.png"
 MASKS_SHEET = "masks.png"
 
-# A folder of pictures, and what each of them is.
+# A folder of saliency maps, and its index.
 EXPLANATIONS = "explanations"
 EXPLANATIONS_INDEX = "explanations.json"
 
-# A folder for each stage, with its parameters, its own PREDICTIONS, and its course.
+# One folder for each stage, with its parameters, PREDICTIONS and STAGE record.
 STAGES = "stages"
 MODEL = "model"
 STAGE = "stage.json"
 
-# Of a cross-validation: a run for each fold; of a nested one also those of its search.
+# In a cross-validation: one run for each fold; if nested, also the runs of its search.
 FOLDS = "folds"
 SEARCH = "search"
 SEARCH_RESULT = "search.json"
 
-# To resume from; of no use to a finished run.
+# To resume from; a finished run no longer needs them.
 CHECKPOINTS = "checkpoints"
 
-# In the folder of a run that was repeated by `sscjax reproduce`: what came out the same.
+# Written by `sscjax reproduce`: which results of a repeated run are the same.
 REPRODUCTION = "reproduction.json"
 
 
@@ -76,22 +76,22 @@ KEYS = ("status", "config", "data", "weights", "stages", "versions")
 
 
 def read_json(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
-    """What a program's own record holds, all `keys` among it; None without the file.
+    """Read a record and check that it has all `keys`; None if the file does not exist.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the file is damaged.
     """
     if not path.is_file():
         return None
     try:
-        found = files.read_json(path)
-        return {**found, **{key: found[key] for key in keys}}
+        record = files.read_json(path)
+        return {**record, **{key: record[key] for key in keys}}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}): start anew with --fresh") from error
+        raise UserError(f"{path} is damaged ({error!r}): start again with --fresh") from error
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The record in a run's folder; None where no run was started.
+    """The record in a run's folder; None if no run was started there.
 
     Raises:
       UserError: the record is damaged.
@@ -101,20 +101,21 @@ def read(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         record = files.read_json(path)
-        found = {key: record[key] for key in KEYS}
-        sizes = [int(stage["micro_batch"]) for stage in found["stages"]]
+        checked = {key: record[key] for key in KEYS}
+        sizes = [int(stage["micro_batch"]) for stage in checked["stages"]]
         if not sizes or min(sizes) < 1:
             raise ValueError("a stage with a micro_batch above 0 is expected")
-        return found
+        return checked
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): start anew with --fresh") from error
+        raise UserError(f"{path} is damaged ({error}): start again with --fresh") from error
 
 
 class RunDir:
-    """The folder of a run, or of a cross-validation; nothing is read before it is needed.
+    """The folder of a run or of a cross-validation; nothing is read before it is needed.
 
-    JSON, CSV of numbers, texts and the places of all files. Tables and arrays are read by the
-    types that they are: `Predictions.read_csv(run.predictions)`, `Detector.load(run.outliers)`.
+    Gives the paths of all files, and reads JSON, CSV of numbers and texts. Tables and arrays are
+    read by their own classes: `Predictions.read_csv(run.predictions)`,
+    `Detector.load(run.outliers)`.
 
     Args:
       path: the folder; it need not exist.
@@ -126,7 +127,7 @@ class RunDir:
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
 
-    # -- places
+    # -- paths
 
     @property
     def name(self) -> str:
@@ -135,7 +136,7 @@ class RunDir:
 
     @property
     def predictions(self) -> Path:
-        """The table of the chosen stage's predictions."""
+        """The table of the selected stage's predictions."""
         return self.path / PREDICTIONS
 
     @property
@@ -145,16 +146,16 @@ class RunDir:
 
     @property
     def explanations(self) -> Path:
-        """The folder of pictures."""
+        """The folder of saliency maps."""
         return self.path / EXPLANATIONS
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of checkpoints, which a finished run can do without."""
+        """The folder of checkpoints; a finished run no longer needs it."""
         return self.path / CHECKPOINTS
 
     def has(self, name: str) -> bool:
-        """Whether the folder holds a file of this name."""
+        """Whether the folder contains a file of this name."""
         return (self.path / name).is_file()
 
     def stage(self, name: str) -> StageDir:
@@ -170,21 +171,21 @@ class RunDir:
         return RunDir(self.path / FOLDS / name)
 
     def folds(self, holding: str = RECORD) -> list[RunDir]:
-        """The folds whose folders hold a file of this name; numbers in names by their value."""
-        places = [path.parent for path in (self.path / FOLDS).glob(f"*/{holding}")]
-        return [RunDir(path) for path in sorted(places, key=lambda path: (len(path.name), path))]
+        """The folds whose folders contain a file of this name, in the order of their numbers."""
+        folders = [path.parent for path in (self.path / FOLDS).glob(f"*/{holding}")]
+        return [RunDir(path) for path in sorted(folders, key=lambda path: (len(path.name), path))]
 
     def searched(self) -> list[RunDir]:
-        """All runs of a nested cross-validation's search that were begun."""
+        """All started runs of a nested cross-validation's search."""
         return [RunDir(path.parent) for path in sorted((self.path / SEARCH).glob(f"*/*/{RECORD}"))]
 
     # -- records
 
     def record(self) -> dict[str, Any] | None:
-        """The run's record; None where no run was started.
+        """The run's record; None if no run was started.
 
         Raises:
-          UserError: it is damaged.
+          UserError: the record is damaged.
         """
         return read(self.path)
 
@@ -192,7 +193,7 @@ class RunDir:
         """The record of a finished run.
 
         Raises:
-          UserError: there is no run, it is not finished, or its record is damaged.
+          UserError: there is no run, it has not finished, or its record is damaged.
         """
         if not self.path.is_dir():
             state = "is a file" if self.path.exists() else "does not exist"
@@ -209,9 +210,7 @@ class RunDir:
                 f"{self.path} holds no run (no {RECORD}): expected the folder that --workdir named"
             )
         if record["status"] != "finished":
-            raise UserError(
-                f"the run in {self.path} is not finished: give its own command again first"
-            )
+            raise UserError(f"the run in {self.path} is not finished: run its command again first")
         return record
 
     def protocol(self) -> dict[str, Any]:
@@ -234,10 +233,10 @@ class RunDir:
     # -- results
 
     def metrics(self) -> dict[str, Any]:
-        """The figures of all splits.
+        """The metrics of all splits.
 
         Raises:
-          UserError: they are not there, or damaged.
+          UserError: the file is missing or damaged.
         """
         return self._required(METRICS)
 
@@ -245,15 +244,15 @@ class RunDir:
         """Temperature, thresholds and reliability.
 
         Raises:
-          UserError: they are not there, or damaged.
+          UserError: the file is missing or damaged.
         """
         return self._required(CALIBRATION)
 
     def optional(self, name: str) -> Any:
-        """What one of the folder's JSON files holds; None where there is none.
+        """The contents of one of the folder's JSON files; None if it does not exist.
 
         Raises:
-          UserError: it is damaged.
+          UserError: the file is damaged.
         """
         path = self.path / name
         if not path.is_file():
@@ -262,11 +261,11 @@ class RunDir:
             return files.read_json(path)
         except ValueError as error:
             raise UserError(
-                f"{path} is damaged ({error}): make it again by the run's command"
+                f"{path} is damaged ({error}): run the run's command again to rewrite it"
             ) from None
 
     def curves(self) -> list[dict[str, Any]]:
-        """The learning curves, numbers as float, what is empty as None; [] without epochs."""
+        """The learning curves, one dict for each epoch: floats, None for empty cells; may be []."""
         path = self.path / CURVES
         if not path.is_file():
             return []
@@ -277,7 +276,7 @@ class RunDir:
             ]
 
     def report(self) -> str | None:
-        """The closing text; None where the run did not come to it."""
+        """The text of the report; None if the run did not reach it."""
         path = self.path / REPORT
         return path.read_text(encoding="utf-8") if path.is_file() else None
 
@@ -291,7 +290,7 @@ class RunDir:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(
-                f"{path} cannot be read ({reason}): it is written at the end of a run; give the "
+                f"{path} cannot be read ({reason}): it is written at the end of a run; run the "
                 "run's command again"
             ) from error
 
@@ -318,19 +317,19 @@ class StageDir:
 
     @property
     def predictions(self) -> Path:
-        """The table of the stage's predictions, as its network gave them."""
+        """The table of the stage's predictions, not calibrated."""
         return self.path / PREDICTIONS
 
     @property
     def about(self) -> Path:
-        """The course of the stage and its numbers of parameters; written last."""
+        """The stage's history and numbers of parameters; written last."""
         return self.path / STAGE
 
     def read(self) -> Mapping[str, Any] | None:
-        """What `about` holds; None where the stage is not finished.
+        """The contents of `about`; None if the stage has not finished.
 
         Raises:
-          UserError: it is damaged.
+          UserError: the file is damaged.
         """
         if not self.about.is_file():
             return None

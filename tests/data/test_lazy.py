@@ -147,6 +147,6 @@ def test_a_flipped_bit_is_found_when_its_row_is_read(tmp_path: Path) -> None:
     found = lazy.open_file(path, ARRAY.shape, np.uint8)
     assert found is not None
     np.testing.assert_array_equal(found[:10], ARRAY[:10])
-    with pytest.raises(UserError, match="row 10 is damaged.* give the same command again"):
+    with pytest.raises(UserError, match="row 10 is damaged.* run the same command again"):
         found[9:12]
     assert not path.exists()

@@ -253,7 +253,7 @@ def test_damaged_features_that_are_read_while_training(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-60] ^= 4
     path.write_bytes(bytes(data))
-    with pytest.raises(lazy.DamagedError, match="give the same command again"):
+    with pytest.raises(lazy.DamagedError, match="run the same command again"):
         keep(NUMBERS.shape, np.float32, fill)[:]
     np.testing.assert_array_equal(keep(NUMBERS.shape, np.float32, fill)[:], NUMBERS)
 
@@ -554,7 +554,7 @@ def test_signal_while_training(
     assert code == 130
     said = capfd.readouterr().err
     assert "stopping after saving" in said
-    assert said.endswith("give the same command again\n  python -m sscjax.main '--x=a b'\n")
+    assert said.endswith("run the same command again\n  python -m sscjax.main '--x=a b'\n")
     assert numbers(tmp_path / "run")[-1] == saved
     assert_ends_alike(tmp_path / "run", undisturbed)
 
