@@ -199,9 +199,8 @@ def _draw_layers(rng: Generator, tile: Tile, biopsy: _Biopsy, severity: float) -
     """Slide and epidermis with its horny layer; returns the depth [S,S] where the dermis starts."""
     ridges = limit(17 * (1 - 0.85 * severity), 1.5, 20) * rng.uniform(0.8, 1.2)
     wave = noise(rng, tile.along / rng.uniform(11, 17), tile.depth / 90)
-    border = biopsy.epidermis * rng.uniform(0.9, 1.1)
-    border = border + ridges * (smooth_step(wave - 0.5, 0.45) - 0.35)
-    border = np.maximum(border, 5.0)
+    thickness = biopsy.epidermis * rng.uniform(0.9, 1.1)
+    border = np.maximum(thickness + ridges * (smooth_step(wave - 0.5, 0.45) - 0.35), 5.0)
     tile.regions[tile.depth < border] = EPIDERMIS
     tile.regions[tile.depth < 0] = BACKGROUND
     near = (tile.depth < border + 1) & (tile.depth > -1)
