@@ -9,9 +9,9 @@ BUSY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.
 
 
 class UserError(ValueError):
-    """Something the user can mend: bad data, a bad config, a missing weight file.
+    """Something the user can fix: bad data, a bad config, a missing weight file.
 
-    The message is one line that says what was found, what was expected and how to mend it. The
+    The message is one line that says what was found, what was expected and how to fix it. The
     command-line programs print it without a traceback and exit with code 2 (`system.terminal`).
     """
 

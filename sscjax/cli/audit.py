@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Audit and print; 1 where something leaks."""
     given = parser().parse_args()
-    from sscjax.data.audit.checks import audit_folder
+    from sscjax.data.audit.report import audit_folder
     from sscjax.system import terminal
 
     terminal.set_up_log()

@@ -204,7 +204,7 @@ def prepare(recipe: Recipe, data_dir: Path | str, max_bytes: float = math.inf) -
 
     The set lies in `data_dir/ssc_skin/<kind>-<key>/<version>`, a name it gets only when complete:
     what an interrupted preparation leaves is never taken for a set, and a damaged set is made
-    anew. Sets of other keys stay; the folder is a cache and may be deleted.
+    again. Sets of other keys stay; the folder is a cache and may be deleted.
 
     Raises:
       UserError: the recipe's own, from making the set.

@@ -75,7 +75,7 @@ def load_tfds(
     if not named and len(splits) > 1:
         _LOG.warning(
             "tensorflow-datasets %s has the splits %s, without one of train, validation and test: "
-            "they are joined and split anew, so the test images are not its own",
+            "they are joined and split again, so the test images are not its own",
             name,
             ", ".join(splits),
         )

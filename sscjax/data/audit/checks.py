@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data import lazy, loading
+from sscjax.data import lazy
 from sscjax.data.audit import confounders, duplicates
 from sscjax.data.audit.duplicates import Found, Pair
 from sscjax.data.dataset import ImageSet
-from sscjax.data.splits import read_splits
 from sscjax.errors import UserError
 from sscjax.system import cache_dir, files, machine, run_dir
 from sscjax.system.progress import Progress
 
-_LOG = logging.getLogger(__name__)
 
 LEAK = 1
 """Exit code where something leaks."""
@@ -33,7 +30,6 @@ LEAK = 1
 EXAMPLES = 20
 """Of each finding, in audit.json; the terminal shows fewer."""
 
-_SHOWN = 5
 FEWEST_SUBJECTS = 5
 """A class of fewer subjects gives intervals too wide to tell anything."""
 
@@ -139,43 +135,6 @@ def read(folder: Path, image_set: ImageSet, splits: np.ndarray | None) -> dict[s
         return None
 
 
-def audit_folder(
-    data: Path,
-    image_size: int = 128,
-    *,
-    corrupt: loading.Policy = "error",
-    splits: Path | None = None,
-    json_path: Path | None = None,
-) -> int:
-    """Audit a folder or a manifest of images, and print the findings.
-
-    Args:
-      data: the folder or manifest.
-      image_size: side in pixels that images are compared at.
-      corrupt: what an image does that cannot be read, 'error' or 'skip'.
-      splits: splits.csv of a run, to look across its splits; None takes those of the manifest.
-      json_path: file for the findings, too.
-
-    Returns:
-      the exit code: `LEAK` where something leaks, else 0.
-
-    Raises:
-      UserError: anything that the user can correct.
-    """
-    if image_size < 32:
-        raise UserError(f"--image-size={image_size}: expected 32 pixels or more")
-    data = data.expanduser()
-    image_set = loading.load(data, image_size, corrupt=corrupt)
-    for file, reason in image_set.skipped.items():
-        _LOG.warning("left out: %s: %s", file, reason)
-    divided = read_splits(splits, image_set) if splits else image_set.splits
-    findings = audit(image_set, divided, data.parent if data.is_file() else data)
-    if json_path:
-        files.write_json(json_path, findings)
-    print(text(findings), end="")
-    return LEAK if leaks(findings) else 0
-
-
 def leaks(found: dict[str, Any]) -> list[str]:
     """The titles of what leaks."""
     return [one["title"] for one in found["findings"] if one["severity"] == "leak"]
@@ -216,7 +175,7 @@ def search(image_set: ImageSet) -> Found:
     try:
         files.write_json(path, kept)
     except OSError:
-        return found  # a cache that cannot be written is searched anew next time
+        return found  # a cache that cannot be written is searched again next time
     return found
 
 
@@ -396,37 +355,3 @@ def _confounds(view: _View, root: Path | None) -> dict[str, Any] | None:
     title = f"the label can be told from {', '.join(dict.fromkeys(one.name for one in found))}"
     detail = f"{'; '.join(said)}, by subject. A network may learn the scanner, not the disease."
     return _finding("confounds", "warning", title, detail, len(found))
-
-
-# --- the program --------------------------------------------------------------------------------
-
-
-def text(found: dict[str, Any]) -> str:
-    """The findings for the terminal."""
-    lines = [f"{found['n_images']:,} images of {found['n_subjects']:,} subjects"]
-    for one in found["findings"]:
-        lines += ["", f"{one['severity'].upper()}: {one['title']}", f"  {one['detail']}"]
-        for example in one.get("examples", [])[:_SHOWN]:
-            lines.append(f"  - {_shown(example)}")
-        rest = one["count"] - min(_SHOWN, len(one.get("examples", [])))
-        if one.get("examples") and rest > 0:
-            lines.append(f"  - and {rest:,} more")
-    passed = [check["title"] for check in found["checks"] if check["passed"]]
-    lines += ["", "Passed:", *(f"  {title}" for title in passed)]
-    return "\n".join(lines) + "\n"
-
-
-def _shown(example: dict[str, Any]) -> str:
-    def side(key: str) -> str:
-        of = [example.get(f"{what}_{key}") for what in ("split", "label", "subject")]
-        known = ", ".join(value for value in of if value)
-        return _plain(f"{example[key]} ({known})" if known else example[key])
-
-    if "b" not in example:
-        return side("a")
-    return f"{side('a')} and {side('b')}: {example['relation']}, {example['similarity']:.2f}"
-
-
-def _plain(name: str) -> str:
-    """Nothing that moves the cursor."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)

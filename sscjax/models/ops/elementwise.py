@@ -8,7 +8,7 @@ What XLA does badly on a CPU, and what stands here instead:
   registers, and a matrix product adds up what is left.
 - The gradient of a clip is a division and a product over both bounds. `relu6` and `relu` have a
   mask.
-- What is read in two shapes, or in slices, is computed anew for each. `relu6` keeps one shape;
+- What is read in two shapes, or in slices, is computed again for each. `relu6` keeps one shape;
   `after_storing` has its operands stored.
 - BatchNorm by running averages is a product and a sum per activation, and its gradient a sum over
   all of them. `fold` in the models multiplies it into the kernels, once per step.
@@ -173,7 +173,7 @@ def after_storing(
 ) -> jax.Array:
     """`function(*operands)` with the operands computed before it and stored.
 
-    What XLA finds cheap it computes anew for every slice that is taken of it, and a slice within a
+    What XLA finds cheap it computes again for every slice that is taken of it, and a slice within a
     padding it takes from what was padded; but not across the border of a branch. This one is always
     taken, which XLA does not see.
 

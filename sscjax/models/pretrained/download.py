@@ -103,7 +103,7 @@ def _pin(path: Path) -> None:
 def _check_pinned(path: Path, alpha: float) -> None:
     """Compare with the pinned hash; a file without one was put there by the user."""
     pin = _pin_path(path)
-    mend = f"delete {path} and {pin.name} beside it to download it again"
+    fix = f"delete {path} and {pin.name} beside it to download it again"
     if not pin.is_file():
         _verify(path, alpha, f"{path} holds")
         _pin(path)
@@ -111,12 +111,12 @@ def _check_pinned(path: Path, alpha: float) -> None:
     try:
         expected = str(files.read_json(pin)["sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{pin}: not the record of a SHA-256; {mend}") from error
+        raise UserError(f"{pin}: not the record of a SHA-256; {fix}") from error
     found = sha256(path)
     if found != expected:
         raise UserError(
             f"{path}: has changed since its first use (SHA-256 {found[:16]}..., expected"
-            f" {expected[:16]}...); {mend}"
+            f" {expected[:16]}...); {fix}"
         )
 
 
