@@ -453,7 +453,7 @@ def test_folder_is_moved_while_a_run_is_at_work(
         return validate(*args)
 
     monkeypatch.setattr(validation, "validate", move)
-    with pytest.raises(UserError, match="was moved, removed or replaced while a run was at work"):
+    with pytest.raises(UserError, match="was moved, removed or replaced while a run was using it"):
         single_run.run(small_config(), run)
     assert not run.exists()
     away.rename(run)

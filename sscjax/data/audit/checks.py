@@ -23,7 +23,6 @@ from sscjax.errors import UserError
 from sscjax.system import cache_dir, files, machine, run_dir
 from sscjax.system.progress import Progress
 
-
 LEAK = 1
 """Exit code where something leaks."""
 
