@@ -151,7 +151,7 @@ def test_what_cannot_be_deleted_is_said(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *args, **options: None)
         run_deletion.delete(run)
-    assert "remains of a deleted run; delete it by hand" in caplog.text
+    assert "these remains of a deleted run cannot be deleted; delete them by hand" in caplog.text
     run_deletion.clear(run)
     assert not list(run.iterdir())
 
