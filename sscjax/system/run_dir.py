@@ -261,7 +261,7 @@ class RunDir:
             return files.read_json(path)
         except ValueError as error:
             raise UserError(
-                f"{path} is damaged ({error}): run the run's command again to rewrite it"
+                f"{path} is damaged ({error}): give the run's command again to rewrite it"
             ) from None
 
     def curves(self) -> list[dict[str, Any]]:

@@ -94,7 +94,7 @@ def test_results_that_are_missing_or_damaged(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"metrics\.json cannot be read"):
             run.metrics()
     files.write_text(tmp_path / run_dir.AUDIT, "{")
-    with pytest.raises(UserError, match=r"audit\.json is damaged .*make it again"):
+    with pytest.raises(UserError, match=r"audit\.json is damaged .*rewrite it"):
         run.optional(run_dir.AUDIT)
     files.write_text(tmp_path / run_dir.PROTOCOL, '{"status": "finished"}')
     with pytest.raises(UserError, match=r"protocol\.json cannot be read .*folds.* command again"):
