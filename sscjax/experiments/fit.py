@@ -25,49 +25,19 @@ from sscjax.experiments import overrides, single_run
 from sscjax.experiments.model import Model
 from sscjax.inference import classifier
 from sscjax.inference.classifier import Classifier
+from sscjax.training.stage import StageSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
-    """A stage of training. Its fields are those of `config.stages.NAME`, with their defaults.
+class Stage(StageSettings):
+    """A stage of training: the fields of `config.stages.NAME`, see `StageSettings`, and a name.
 
     They are checked when the training begins.
 
     Attributes:
-      epochs: passes over the training images; with 'lbfgs' at most so many.
-      trainable: 'head', the classifier alone, or 'all' layers but the first `freeze_first`.
-      freeze_first: layers from the input that stay frozen; only with 'all'.
-      online_augment: augment again at every step instead of training on copies.
-      batch_norm: what BatchNorm of the trained layers normalises by: 'running' averages or the
-        'batch'.
-      optimizer: 'adam', 'adamw', 'sgd' (Nesterov momentum 0.9), or 'lbfgs': L2-regularised logistic
-        regression on the features of the frozen network, fitted to convergence; only with 'head'.
-      learning_rate: at its highest.
-      schedule: 'constant', 'cosine' or 'linear', after the warm-up.
-      warmup_epochs: epochs of linear warm-up from 0; may be a fraction.
-      end_factor: last learning rate as a share of the highest.
-      weight_decay: decoupled weight decay of kernels, per unit of learning rate; 'adamw' and 'sgd'.
-      clip_norm: gradients are scaled down to this global norm; 0 leaves them.
-      l2: of 'lbfgs': strength of the penalty; of several the best in 5-fold cross-validation over
-        the subjects of the training images.
-      patience: epochs without a better validation metric before the stage ends; 0: never.
       name: of the stage in the record; '' for a number.
     """
 
-    epochs: int = 10
-    trainable: Literal["head", "all"] = "all"
-    freeze_first: int = 0
-    online_augment: bool = False
-    batch_norm: Literal["running", "batch"] = "running"
-    optimizer: Literal["adam", "adamw", "sgd", "lbfgs"] = "adam"
-    learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    warmup_epochs: float = 0.0
-    end_factor: float = 0.0
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0
-    l2: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-    patience: int = 0
     name: str = ""
 
     def fields(self) -> dict[str, Any]:
