@@ -203,9 +203,15 @@ def test_the_commands_take_what_was_saved(
     assert found["trained_on"] == len(tiny.train) + len(tiny.val)
     image = skin / str(tiny.test.files[0])
     assert explain.explain(saved, [image], tmp_path / "explanations", most=1) == 0
-    said = export(saved, "stablehlo", tmp_path / "model.zip", ExportOptions())
-    assert "0 decisions differ" in said
     assert "For research only" in capsys.readouterr().out
+
+
+@pytest.mark.extra
+def test_what_was_saved_can_be_exported(tiny: SimpleNamespace, tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers", reason="the extra 'export' is not installed")
+    tiny.classifier.save(tmp_path / "saved")
+    summary = export(tmp_path / "saved", "stablehlo", tmp_path / "model.zip", ExportOptions())
+    assert "0 decisions differ" in summary
 
 
 # --- any number and size --------------------------------------------------------------------------
