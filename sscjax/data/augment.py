@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from sscjax.data import stain_jitter
 from sscjax.errors import UserError
@@ -245,14 +244,3 @@ def _nearest(positions: jax.Array) -> jax.Array:
 def _matmul(left: jax.Array, right: jax.Array) -> jax.Array:
     # Full float32 also where an accelerator would by default round the factors first.
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
-
-
-def changes(config: ConfigDict) -> Changes:
-    """The augmentation that a config sets, from its block `augment`."""
-    block = config.augment
-    return Changes(
-        flip=bool(block.flip),
-        rot90=bool(block.rot90),
-        crop=float(block.crop),
-        stain=float(block.stain),
-    )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
@@ -47,14 +46,6 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 # --- images ---------------------------------------------------------------------------------------
-
-
-def root_of(config: ConfigDict) -> Path | None:
-    """The folder that the names of a config's images are relative to; None for other sources."""
-    if not config.data.path:
-        return None
-    path = Path(config.data.path).expanduser()
-    return path.parent if path.is_file() else path
 
 
 def image_rows(image_set: ImageSet, splits: np.ndarray, root: Path | None) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from sscjax.system.files import csv_name, csv_text, write_text
 _LOG = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+By = Literal["subject", "image"]
 COLUMNS = ("file", "label", "subject", "split")
 
 
@@ -62,7 +64,7 @@ def make_splits(
     """
     if image_set.splits is not None:
         return _given_splits(image_set, folds, test_subject)
-    _check_arguments(by, fractions, counts, folds, fold, test_subject)
+    check_arguments(by, fractions, counts, folds, fold, test_subject)
     if counts is not None:
         return _by_counts(image_set, counts, seed)
     groups, group_of = _groups(image_set, by)
@@ -186,7 +188,7 @@ def _given_splits(image_set: ImageSet, folds: int, test_subject: str = "") -> np
     return splits.astype("<U5")
 
 
-def _check_arguments(
+def check_arguments(
     by: str,
     fractions: Sequence[float],
     counts: Mapping[str, Sequence[int]] | None,
@@ -194,7 +196,12 @@ def _check_arguments(
     fold: int,
     test_subject: str,
 ) -> None:
-    if by not in ("subject", "image"):
+    """Check arguments of `make_splits` that need no images, before any are read.
+
+    Raises:
+      UserError: an argument is out of its range, or contradicts another.
+    """
+    if by not in get_args(By):
         raise UserError(f"split by {by!r}: expected 'subject' or 'image'")
     if counts is not None and (by != "image" or folds):
         raise UserError(

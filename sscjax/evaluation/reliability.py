@@ -24,13 +24,13 @@ class Options:
       UserError: a field makes no sense.
     """
 
-    temperature: bool
-    bins: int
-    binning: calibration.Binning
-    threshold: str
-    sensitivity: float
-    target_accuracy: float
-    outlier_rate: float
+    temperature: bool = True
+    bins: int = 10
+    binning: calibration.Binning = "mass"
+    threshold: str = "youden"
+    sensitivity: float = 0.95
+    target_accuracy: float = 0.9
+    outlier_rate: float = 0.05
 
     def __post_init__(self) -> None:
         if self.bins < 1:

@@ -29,6 +29,7 @@ from sscjax.experiments.run_result import RunResult
 from sscjax.inference import ensemble
 from sscjax.inference.classifier import Classifier
 from sscjax.inference.ensemble import Ensemble
+from sscjax.training import settings
 
 if TYPE_CHECKING:
     from sscjax.data.batches import Images
@@ -102,7 +103,7 @@ def load_images(
         "private": private,
     }
     overrides.set_fields(config, given)
-    image_set, _ = data_from_config.load_images(config)
+    image_set, _ = data_from_config.load_images(settings.read(config))
     given["data.classes"] = config.data.classes
     loaded_by = {**given, **{f"data.{name}": value for name, value in fields.items()}}
     return dataclasses.replace(image_set, loaded_by=loaded_by)

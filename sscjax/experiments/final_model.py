@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from sscjax.data import dataset
 from sscjax.data.dataset import Images, ImageSet
@@ -18,6 +17,7 @@ from sscjax.system import run_dir
 from sscjax.system.progress import Progress
 from sscjax.training import checkpoint, evaluate, frozen_features, programs, setup
 from sscjax.training.network import Network
+from sscjax.training.settings import Settings
 
 # Images of each kind that the out-of-distribution flag is tried on.
 _MADE_UP = 32
@@ -100,11 +100,11 @@ class FinalModel:
         figures.write_png(path, sheet)
 
 
-def read(config: ConfigDict, folder: Path, network: Network, stage: str) -> FinalModel:
+def read(settings: Settings, folder: Path, network: Network, stage: str) -> FinalModel:
     """The model of a finished stage.
 
     Args:
-      config: of the run.
+      settings: of the run.
       folder: the run's.
       network: of the run; gives model, objective and the structure of the parameters.
       stage: its name.
@@ -113,7 +113,7 @@ def read(config: ConfigDict, folder: Path, network: Network, stage: str) -> Fina
     program = programs.Program(
         network.model,
         network.objective,
-        setup.make_inputs(config, network.weights.convention.scaling, online=False),
-        micro_batch=config.micro_batch,
+        setup.make_inputs(network.weights.convention.scaling),
+        micro_batch=settings.micro_batch,
     )
-    return FinalModel(program, dict(variables), config.batch_size, config.seed)
+    return FinalModel(program, dict(variables), settings.batch_size, settings.seed)

@@ -18,9 +18,9 @@ from sscjax.data import batches
 from sscjax.errors import UserError
 from sscjax.experiments import overrides
 from sscjax.inference.classifier import Classifier
-from sscjax.models import MODELS
+from sscjax.models.factory import BACKBONES
 from sscjax.system import formatting
-from sscjax.training import evaluate, programs, setup
+from sscjax.training import evaluate, programs, settings, setup
 from sscjax.training.network import Network
 
 # Images per call, one compiled shape for any number of them; and of these at a time through the
@@ -77,7 +77,7 @@ class Model:
         return programs.Program(
             self.network.model,
             self.network.objective,
-            setup.make_inputs(self.config, self.network.weights.convention.scaling, online=False),
+            setup.make_inputs(self.network.weights.convention.scaling),
             micro_batch=_MICRO_BATCH,
         )
 
@@ -102,10 +102,10 @@ def create(
 ) -> Model:
     """A network with its starting weights; arguments as of `sscjax.create_model`."""
     config = default.get_config()
-    if name not in MODELS:
-        near = difflib.get_close_matches(str(name), MODELS, n=1, cutoff=0.5)
+    if name not in BACKBONES:
+        near = difflib.get_close_matches(str(name), BACKBONES, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"there is no model {name!r}: expected one of {', '.join(MODELS)}{hint}")
+        raise UserError(f"there is no model {name!r}: expected one of {', '.join(BACKBONES)}{hint}")
     for argument, value, least in (
         ("num_classes", num_classes, 2),
         ("image_size", image_size, 32),
@@ -117,7 +117,9 @@ def create(
     given = {"pretrained": pretrained, "pretrained_fallback": fallback, "seed": seed}
     overrides.set_fields(config, {**given, "data.image_size": image_size})
     config.loss.segmentation = 1.0 if mask_classes else 0.0
-    network = setup.create_network(config, num_classes, mask_classes, earlier_fallback=False)
+    network = setup.create_network(
+        settings.read(config), num_classes, mask_classes, earlier_fallback=False
+    )
     return Model(config, network, int(num_classes), int(mask_classes))
 
 

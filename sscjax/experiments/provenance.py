@@ -21,13 +21,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 import sscjax
 from sscjax.data import anonymize
 from sscjax.data.dataset import ImageSet
-from sscjax.data.manifest import digest, image_rows, read, root_of
+from sscjax.data.manifest import digest, image_rows, read
 from sscjax.system import files, machine, run_dir
+from sscjax.training.settings import Settings
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -43,7 +43,7 @@ VARIABLES = (
 
 def begin(
     folder: Path,
-    config: ConfigDict,
+    settings: Settings,
     record: Mapping[str, Any],
     weights_name: str,
     originals: ImageSet,
@@ -53,18 +53,18 @@ def begin(
 
     Args:
       folder: the run's.
-      config: the run's.
+      settings: the run's.
       record: what `run_record.make` returns.
       weights_name: of the weights' file, or why they are random.
       originals: N images, as they are split and evaluated.
       splits: [N] str.
     """
     earlier = read(folder) if (folder / run_dir.MANIFEST).is_file() else None
-    images = image_rows(originals, splits, root_of(config))
+    images = image_rows(originals, splits, settings.data.root)
     manifest = {
         "sessions": earlier["sessions"] if earlier else [],
-        "seed": int(config.seed),
-        "split_seed": int(config.seed if config.split.seed < 0 else config.split.seed),
+        "seed": settings.seed,
+        "split_seed": settings.split_seed,
         "weights": {**record["weights"], "name": weights_name},
         "config": record["config"],
         "stages": record["stages"],
@@ -73,7 +73,7 @@ def begin(
     }
     # A run that was resumed on another day may have met other code or another machine.
     session = {
-        "command": shlex.join(_words(config)),
+        "command": shlex.join(_words(settings)),
         "started": _now(),
         "finished": None,
         "code": code(),
@@ -84,9 +84,9 @@ def begin(
     return manifest
 
 
-def _words(config: ConfigDict) -> list[str]:
+def _words(settings: Settings) -> list[str]:
     """This process's command; of a private run without the images' place."""
-    return anonymize.command(sys.orig_argv, config.data.path if config.get("private") else "")
+    return anonymize.command(sys.orig_argv, settings.data.path if settings.private else "")
 
 
 def end(folder: Path, manifest: dict[str, Any]) -> None:

@@ -30,7 +30,9 @@ from sscjax.experiments import (
     single_run,
 )
 from sscjax.system import files, run_deletion, run_dir
+from sscjax.training import settings as run_settings
 from sscjax.training import setup
+from sscjax.training.settings import OtherVersionError
 
 # --- what went into the run -----------------------------------------------------------------------
 
@@ -70,27 +72,26 @@ def changed_inputs(folder: Path, config: ConfigDict) -> list[str]:
     """
     record, then = run_dir.read(folder), manifest.read(folder)["images"]
     assert record is not None
-    root = manifest.root_of(config)
+    settings = run_settings.read(config)
+    root = settings.data.root
     if root is not None and not root.is_dir():
         raise UserError(f"{root}: the images are not there; name their folder by --data=PATH")
     # Before any image is decoded: one that is missing would stop that, and be the only one named.
     # A private run has numbers for them.
-    changed = (
-        list(_changed_files(then, root)) if root is not None and not config.get("private") else []
-    )
+    changed = list(_changed_files(then, root)) if root is not None and not settings.private else []
     if changed:
         return changed
-    image_set, synthetic = data_from_config.load_images(config)
+    image_set, synthetic = data_from_config.load_images(settings)
     # Before they are split, which other images might not allow.
     unsplit = manifest.image_rows(image_set, np.full(len(image_set), ""), root)
-    copied = bool(config.augment.counts_before_split)
+    copied = bool(settings.augment.counts_before_split)
     before = [row for row in then if not (copied and re.search(r"#\d+$", row["file"]))]
     changed = changed_images(before, unsplit, ("label", "subject", "of", "sha256"))
     if changed:
         return changed
-    images = data_from_config.split_images(config, image_set, synthetic)
+    images = data_from_config.split_images(settings, image_set, synthetic)
     fallback = bool(record["weights"]["fallback"])
-    network = setup.build_network(config, images, earlier_fallback=fallback)
+    network = setup.build_network(settings, images, earlier_fallback=fallback)
     now = run_record.make(config, images, network, [])
     changed = run_record.config_differences(record["weights"], now["weights"], "weights")
     # With it what no single image shows: the order, the classes, the augmented copies.
@@ -181,7 +182,7 @@ def _config_of_another_version(folder: Path) -> Iterator[None]:
     """Raise a UserError where a run of another version lacks fields that this version needs."""
     try:
         yield
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, OtherVersionError) as error:
         then, now = manifest.read(folder)["sessions"][-1].get("code", {}), provenance.code()
         if then.get("source_sha256") == now["source_sha256"]:
             raise

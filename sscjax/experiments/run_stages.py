@@ -1,4 +1,4 @@
-"""The stages of a run: made from its config, run one after the other, kept in its folder."""
+"""The stages of a run: adapted to its weights, run one after the other, kept in its folder."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from sscjax.data.dataset import Images
 from sscjax.errors import UserError
@@ -19,54 +17,10 @@ from sscjax.training import checkpoint, frozen_features, programs, setup
 from sscjax.training.freezing import Counts
 from sscjax.training.loop import run_stage
 from sscjax.training.network import Network
-from sscjax.training.stage import (
-    FinishedStage,
-    Stage,
-    StageProgress,
-    StageResult,
-    StageSettings,
-)
+from sscjax.training.settings import Settings
+from sscjax.training.stage import FinishedStage, Stage, StageProgress, StageResult
 
 _LOG = logging.getLogger(__name__)
-
-
-def make_stages(config: ConfigDict) -> list[Stage]:
-    """The stages of a config, in order.
-
-    Raises:
-      UserError: a stage is not defined, or its fields make no sense.
-    """
-    if not config.stage_order:
-        raise UserError("config.stage_order is empty: name at least one of config.stages")
-    if len(set(config.stage_order)) < len(config.stage_order):
-        raise UserError(f"config.stage_order={config.stage_order}: expected distinct names")
-    if config.checkpoint.keep < 1:
-        raise UserError(f"config.checkpoint.keep={config.checkpoint.keep}: expected 1 or more")
-    for name in ("max_megabytes", "disk_megabytes"):
-        if config.features[name] < 0:
-            raise UserError(f"config.features.{name}={config.features[name]}: expected 0 or more")
-    if config.select.stage not in ("best", "last"):
-        raise UserError(f"config.select.stage={config.select.stage!r}: expected 'best' or 'last'")
-    return [_stage(config, index, name) for index, name in enumerate(config.stage_order)]
-
-
-def _stage(config: ConfigDict, index: int, name: str) -> Stage:
-    if name not in config.stages:
-        known = ", ".join(config.stages.keys())
-        raise UserError(f"config.stage_order names {name!r}; config.stages has {known}")
-    settings = StageSettings(**config.stages[name].to_dict())
-    return Stage(
-        **dataclasses.asdict(settings),
-        name=name,
-        index=index,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        micro_batch=config.micro_batch,
-        drawn_by=0,
-        metric=config.select.metric,
-        feature_megabytes=config.features.max_megabytes,
-        checkpoint_seconds=config.checkpoint.every_seconds,
-    )
 
 
 def fit_to_weights(stages: list[Stage], network: Network, learning_rate: float) -> list[Stage]:
@@ -128,7 +82,7 @@ def keep_dropout_draws(stages: list[Stage], earlier: Mapping[str, Any] | None) -
 
 # One argument for each part of the run: bundled they would be a class for this call alone.
 def run_stages(
-    config: ConfigDict,
+    settings: Settings,
     folder: Path,
     stages: list[Stage],
     images: Images,
@@ -140,7 +94,7 @@ def run_stages(
     """Run the stages in order, each from the network of the one before; finished ones are read.
 
     Args:
-      config: of the run.
+      settings: of the run.
       folder: the run's.
       stages: as `keep_dropout_draws` gives them.
       images: the run's images.
@@ -154,14 +108,15 @@ def run_stages(
     curves: list[dict[str, Any]] = []
     finished: dict[str, FinishedStage] = {}
     run = run_dir.RunDir(folder)
-    with checkpoint.Checkpoints(run.checkpoints, config.checkpoint.keep) as checkpoints:
+    with checkpoint.Checkpoints(run.checkpoints, settings.checkpoint.keep) as checkpoints:
         for stage in stages:
             stage_dir = run.stage(stage.name)
             done = _read_finished(stage_dir)
             if done is None:
                 with tensorboard.EventLog(folder / run_dir.TENSORBOARD, curves) as log:
                     inputs = setup.make_inputs(
-                        config, network.weights.convention.scaling, online=stage.online_augment
+                        network.weights.convention.scaling,
+                        settings.augment.changes if stage.online_augment else None,
                     )
                     result = run_stage(
                         stage,

@@ -15,7 +15,6 @@ from sscjax.data import anonymize
 from sscjax.data import splits as split_files
 from sscjax.data.audit import checks
 from sscjax.data.dataset import Images, ImageSet
-from sscjax.data.manifest import root_of
 from sscjax.errors import UserError
 from sscjax.experiments import (
     data_from_config,
@@ -29,7 +28,9 @@ from sscjax.experiments import (
 from sscjax.reports import html
 from sscjax.system import cache_dir, files, locks, run_deletion, run_dir
 from sscjax.training import frozen_features, setup, stage_work
+from sscjax.training import settings as run_settings
 from sscjax.training.network import Network
+from sscjax.training.settings import Settings
 from sscjax.training.stage import Stage
 
 _LOG = logging.getLogger(__name__)
@@ -50,9 +51,10 @@ class Given:
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """The arguments of `run`."""
+    """The arguments of `run`, and the settings of its config."""
 
     config: ConfigDict
+    settings: Settings
     folder: Path
     fresh: bool
     command: Sequence[str]
@@ -99,7 +101,7 @@ def run(
       folder: the run's; created when missing.
       fresh: delete the run in the folder, once it is certain that the new one can start.
       command: arguments of `sscjax.main` that repeat the run, kept in its record.
-      loaded: what `data_from_config.load_images` gives for this config, where the caller has it.
+      loaded: what `data_from_config.load_images` gives for its settings, where the caller has it.
       fallback: the cross-validation that this run belongs to could not get ImageNet's weights and
         uses what replaces them: so does this run, without looking for them again.
       features_at: folder for features of frozen layers; None for the cache's, with those of earlier
@@ -114,9 +116,12 @@ def run(
       OSError: a disk that fills up, or can no longer be written, while the run is at work.
     """
     run_deletion.refuse_other_contents(folder)
-    if config.get("private"):
-        anonymize.refuse_within(folder, config.data.path)
-    request = _Request(config, folder, fresh, command, loaded, fallback, features_at, given)
+    settings = run_settings.read(config)
+    if settings.private:
+        anonymize.refuse_within(folder, settings.data.path)
+    request = _Request(
+        config, settings, folder, fresh, command, loaded, fallback, features_at, given
+    )
     with locks.Lock(folder) as lock:
         lock.take()
         run_deletion.clear(folder)
@@ -125,7 +130,7 @@ def run(
 
 def _run(request: _Request, lock: locks.Lock) -> str:
     """`run`, with the lock of its folder, which is taken if the folder is there."""
-    config, folder = request.config, request.folder
+    folder = request.folder
     earlier = None if request.fresh else run_dir.read(folder)
     prepared = _prepare(request, earlier)
     if earlier is not None:
@@ -145,7 +150,7 @@ def _run(request: _Request, lock: locks.Lock) -> str:
     _write_record(folder, prepared.record, earlier, lock)
     manifest = provenance.begin(
         folder,
-        config,
+        request.settings,
         prepared.record,
         prepared.network.weights.name,
         prepared.images.originals,
@@ -163,28 +168,29 @@ def _run(request: _Request, lock: locks.Lock) -> str:
 
 def _prepare(request: _Request, earlier: dict[str, Any] | None) -> _Prepared:
     """Everything up to the first step of training; raises before anything is written."""
-    config, folder, given = request.config, request.folder, request.given
+    config, settings = request.config, request.settings
+    folder, given = request.folder, request.given
     if earlier is not None:
         # Before the images are read, which may take minutes.
         free = run_record.free_to_change(earlier)
         now = config.to_dict()
         run_record.refuse(run_record.config_differences(earlier["config"], now, free=free), folder)
-    stages = run_stages.make_stages(config)
-    summarize.options(config)
-    loaded = request.loaded or data_from_config.load_images(config)
+    loaded = request.loaded or data_from_config.load_images(settings)
     image_set, synthetic = loaded
     run_log.log_source(image_set, synthetic)
     made = given.splits if given else None
-    images = data_from_config.split_images(config, image_set, synthetic, made)
+    images = data_from_config.split_images(settings, image_set, synthetic, made)
     run_log.log_splits(images)
-    audit = inspect(config, images.originals, images.splits, None if request.fresh else folder)
+    audit = inspect(settings, images.originals, images.splits, None if request.fresh else folder)
     network = setup.build_network(
-        config,
+        settings,
         images,
         earlier_fallback=request.fallback or bool(earlier and earlier["weights"]["fallback"]),
         created=given.network if given else None,
     )
-    stages = run_stages.fit_to_weights(stages, network, config.scratch.learning_rate)
+    stages = run_stages.fit_to_weights(
+        settings.ordered_stages(), network, settings.scratch.learning_rate
+    )
     for stage in stages:
         stage_work.check(stage, network)
     stages = run_stages.keep_dropout_draws(stages, earlier)
@@ -197,24 +203,24 @@ def _prepare(request: _Request, earlier: dict[str, Any] | None) -> _Prepared:
 
 def _train_and_report(request: _Request, prepared: _Prepared, lock: locks.Lock) -> str:
     """Run the stages and write what follows from the chosen one; returns the closing text."""
-    config, folder = request.config, request.folder
+    settings, folder = request.settings, request.folder
     images, network = prepared.images, prepared.network
     split_files.write_splits(folder / run_dir.SPLITS, images.originals, images.splits)
-    _copy_slide_settings(config, folder)
+    _copy_slide_settings(settings.data.root, folder)
     files.write_json(folder / run_dir.AUDIT, prepared.audit)
     store = frozen_features.Store(
         request.features_at or cache_dir.cache_dir() / "features",
-        float(config.features.disk_megabytes) * 2**20,
+        settings.features.disk_bytes,
     )
     finished = run_stages.run_stages(
-        config, folder, prepared.stages, images, network, store=store, lock=lock
+        settings, folder, prepared.stages, images, network, store=store, lock=lock
     )
-    model = final_model.read(config, folder, network, summarize.choose(config, finished))
+    model = final_model.read(settings, folder, network, summarize.choose(settings.select, finished))
     features = model.features(images)
     masks = model.masks(images, folder)
     lock.check()
     return summarize.write(
-        config,
+        settings,
         folder,
         images,
         network,
@@ -227,26 +233,23 @@ def _train_and_report(request: _Request, prepared: _Prepared, lock: locks.Lock) 
 
 
 def inspect(
-    config: ConfigDict, image_set: ImageSet, splits: np.ndarray | None, folder: Path | None
+    settings: Settings, image_set: ImageSet, splits: np.ndarray | None, folder: Path | None
 ) -> dict[str, Any]:
     """The audit of the images, or that of an earlier start; logs its findings.
 
     Args:
-      config: of the run or cross-validation.
+      settings: of the run or cross-validation.
       image_set: its images.
       splits: [N] their splits; None where there are several.
       folder: of the run or cross-validation, which may hold an earlier audit.
 
     Raises:
-      UserError: something leaks, and the config does not allow it.
+      UserError: something leaks, and the settings do not allow it.
     """
-    on_leakage = config.audit.on_leakage
-    if on_leakage not in ("stop", "report"):
-        raise UserError(f"config.audit.on_leakage={on_leakage!r}: expected 'stop' or 'report'")
-    allowed = on_leakage == "report" or config.split.by == "image"
+    allowed = settings.audit.on_leakage == "report" or settings.split.by == "image"
     audit = None if folder is None else checks.read(folder, image_set, splits)
     if audit is None:
-        audit = checks.audit(image_set, splits, root_of(config), allowed=allowed)
+        audit = checks.audit(image_set, splits, settings.data.root, allowed=allowed)
         for finding in audit["findings"]:
             if finding["severity"] != "note":
                 _LOG.warning("audit: %s; %s", finding["title"], finding["detail"])
@@ -276,9 +279,8 @@ def _write_record(
         ) from error
 
 
-def _copy_slide_settings(config: ConfigDict, folder: Path) -> None:
+def _copy_slide_settings(root: Path | None, folder: Path) -> None:
     """Copy how the tiles were cut from slides, where they were: new slides are cut the same way."""
-    root = root_of(config)
     if root is not None and (root / run_dir.SLIDES).is_file():
         text = (root / run_dir.SLIDES).read_text(encoding="utf-8")
         files.write_text(folder / run_dir.SLIDES, text)

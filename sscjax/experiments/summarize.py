@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from sscjax.data import dataset
 from sscjax.data.dataset import ImageSet
 from sscjax.evaluation import intervals, metrics, reliability, segmentation
@@ -16,28 +14,20 @@ from sscjax.inference import explanations
 from sscjax.reports import figures, paper, tables
 from sscjax.system import files, formatting, run_dir
 from sscjax.training.network import Network
+from sscjax.training.settings import SelectSettings, Settings
 from sscjax.training.stage import FinishedStage
 
 # Files that cannot be read which the report's first lines name.
 _NAMED = 3
 
 
-def choose(config: ConfigDict, finished: Mapping[str, FinishedStage]) -> str:
+def choose(settings: SelectSettings, finished: Mapping[str, FinishedStage]) -> str:
     """The stage whose model the run ends with."""
     names = list(finished)
-    if config.select.stage == "last" or config.select.metric == "none":
+    if settings.stage == "last" or settings.metric == "none":
         return names[-1]
-    sign = 1 if metrics.HIGHER_IS_BETTER[config.select.metric] else -1
+    sign = 1 if metrics.HIGHER_IS_BETTER[settings.metric] else -1
     return max(names, key=lambda name: sign * (finished[name].value or 0.0))
-
-
-def options(config: ConfigDict) -> reliability.Options:
-    """The settings of `config.calibration`.
-
-    Raises:
-      UserError: a field makes no sense.
-    """
-    return reliability.Options(**config.calibration.to_dict())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +57,7 @@ class Summary:
 
 # One argument for each part of the run, as its caller has them.
 def write(
-    config: ConfigDict,
+    settings: Settings,
     folder: Path,
     images: dataset.Images,
     network: Network,
@@ -83,9 +73,9 @@ def write(
     The run's own predictions and figures are those of calibrated probabilities; those of each stage
     are as its network gave them.
     """
-    chosen, ordered = choose(config, finished), images.ordered
+    chosen, ordered = choose(settings.select, finished), images.ordered
     assessment = reliability.assess(
-        finished[chosen].predictions, images.originals.classes, features, options(config)
+        finished[chosen].predictions, images.originals.classes, features, settings.calibration
     )
     assessment.detector.save(folder / run_dir.OUTLIERS)
     files.write_json(folder / run_dir.CALIBRATION, assessment.found)
@@ -107,7 +97,7 @@ def write(
         warnings=warnings(
             images,
             fallback=stand_in(network.weights.identity()),
-            named=names_classes(config, images.synthetic),
+            named=names_classes(settings, images.synthetic),
             leaks=leaks,
         ),
         masks=None if masks is None else segmentation.by_split(masks),
@@ -115,9 +105,9 @@ def write(
     files.write_json(folder / run_dir.METRICS, _metrics(finished, summary))
     if pictures:
         _draw(folder, finished, summary)
-        explanations.write(config, folder, images, network, chosen, assessment.predictions)
+        explanations.write(folder, images, network, chosen, assessment.predictions)
     page = "; open report.html there in a browser" if pictures else ""
-    text = _text(config, images, finished, summary)
+    text = _text(settings, images, finished, summary)
     text += f"\n\nEverything lies in {folder}{page}.\n"
     files.write_text(folder / run_dir.REPORT, text)
     return text
@@ -200,9 +190,9 @@ def left_out_warning(image_set: ImageSet) -> str:
     )
 
 
-def names_classes(config: ConfigDict, synthetic: bool) -> bool:
+def names_classes(settings: Settings, synthetic: bool) -> bool:
     """Whether the order of the classes is known: the first is taken for healthy."""
-    return bool(synthetic or config.data.classes)
+    return bool(synthetic or settings.data.classes)
 
 
 def stand_in(weights: Mapping[str, Any]) -> str:
@@ -271,7 +261,7 @@ def warnings(
 
 
 def _text(
-    config: ConfigDict,
+    settings: Settings,
     images: dataset.Images,
     finished: Mapping[str, FinishedStage],
     summary: Summary,
@@ -291,11 +281,11 @@ def _text(
     if summary.masks is not None:
         parts.append(segmentation.text(summary.masks))
     parts.append(tables.calibration_text(summary.calibration))
-    if paper.compares(config.name, images.synthetic):
+    if paper.compares(settings.name, images.synthetic):
         parts.append(
             tables.paper_table(
                 len(images.originals.classes),
-                config.model.name,
+                settings.model.name,
                 summary.figures,
                 split_by=images.by if images.has_subjects else "image",
                 synthetic=images.synthetic,

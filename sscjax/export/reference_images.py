@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from sscjax.data import manifest
 from sscjax.errors import UserError
 from sscjax.evaluation import predictions
 from sscjax.experiments import data_from_config
 from sscjax.inference.classifier import Classifier
 from sscjax.system import run_dir
+from sscjax.training.settings import read
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,14 +45,14 @@ def find(opened: Classifier, data: str | None, splits: Sequence[str], most: int)
     Raises:
       UserError: the images are not there, or they are not the run's.
     """
-    config = ConfigDict(opened.record["config"])
+    settings = read(opened.record["config"], of_record=True)
     if data is not None:
-        config.data.path = data
-    root = manifest.root_of(config)
+        settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, path=data))
+    root = settings.data.root
     if root is not None and not root.is_dir():
         raise UserError(f"{root}: the run's images are not there; name their folder by --data=PATH")
-    image_set, _ = data_from_config.load_images(config)
-    image_set = data_from_config.copies_before_split(config, image_set)
+    image_set, _ = data_from_config.load_images(settings)
+    image_set = data_from_config.copies_before_split(settings, image_set)
     table = predictions.Predictions.read_csv(run_dir.RunDir(opened.folder).predictions)
     row_of = {file: row for row, file in enumerate(image_set.files.tolist())}
     split = next(name for name in splits if (table.splits == name).any())

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 import sscjax
 from sscjax.errors import UserError
@@ -25,10 +24,13 @@ from sscjax.evaluation import calibration, ood
 from sscjax.inference import predictor, saliency
 from sscjax.inference.outputs import BATCH as BATCH
 from sscjax.inference.outputs import Outputs, Rules
-from sscjax.models import MASK, MobileNetUNet, MobileNetV2, Model, base
+from sscjax.models import MASK, Model, base, factory
+from sscjax.models.factory import ModelSettings
 from sscjax.models.pretrained import preprocessing
 from sscjax.system import run_dir
 from sscjax.training import checkpoint, evaluate, frozen_features, programs, setup
+from sscjax.training.losses import LossSettings
+from sscjax.training.settings import read_block
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -248,7 +250,9 @@ def _build(
     detector: ood.Detector,
     content: Mapping[str, bytes],
 ) -> Classifier:
-    config, stage = ConfigDict(record["config"]), figures["final_stage"]
+    config, stage = record["config"], figures["final_stage"]
+    settings = read_block(ModelSettings, config["model"], of_record=True, name="model")
+    loss = read_block(LossSettings, config["loss"], of_record=True, name="loss")
     # A name from a file becomes a part of a path below.
     if stage not in [stage_record["name"] for stage_record in record["stages"]]:
         raise ValueError(f"no stage is called {stage!r}")
@@ -256,26 +260,25 @@ def _build(
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature is {temperature}")
     classes = tuple(record["data"]["classes"])
-    outputs = setup.output_count(config, len(classes))
+    outputs = settings.output_count(len(classes))
     assumed = preprocessing.CONVENTIONS[record["weights"]["convention"]]
     masks = tuple(record["data"].get("mask_classes", ()))
-    model: Model = setup.build_model(config, outputs, len(masks))
-    if isinstance(model, (MobileNetV2, MobileNetUNet)):
-        model = model.clone(padding=assumed.padding, bn_epsilon=assumed.bn_epsilon)
-    size = int(config.data.image_size)
+    size = int(config["data"]["image_size"])
+    model = factory.build_model(settings, factory.Task(outputs, size, len(masks)))
+    model = factory.with_convention(model, assumed)
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     like = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)
     like = base.variables(like["params"], like.get("batch_stats", {}))
     variables = checkpoint.load_model(run_dir.RunDir(folder).stage(stage).model, like)
     program = programs.Program(
         model,
-        setup.make_objective(config, outputs),
-        setup.make_inputs(config, assumed.scaling, online=False),
+        loss.objective(outputs),
+        setup.make_inputs(assumed.scaling),
         micro_batch=int(record["stages"][0]["micro_batch"]),
     )
     return Classifier(
         folder=folder,
-        name=config.name,
+        name=config["name"],
         stage=stage,
         classes=classes,
         columns=evaluate.class_columns(classes, max(outputs, 2)),

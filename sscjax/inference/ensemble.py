@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 import sscjax
 from sscjax.errors import UserError
@@ -28,6 +27,7 @@ from sscjax.inference.classifier import Classifier
 from sscjax.inference.outputs import Outputs, Rules
 from sscjax.inference.predictor import Predictor, refuse_folder, write_files
 from sscjax.system import run_dir
+from sscjax.training.settings import read_block
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -204,14 +204,15 @@ def _build(folder: Path, record: dict[str, Any]) -> Ensemble:
             f"{folder}: its folds have networks of different classes or image sizes, which cannot "
             f"predict together: name one, such as {members[0].folder}"
         )
-    config = ConfigDict(record["config"])
     warnings = tuple(dict.fromkeys(line for member in members for line in member.warnings))
     names = (run_dir.PROTOCOL, run_dir.PREDICTIONS)
     content = {name: (folder / name).read_bytes() for name in names}
-    return Ensemble(folder, members, _rules(folder, config, members[0]), warnings, content)
+    return Ensemble(
+        folder, members, _rules(folder, record["config"], members[0]), warnings, content
+    )
 
 
-def _rules(folder: Path, config: ConfigDict, member: Classifier) -> Rules:
+def _rules(folder: Path, config: Mapping[str, Any], member: Classifier) -> Rules:
     """Chosen on the aggregated test predictions, all of images that the model had not seen.
 
     Where repeats tested an image several times, it counts once, with the mean of its probabilities.
@@ -223,7 +224,7 @@ def _rules(folder: Path, config: ConfigDict, member: Classifier) -> Rules:
         splits=np.full(len(first), "val"),
         probabilities=group_means(table.probabilities, image),
     )
-    options = reliability.Options(**config.calibration.to_dict())
+    options = read_block(reliability.Options, config["calibration"], of_record=True)
     names = member.classes
     point = thresholds.operating_point(aggregated, names, options.threshold, options.sensitivity)
     abstention = thresholds.abstention(aggregated, options.target_accuracy)

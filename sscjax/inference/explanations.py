@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from sscjax.data import dataset
 from sscjax.evaluation.predictions import Predictions
@@ -31,7 +30,6 @@ RIGHT = 12
 
 
 def write(
-    config: ConfigDict,
     folder: Path,
     images: dataset.Images,
     network: Network,
@@ -41,7 +39,6 @@ def write(
     """Write `explanations/` of a finished run, in place of what is there.
 
     Args:
-      config: the run's.
       folder: the run's.
       images: the run's images, in the order of `predictions`.
       network: the run's network; its parameters are read from the stage's model.
@@ -59,7 +56,7 @@ def write(
     if not len(chosen):
         return
     model = checkpoint.load_model(run.stage(stage).model, network.variables)
-    inputs = setup.make_inputs(config, network.weights.convention.scaling, online=False)
+    inputs = setup.make_inputs(network.weights.convention.scaling)
     layer = saliency.default_layer(network.model)
     draw = saliency.make_maps(network.model, inputs, layer)
     # Of an error there are two maps: of the prediction, and of what would have been right.

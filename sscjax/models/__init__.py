@@ -1,4 +1,4 @@
-"""The networks, by the name that a config gives them.
+"""The networks; `models.factory` builds them by the name that a config gives them.
 
 Every model is a Linen module with the same surface: `layer_names` (its layers in order, which are
 also the keys of its parameter tree), `head_start` (where the classifier begins in them),
@@ -14,24 +14,14 @@ from sscjax.models.init import initial_variables
 from sscjax.models.layers import MASK
 from sscjax.models.mobilenet_unet import MobileNetUNet
 from sscjax.models.mobilenet_v2 import MobileNetV2
-from sscjax.models.unet import Block as UNetBlock
 from sscjax.models.unet import FDUNet
 
 __all__ = [
     "CNN",
     "FDUNet",
     "MASK",
-    "MODELS",
     "MobileNetUNet",
     "MobileNetV2",
     "Model",
-    "UNetBlock",
     "initial_variables",
 ]
-
-MODELS = {
-    "mobilenet_v2": MobileNetV2,
-    "cnn": CNN,
-    "fd_unet": FDUNet,
-    "mobilenet_unet": MobileNetUNet,
-}

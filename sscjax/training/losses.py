@@ -3,13 +3,74 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import logging
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from sscjax.data.masks import IGNORE
+from sscjax.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+ClassWeights = Literal["balanced", "none"]
+MaskWeights = Literal["root", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """The block `config.loss`; `configs/default.py` says what each field means.
+
+    Raises:
+      UserError: a field is out of its range, or nothing would be trained.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: ClassWeights = "balanced"
+    classification: float = 1.0
+    segmentation: float = 0.0
+    dice: float = 0.0
+    mask_weights: MaskWeights = "root"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(
+                f"config.loss.label_smoothing={self.label_smoothing}: expected 0 to less than 1"
+            )
+        for field in ("segmentation", "dice"):
+            if getattr(self, field) < 0:
+                raise UserError(f"config.loss.{field}={getattr(self, field)}: expected 0 or more")
+        if self.classification < 0 or (self.classification == 0 and self.segmentation == 0):
+            raise UserError(
+                f"config.loss.classification={self.classification}: expected above 0, or 0 with "
+                "loss.segmentation above 0, to train masks alone"
+            )
+        for field, known in (
+            ("class_weights", get_args(ClassWeights)),
+            ("mask_weights", get_args(MaskWeights)),
+        ):
+            if getattr(self, field) not in known:
+                expected = " or ".join(map(repr, known))
+                raise UserError(
+                    f"config.loss.{field}={getattr(self, field)!r}: expected {expected}"
+                )
+
+    def objective(self, outputs: int) -> Objective:
+        """What a network with so many logits minimises, before the weights of classes are known."""
+        if self.classification == 0:
+            _LOG.warning(
+                "CLASSES ARE NOT TRAINED (config.loss.classification=0): predicted classes are "
+                "random"
+            )
+        return Objective(
+            kind="sigmoid" if outputs == 1 else "softmax",
+            label_smoothing=self.label_smoothing,
+            classification=self.classification,
+            segmentation=self.segmentation,
+            dice=self.dice,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

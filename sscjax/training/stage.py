@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any, Literal, get_args
 
 from sscjax.errors import UserError
-from sscjax.evaluation import metrics
 from sscjax.evaluation.predictions import Predictions
 from sscjax.models import base
 from sscjax.training import freezing
@@ -60,7 +59,7 @@ class StageSettings:
     patience: int = 0
 
     def check(self, name: str) -> None:
-        """Check types and ranges; `trainable`, `schedule` and freezing are checked where used.
+        """Check types and ranges; how many layers can be frozen, the network says later.
 
         Args:
           name: of the stage, for the message.
@@ -79,12 +78,17 @@ class StageSettings:
                 f"{where}: warmup_epochs={self.warmup_epochs}, expected 0 to less than "
                 f"epochs={self.epochs}; set --config.stages.{name}.warmup_epochs=0"
             )
+        for field, known in (
+            ("batch_norm", get_args(BatchNormMode)),
+            ("trainable", get_args(Trainable)),
+            ("optimizer", get_args(OptimizerName)),
+            ("schedule", get_args(ScheduleName)),
+        ):
+            if getattr(self, field) not in known:
+                expected = " or ".join(map(repr, known))
+                raise UserError(f"{where}: {field}={getattr(self, field)!r}, expected {expected}")
         if self.uses_lbfgs:
             self._check_lbfgs(where)
-        if self.batch_norm not in get_args(BatchNormMode):
-            raise UserError(
-                f"{where}: batch_norm={self.batch_norm!r}, expected 'running' or 'batch'"
-            )
 
     @property
     def uses_lbfgs(self) -> bool:
@@ -139,10 +143,6 @@ class Stage(StageSettings):
                 f"config.micro_batch={self.micro_batch}, expected 1 or more; set it to 8, or to "
                 "batch_size to take the whole batch at once"
             )
-        names = (*metrics.VALIDATION_METRICS, metrics.MASK_METRIC, "none")
-        if self.metric not in names:
-            known = ", ".join(names)
-            raise UserError(f"config.select.metric={self.metric!r}, expected one of {known}")
         if self.patience and self.metric == "none":
             raise UserError(
                 f"stage {self.name}: patience={self.patience} needs a validation metric; set "

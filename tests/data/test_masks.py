@@ -21,7 +21,7 @@ from sscjax.data.inputs import find
 from sscjax.errors import UserError
 from sscjax.evaluation import intervals, segmentation, surfaces
 from sscjax.experiments import data_from_config
-from sscjax.training import class_weights, evaluate, setup
+from sscjax.training import class_weights, evaluate, settings, setup
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -149,7 +149,7 @@ def test_palette_and_turned_image(folder: Path) -> None:
 
 
 def config_for(folder: Path) -> ConfigDict:
-    config = default.as_unet(default.get_config(), "unet", epochs=1)
+    config = default.as_unet(default.get_config(), "unet", epochs=2)
     config.data.path = str(folder)
     config.data.image_size = SIZE
     config.data.mask_classes = ("nothing", "tumour", "stroma")
@@ -159,43 +159,45 @@ def config_for(folder: Path) -> ConfigDict:
 
 def test_names_of_masks(folder: Path) -> None:
     config = config_for(folder)
-    assert data_from_config.load_images(config)[0].mask_classes == ("nothing", "tumour", "stroma")
+    named, _ = data_from_config.load_images(settings.read(config))
+    assert named.mask_classes == ("nothing", "tumour", "stroma")
     config.data.mask_classes = ()
     with pytest.raises(UserError, match="and config.data.mask_classes=.*: name what"):
-        data_from_config.load_images(config)
+        data_from_config.load_images(settings.read(config))
     config.loss.segmentation = 0.0
-    assert data_from_config.load_images(config)[0].mask_classes == ()
+    assert data_from_config.load_images(settings.read(config))[0].mask_classes == ()
     config.data.mask_classes = ("nothing", "tumour")
     with pytest.raises(UserError, match="a.png: its mask has the value 2, .* names 2 .0 to 1;"):
-        data_from_config.load_images(config)
+        data_from_config.load_images(settings.read(config))
 
 
 def test_masks_that_cannot_be_trained(folder: Path) -> None:
     config = config_for(folder)
     config.loss.segmentation = -1.0
     with pytest.raises(UserError, match="segmentation=-1.0: expected 0 or more"):
-        data_from_config.load_images(config)
+        data_from_config.load_images(settings.read(config))
     config.loss.segmentation = 1.0
     for path in folder.rglob("*_mask.png"):
         path.unlink()
     with pytest.raises(UserError, match="no image has a mask: put name_mask.png beside"):
-        data_from_config.load_images(config)
+        data_from_config.load_images(settings.read(config))
     config.model.name = "cnn"
     with pytest.raises(UserError, match="model.name='cnn' has no head for masks"):
-        setup.build_model(config, 2, 3)
+        settings.read(config)
 
 
 def test_the_synthetic_set_has_its_tissues() -> None:
-    config = default.as_unet(default.get_config(), "unet", epochs=1)
+    config = default.as_unet(default.get_config(), "unet", epochs=2)
     config.data.image_size = SIZE
     for name in ("normal", "early", "late"):
         config.data.synthetic[name] = config.data.synthetic[f"{name}_subjects"] = 2
-    found, synthetic = data_from_config.load_images(config)
+    found, synthetic = data_from_config.load_images(settings.read(config))
     assert synthetic and found.mask_classes[1:3] == ("epidermis", "dermis collagen")
     # A head for masks is there where they are trained, and not else.
-    assert setup.build_model(config, 3, 4).mask_classes == 0
-    config.loss.segmentation = 0.5
-    assert setup.build_model(config, 3, 4).mask_classes == 4
+    for weight, mask_classes in ((0.0, 0), (0.5, 4)):
+        config.loss.segmentation = weight
+        network = setup.create_network(settings.read(config), 3, 4, earlier_fallback=False)
+        assert network.model.mask_classes == mask_classes
 
 
 # ---- moved with their images --------------------------------------------------------------------
@@ -207,9 +209,7 @@ def test_online_masks_move_with_their_images(how: augment.Changes) -> None:
     rng = np.random.default_rng(0)
     values = rng.integers(0, 4, (16, 12, 12)).astype(np.uint8)
     stored = np.stack([values * 60, values * 30, values * 10, values], axis=-1)
-    config = default.get_config()
-    config.augment.crop, config.augment.rot90 = how.crop, how.rot90
-    inputs = setup.make_inputs(config, "minus_one_one", online=True)
+    inputs = setup.make_inputs("minus_one_one", how)
     plain = np.asarray(inputs(jnp.asarray(stored), None))
     moved = np.asarray(jax.jit(inputs)(stored, jax.random.key(3)))
     assert moved.shape == (16, 12, 12, 4) and moved.dtype == np.float32

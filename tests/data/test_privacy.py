@@ -31,6 +31,7 @@ from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.experiments import compare, data_from_config, reproduce, run_record, single_run
 from sscjax.inference import explain, predict
+from sscjax.training import settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -369,7 +370,8 @@ def test_records_from_before_there_was_the_field() -> None:
     assert found == ["config.private: absent then, True now"]
     config = one_stage_config()
     del config.private, config.data.corrupt
-    assert not data_from_config.load_images(config)[0].skipped and run_record.shown_config(config)
+    image_set, _ = data_from_config.load_images(settings.read(config))
+    assert not image_set.skipped and run_record.shown_config(config)
 
 
 def test_numbers_are_of_the_names_alone() -> None:

@@ -26,7 +26,7 @@ from sscjax.experiments.cross_validation import all_folds, folds
 from sscjax.inference import classifier, ensemble, explanations, predict
 from sscjax.reports import html
 from sscjax.system import terminal
-from sscjax.training import checkpoint, setup
+from sscjax.training import checkpoint, settings, setup
 
 # Some thirty runs of a second each: the time is the compiler's.
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -94,7 +94,7 @@ def test_aggregated_tables_are_the_folds_tables(kfold: Path) -> None:
         assert len(ours) == len({row["file"] for row in ours}) == 48
         assert sorted(map(str, ours)) == sorted(map(str, theirs))
     config = kfold_config()
-    image_set, _ = data_from_config.load_images(config)
+    image_set, _ = data_from_config.load_images(settings.read(config))
     with (kfold / "folds.csv").open(encoding="utf-8", newline="") as file:
         listed = list(csv.DictReader(file))
     assert [row["file"] for row in listed] == image_set.files.tolist()
@@ -366,7 +366,7 @@ def test_nested_prefers_the_sensible_learning_rate(tmp_path: Path) -> None:
     run = tmp_path / "run"
     text = all_folds.run(config, run)
     assert text.count("stages.head.learning_rate=0.001") == 2 and "Scores: log_loss" in text
-    plan = folds.plan(config, data_from_config.load_images(config)[0])
+    plan = folds.plan(config, data_from_config.load_images(settings.read(config))[0])
     found = json.loads((run / "metrics.json").read_text("utf-8"))
     for fold, listed in zip(plan, found["folds"], strict=True):
         record = json.loads((run / "folds" / fold.name / "run.json").read_text("utf-8"))
@@ -390,7 +390,7 @@ def test_nested_prefers_the_sensible_learning_rate(tmp_path: Path) -> None:
 def test_diverged_candidate_scores_nothing(tmp_path: Path) -> None:
     config = one_stage_config()
     config.stages.head.learning_rate = 1e30
-    loaded = data_from_config.load_images(config)
+    loaded = data_from_config.load_images(settings.read(config))
     found = all_folds._score("accuracy", "candidate", config, tmp_path / "run", loaded, False)
     assert found is None
 
@@ -485,7 +485,7 @@ def test_most_models_tell_the_mask() -> None:
 def test_each_model_is_asked_as_it_was_trained(kfold: Path) -> None:
     """Of two that differ in the scaling of pixels alone each answers with its own."""
     one = classifier.open_run(kfold / "folds/fold_0")
-    inputs = setup.make_inputs(ConfigDict(one.record["config"]), "imagenet", online=False)
+    inputs = setup.make_inputs("imagenet")
     program = dataclasses.replace(one.program, inputs=inputs)
     other = dataclasses.replace(one, scaling="imagenet", program=program)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)

@@ -60,7 +60,7 @@ def test_folds_part_the_subjects_and_balance_as_well_as_scikit_learn() -> None:
         found = folds.plan(config, image_set)
         assert [fold.name for fold in found] == ["fold_0", "fold_1", "fold_2", "fold_3"]
         for fold in found:
-            splits = data_from_config.make_splits(fold.config, image_set)
+            splits = data_from_config.make_splits(fold.settings, image_set)
             np.testing.assert_array_equal(np.flatnonzero(splits == "test"), fold.tested)
             groups = [set(image_set.subjects[splits == name]) for name in ("train", "val", "test")]
             assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
@@ -131,9 +131,9 @@ def test_inner_folds_never_see_the_outer_test(by: str) -> None:
         allowed = np.delete(image_set.files, fold.tested)
         tested = []
         for inner in fold.inner:
-            seen = data_from_config.without_outer_fold(inner.config, image_set)
+            seen = data_from_config.without_outer_fold(inner.settings, image_set)
             np.testing.assert_array_equal(seen.files, allowed)
-            splits = data_from_config.make_splits(inner.config, seen)
+            splits = data_from_config.make_splits(inner.settings, seen)
             np.testing.assert_array_equal(np.flatnonzero(splits == "test"), inner.tested)
             tested.append(inner.tested)
         np.testing.assert_array_equal(np.sort(np.concatenate(tested)), np.arange(len(allowed)))
@@ -146,7 +146,7 @@ def test_every_subject_is_left_out_once() -> None:
     for fold in found:
         subject = fold.config.split.test_subject
         np.testing.assert_array_equal(np.flatnonzero(image_set.subjects == subject), fold.tested)
-        splits = data_from_config.make_splits(fold.config, image_set)
+        splits = data_from_config.make_splits(fold.settings, image_set)
         for name in ("train", "val"):
             assert set(image_set.labels[splits == name]) == {0, 1, 2}
         assert not set(image_set.subjects[splits == "val"]) & set(

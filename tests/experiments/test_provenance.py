@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import one_stage_config, write_folder
+from small_runs import images_of, one_stage_config, write_folder
 
 import sscjax
 from sscjax import models
@@ -20,7 +20,6 @@ from sscjax.data.manifest import image_rows, read
 from sscjax.errors import UserError
 from sscjax.evaluation import predictions
 from sscjax.experiments import (
-    data_from_config,
     provenance,
     reproduce,
     run_differences,
@@ -90,7 +89,7 @@ def test_drawn_images_and_copies_by_their_pixels(images: Path) -> None:
     config.data.path = str(images)
     config.split.by = "image"
     config.augment.counts_before_split = "normal:14,early:12,late:12"
-    found = data_from_config.split_images(config, *data_from_config.load_images(config)).originals
+    found = images_of(config).originals
     rows = image_rows(found, np.array(["test"] * len(found)), images)
     assert Counter(row["of"] for row in rows) == {"file": 36, "pixels": 2}
     for index, row in enumerate(rows):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import one_stage_config, small_config, write_folder, written
+from small_runs import images_of, one_stage_config, small_config, write_folder, written
 
 from sscjax import models
 from sscjax.errors import UserError
@@ -22,7 +22,7 @@ from sscjax.experiments import data_from_config, single_run, summarize
 from sscjax.inference import explanations
 from sscjax.reports import html
 from sscjax.system import malloc
-from sscjax.training import checkpoint, loop, setup
+from sscjax.training import checkpoint, loop, settings, setup
 
 WRITTEN = (
     *("run.json", "splits.csv", "predictions.csv", "metrics.json", "report.txt"),
@@ -51,8 +51,8 @@ def _outcome(folder: Path) -> dict[str, Any]:
 def _parameters(folder: Path) -> dict[str, str]:
     """SHA-256 of every array of both stages' models."""
     config = small_config()
-    images = data_from_config.split_images(config, *data_from_config.load_images(config))
-    network = setup.build_network(config, images, earlier_fallback=False)
+    images = images_of(config)
+    network = setup.build_network(settings.read(config), images, earlier_fallback=False)
     like = {"params": network.params, "batch_stats": network.batch_stats}
     found = {}
     for name in ("head", "finetune"):
@@ -101,8 +101,8 @@ def test_predictions_cover_every_image_once(reference: Path) -> None:
 
 def test_head_stage_leaves_the_base_alone(reference: Path) -> None:
     config = small_config()
-    images = data_from_config.split_images(config, *data_from_config.load_images(config))
-    network = setup.build_network(config, images, earlier_fallback=False)
+    images = images_of(config)
+    network = setup.build_network(settings.read(config), images, earlier_fallback=False)
     like = {"params": network.params, "batch_stats": network.batch_stats}
     head = checkpoint.load_model(reference / "stages" / "head" / "model", like)["params"]
     tuned = checkpoint.load_model(reference / "stages" / "finetune" / "model", like)["params"]
@@ -425,7 +425,7 @@ def test_two_class_configs_on_other_labels(
             Image.fromarray(pixels).save(folder / label / "patient" / "a.png")
         config.data.path = str(folder)
         with caplog.at_level("INFO"):
-            image_set, _ = data_from_config.load_images(config)
+            image_set, _ = data_from_config.load_images(settings.read(config))
         assert image_set.classes == expected
         assert said in caplog.text
 

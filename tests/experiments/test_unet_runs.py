@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from small_runs import put, small_config, write_folder, written
+from small_runs import images_of, put, small_config, write_folder, written
 
 from sscjax import export
 from sscjax.configs import default
@@ -21,18 +21,19 @@ from sscjax.data import masks, synthetic
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.evaluation import metrics, predictions, segmentation
-from sscjax.experiments import data_from_config, single_run, summarize
+from sscjax.experiments import single_run, summarize
 from sscjax.experiments.cross_validation import folds, outcomes
 from sscjax.export import onnx_file, verify
 from sscjax.export import write as export_file
 from sscjax.export.verify import ExportOptions
 from sscjax.inference import classifier, explanations, mask_writer, predict
 from sscjax.inference.outputs import Outputs
+from sscjax.models import Model, factory
 from sscjax.models.unet import FDUNet
 from sscjax.reports import html
 from sscjax.reports.html import render
 from sscjax.system import run_dir
-from sscjax.training import checkpoint, frozen_features, programs, setup
+from sscjax.training import checkpoint, frozen_features, programs, settings, setup
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -118,8 +119,8 @@ def test_answers_are_those_of_the_run(run: Path, images: Path, tmp_path: Path) -
 def test_training_moves_every_layer(run: Path, images: Path) -> None:
     config = unet_config(images)
     network = setup.build_network(
-        config,
-        data_from_config.split_images(config, *data_from_config.load_images(config)),
+        settings.read(config),
+        images_of(config),
         earlier_fallback=False,
     )
     assert isinstance(network.model, FDUNet) and network.model.bn_momentum == 0.9
@@ -135,10 +136,16 @@ def test_training_moves_every_layer(run: Path, images: Path) -> None:
     assert np.isfinite(logits).all() and logits.shape == (2, 3)
 
 
+def model_of(config: ConfigDict) -> Model:
+    """For three classes, without masks."""
+    of_run = settings.read(config)
+    return factory.build_model(of_run.model, factory.Task(3, of_run.data.image_size))
+
+
 def test_the_classifier_alone_trains_on_features(images: Path) -> None:
     """What is frozen up to the pooling is computed once; a part of the path up to a cut."""
     config = unet_config(images)
-    model = setup.build_model(config, 3, 0)
+    model = model_of(config)
     names = model.layer_names
 
     def labels(first: str) -> dict[str, str]:
@@ -399,7 +406,7 @@ def test_mistakes(images: Path, tmp_path: Path, changes: dict[str, object], expe
 def test_the_plain_unet_is_a_setting(images: Path) -> None:
     config = unet_config(images)
     config.model.unet_block = "plain"
-    found = setup.build_model(config, 3, 0)
+    found = model_of(config)
     assert found == FDUNet(*(3, 1, 4, 2, 1), block="plain", dropout_rate=config.model.dropout)
     assert [name for name in found.layer_names if name.startswith("bottom")] == [
         *("bottom_1", "bottom_1_bn", "bottom_1_relu"),

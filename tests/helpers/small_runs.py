@@ -11,8 +11,10 @@ from PIL import Image
 
 from sscjax.configs import smoke
 from sscjax.data import synthetic
-from sscjax.experiments import single_run, summarize
+from sscjax.data.dataset import Images
+from sscjax.experiments import data_from_config, single_run, summarize
 from sscjax.reports import html
+from sscjax.training import settings
 
 
 def small_config() -> ConfigDict:
@@ -42,6 +44,12 @@ def one_stage_config() -> ConfigDict:
     del config.stages.finetune
     config.stages.head.epochs = 2
     return config
+
+
+def images_of(config: ConfigDict) -> Images:
+    """The images of a run: loaded, split and augmented."""
+    of_run = settings.read(config)
+    return data_from_config.split_images(of_run, *data_from_config.load_images(of_run))
 
 
 def written(folder: Path) -> dict[Path, int]:

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import one_stage_config
+from small_runs import images_of, one_stage_config
 
 from sscjax.evaluation import predictions as predictions_module
 from sscjax.evaluation.predictions import Predictions
-from sscjax.experiments import data_from_config, single_run
+from sscjax.experiments import single_run
 from sscjax.inference import explanations
 from sscjax.reports import html
 from sscjax.system import run_dir
-from sscjax.training import setup
+from sscjax.training import settings, setup
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -72,7 +72,7 @@ def test_run_writes_what_its_predictions_say(run: Path) -> None:
     assert sum(not entry["right"] for entry in found["images"]) == min(wrong, explanations.ERRORS)
     assert (found["layer"], found["map_size"]) == ("conv1_2_relu", [28, 28])
     config = one_stage_config()
-    images = data_from_config.split_images(config, *data_from_config.load_images(config)).originals
+    images = images_of(config).originals
     for entry in found["images"]:
         row = row_of[entry["file"]]
         assert entry["label"] == table.classes[table.labels[row]]
@@ -93,8 +93,8 @@ def test_written_again_it_is_the_same_and_nothing_else(run: Path) -> None:
     before = {path.name: path.read_bytes() for path in place.iterdir()}
     (place / "99.png").write_bytes(b"left over")
     config = one_stage_config()
-    images = data_from_config.split_images(config, *data_from_config.load_images(config))
-    network = setup.build_network(config, images, earlier_fallback=False)
+    images = images_of(config)
+    network = setup.build_network(settings.read(config), images, earlier_fallback=False)
     table = predictions_module.Predictions.read_csv(run / "predictions.csv")
-    explanations.write(config, run, images, network, "head", table)
+    explanations.write(run, images, network, "head", table)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import random_weights
 from ml_collections import ConfigDict
+from small_runs import images_of
 
 from sscjax.configs import smoke
 from sscjax.errors import UserError
-from sscjax.experiments import data_from_config, run_stages, summarize
+from sscjax.experiments import run_stages, summarize
 from sscjax.models import MobileNetV2
 from sscjax.models.pretrained import bundled, download, preprocessing
 from sscjax.models.pretrained.load import backbone_tree, load_backbone
@@ -22,7 +23,7 @@ from sscjax.models.pretrained.save import save_backbone
 from sscjax.reports import tables
 from sscjax.reports.html import provenance
 from sscjax.system.files import sha256
-from sscjax.training import losses, programs, setup
+from sscjax.training import losses, programs, settings, setup, starting_weights
 from sscjax.training.network import Network
 
 FOLDER = Path(bundled.__file__).parent
@@ -45,9 +46,8 @@ def small(**changes: Any) -> ConfigDict:
 
 
 def network_of(config: ConfigDict, *, earlier_fallback: bool = False) -> Network:
-    image_set, synthetic = data_from_config.load_images(config)
-    images = data_from_config.split_images(config, image_set, synthetic)
-    return setup.build_network(config, images, earlier_fallback=earlier_fallback)
+    images = images_of(config)
+    return setup.build_network(settings.read(config), images, earlier_fallback=earlier_fallback)
 
 
 # --- the file -------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_run_without_network_starts_from_it_and_says_so(caplog: pytest.LogCaptur
     config = small()
     with caplog.at_level("INFO", logger="sscjax"):
         network = network_of(config)
-        stages = run_stages.fit_to_weights(run_stages.make_stages(config), network, 1e-3)
+        stages = run_stages.fit_to_weights(settings.read(config).ordered_stages(), network, 1e-3)
     weights = network.weights
     assert weights.kind == "file" and weights.fallback and weights.sha256 == bundled.SHA256
     assert weights.name == "bundled backbone.safetensors"
@@ -125,7 +125,7 @@ def test_run_without_network_starts_from_it_and_says_so(caplog: pytest.LogCaptur
     np.testing.assert_array_equal(
         network.batch_stats["bn_Conv1"]["mean"], expected.batch_stats["bn_Conv1"]["mean"]
     )
-    assert stages == run_stages.make_stages(config)
+    assert stages == settings.read(config).ordered_stages()
     assert "no ImageNet weights" in caplog.text and "BUNDLED WEIGHTS" in caplog.text
     identity = weights.identity()
     assert identity["fallback"] and summarize.stand_in(identity) == "bundled"
@@ -136,8 +136,7 @@ def test_report_names_what_stood_in() -> None:
         assert summarize.stand_in({"kind": kind, "fallback": True}) == stand_in
         assert summarize.stand_in({"kind": kind, "fallback": False}) == ""
     config = small()
-    image_set, synthetic = data_from_config.load_images(config)
-    images = data_from_config.split_images(config, image_set, synthetic)
+    images = images_of(config)
     said = " ".join(summarize.warnings(images, fallback="bundled"))
     assert "BUNDLED starting weights, trained on drawn textures: no ImageNet weights" in said
     assert tables.STAND_INS["random"] not in said
@@ -158,11 +157,11 @@ def test_damaged_file_stops_only_runs_that_need_it(
     imagenet = tmp_path / "imagenet.h5"
     monkeypatch.setattr(download, "imagenet_weights", lambda *args: imagenet)
     monkeypatch.setattr(bundled, "__file__", str(tmp_path / "__init__.py"))
-    path, weights = setup._find_weights(small(), earlier_fallback=False)
+    path, weights = starting_weights.find(settings.read(small()), earlier_fallback=False)
     assert path == imagenet and not weights.fallback
     for changes, earlier in (({"pretrained": "bundled"}, False), ({}, True)):
         with pytest.raises(UserError, match="install sscjax again"):
-            setup._find_weights(small(**changes), earlier_fallback=earlier)
+            starting_weights.find(settings.read(small(**changes)), earlier_fallback=earlier)
 
 
 def test_asked_for_by_name() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import random_weights
 import weight_files
-from small_runs import one_stage_config
+from small_runs import images_of, one_stage_config
 from trees import assert_close
 
 from sscjax.errors import UserError
@@ -26,7 +26,7 @@ from sscjax.models.mobilenet_unet import MobileNetUNet
 from sscjax.models.pretrained.load import Loaded
 from sscjax.models.pretrained.preprocessing import KERAS
 from sscjax.reports import html
-from sscjax.training import setup
+from sscjax.training import settings, setup
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
 
@@ -177,8 +177,8 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     weight_files.write_legacy(path, weight_files.keras_arrays())
     config = unet_config()
     config.pretrained = str(path)
-    images = data_from_config.split_images(config, *data_from_config.load_images(config))
-    network = setup.build_network(config, images, earlier_fallback=False)
+    images = images_of(config)
+    network = setup.build_network(settings.read(config), images, earlier_fallback=False)
     params, batch_stats = (
         {name: tree[name] for name in like}
         for tree, like in zip(
@@ -205,8 +205,8 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = json.loads((tmp_path / "run/metrics.json").read_text("utf-8"))
     assert set(kept["segmentation"]["splits"]) == {"train", "val", "test"}
     opened = classifier.open_run(tmp_path / "run")
-    images_of_run = data_from_config.split_images(config, *data_from_config.load_images(config))
-    before = setup.build_network(config, images_of_run, earlier_fallback=False)
+    images_of_run = images_of(config)
+    before = setup.build_network(settings.read(config), images_of_run, earlier_fallback=False)
     for tree, ours in ((opened.batch_stats, before.batch_stats), (opened.params, before.params)):
         moved = {
             name
@@ -218,7 +218,7 @@ def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         new = set(opened.model.layer_names[opened.model.head_start :])
         assert moved == new & set(ours)
     assert isinstance(opened.model, MobileNetUNet)
-    images = data_from_config.load_images(config)[0].images
+    images = data_from_config.load_images(settings.read(config))[0].images
     answers = Outputs.join(opened.outputs([images[:32], images[32:]]))
     assert np.isfinite(answers.probabilities).all() and len(answers.distances) == 48
     # Frozen for export it answers alike.
@@ -246,7 +246,7 @@ def test_mistakes() -> None:
     config = unet_config()
     config.data.image_size = 80
     with pytest.raises(UserError, match=r"divisible by 32, such as 64 or 96$"):
-        setup.build_model(config, 3, 4)
+        settings.read(config)
     config.loss.segmentation = 0.0
     with pytest.raises(UserError, match="=0: set it above 0, or model.name=mobilenet_v2"):
-        setup.build_model(config, 3, 4)
+        settings.read(config)

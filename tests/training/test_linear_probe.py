@@ -23,7 +23,7 @@ from sscjax.inference.outputs import Outputs
 from sscjax.reports import html
 from sscjax.reports.html import provenance
 from sscjax.reports.html import run_data as page_folder
-from sscjax.training import linear_probe, losses
+from sscjax.training import linear_probe, losses, settings
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -189,7 +189,7 @@ def test_a_run_fitted_by_lbfgs(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     said = provenance.provenance(page_folder.read(tmp_path / "one"))
     assert [one["l2"] for one in said["fitted"]] == [kept["progress"]["l2"]]
     opened = classifier.open_run(tmp_path / "one")
-    image_set, _ = data_from_config.load_images(config)
+    image_set, _ = data_from_config.load_images(settings.read(config))
     table = predictions.Predictions.read_csv(tmp_path / "one/predictions.csv")
     assert table.files.tolist() == image_set.files.tolist()
     found = Outputs.join(opened.outputs([image_set.images[:32], image_set.images[32:]]))

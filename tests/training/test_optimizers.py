@@ -13,7 +13,7 @@ import random_weights
 from trees import assert_same
 
 from sscjax.errors import UserError
-from sscjax.models import MODELS
+from sscjax.models import factory
 from sscjax.models.cnn import CNN
 from sscjax.training import freezing, losses, optimizers, programs, train_step
 
@@ -80,7 +80,7 @@ def test_parameter_of_no_layer() -> None:
 
 
 def shapes(name: str, outputs: int) -> Any:
-    model = MODELS[name](outputs=outputs)
+    model: Any = factory.build_model(factory.ModelSettings(name), factory.Task(outputs, 128))
     found = random_weights.shapes(model, 128)
     return model, found["params"], found.get("batch_stats", {})
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from sscjax.data import dataset
 from sscjax.data.dataset import ImageSet
@@ -25,6 +24,7 @@ from sscjax.experiments.cross_validation import folds, report_text
 from sscjax.experiments.cross_validation.outcomes import Outcome
 from sscjax.reports import figures
 from sscjax.system import files, run_dir
+from sscjax.training.settings import Settings
 
 COLUMNS = ("file", "label", "subject", "repeat", "fold")
 
@@ -35,7 +35,7 @@ _PER_CLASS = ("sensitivity", "specificity", "precision", "f1", "auroc")
 
 
 def write(
-    config: ConfigDict,
+    settings: Settings,
     folder: Path,
     image_set: ImageSet,
     synthetic: bool,
@@ -45,17 +45,17 @@ def write(
     """Write tables, figures, picture and report of the whole; returns the text.
 
     Args:
-      config: of the cross-validation.
+      settings: of the cross-validation.
       folder: of the cross-validation.
       image_set: the images that were split.
       synthetic: whether they are the embedded synthetic set.
       outcomes: of every fold, in the order of `folds.plan`.
-      leaks: what the audit found to leak, where the config allows it.
+      leaks: what the audit found to leak, where the settings allow it.
     """
-    ordered = data_from_config.is_ordered(config, image_set, synthetic)
+    ordered = data_from_config.is_ordered(settings, image_set, synthetic)
     all_test = np.full(len(image_set), "test")
     images = dataset.Images(
-        image_set, all_test, image_set, synthetic, by=config.split.by, ordered=ordered
+        image_set, all_test, image_set, synthetic, by=settings.split.by, ordered=ordered
     )
     tables = by_repeat([outcome.predictions for outcome in outcomes], outcomes)
     by_stage = {
@@ -70,10 +70,10 @@ def write(
     warnings = summarize.warnings(
         images,
         fallback=max(outcome.fallback for outcome in outcomes),
-        named=summarize.names_classes(config, synthetic),
+        named=summarize.names_classes(settings, synthetic),
         leaks=leaks,
     )
-    aggregated = {"warnings": warnings, **_metrics(config, outcomes, tables, by_stage, images)}
+    aggregated = {"warnings": warnings, **_metrics(settings, outcomes, tables, by_stage, images)}
     masks = [outcome.masks for outcome in outcomes if outcome.masks is not None]
     if masks:
         table = segmentation.join(masks)
@@ -83,7 +83,7 @@ def write(
     test = aggregated["splits"]["test"]["image"]
     matrix = figures.confusion(test["confusion"], test["classes"], title="test images")
     figures.write_png(folder / run_dir.confusion_plot("test"), matrix)
-    text = report_text.report(config, folder, images, outcomes, aggregated)
+    text = report_text.report(settings, folder, images, outcomes, aggregated)
     files.write_text(folder / run_dir.REPORT, text)
     return text
 
@@ -195,7 +195,7 @@ def spread(figures_of: Sequence[dict[str, Any]], classes: int) -> dict[str, Any]
 
 
 def _metrics(
-    config: ConfigDict,
+    settings: Settings,
     outcomes: Sequence[Outcome],
     tables: Sequence[Predictions],
     by_stage: dict[str, list[Predictions]],
@@ -220,9 +220,9 @@ def _metrics(
         }
     repeats = [metrics.figures_by_split(table, ordered)["test"] for table in tables]
     # Of repeated hold-outs each repeat is one fold.
-    several = len(tables) > 1 and config.protocol in folds.EXHAUSTIVE
+    several = len(tables) > 1 and settings.protocol in folds.EXHAUSTIVE
     return {
-        "protocol": config.protocol,
+        "protocol": settings.protocol,
         "probabilities": {
             "splits": "calibrated",
             "stages": "as the network gave them",

@@ -20,13 +20,14 @@ from sscjax.data.dataset import ImageSet
 from sscjax.errors import DivergedError, UserError
 from sscjax.evaluation import metrics
 from sscjax.evaluation.predictions import Predictions
-from sscjax.experiments import data_from_config, run_record, run_stages, single_run, summarize
+from sscjax.experiments import data_from_config, run_record, single_run
 from sscjax.experiments.cross_validation import aggregate, folds
 from sscjax.experiments.cross_validation.folds import Fold
 from sscjax.experiments.cross_validation.grid import Candidate, best, candidates, mean_score
 from sscjax.experiments.cross_validation.outcomes import Outcome, read_fold
 from sscjax.reports import html
-from sscjax.system import files, locks, run_deletion, run_dir, terminal
+from sscjax.system import files, locks, run_deletion, run_dir
+from sscjax.training import settings as run_settings
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,17 +51,12 @@ def run(
     Raises:
       UserError: anything that the user can fix.
     """
-    if config.protocol not in folds.KINDS:
-        near = terminal.nearest(config.protocol, list(folds.KINDS))
-        hint = f"; did you mean {near!r}?" if near else ""
-        raise UserError(
-            f"config.protocol={config.protocol!r}: expected one of {', '.join(folds.KINDS)}{hint}"
-        )
-    if config.protocol == "holdout":
+    settings = run_settings.read(config)
+    if settings.protocol == "holdout":
         return single_run.run(config, folder, fresh=fresh, command=command)
     run_deletion.refuse_other_contents(folder, run_dir.PROTOCOL)
-    if config.get("private"):
-        anonymize.refuse_within(folder, config.data.path)
+    if settings.private:
+        anonymize.refuse_within(folder, settings.data.path)
     with locks.Lock(folder) as lock:
         lock.take()
         run_deletion.clear(folder, run_dir.PROTOCOL)
@@ -77,20 +73,21 @@ def _run_all(
         now = config.to_dict()
         run_record.refuse(run_record.config_differences(earlier["config"], now, free=free), folder)
     grid = candidates(config) if config.protocol == "nested" else []
-    for variant in [config, *(candidate.applied(config) for candidate in grid)]:
-        run_stages.make_stages(variant)
-    summarize.options(config)
-    loaded = data_from_config.load_images(config)
-    image_set = data_from_config.copies_before_split(config, loaded[0])
+    settings = run_settings.read(config)
+    for candidate in grid:
+        # Each is checked before any is trained.
+        run_settings.read(candidate.applied(config))
+    loaded = data_from_config.load_images(settings)
+    image_set = data_from_config.copies_before_split(settings, loaded[0])
     # Without a split: leaks between any two folds are found now, so that no later fold stops.
-    inspected = single_run.inspect(config, image_set, None, None if fresh else folder)
+    inspected = single_run.inspect(settings, image_set, None, None if fresh else folder)
     plan = folds.plan(config, image_set)
     for fold in plan:
         # Before anything trains, not when the fold is run.
-        part = data_from_config.without_outer_fold(fold.config, image_set)
-        data_from_config.refuse_unmasked(
-            fold.config, part, data_from_config.make_splits(fold.config, part)
-        )
+        of_fold = fold.settings
+        part = data_from_config.without_outer_fold(of_fold, image_set)
+        splits = data_from_config.make_splits(of_fold, part)
+        data_from_config.refuse_unmasked(of_fold, part, splits)
     now = {
         **_record(config, image_set, loaded[1], plan, grid),
         "command": run_record.shown_command(config, command),
@@ -117,7 +114,9 @@ def _run_all(
         lock.check()
         now["folds"][len(outcomes) - 1]["status"] = "finished"
         files.write_json(folder / run_dir.PROTOCOL, now)
-    text = aggregate.write(config, folder, image_set, loaded[1], outcomes, checks.leaks(inspected))
+    text = aggregate.write(
+        settings, folder, image_set, loaded[1], outcomes, checks.leaks(inspected)
+    )
     html.write(folder)
     files.write_json(folder / run_dir.PROTOCOL, {**now, "status": "finished"})
     return text

@@ -16,6 +16,8 @@ from sscjax.data import dataset
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.experiments import data_from_config
+from sscjax.training import settings as run_settings
+from sscjax.training.settings import Settings
 
 # Kinds of several runs, each with its name in a report.
 TITLES = {
@@ -24,8 +26,6 @@ TITLES = {
     "nested": "nested cross-validation",
     "loso": "leave-one-subject-out cross-validation",
 }
-KINDS = ("holdout", *TITLES)
-
 # Kinds that test each image exactly once in each repeat.
 EXHAUSTIVE = ("kfold", "nested", "loso")
 
@@ -53,6 +53,11 @@ class Fold:
     tested: np.ndarray
     inner: tuple[Fold, ...] = ()
 
+    @property
+    def settings(self) -> Settings:
+        """Those of its config."""
+        return run_settings.read(self.config)
+
 
 def derived_seed(seed: int, *place: int) -> int:
     """A seed of its own for each place, 0 to 2**31 - 1, the same for the same arguments."""
@@ -69,10 +74,11 @@ def plan(config: ConfigDict, image_set: ImageSet) -> list[Fold]:
     Raises:
       UserError: these images cannot be split so, or fields contradict it.
     """
-    _check_fields(config, image_set)
+    settings = run_settings.read(config)
+    _check_fields(settings, image_set)
     # Splits depend on everything but the pixels, and the inner ones would copy these.
     light = dataclasses.replace(image_set, images=np.empty((len(image_set), 0)), masks=None)
-    _check_holders(config, light)
+    _check_holders(settings, light)
     if config.protocol == "loso":
         planned = _one_for_each_subject(config, light)
     else:
@@ -89,7 +95,7 @@ def plan(config: ConfigDict, image_set: ImageSet) -> list[Fold]:
 
 def _one_repeat(config: ConfigDict, image_set: ImageSet, repeat: int, repeats: int) -> list[Fold]:
     """The folds of one partition; of 'repeated', one hold-out."""
-    seed = data_from_config.split_seed(config)
+    seed = run_settings.read(config).split_seed
     # The first repeat has the folds that split.folds and split.fold give by hand.
     seed = derived_seed(seed, _SPLIT, repeat) if repeat else seed
     prefix = f"repeat_{_padded(repeat, repeats)}" if repeats > 1 else ""
@@ -108,7 +114,7 @@ def _one_repeat(config: ConfigDict, image_set: ImageSet, repeat: int, repeats: i
 
 
 def _one_for_each_subject(config: ConfigDict, image_set: ImageSet) -> list[Fold]:
-    subjects = np.unique(image_set.subjects).tolist()
+    subjects, seed = np.unique(image_set.subjects).tolist(), run_settings.read(config).split_seed
     return [
         _fold(
             config,
@@ -116,7 +122,7 @@ def _one_for_each_subject(config: ConfigDict, image_set: ImageSet) -> list[Fold]
             f"fold_{_padded(number, len(subjects))}",
             0,
             number,
-            {"seed": data_from_config.split_seed(config), "test_subject": subject},
+            {"seed": seed, "test_subject": subject},
         )
         for number, subject in enumerate(subjects)
     ]
@@ -158,7 +164,7 @@ def _adapted(config: ConfigDict, split: dict[str, Any], *place: int) -> ConfigDi
     adapted = config.copy_and_resolve_references()
     adapted.protocol = "holdout"
     # The images stay what they are, whatever the seed of the run.
-    adapted.data.seed = data_from_config.data_seed(config)
+    adapted.data.seed = run_settings.read(config).data_seed
     adapted.seed = derived_seed(config.seed, *place)
     adapted.split.update(split)
     return adapted
@@ -167,8 +173,9 @@ def _adapted(config: ConfigDict, split: dict[str, Any], *place: int) -> ConfigDi
 def _tested(config: ConfigDict, image_set: ImageSet, name: str) -> np.ndarray:
     """Indices of the tested images among those that the run may see."""
     try:
-        seen = data_from_config.without_outer_fold(config, image_set)
-        return np.flatnonzero(data_from_config.make_splits(config, seen) == "test")
+        settings = run_settings.read(config)
+        seen = data_from_config.without_outer_fold(settings, image_set)
+        return np.flatnonzero(data_from_config.make_splits(settings, seen) == "test")
     except UserError as error:
         numbers = "; or change config.cv.folds or config.cv.inner_folds"
         fix = numbers if config.split.folds else ""
@@ -183,14 +190,13 @@ def _padded(number: int, count: int) -> str:
 # --- checks -------------------------------------------------------------------------------------
 
 
-def _check_fields(config: ConfigDict, image_set: ImageSet) -> None:
-    kind, cv, split = config.protocol, config.cv, config.split
-    if config.seed < 0:
-        raise UserError(f"config.seed={config.seed}: expected 0 or more")
+def _check_fields(settings: Settings, image_set: ImageSet) -> None:
+    kind, cv, split = settings.protocol, settings.cv, settings.split
     for name in ("folds", "outer_folds"):
-        if split[name]:
+        count = getattr(split, name)
+        if count:
             raise UserError(
-                f"config.split.{name}={split[name]} is for one run by hand: set it to 0, for "
+                f"config.split.{name}={count} is for one run by hand: set it to 0, for "
                 f"config.protocol={kind!r} makes its own folds by config.cv.folds"
             )
     if split.test_subject:
@@ -207,9 +213,6 @@ def _check_fields(config: ConfigDict, image_set: ImageSet) -> None:
             f"{image_set.source}: prescribes its splits, so config.protocol={kind!r} has nothing "
             "to split; set config.protocol=holdout or remove the split column"
         )
-    for name, least in (("folds", 2), ("inner_folds", 2), ("repeats", 0)):
-        if cv[name] < least:
-            raise UserError(f"config.cv.{name}={cv[name]}: expected {least} or more")
     if kind == "loso" and split.by != "subject":
         raise UserError(
             f"config.protocol='loso' leaves out subjects, but config.split.by={split.by!r}: set it "
@@ -222,9 +225,9 @@ def _check_fields(config: ConfigDict, image_set: ImageSet) -> None:
         )
 
 
-def _check_holders(config: ConfigDict, image_set: ImageSet) -> None:
+def _check_holders(settings: Settings, image_set: ImageSet) -> None:
     """Check that each class has enough subjects (or images); the error names what would do."""
-    kind, by = config.protocol, config.split.by
+    kind, by = settings.protocol, settings.split.by
     if kind == "loso" and dataset.unnamed(image_set) == len(image_set):
         raise UserError(
             "config.protocol='loso' leaves out one subject after the other, but no image names "
@@ -232,7 +235,7 @@ def _check_holders(config: ConfigDict, image_set: ImageSet) -> None:
             "config.protocol=kfold"
         )
     # One to test, one to validate, one to train on; and of k folds each is to test one.
-    least = max(3, config.cv.folds if kind in ("kfold", "nested") else 0)
+    least = max(3, settings.cv.folds if kind in ("kfold", "nested") else 0)
     for label, name in enumerate(image_set.classes):
         of_class = image_set.labels == label
         groups = image_set.subjects if by == "subject" else image_set.files

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from sscjax.data import dataset
 from sscjax.evaluation import metrics, segmentation
 from sscjax.experiments import summarize
@@ -16,10 +14,11 @@ from sscjax.experiments.cross_validation.outcomes import Outcome
 from sscjax.reports import paper
 from sscjax.reports.tables import confusion_text, intervals_table, paper_table, results_table
 from sscjax.system import formatting
+from sscjax.training.settings import Settings
 
 
 def report(
-    config: ConfigDict,
+    settings: Settings,
     folder: Path,
     images: dataset.Images,
     outcomes: Sequence[Outcome],
@@ -28,7 +27,7 @@ def report(
     """The report of a cross-validation.
 
     Args:
-      config: of the cross-validation.
+      settings: of the cross-validation.
       folder: where it lies.
       images: all of them, each with the split 'test'.
       outcomes: of every fold.
@@ -41,10 +40,10 @@ def report(
     )
     parts = [
         *figures["warnings"],
-        _title(config, images, outcomes),
-        _folds_table(config, outcomes, figures["over_folds"]["image"]),
+        _title(settings, images, outcomes),
+        _folds_table(settings, outcomes, figures["over_folds"]["image"]),
     ]
-    if config.protocol == "nested":
+    if settings.protocol == "nested":
         parts.append(_search_table(outcomes))
     parts.append(_aggregate_title(figures))
     if len(figures["stages"]) > 1:
@@ -55,11 +54,11 @@ def report(
         *([segmentation.text(figures["segmentation"])] if "segmentation" in figures else []),
         "test images\n" + confusion_text(shown["confusion"], shown["classes"]),
     ]
-    if paper.compares(config.name, images.synthetic):
+    if paper.compares(settings.name, images.synthetic):
         parts.append(
             paper_table(
                 len(images.originals.classes),
-                config.model.name,
+                settings.model.name,
                 figures["splits"],
                 split_by=images.by if images.has_subjects else "image",
                 synthetic=images.synthetic,
@@ -69,12 +68,12 @@ def report(
     return "\n\n".join(parts) + "\n"
 
 
-def _title(config: ConfigDict, images: dataset.Images, outcomes: Sequence[Outcome]) -> str:
-    kind, repeats = config.protocol, len({one.fold.repeat for one in outcomes})
-    number, by = len(images.originals), config.split.by
+def _title(settings: Settings, images: dataset.Images, outcomes: Sequence[Outcome]) -> str:
+    kind, repeats = settings.protocol, len({one.fold.repeat for one in outcomes})
+    number, by = len(images.originals), settings.split.by
     what = folds.TITLES[kind]
     if kind in ("kfold", "nested"):
-        what = f"{config.cv.folds}-fold {what}"
+        what = f"{settings.cv.folds}-fold {what}"
     times = "once" if repeats == 1 else f"{repeats} times"
     lines = [f"{what[0].upper()}{what[1:]} by {by}: {len(outcomes)} models of {number} images."]
     if kind in folds.EXHAUSTIVE:
@@ -86,15 +85,15 @@ def _title(config: ConfigDict, images: dataset.Images, outcomes: Sequence[Outcom
         lines.append("Each model is tested on another draw: an image may be tested often or never.")
     if kind == "nested":
         lines.append(
-            f"Each fold chose its settings by {config.cv.inner_folds} inner folds of its own "
+            f"Each fold chose its settings by {settings.cv.inner_folds} inner folds of its own "
             "training images."
         )
     return "\n".join(lines)
 
 
-def _folds_table(config: ConfigDict, outcomes: Sequence[Outcome], over: dict[str, Any]) -> str:
+def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str, Any]) -> str:
     """One row per fold with the figures of its test images, then mean and standard deviation."""
-    loso = config.protocol == "loso"
+    loso = settings.protocol == "loso"
     names = ("accuracy", "log_loss") if loso else metrics.OVERALL
     shares = ("accuracy", "balanced_accuracy")
     heads = {"balanced_accuracy": "balanced", "macro_auroc": "AUROC", "quadratic_kappa": "kappa"}
