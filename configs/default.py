@@ -49,6 +49,7 @@ def stage() -> ConfigDict:
     return config
 
 
+# One list of every field, long as it is: whoever looks for a field reads it from top to bottom.
 def get_config() -> ConfigDict:
     """The default: three classes, MobileNetV2 in two stages, split by subject."""
     config = ConfigDict()

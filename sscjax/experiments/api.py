@@ -109,6 +109,7 @@ def load_images(
     return dataclasses.replace(image_set, loaded_by=loaded_by)
 
 
+# Everything behind the star is set by name and has a default: likewise in `fit`.
 def create_model(
     name: str,
     num_classes: int,
@@ -187,6 +188,7 @@ def extract_features(
     return networks.extract_features(model, images, layers)
 
 
+# Long by its description alone.
 def fit(
     model: Model,
     train: ImageSet,

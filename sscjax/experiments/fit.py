@@ -71,6 +71,7 @@ class Finetune(Stage):
 DEFAULT_STAGES = (Head(), Finetune())
 
 
+# The arguments of `sscjax.fit`.
 def fit(
     model: Model,
     train: ImageSet,
@@ -106,24 +107,54 @@ def _joined(model: Model, train: ImageSet, val: ImageSet) -> tuple[ImageSet, np.
     Raises:
       UserError: they do not fit each other or the network.
     """
-    for name, one in (("train", train), ("val", val)):
-        if not isinstance(one, ImageSet):
-            raise UserError(
-                f"{name} is a {type(one).__name__}: expected an ImageSet, such as "
-                "ImageSet.split returns"
-            )
-        side = model.image_size
-        if tuple(one.images.shape[1:]) != (side, side, 3) or one.images.dtype != np.uint8:
-            shape = "x".join(map(str, one.images.shape[1:]))
-            raise UserError(
-                f"{name} has images of {one.images.dtype} {shape}, and the model takes uint8 "
-                f"{side}x{side}x3: give load_images and create_model the same image_size"
-            )
-        missing = [c for k, c in enumerate(one.classes) if not (one.labels == k).any()]
-        if missing:
-            raise UserError(
-                f"{name} has no image of class {missing[0]!r}: expected every class in both sets"
-            )
+    for name, image_set in (("train", train), ("val", val)):
+        _check_set(model, name, image_set)
+    _check_classes(model, train, val)
+    sets = (train, val)
+    files = np.concatenate([image_set.files for image_set in sets])
+    if len(set(files.tolist())) < len(files):
+        raise UserError(
+            "train and val hold an image twice, by its name in `files`: expected each image once, "
+            "as ImageSet.split gives them"
+        )
+    splits = np.repeat(["train", "val"], [len(train), len(val)])
+    joined = dataclasses.replace(
+        train,
+        images=lazy.Joined([image_set.images for image_set in sets]),
+        labels=np.concatenate([image_set.labels for image_set in sets]),
+        subjects=np.concatenate([image_set.subjects for image_set in sets]),
+        files=files,
+        splits=splits,
+        masks=_masks([image_set.masks for image_set in sets]),
+        origins=_together([image_set.origins for image_set in sets]),
+    )
+    return joined, splits
+
+
+def _check_set(model: Model, name: str, image_set: ImageSet) -> None:
+    """Check that a set has images of the network's size, of every class."""
+    if not isinstance(image_set, ImageSet):
+        raise UserError(
+            f"{name} is a {type(image_set).__name__}: expected an ImageSet, such as "
+            "ImageSet.split returns"
+        )
+    side, images = model.image_size, image_set.images
+    if tuple(images.shape[1:]) != (side, side, 3) or images.dtype != np.uint8:
+        shape = "x".join(map(str, images.shape[1:]))
+        raise UserError(
+            f"{name} has images of {images.dtype} {shape}, and the model takes uint8 "
+            f"{side}x{side}x3: give load_images and create_model the same image_size"
+        )
+    present = set(np.unique(image_set.labels).tolist())
+    missing = [label for k, label in enumerate(image_set.classes) if k not in present]
+    if missing:
+        raise UserError(
+            f"{name} has no image of class {missing[0]!r}: expected every class in both sets"
+        )
+
+
+def _check_classes(model: Model, train: ImageSet, val: ImageSet) -> None:
+    """Check that the sets have the same classes, as many as the network."""
     if train.classes != val.classes or train.mask_classes != val.mask_classes:
         raise UserError(
             f"train has the classes {', '.join(train.classes)}, val has {', '.join(val.classes)}: "
@@ -134,34 +165,12 @@ def _joined(model: Model, train: ImageSet, val: ImageSet) -> tuple[ImageSet, np.
             f"the images have {len(train.classes)} classes, the model {model.num_classes}: give "
             f"create_model num_classes={len(train.classes)}"
         )
-    masks = [one.masks for one in (train, val)]
-    if model.mask_classes and (
-        any(one is None for one in masks) or len(train.mask_classes) != model.mask_classes
-    ):
+    unmasked = train.masks is None or val.masks is None
+    if model.mask_classes and (unmasked or len(train.mask_classes) != model.mask_classes):
         raise UserError(
             f"the model has {model.mask_classes} classes of masks, the images have "
             f"{len(train.mask_classes)} with names: expected as many (load_images mask_classes)"
         )
-    sets = (train, val)
-    splits = np.repeat(["train", "val"], [len(train), len(val)])
-    files = np.concatenate([one.files for one in sets])
-    if len(set(files.tolist())) < len(files):
-        raise UserError(
-            "train and val hold an image twice, by its name in `files`: expected each image once, "
-            "as ImageSet.split gives them"
-        )
-    origins = [one.origins for one in sets]
-    joined = dataclasses.replace(
-        train,
-        images=lazy.Joined([one.images for one in sets]),
-        labels=np.concatenate([one.labels for one in sets]),
-        subjects=np.concatenate([one.subjects for one in sets]),
-        files=files,
-        splits=splits,
-        masks=_masks(masks),
-        origins=_together(origins),
-    )
-    return joined, splits
 
 
 def _masks(masks: Sequence[Any]) -> Any:

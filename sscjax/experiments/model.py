@@ -89,6 +89,7 @@ class Model:
         )
 
 
+# The arguments of `sscjax.create_model`.
 def create(
     name: str,
     num_classes: int,

@@ -83,6 +83,7 @@ class _Prepared:
     record: dict[str, Any]
 
 
+# The last four are set by what makes several runs, or a run of a notebook.
 def run(
     config: ConfigDict,
     folder: Path,

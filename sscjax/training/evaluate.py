@@ -71,6 +71,7 @@ def penultimate(
     )
 
 
+# The arguments behind the star change how it is computed, not what.
 def mask_counts(
     function: Callable[..., jax.Array],
     params: freezing.Params,

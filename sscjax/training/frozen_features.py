@@ -52,6 +52,7 @@ def prefix_shape(
     return (images[0], *shape.shape[1:])
 
 
+# The arguments behind the star change how it is computed, not what.
 def compute(
     program: programs.Program,
     last: int,

@@ -69,8 +69,7 @@ def prepare(
             *(stage.name, megabytes),
         )
         return program, *raw
-    name = model.layer_names[last - 1]
-    with Progress(f"features up to {name}", total) as progress:
+    with Progress(f"features up to {model.layer_names[last - 1]}", total) as progress:
         # The originals by themselves: other folds and seeds reuse them.
         features = lazy.Joined(
             [
@@ -79,13 +78,18 @@ def prepare(
             ]
         )
     count = len(images.originals)
+    of_training = np.concatenate([chosen, np.arange(count, total)])
+    behind = _program_behind(program, last)
+    return behind, lazy.View(features, of_training), lazy.View(features, np.arange(count))
+
+
+def _program_behind(program: programs.Program, last: int) -> programs.Program:
+    """How the network is run from the outputs of its first `last` layers on."""
     # A classifier alone is too little work for a loop over parts of the batch.
-    micro_batch = 0 if last >= model.features_end else program.micro_batch
-    ready = dataclasses.replace(
+    micro_batch = 0 if last >= program.model.features_end else program.micro_batch
+    return dataclasses.replace(
         program, inputs=lambda stored, key: stored, first=last, micro_batch=micro_batch
     )
-    of_training = np.concatenate([chosen, np.arange(count, total)])
-    return ready, lazy.View(features, of_training), lazy.View(features, np.arange(count))
 
 
 def _megabytes(network: Network, last: int, images: tuple[int, ...]) -> float:

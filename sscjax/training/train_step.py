@@ -158,10 +158,7 @@ def _gradients(
     batch: tuple[jax.Array, jax.Array, jax.Array],
     key: jax.Array,
 ) -> tuple[freezing.Params, freezing.Params, Sums]:
-    """Gradients over the trained `params`, new running averages, sums; a scan over micro-batches.
-
-    `frozen` is not differentiated.
-    """
+    """Gradients over `params` alone, new running averages, and sums; a scan over micro-batches."""
     count = len(batch[1])
     size, block = _sizes(program, count)
     augment_key, drop_key = jax.random.split(key)
