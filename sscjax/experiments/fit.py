@@ -174,11 +174,11 @@ def _check_classes(model: Model, train: ImageSet, val: ImageSet) -> None:
 
 
 def _masks(masks: Sequence[Any]) -> Any:
-    return None if any(one is None for one in masks) else lazy.Joined(masks)
+    return None if any(part is None for part in masks) else lazy.Joined(masks)
 
 
 def _together(columns: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    present = [one for one in columns if one is not None]
+    present = [column for column in columns if column is not None]
     return np.concatenate(present) if len(present) == len(columns) else None
 
 

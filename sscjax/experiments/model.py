@@ -145,8 +145,8 @@ def extract_features(
     ]
     if parts:
         return np.concatenate(parts)
-    one = jax.ShapeDtypeStruct((BATCH, model.image_size, model.image_size, 3), np.uint8)
-    width = jax.eval_shape(find, params, batch_stats, one).shape[-1]
+    batch = jax.ShapeDtypeStruct((BATCH, model.image_size, model.image_size, 3), np.uint8)
+    width = jax.eval_shape(find, params, batch_stats, batch).shape[-1]
     return np.zeros((0, width), np.float32)
 
 

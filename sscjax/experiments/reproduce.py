@@ -152,12 +152,12 @@ def changed_surroundings(folder: Path) -> list[str]:
         if "code" not in session or "environment" not in session:
             lines[f"session {number}: its code and machine were not recorded"] = None
             continue
-        found = run_record.config_differences(session["code"], code, "code")
+        changes = run_record.config_differences(session["code"], code, "code")
         # The same sources are the same code, whatever a repository calls them.
         if session["code"]["source_sha256"] == code["source_sha256"]:
-            found = [line for line in found if not line.startswith("code.git")]
-        found += run_record.config_differences(session["environment"], environment, "environment")
-        lines |= dict.fromkeys(found)
+            changes = [line for line in changes if not line.startswith("code.git")]
+        changes += run_record.config_differences(session["environment"], environment, "environment")
+        lines |= dict.fromkeys(changes)
     return list(lines)
 
 

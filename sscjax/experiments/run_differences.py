@@ -68,14 +68,14 @@ def _compare_predictions(then_path: Path, now_path: Path) -> dict[str, Any]:
         {
             (file, split): (label, tuple(row))
             for file, split, label, row in zip(
-                one.files.tolist(),
-                one.splits.tolist(),
-                one.labels.tolist(),
-                one.probabilities.tolist(),
+                predictions.files.tolist(),
+                predictions.splits.tolist(),
+                predictions.labels.tolist(),
+                predictions.probabilities.tolist(),
                 strict=True,
             )
         }
-        for one in (then, now)
+        for predictions in (then, now)
     )
     common = [key for key in before if key in after and then.classes == now.classes]
     differing = [key for key in common if before[key] != after[key]]

@@ -123,7 +123,7 @@ def _count(
             pixels[:, index, column] = which.sum(axis=(1, 2))
         if measure:
             pairs = zip(ours, theirs, strict=True)
-            distances[:, index] = [surfaces.hausdorff95(one, other) for one, other in pairs]
+            distances[:, index] = [surfaces.hausdorff95(mask, truth) for mask, truth in pairs]
     return pixels, distances
 
 

@@ -252,11 +252,12 @@ def _finished(config: ConfigDict, path: Path) -> dict[str, Any] | None:
 
 def _refuse_other_weights(first: Path, other: Path) -> None:
     """Random weights differ by the seed; a file must be the same file for all folds."""
-    one, two = run_dir.read(first), run_dir.read(other)
-    assert one is not None and two is not None
+    first_record, other_record = run_dir.read(first), run_dir.read(other)
+    assert first_record is not None and other_record is not None
+    expected, weights = first_record["weights"], other_record["weights"]
     names = ["kind", "convention", "fallback"]
-    names += ["sha256"] if one["weights"]["kind"] == "file" else []
-    different = [name for name in names if one["weights"][name] != two["weights"][name]]
+    names += ["sha256"] if expected["kind"] == "file" else []
+    different = [name for name in names if expected[name] != weights[name]]
     if different:
         raise UserError(
             f"{other.name} started from other weights than {first.name} ({', '.join(different)} "
