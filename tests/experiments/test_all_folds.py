@@ -288,10 +288,10 @@ def test_edited_fold_is_noticed(kfold: Path, tmp_path: Path) -> None:
         all_folds.run(kfold_config(), run)
 
 
-# ---- asked about new images ---------------------------------------------------------------------
+# ---- predictions for new images -----------------------------------------------------------------
 
 
-def test_all_models_are_asked_together(
+def test_all_models_predict_together(
     kfold: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Means of the folds' own answers, distances in units of each fold's limit, pooled rules."""
@@ -326,11 +326,11 @@ def test_all_models_are_asked_together(
     assert "on the folds' test images" in capsys.readouterr().out
 
 
-def test_an_unfinished_protocol_is_not_asked(kfold: Path, tmp_path: Path) -> None:
+def test_an_unfinished_cross_validation_does_not_predict(kfold: Path, tmp_path: Path) -> None:
     shutil.copytree(kfold, tmp_path / "half")
     path = tmp_path / "half" / "protocol.json"
-    kept = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps({**kept, "status": "started"}), "utf-8")
+    recorded = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**recorded, "status": "started"}), "utf-8")
     with pytest.raises(UserError, match="cross-validation in .* is not finished: give its"):
         ensemble.open_folder(tmp_path / "half")
     path.write_text("{", "utf-8")
@@ -340,17 +340,17 @@ def test_an_unfinished_protocol_is_not_asked(kfold: Path, tmp_path: Path) -> Non
         classifier.open_run(kfold)
 
 
-def test_most_models_tell_the_mask() -> None:
-    told = np.random.default_rng(0).integers(0, 4, (5, 2, 6, 6)).astype(np.uint8)
-    found = ensemble._most_predicted(told, 4)
+def test_the_mask_is_that_of_most_models() -> None:
+    masks_of_models = np.random.default_rng(0).integers(0, 4, (5, 2, 6, 6)).astype(np.uint8)
+    found = ensemble._most_predicted(masks_of_models, 4)
     for place in np.ndindex(2, 6, 6):
-        values = [int(one[place]) for one in told]
+        values = [int(one[place]) for one in masks_of_models]
         most = max(values.count(label) for label in range(4))
         assert found[place] == min(label for label in range(4) if values.count(label) == most)
 
 
-def test_each_model_is_asked_as_it_was_trained(kfold: Path) -> None:
-    """Of two that differ in the scaling of pixels alone each answers with its own."""
+def test_each_model_scales_pixels_as_in_its_training(kfold: Path) -> None:
+    """Of two that differ in the scaling of pixels alone each predicts with its own."""
     one = classifier.open_run(kfold / "folds/fold_0")
     inputs = setup.make_inputs("imagenet")
     program = dataclasses.replace(one.program, inputs=inputs)

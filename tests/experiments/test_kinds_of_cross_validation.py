@@ -140,10 +140,10 @@ def test_diverged_candidate_scores_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_command_line_takes_the_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+    configs_run: list[Any] = []
 
     def run(config: ConfigDict, folder: Path, **rest: Any) -> str:
-        asked.append((config.protocol, config.cv.folds, config.cv.search, folder.name))
+        configs_run.append((config.protocol, config.cv.folds, config.cv.search, folder.name))
         return ""
 
     monkeypatch.setattr(all_folds, "run", run)
@@ -161,4 +161,4 @@ def test_command_line_takes_the_protocol(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "argv", arguments)
     main.main()
     wanted = ("kfold", 4, ("stages.head.learning_rate=1e-4,1e-3",), "three_class-kfold")
-    assert asked == [wanted]
+    assert configs_run == [wanted]

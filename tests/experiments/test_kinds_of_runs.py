@@ -39,9 +39,9 @@ def test_images_without_subjects_are_reported(tmp_path: Path) -> None:
     config.data.path = str(folder)
     text = single_run.run(config, tmp_path / "run")
     assert text.startswith("NO SUBJECTS") and "ONE IMAGE" not in text
-    kept = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
+    recorded = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     # The classes are in the order of their names, which is no order of severity.
-    assert kept["splits"]["test"]["image"]["quadratic_kappa"] is None
+    assert recorded["splits"]["test"]["image"]["quadratic_kappa"] is None
 
 
 @pytest.mark.slow

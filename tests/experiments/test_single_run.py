@@ -91,9 +91,9 @@ def test_predictions_cover_every_image_once(reference: Path) -> None:
     assert len(table) == 48 and len(set(table.files.tolist())) == 48
     splits = {split: set(table.where(split).subjects.tolist()) for split in predictions.SPLITS}
     assert not splits["train"] & splits["val"] and not splits["train"] & splits["test"]
-    kept = json.loads((reference / "metrics.json").read_text("utf-8"))
+    recorded = json.loads((reference / "metrics.json").read_text("utf-8"))
     again = metrics.figures_by_split(table, ordered=True)
-    assert again["test"]["image"]["accuracy"] == kept["splits"]["test"]["image"]["accuracy"]
+    assert again["test"]["image"]["accuracy"] == recorded["splits"]["test"]["image"]["accuracy"]
 
 
 def test_head_stage_leaves_the_base_alone(reference: Path) -> None:
@@ -194,7 +194,7 @@ def test_finished_run_says_so_and_changes_nothing(
     assert written(reference) == before
 
 
-def test_changed_calibration_makes_the_figures_anew_without_training(tmp_path: Path) -> None:
+def test_changed_calibration_makes_the_figures_again_without_training(tmp_path: Path) -> None:
     config = one_stage_config()
     single_run.run(config, tmp_path / "run")
     model = tmp_path / "run" / "stages" / "head"
@@ -215,10 +215,10 @@ def test_changed_calibration_makes_the_figures_anew_without_training(tmp_path: P
 def test_run_s_probabilities_are_the_stage_s_calibrated(reference: Path) -> None:
     """And a later program flags and calibrates from the run's folder alone."""
     found = json.loads((reference / "calibration.json").read_text("utf-8"))
-    kept = json.loads((reference / "metrics.json").read_text("utf-8"))
-    assert kept["probabilities"]["temperature"] == found["temperature"]
+    recorded = json.loads((reference / "metrics.json").read_text("utf-8"))
+    assert recorded["probabilities"]["temperature"] == found["temperature"]
     raw = predictions.Predictions.read_csv(
-        reference / "stages" / kept["final_stage"] / "predictions.csv"
+        reference / "stages" / recorded["final_stage"] / "predictions.csv"
     )
     ours = predictions.Predictions.read_csv(reference / "predictions.csv")
     expected = calibration.calibrate(raw.probabilities, found["temperature"])
@@ -313,7 +313,7 @@ def test_memory_is_given_back_once_a_stage(tmp_path: Path, monkeypatch: pytest.M
     assert given == [1]
 
 
-def test_damaged_micro_batch_of_a_run_is_said(tmp_path: Path) -> None:
+def test_damaged_micro_batch_of_a_run_is_named(tmp_path: Path) -> None:
     config = one_stage_config()
     single_run.run(config, tmp_path / "run")
     path = tmp_path / "run" / "run.json"

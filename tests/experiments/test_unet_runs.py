@@ -1,4 +1,4 @@
-"""Runs of the UNet from a config: whole, interrupted, asked, and refused."""
+"""Runs of the UNet from a config: complete, interrupted, used to predict, and refused."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def no_pictures(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_writes_report_and_page(run: Path) -> None:
-    kept = json.loads((run / "run.json").read_text("utf-8"))
+    recorded = json.loads((run / "run.json").read_text("utf-8"))
     # From random weights BatchNorm trains on the batch.
-    assert kept["status"] == "finished" and kept["stages"][0]["batch_norm"] == "batch"
+    assert recorded["status"] == "finished" and recorded["stages"][0]["batch_norm"] == "batch"
     figures = json.loads((run / "metrics.json").read_text("utf-8"))
     assert set(figures["splits"]) == set(predictions.SPLITS)
     text = (run / "report.txt").read_text("utf-8")
@@ -205,12 +205,12 @@ def masked(quick_compiler: None, tmp_path_factory: pytest.TempPathFactory) -> Ma
 
 
 @pytest.mark.slow
-def test_answers_of_a_run_with_masks(
+def test_predictions_of_a_run_with_masks(
     masked: Masked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A mask of each image at its own size; of what the network did not see nothing is told."""
+    """A mask of each image at its own size; the border that the network did not see has none."""
     opened = classifier.open_run(masked.run)
-    told = np.asarray(
+    predicted_masks = np.asarray(
         programs.make_masks(opened.program)(opened.params, opened.batch_stats, masked.drawn.images)
     )
     wide = tmp_path / "new"
@@ -231,20 +231,20 @@ def test_answers_of_a_run_with_masks(
     with (tmp_path / "out/masks.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == ["0.png", "1.png"]
-    kept = json.loads((tmp_path / "out" / predict.ALL).read_text("utf-8"))
-    assert kept["mask_classes"] == list(synthetic.TISSUES)
+    recorded = json.loads((tmp_path / "out" / predict.ALL).read_text("utf-8"))
+    assert recorded["mask_classes"] == list(synthetic.TISSUES)
     for index, row in enumerate(rows):
         mask = np.asarray(Image.open(tmp_path / "out" / row["mask"]))
-        np.testing.assert_array_equal(mask[:, 4:36], told[index])
+        np.testing.assert_array_equal(mask[:, 4:36], predicted_masks[index])
         assert (mask[:, :4] == masks.IGNORE).all() and (mask[:, 36:] == masks.IGNORE).all()
-        shares = np.bincount(told[index].ravel(), minlength=4) / 32**2
+        shares = np.bincount(predicted_masks[index].ravel(), minlength=4) / 32**2
         for place, name in enumerate(synthetic.TISSUES):
             assert float(row[f"share {name}"]) == pytest.approx(shares[place], abs=1e-6)
-            assert kept["masks"][index]["shares"][name] == pytest.approx(shares[place])
+            assert recorded["masks"][index]["shares"][name] == pytest.approx(shares[place])
 
 
 @pytest.mark.slow
-def test_masks_of_earlier_answers(masked: Masked, run: Path, tmp_path: Path) -> None:
+def test_masks_of_earlier_predictions(masked: Masked, run: Path, tmp_path: Path) -> None:
     """Kept where nothing comes in their place, gone with it; a folder of the user's stays."""
     image = put(tmp_path / "a.png")
     out = tmp_path / "out"
@@ -272,18 +272,19 @@ def test_masks_of_folds_are_aggregated(masked: Masked, tmp_path: Path) -> None:
     tested = np.flatnonzero(np.isin(names, masked.drawn.files))
     config = masked_config(masked.images)
     fold = folds.Fold("fold_0", 0, config, tested)
-    kept = json.loads((masked.run / "metrics.json").read_text("utf-8"))["segmentation"]
-    told = outcomes._masks(fold, masked.run / run_dir.MASKS, masked.drawn, kept)
-    assert told is not None and told.files.tolist() == found.files.tolist()
-    twice = segmentation.by_split(segmentation.join([told, told]))
-    once = segmentation.by_split(told)
+    recorded = json.loads((masked.run / "metrics.json").read_text("utf-8"))["segmentation"]
+    predicted_masks = outcomes._masks(fold, masked.run / run_dir.MASKS, masked.drawn, recorded)
+    assert predicted_masks is not None and predicted_masks.files.tolist() == found.files.tolist()
+    twice = segmentation.by_split(segmentation.join([predicted_masks, predicted_masks]))
+    once = segmentation.by_split(predicted_masks)
     assert twice["splits"]["test"]["mean_dice"] == once["splits"]["test"]["mean_dice"]
-    assert f"of {len(told)} images added up, tested {2 * len(told)} times" in segmentation.note(
-        twice
+    assert (
+        f"of {len(predicted_masks)} images added up, tested {2 * len(predicted_masks)} times"
+        in segmentation.note(twice)
     )
     other = folds.Fold("fold_0", 0, config, tested[:1])
     with pytest.raises(UserError, match="are not the masks that fold_0 tests; delete this fold's"):
-        outcomes._masks(other, masked.run / run_dir.MASKS, masked.drawn, kept)
+        outcomes._masks(other, masked.run / run_dir.MASKS, masked.drawn, recorded)
 
 
 @pytest.mark.slow
@@ -294,16 +295,16 @@ def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> 
         pytest.importorskip(package, reason=f"{package}, of the extra 'export', is not installed")
     opened = classifier.open_run(masked.run)
     pixels = np.asarray(masked.drawn.images[:5])
-    told = programs.make_masks(opened.program)(opened.params, opened.batch_stats, pixels)
+    predicted_masks = programs.make_masks(opened.program)(opened.params, opened.batch_stats, pixels)
     export_file.export(masked.run, "stablehlo", tmp_path / "a.zip", ExportOptions())
     call, _ = export.load_stablehlo(tmp_path / "a.zip")
     said = export_file.export(masked.run, "onnx", tmp_path / "a.onnx", ExportOptions())
     assert "0 decisions differ" in said and "of the masks 0 % of the pixels" in said
     outputs = onnx_file.load(tmp_path / "a.onnx")(pixels)
     assert outputs["masks"].dtype == np.uint8
-    np.testing.assert_array_equal(outputs["masks"], told)
+    np.testing.assert_array_equal(outputs["masks"], predicted_masks)
     compiled = call(pixels)
-    np.testing.assert_array_equal(compiled["masks"], told)
+    np.testing.assert_array_equal(compiled["masks"], predicted_masks)
     np.testing.assert_allclose(compiled["maps"], outputs["maps"], atol=2e-4)
     np.testing.assert_allclose(compiled["probabilities"], outputs["probabilities"], atol=2e-5)
     about = json.loads((tmp_path / "a.onnx.json").read_text("utf-8"))
@@ -327,25 +328,27 @@ def test_a_run_with_masks(masked: Masked, tmp_path: Path) -> None:
     """Told better than by the commonest tissue; counted, reported, gone on with, and answered."""
     folder, drawn, text = masked.images, masked.drawn, masked.text
     config = masked_config(folder)
-    kept = json.loads((masked.run / "metrics.json").read_text("utf-8"))["segmentation"]
-    assert kept["classes"] == list(synthetic.TISSUES)
-    counts = [part["n"] for part in kept["splits"].values()]
+    recorded = json.loads((masked.run / "metrics.json").read_text("utf-8"))["segmentation"]
+    assert recorded["classes"] == list(synthetic.TISSUES)
+    counts = [part["n"] for part in recorded["splits"].values()]
     assert sum(counts) == 24 and "masks, test" in text
     # The best epoch is the one of the best Dice on validation, which the curves have.
     with (masked.run / "curves.csv").open(encoding="utf-8", newline="") as file:
         dice = [float(row["val_mean_dice"]) for row in csv.DictReader(file)]
-    assert max(dice) == pytest.approx(kept["splits"]["val"]["mean_dice"])
+    assert max(dice) == pytest.approx(recorded["splits"]["val"]["mean_dice"])
     stage = json.loads((masked.run / "stages/train/stage.json").read_text("utf-8"))
     assert stage["value"] == max(dice) == dice[stage["progress"]["best_epoch"] - 1]
-    # The file's counts are those of masks told anew from the run's folder.
+    # The file's counts are those of masks predicted again from the run's folder.
     opened = classifier.open_run(masked.run)
     assert opened.model.mask_classes == 4
-    told = programs.make_masks(opened.program)(opened.params, opened.batch_stats, drawn.images)
+    predicted_masks = programs.make_masks(opened.program)(
+        opened.params, opened.batch_stats, drawn.images
+    )
     written = (masked.run / "masks.csv").read_text("utf-8").splitlines()
     rows = list(csv.DictReader(written))
     assert len(rows) == 24
     right = {
-        file: int((told[index] == masked.maps[index]).sum())
+        file: int((predicted_masks[index] == masked.maps[index]).sum())
         for index, file in enumerate(drawn.files.tolist())
     }
     for row in rows:
@@ -354,7 +357,7 @@ def test_a_run_with_masks(masked: Masked, tmp_path: Path) -> None:
     # Who says the commonest tissue everywhere has Dice of it alone.
     known = masked.maps[[index for index in range(36) if index % 3]]
     share = np.bincount(known.ravel()).max() / known.size
-    assert kept["splits"]["train"]["mean_dice"] > 1.2 * (2 * share / (1 + share)) / 4
+    assert recorded["splits"]["train"]["mean_dice"] > 1.2 * (2 * share / (1 + share)) / 4
     sheet = np.asarray(Image.open(masked.run / run_dir.MASKS_SHEET).convert("RGB"))
     assert sheet.shape[1] > 400 and len(np.unique(sheet.reshape(-1, 3), axis=0)) > 50
     shown = render.write(masked.run)[0].read_text("utf-8")

@@ -1,4 +1,4 @@
-"""What is saved comes back to the bit; what is unfinished or damaged is told apart."""
+"""What is saved comes back to the bit; what is unfinished or damaged is recognised."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_saving_a_step_again_does_nothing(saved: Path) -> None:
 def test_unfinished_checkpoint_is_no_checkpoint(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped when all is written and only the name is missing; the next run writes it anew."""
+    """Stopped when all is written and only the name is missing; the next run writes it again."""
     rename = os.rename
 
     def stop(source: Any, target: Any, *args: Any, **kwargs: Any) -> None:
@@ -222,7 +222,7 @@ UNDAMAGED: dict[str, Exception] = {
 def test_what_the_machine_lacks_is_no_damage(
     saved: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sound checkpoint stays in its place, and a finished stage is not to be trained anew."""
+    """A sound checkpoint stays in its place, and a finished stage is not to be trained again."""
     error = UNDAMAGED[name]
     save_model(saved / "model", params())
 

@@ -43,7 +43,7 @@ def test_compute(batch_size: int, done: list[int]) -> None:
     """With a tail, without one, and with a batch larger than the set."""
     variables = random_weights.draw(SMALL, 17)
     program = programs.Program(SMALL, losses.Objective("softmax"), scaled)
-    told: list[int] = []
+    advances: list[int] = []
     found = frozen_features.compute(
         program,
         LAST,
@@ -51,13 +51,13 @@ def test_compute(batch_size: int, done: list[int]) -> None:
         {},
         IMAGES,
         batch_size=batch_size,
-        progress=told.append,
+        progress=advances.append,
     )
     expected: Any = SMALL.apply(variables, scaled(IMAGES, None), train=False, last=LAST)
     assert isinstance(found, np.ndarray) and found.dtype == np.float32
     assert found.shape == expected.shape == (10, 6, 6, 4)
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert told == done
+    assert advances == done
 
 
 def test_features_that_were_kept_count_as_done(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_features_that_were_kept_count_as_done(tmp_path: Path) -> None:
     program = programs.Program(SMALL, losses.Objective("softmax"), scaled)
     store = frozen_features.Store(tmp_path, 1e6)
     for expected in ([4, 4, 2], [10]):
-        told: list[int] = []
+        advances: list[int] = []
         frozen_features.compute(
             program,
             LAST,
@@ -73,10 +73,10 @@ def test_features_that_were_kept_count_as_done(tmp_path: Path) -> None:
             {},
             IMAGES,
             batch_size=4,
-            progress=told.append,
+            progress=advances.append,
             keep=store.keep("a", held=True),
         )
-        assert told == expected
+        assert advances == expected
 
 
 def test_batches_have_one_shape() -> None:

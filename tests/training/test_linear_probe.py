@@ -179,15 +179,15 @@ def test_a_run_fitted_by_lbfgs(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.INFO):
         single_run.run(config, tmp_path / "one")
     assert "-fold cross-validation over the training subjects" in caplog.text
-    kept = json.loads((tmp_path / "one/stages/head/stage.json").read_text("utf-8"))
-    assert kept["progress"]["l2"] in (1e-3, 1e-1) and kept["progress"]["best_epoch"] == 1
-    [row] = kept["progress"]["curves"]
+    recorded = json.loads((tmp_path / "one/stages/head/stage.json").read_text("utf-8"))
+    assert recorded["progress"]["l2"] in (1e-3, 1e-1) and recorded["progress"]["best_epoch"] == 1
+    [row] = recorded["progress"]["curves"]
     assert row["train_accuracy"] > 0.5 and np.isfinite(row["val_loss"])
     before = written(tmp_path / "one")
     single_run.run(config, tmp_path / "one")
     assert written(tmp_path / "one") == before
     said = provenance.provenance(page_folder.read(tmp_path / "one"))
-    assert [one["l2"] for one in said["fitted"]] == [kept["progress"]["l2"]]
+    assert [one["l2"] for one in said["fitted"]] == [recorded["progress"]["l2"]]
     opened = classifier.open_run(tmp_path / "one")
     image_set, _ = data_from_config.load_images(settings.read(config))
     table = predictions.Predictions.read_csv(tmp_path / "one/predictions.csv")
@@ -236,8 +236,8 @@ def test_one_subject_of_a_class_leaves_no_choice(
     config.stages.head.l2 = (1e-4, 1e-2, 1.0)
     single_run.run(config, tmp_path)
     assert "too few subjects of a class to choose l2" in caplog.text
-    kept = json.loads((tmp_path / "stages/head/stage.json").read_text("utf-8"))
-    assert kept["progress"]["l2"] == 1e-2
+    recorded = json.loads((tmp_path / "stages/head/stage.json").read_text("utf-8"))
+    assert recorded["progress"]["l2"] == 1e-2
 
 
 @pytest.mark.parametrize(

@@ -40,23 +40,23 @@ pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 @pytest.fixture(scope="module")
-def whole() -> tuple[Any, train_step.Sums]:
+def full_batch() -> tuple[Any, train_step.Sums]:
     return gradient_of_one_step(program(), EIGHT, np.ones(8))
 
 
-def test_gradient_is_the_mean_cross_entropys(whole: tuple[Any, train_step.Sums]) -> None:
+def test_gradient_is_the_mean_cross_entropys(full_batch: tuple[Any, train_step.Sums]) -> None:
     def loss(params: Any) -> jax.Array:
         logits: Any = MODEL.apply({"params": params}, scaled(IMAGES[EIGHT], None), train=False)
         chosen = jax.nn.log_softmax(logits)[jnp.arange(8), LABELS[EIGHT]]
         return -chosen.mean()
 
-    assert_close(whole[0], jax.jit(jax.grad(loss))(random_weights.draw(MODEL, 16)["params"]))
+    assert_close(full_batch[0], jax.jit(jax.grad(loss))(random_weights.draw(MODEL, 16)["params"]))
 
 
-def test_sums(whole: tuple[Any, train_step.Sums]) -> None:
+def test_sums(full_batch: tuple[Any, train_step.Sums]) -> None:
     logits, labels = logits_of(EIGHT), LABELS[EIGHT]
     losses = -log_softmax(logits)[np.arange(8), labels]
-    sums = whole[1]
+    sums = full_batch[1]
     assert float(sums.loss) == pytest.approx(losses.sum(), rel=1e-5)
     right = int((logits.argmax(1) == labels).sum())
     assert 0 < right < 8
@@ -64,16 +64,16 @@ def test_sums(whole: tuple[Any, train_step.Sums]) -> None:
 
 
 @pytest.mark.parametrize("size", (4, 3))
-def test_micro_batches_add_up(whole: tuple[Any, train_step.Sums], size: int) -> None:
+def test_micro_batches_add_up(full_batch: tuple[Any, train_step.Sums], size: int) -> None:
     """3 does not divide 8: the step takes 2."""
     found = gradient_of_one_step(program(micro_batch=size), EIGHT, np.ones(8))
-    assert_close(found, whole)
+    assert_close(found, full_batch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("begun", (4, 0))
 def test_smaller_micro_batches_drop_the_same(begun: int) -> None:
-    """What is drawn for parts of a size stays where they are cut again; else it is drawn anew."""
+    """What is drawn for parts of a size stays where they are cut again; else it is drawn again."""
     model = MODEL.clone(dropout_rate=0.5)
 
     def gradient(**sizes: int) -> Any:
@@ -88,17 +88,17 @@ def test_smaller_micro_batches_drop_the_same(begun: int) -> None:
 
 def test_dropout_of_a_part_is_that_of_the_whole() -> None:
     x, key = jnp.ones((8, 5)), jax.random.key(0)
-    whole = layers.dropout(x, 0.5, key)
+    full_batch = layers.dropout(x, 0.5, key)
     for first in (0, 2, 6):
         part = layers.dropout(x[:2], 0.5, key, (8, jnp.int32(first)))
-        np.testing.assert_array_equal(part, whole[first : first + 2])
+        np.testing.assert_array_equal(part, full_batch[first : first + 2])
 
 
 @pytest.mark.slow
-def test_micro_batches_with_frozen_layers(whole: tuple[Any, train_step.Sums]) -> None:
+def test_micro_batches_with_frozen_layers(full_batch: tuple[Any, train_step.Sums]) -> None:
     frozen = ("conv1_1", "dense1")
     found, _ = gradient_of_one_step(program(micro_batch=4), EIGHT, np.ones(8), frozen)
-    assert_close(found, {name: whole[0][name] for name in ("conv1_2", "predictions")})
+    assert_close(found, {name: full_batch[0][name] for name in ("conv1_2", "predictions")})
 
 
 @pytest.mark.parametrize("micro", (0, 3))
@@ -146,11 +146,11 @@ def epoch() -> Callable[..., Any]:
 @pytest.mark.slow
 def test_epoch_in_several_calls(epoch: Callable[..., Any]) -> None:
     """Parameters, optimizer state and step are equal to the bit; sums but for their order."""
-    whole, sums = epoch()
-    assert int(whole.step) == 4 and sums[-1] == 23
+    full_batch, sums = epoch()
+    assert int(full_batch.step) == 4 and sums[-1] == 23
     for cuts in ((3, 4), (1, 4), (1, 2, 3, 4)):
         parts, sums_of_parts = epoch(cuts)
-        assert_same(parts, whole)
+        assert_same(parts, full_batch)
         assert sums_of_parts == pytest.approx(sums, rel=1e-6)
 
 
