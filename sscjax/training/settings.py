@@ -32,6 +32,16 @@ Selection = Literal["best", "last"]
 
 T = TypeVar("T")
 
+# By the type of a field: the types that a value may have, and what they are called.
+_KINDS: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "True or False"),
+    int: (int, "a whole number"),
+    float: ((int, float), "a number"),
+    str: (str, "a text"),
+    tuple: (tuple, "values with commas between them"),
+    Mapping: (Mapping, "a block for each stage"),
+}
+
 # What records of earlier versions lack; the default is what those versions did.
 _ADDED_LATER = ("private", "data.corrupt")
 
@@ -306,6 +316,8 @@ def read_block(
       name: of the block, such as 'model', for messages.
     """
     given = values.to_dict() if isinstance(values, ConfigDict) else values
+    if not isinstance(given, Mapping):
+        raise OtherVersionError(f"config.{name}={given!r}: expected a block of fields")
     hints = _hints(typing.cast("Hashable", kind))
     prefix = f"{name}." if name else ""
     arguments: dict[str, Any] = {}
@@ -340,4 +352,9 @@ def _value(hint: Any, value: Any, of_record: bool, name: str) -> Any:
             key: read_block(StageSettings, block, of_record=of_record, name=f"{name}.{key}")
             for key, block in value.items()
         }
-    return tuple(value) if isinstance(value, list) else value
+    value = tuple(value) if isinstance(value, list) else value
+    origin = typing.get_origin(hint)
+    kind, expected = _KINDS[str if origin is Literal else origin or hint]
+    if not isinstance(value, kind) or (isinstance(value, bool) and hint is not bool):
+        raise UserError(f"config.{name}={value!r}: expected {expected}")
+    return value

@@ -76,6 +76,30 @@ def test_an_unknown_field_is_named_with_its_neighbour() -> None:
         settings.read(config)
 
 
+@pytest.mark.parametrize(
+    ("block", "field", "value", "message"),
+    [
+        ("", "model", 3, "config.model=3: expected a block of fields"),
+        ("", "stages", "all", "config.stages='all': expected a block for each stage"),
+        ("", "seed", True, "config.seed=True: expected a whole number"),
+        ("model", "alpha", "wide", "config.model.alpha='wide': expected a number"),
+        ("model", "unet_depth", 2.5, "config.model.unet_depth=2.5: expected a whole number"),
+        ("augment", "flip", 1, "config.augment.flip=1: expected True or False"),
+        ("loss", "class_weights", None, "config.loss.class_weights=None: expected a text"),
+        ("data", "classes", "ssc", "config.data.classes='ssc': expected values with commas"),
+    ],
+)
+@pytest.mark.parametrize("of_record", (False, True))
+def test_values_of_another_type(
+    block: str, field: str, value: Any, message: str, of_record: bool
+) -> None:
+    """As a damaged record may have them: a ConfigDict holds to its types itself."""
+    recorded = default.get_config().to_dict()
+    (recorded[block] if block else recorded)[field] = value
+    with pytest.raises(UserError, match=message):
+        settings.read(recorded, of_record=of_record)
+
+
 def test_stages_take_what_they_need_from_other_blocks() -> None:
     config = default.get_config()
     config.select.metric, config.checkpoint.every_seconds = "log_loss", 3.0
