@@ -1,13 +1,13 @@
-"""Run and tabulate the comparison of docs/results.md on a folder of real images.
+"""Run the comparison of docs/results.md on a folder of real images, and print its tables.
 
     python scripts/results.py --data=FOLDER --weights=FILE --out=RUNS
 
 FOLDER is an image set with subjects (a manifest.csv), FILE are ImageNet weights of MobileNetV2
 1.0. MobileNetV2 and the CNN are cross-validated on the same five folds, once by subject and once
-by image. Each cross-validation is given to `sscjax.main`, which resumes it, does nothing
-where it is finished, and refuses what was run otherwise; the commands are printed before they run.
-The table is printed as Markdown, then the comparisons (`sscjax compare`), last a linear classifier
-on the frozen features. Needs scikit-learn (the extra `test`).
+by image. `sscjax.main` runs each cross-validation, resumes it, does nothing where it is finished,
+and refuses one that was run with another config; the commands are printed before they run. Then
+come the figures as a Markdown table, the comparisons (`sscjax compare`), and a linear classifier on
+the frozen features. Needs scikit-learn (the extra `test`).
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+import sscjax
 from sscjax.data import loading, splits
 from sscjax.data.dataset import ImageSet
-from sscjax.models import MobileNetV2
-from sscjax.models.pretrained import load, preprocessing
 from sscjax.system import formatting
-from sscjax.training import frozen_features, losses, programs
 
 FOLDS = 5
 SPLITS = ("subject", "image")
@@ -36,8 +34,8 @@ SEED = 0
 
 
 def commands(args: argparse.Namespace) -> dict[str, list[str]]:
-    """The protocols by the name of their folder, with the flags of each."""
-    # In their order, so that kappa has a meaning.
+    """The flags of each cross-validation, by the name of its folder."""
+    # In their order, which kappa depends on.
     classes = [f"--config.data.classes={tuple(args.classes)}"] if args.classes else []
     models = {
         "mobilenet_v2": [
@@ -107,22 +105,22 @@ def comparisons(out: Path) -> list[list[Path]]:
 
 
 def table(out: Path) -> str:
-    """Out-of-fold figures of every stage of the finished protocols in `out`, as Markdown."""
+    """Out-of-fold figures of every stage of the cross-validations in `out`, as Markdown."""
     lines = [
         "| split by | model, stage | accuracy per image | each fold | balanced accuracy | "
-        "macro AUROC, aggregated | macro AUROC, folds | accuracy per subject | epochs kept |",
+        "macro AUROC, aggregated | macro AUROC, folds | accuracy per subject | best epochs |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for by in SPLITS:
         for path in sorted(out.glob(f"*-{by}/metrics.json"), reverse=True):
-            found = json.loads(path.read_text("utf-8"))
-            model = path.parent.name.removesuffix(f"-{by}")
-            lines += [_row(by, model, name, found, path.parent) for name in found["stages"]]
+            figures = json.loads(path.read_text("utf-8"))
+            lines += [_row(by, name, figures, path.parent) for name in figures["stages"]]
     return "\n".join(lines)
 
 
-def _row(by: str, model: str, name: str, found: dict[str, Any], folder: Path) -> str:
-    stage = found["stages"][name]
+def _row(by: str, name: str, figures: dict[str, Any], folder: Path) -> str:
+    """One stage of the cross-validation in `folder`."""
+    stage = figures["stages"][name]
     test, ranges = stage["splits"]["test"], stage["test_intervals"]
 
     def cell(unit: str, figure: str) -> str:
@@ -130,15 +128,15 @@ def _row(by: str, model: str, name: str, found: dict[str, Any], folder: Path) ->
         span = formatting.span(figure, ranges[unit][figure])
         return f"{show(test[unit][figure])} ({span})"
 
-    folds = [folder / "folds" / fold["name"] / "metrics.json" for fold in found["folds"]]
-    of_folds = [json.loads(path.read_text("utf-8"))["stages"][name] for path in folds]
-    each = [formatting.percent(one["splits"]["test"]["image"]["accuracy"]) for one in of_folds]
+    paths = [folder / "folds" / fold["name"] / "metrics.json" for fold in figures["folds"]]
+    folds = [json.loads(path.read_text("utf-8"))["stages"][name] for path in paths]
+    accuracies = [formatting.percent(f["splits"]["test"]["image"]["accuracy"]) for f in folds]
     areas = stage["over_folds"]["image"]["macro_auroc"]
     cells = [
-        *(by, f"{model}, {name}", cell("image", "accuracy"), ", ".join(each)),
-        *(cell("image", "balanced_accuracy"), cell("image", "macro_auroc")),
+        *(by, f"{folder.name.removesuffix(f'-{by}')}, {name}", cell("image", "accuracy")),
+        *(", ".join(accuracies), cell("image", "balanced_accuracy"), cell("image", "macro_auroc")),
         f"{formatting.number(areas['mean'])} ± {formatting.number(areas['sd'])}",
-        *(cell("subject", "accuracy"), ", ".join(str(one["best_epoch"]) for one in of_folds)),
+        *(cell("subject", "accuracy"), ", ".join(str(fold["best_epoch"]) for fold in folds)),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -146,50 +144,30 @@ def _row(by: str, model: str, name: str, found: dict[str, Any], folder: Path) ->
 def linear(data: Path, weights: Path) -> str:
     """Accuracy over all folds of a linear classifier on the frozen features, as Markdown."""
     images = loading.load(data, 128)
-    model = MobileNetV2(outputs=len(images.classes))
-    shapes = load.backbone_tree(model.alpha)
-    loaded = load.load_backbone(weights, *shapes)
-    scaling = loaded.convention.scaling
-    model = model.clone(padding=loaded.convention.padding, bn_epsilon=loaded.convention.bn_epsilon)
-    program = programs.Program(
-        model,
-        losses.Objective("softmax"),
-        lambda stored, key: preprocessing.preprocess(stored, scaling),
-        micro_batch=8,
-    )
-    found = frozen_features.compute(
-        program,
-        model.head_start + 1,
-        loaded.params,
-        loaded.batch_stats,
-        images.images,
-        batch_size=32,
-        progress=lambda count: None,
-    )
+    model = sscjax.create_model("mobilenet_v2", len(images.classes), pretrained=weights)
+    features = sscjax.extract_features(model, images)
     lines = [
         "| linear classifier (scikit-learn) | split by subject | split by image |",
         "|---|---|---|",
     ]
     for strength in (0.01, 1.0):
-        shares = [_linear_accuracy(np.asarray(found), images, by, strength) for by in SPLITS]
+        shares = [_linear_accuracy(features, images, by, strength) for by in SPLITS]
         cells = " | ".join(f"{100 * share:.1f} %" for share in shares)
         lines.append(f"| LogisticRegression(C={strength:g}) | {cells} |")
     return "\n".join(lines)
 
 
-def _linear_accuracy(found: np.ndarray, images: ImageSet, by: str, strength: float) -> float:
-    right = 0
+def _linear_accuracy(features: np.ndarray, images: ImageSet, by: str, strength: float) -> float:
+    correct = 0
     for fold in range(FOLDS):
-        test = (
-            splits.make_splits(
-                images, by=by, fractions=(0.7, 0.15, 0.15), seed=SEED, folds=FOLDS, fold=fold
-            )
-            == "test"
+        assignment = splits.make_splits(
+            images, by=by, fractions=(0.7, 0.15, 0.15), seed=SEED, folds=FOLDS, fold=fold
         )
+        test = assignment == "test"
         classifier = LogisticRegression(C=strength, max_iter=1000)
-        classifier.fit(found[~test], images.labels[~test])
-        right += int((classifier.predict(found[test]) == images.labels[test]).sum())
-    return right / len(images)
+        classifier.fit(features[~test], images.labels[~test])
+        correct += int((classifier.predict(features[test]) == images.labels[test]).sum())
+    return correct / len(images)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The whole network with real weights, exported: real tiles are predicted as the run predicts them.
+"""The full network with real weights, exported: real tiles are predicted as the run predicts them.
 
 Apart from the exports of small networks, so that another process can take these.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browsing import open_page
+from exported import EXACT, REASON
 from small_runs import one_stage_config
 
 from sscjax.data import image_io
@@ -25,14 +26,13 @@ from sscjax.reports import html
 
 pytestmark = pytest.mark.slow
 
-REASON = "the extra 'export' is not installed: pip install 'sscjax[export]'"
 pytest.importorskip("onnxruntime", reason=REASON)
 pytest.importorskip("flatbuffers", reason=REASON)
 
 
 @pytest.fixture(scope="module")
 def real_run(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole network with real weights, on real tiles of 128 pixels."""
+    """The full network with real weights, on real tiles of 128 pixels."""
     place = tmp_path_factory.mktemp("real")
     config = one_stage_config()
     config.data.path = str(_few_tiles(shared_data, place / "tiles"))
@@ -52,11 +52,11 @@ def real_run(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_real_tiles(real_run: Path, tmp_path: Path) -> None:
     """Sizes, and 200 tiles predicted alike by every runtime."""
-    for name, suffix in (("onnx", ".onnx"), ("stablehlo", ".zip")):
+    for name, suffix in EXACT.items():
         out = tmp_path / f"skin{suffix}"
         export_file.export(real_run, name, out, ExportOptions())
-        kept = json.loads(out.with_name(f"{out.name}.json").read_text("utf-8"))
-        assert kept["check"]["images"] == 200 and kept["check"]["decisions_changed"] == 0
+        record = json.loads(out.with_name(f"{out.name}.json").read_text("utf-8"))
+        assert record["check"]["images"] == 200 and record["check"]["decisions_changed"] == 0
         assert out.stat().st_size < 10e6
 
 
@@ -64,8 +64,8 @@ def test_real_tiles_on_the_page(
     browser: Any, runtime: Path, real_run: Path, shared_data: Path, tmp_path: Path
 ) -> None:
     """The same network in Chromium: 200 tiles predicted as the run predicts them."""
-    found = sorted((shared_data / "data" / "prostate_gleason").glob("*/*.jpg"))
-    tiles = found[5 :: len(found) // 200][:200]
+    paths = sorted((shared_data / "data" / "prostate_gleason").glob("*/*.jpg"))
+    tiles = paths[5 :: len(paths) // 200][:200]
     network = classifier.open_run(real_run)
     pixels = np.stack([image_io.read_image(tile, 128) for tile in tiles])
     batches = [pixels[start : start + 32] for start in range(0, 200, 32)]
@@ -75,8 +75,8 @@ def test_real_tiles_on_the_page(
     opened.give(*tiles)
     rows = opened.table()
     assert [row["file"] for row in rows] == [tile.name for tile in tiles]
-    page_said = [[float(row[f"p_{name}"]) for name in network.columns] for row in rows]
-    assert np.abs(np.array(page_said) - expected).max() < 2e-5
+    shown = [[float(row[f"p_{name}"]) for name in network.columns] for row in rows]
+    assert np.abs(np.array(shown) - expected).max() < 2e-5
     assert len({row["decision"] for row in rows}) >= 3
     assert opened.said == []
     opened.close()
