@@ -91,9 +91,9 @@ class Graph:
         become two columns, -x/2 and x/2, with the same probabilities.
       temperature: the logarithms of the probabilities, not below those of `LEAST`, are divided by
         it, and their softmax is taken: see `calibration.calibrate`.
-      trunk: the last operation whose output has a place in the image.
-      features: the operation whose output, averaged over space where it has one, the detector looks
-        at.
+      trunk: the last operation whose output has a height and a width.
+      features: the operation whose output, averaged over space where it has a height and a width,
+        the detector reads.
       masks: the operation whose output [N,S,S,M] are the logits of masks; '' without masks.
       maps: what adds up to HiResCAM of each class (see `saliency.hires_cam`) over the outputs that
         the classifier reads; () where the logits are not linear in their means.
@@ -134,7 +134,7 @@ def from_classifier(opened: Classifier) -> Graph:
     logits, maps = operations[-1], _evidence(operations, opened.image_size)
     if opened.program.objective.kind == "sigmoid":
         assert logits.kernel is not None and logits.bias is not None
-        kernel, bias = (_both_ways(part) / np.float32(2) for part in (logits.kernel, logits.bias))
+        kernel, bias = (_two_columns(part) / np.float32(2) for part in (logits.kernel, logits.bias))
         operations[-1] = dataclasses.replace(logits, kernel=kernel, bias=bias)
     scale, shift = _scaling(opened.scaling)
     detector = opened.detector
@@ -158,34 +158,34 @@ def from_classifier(opened: Classifier) -> Graph:
 def _evidence(operations: Sequence[Operation], size: int) -> tuple[Evidence, ...]:
     """Of each pooled output the gradient of the logits with respect to its pixels.
 
-    The maps have the side of the largest. What a smaller one says of a pixel is spread over those
-    in its place, so that a map still adds up to its logit, but for the bias.
+    The maps have the side of the largest. The evidence in a pixel of a smaller one is spread over
+    the pixels that it covers, so that a map still sums to its logit, but for the bias.
     """
     pool, logits = operations[-2:]
     if pool.kind != "pool":
         return ()
     assert logits.kernel is not None
-    kernel = _both_ways(logits.kernel)
+    kernel = _two_columns(logits.kernel)
     sides_of, widths = sides(operations, size), channels(operations)
     largest = max(sides_of[name] for name in pool.reads)
     ends = np.cumsum([widths[name] for name in pool.reads])
     parts = np.split(kernel / np.float32(largest * largest), ends[:-1])
     return tuple(
         Evidence(
-            name, part, None if sides_of[name] == largest else _bilinear(sides_of[name], largest)
+            name, part, None if sides_of[name] == largest else bilinear(sides_of[name], largest)
         )
         for name, part in zip(pool.reads, parts, strict=True)
     )
 
 
-def _bilinear(few: int, many: int) -> np.ndarray:
+def bilinear(few: int, many: int) -> np.ndarray:
     """[many,few] float32: interpolation between the centres of pixels, level beyond the last."""
     positions = np.clip((np.arange(many) + 0.5) * few / many - 0.5, 0, few - 1)
     weights = np.maximum(0, 1 - np.abs(positions[:, None] - np.arange(few)[None]))
     return weights.astype(np.float32)
 
 
-def _both_ways(weights: np.ndarray) -> np.ndarray:
+def _two_columns(weights: np.ndarray) -> np.ndarray:
     """[...,1] of a single logit as [...,2], against class 1 and for it; others as they are."""
     return np.concatenate([-weights, weights], axis=-1) if weights.shape[-1] == 1 else weights
 
@@ -256,7 +256,7 @@ def _cnn(model: CNN, params: dict[str, Any]) -> list[Operation]:
 
 
 def _unet(model: FDUNet, params: dict[str, Any], size: int) -> list[Operation]:
-    """As `_mobilenet_v2`; the masks' logits are an operation that none reads."""
+    """As `_mobilenet_v2`; the masks' logits are an operation whose output no other reads."""
     stack, operations = model.layers, list[Operation]()
     renamed = {"": INPUT}  # layers that are part of the operation after or before them
     last = INPUT
@@ -304,7 +304,7 @@ def _dense(name: str, params: dict[str, Any]) -> Operation:
 
 
 def channels(operations: Sequence[Operation]) -> dict[str, int]:
-    """Of each output that has a place in the image."""
+    """Of each output that has a height and a width."""
     counts, last = dict[str, int](), 3
     for operation in operations:
         if operation.kind in ("conv", "transpose"):
@@ -317,7 +317,7 @@ def channels(operations: Sequence[Operation]) -> dict[str, int]:
 
 
 def sides(operations: Sequence[Operation], size: int) -> dict[str, int]:
-    """Height, which is the width, of each output that has a place in the image, in pixels.
+    """Height, which is the width, in pixels, of each output that has them.
 
     Args:
       operations: of a network.

@@ -1,7 +1,7 @@
 """What an exported network computes, in JAX and for any device.
 
-Plainer than `models.fast` and its neighbours: nothing here is differentiated, and a compiled file
-may meet any device.
+Plainer than `models/ops`: nothing here is differentiated, and a compiled file may run on any
+device.
 """
 
 from __future__ import annotations

@@ -1,4 +1,28 @@
-"""The metadata of an exported file, as one JSON object."""
+"""The metadata of an exported file, as one JSON object.
+
+Its keys:
+
+- format ('sscjax'), version (int), sscjax (the version that exported), notice (for people,
+  always to be shown).
+- input: name, dtype, layout, channels, and range of the graph's input.
+- preparation: image_size in pixels, and in words how a photo becomes such an image: crop,
+  reduce, transparency, orientation, colour. scaling: scale and shift by channel; these are
+  applied inside the graph.
+- classes, columns (names of the probabilities: the classes, then outputs without
+  a class), ordered (whether the classes are a scale).
+- outputs: names, in their order.
+- temperature: float, applied inside the graph.
+- threshold: value, positive, negative, rule. confidence_threshold: value or null, rule.
+  distance: limit, rule.
+- maps: method, layers (whose maps are added), size [h,w]; or null where there are none, and
+  maps_absent says why.
+- mask_classes: names of what the values of masks mean, from 0; empty without masks.
+- network: name, parameters (count), sha256 of the exported arrays.
+- run: name, stage, trained (date and time, or null), versions, weights (kind, sha256,
+  convention, fallback, name), data (fingerprint, images, training_images, synthetic),
+  split_by.
+- warnings: what a reader of the run's figures must know.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +41,7 @@ from sscjax.inference import predict
 from sscjax.inference.classifier import Classifier
 from sscjax.system import files, formatting
 
-# Under this key the JSON text stands in a file's own table of properties.
+# The key of the JSON text in a file's own table of properties.
 KEY = "sscjax"
 
 # Of the keys below; another number means that they mean something else.
@@ -43,28 +67,7 @@ def metadata(opened: Classifier) -> dict[str, Any]:
     than half of its images are.
 
     Returns:
-      a dict, ready for JSON, with the keys
-
-      - format ('sscjax'), version (int), sscjax (the version that exported), notice (for people,
-        always to be shown).
-      - input: name, dtype, layout, channels, and range of the graph's input.
-      - preparation: image_size in pixels, and in words how a photo becomes such an image: crop,
-        reduce, transparency, orientation, colour. scaling: scale and shift by channel; these are
-        applied inside the graph.
-      - classes, columns (names of the probabilities: the classes, then outputs that stand for
-        none), ordered (whether the classes are a scale).
-      - outputs: names, in their order.
-      - temperature: float, applied inside the graph.
-      - threshold: value, positive, negative, rule. confidence_threshold: value or null, rule.
-        distance: limit, rule.
-      - maps: method, layers (whose maps are added), size [h,w]; or null where there are none, and
-        maps_absent says why.
-      - mask_classes: names of what the values of masks mean, from 0; empty without masks.
-      - network: name, parameters (count), sha256 of the exported arrays.
-      - run: name, stage, trained (date and time, or null), versions, weights (kind, sha256,
-        convention, fallback, name), data (fingerprint, images, training_images, synthetic),
-        split_by.
-      - warnings: what a reader of the run's figures must know.
+      a dict, ready for JSON, with the keys that this module's docstring lists.
     """
     network = graph.from_classifier(opened)
     return {
@@ -176,7 +179,7 @@ def _arrays(network: Graph) -> dict[str, np.ndarray]:
 
 def _maps(network: Graph) -> dict[str, Any]:
     if not network.maps:
-        reason = "the logits are not linear in the means of outputs with a place in the image"
+        reason = "the logits are not linear in the spatial means of a layer"
         return {"maps": None, "maps_absent": reason}
     layers = [evidence.name for evidence in network.maps]
     side = max(graph.sides(network.operations, network.image_size)[name] for name in layers)

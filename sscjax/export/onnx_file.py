@@ -243,9 +243,9 @@ def _probabilities(builder: _Builder, logits: str, temperature: float) -> None:
     if temperature != 1.0:
         logs = builder.node("LogSoftmax", [logits], "logarithms", axis=1)
         least = builder.constant("least", np.log(graph.LEAST))
-        kept = builder.node("Max", [logs, least], "logarithms/kept")
+        clipped = builder.node("Max", [logs, least], "logarithms/clipped")
         divisor = builder.constant("temperature", temperature)
-        logits = builder.node("Div", [kept, divisor], "calibrated")
+        logits = builder.node("Div", [clipped, divisor], "calibrated")
     builder.node("Softmax", [logits], metadata.PROBABILITIES, axis=1)
 
 
@@ -255,7 +255,7 @@ def _distance(builder: _Builder, network: Graph) -> None:
     if features == network.trunk:
         features = _mean(builder, network.trunk, "features")
     length = builder.node("ReduceL2", [features], "length", axes=[1], keepdims=1)
-    length = builder.node("Max", [length, builder.constant("shortest", 1e-12)], "length/kept")
+    length = builder.node("Max", [length, builder.constant("shortest", 1e-12)], "length/clipped")
     direction = builder.node("Div", [features, length], "direction")
     offset = builder.node("Sub", [direction, builder.constant("mean", network.mean)], "offset")
     axes = builder.indices("over_features", [1])

@@ -1,6 +1,6 @@
 """onnxruntime-web, the runtime that an exported page brings along: two files, pinned by hash.
 
-They come from a folder that the user names, or are fetched once and kept in the cache.
+They come from a folder that the user names, or are downloaded once into the cache.
 """
 
 from __future__ import annotations
@@ -45,63 +45,63 @@ HINT = (
 )
 
 
-def read(place: Path | None, *, session: fetch.Session | None = None) -> dict[str, bytes]:
+def read(source: Path | None, *, session: fetch.Session | None = None) -> dict[str, bytes]:
     """The files by their names in the page's folder.
 
     Args:
-      place: an archive as npm packs it, or a folder that holds the files; None fetches them, or
+      source: an archive as npm packs it, or a folder that holds the files; None fetches them, or
         takes what was fetched before.
       session: what sends the requests, see `fetch.fetched`.
 
     Raises:
-      UserError: a file is not there, is another one, or cannot be fetched.
+      UserError: a file is missing, has other content, or cannot be fetched.
     """
-    if place is None:
-        return {name: _kept(*file, session) for name, file in FILES.items()}
-    place = place.expanduser()
+    if source is None:
+        return {name: _cached(*file, session) for name, file in FILES.items()}
+    source = source.expanduser()
     try:
-        found = _in_folder(place) if place.is_dir() else _in_archive(place)
+        contents = _in_folder(source) if source.is_dir() else _in_archive(source)
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise UserError(f"--ort-web={place} cannot be read ({error}); {HINT}") from error
+        raise UserError(f"--ort-web={source} cannot be read ({error}); {HINT}") from error
     for name, (original, _, expected) in FILES.items():
-        if hashlib.sha256(found[name]).hexdigest() != expected:
+        if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise UserError(
-                f"{place}: its {original} is not that of onnxruntime-web {VERSION}; {HINT}"
+                f"{source}: its {original} is not that of onnxruntime-web {VERSION}; {HINT}"
             )
-    return found
+    return contents
 
 
 def _in_folder(folder: Path) -> dict[str, bytes]:
     """As `dist` itself, or with it inside, as in an unpacked package and in node_modules."""
-    found = {}
+    contents = {}
     for name, (original, *_) in FILES.items():
-        places = [
+        candidates = [
             parent / original for parent in (folder, folder / "dist", folder / "package/dist")
         ]
-        path = next((path for path in places if path.is_file()), None)
+        path = next((path for path in candidates if path.is_file()), None)
         if path is None:
             raise UserError(f"--ort-web={folder} holds no {original} of onnxruntime-web; {HINT}")
-        found[name] = path.read_bytes()
-    return found
+        contents[name] = path.read_bytes()
+    return contents
 
 
 def _in_archive(path: Path) -> dict[str, bytes]:
-    found = {}
-    # One after the other as they come: going back would unpack it all once more.
+    contents = {}
+    # In the order of the archive: going back would unpack all of it again.
     by_member = {f"package/dist/{file[0]}": (name, file[1]) for name, file in FILES.items()}
     with tarfile.open(path, "r|*") as archive:
         for member in archive:
             if member.name in by_member and member.isfile():
                 name, size = by_member[member.name]
                 content = archive.extractfile(member)
-                found[name] = b"" if content is None else content.read(size + 1)
-    missing = [place for place, (name, _) in by_member.items() if name not in found]
+                contents[name] = b"" if content is None else content.read(size + 1)
+    missing = [member for member, (name, _) in by_member.items() if name not in contents]
     if missing:
         raise UserError(f"--ort-web={path} cannot be read (no {missing[0]} in it); {HINT}")
-    return found
+    return contents
 
 
-def _kept(name: str, size: int, expected: str, session: fetch.Session | None) -> bytes:
+def _cached(name: str, size: int, expected: str, session: fetch.Session | None) -> bytes:
     path = cache_dir() / f"onnxruntime-web-{VERSION}" / name
     if path.is_file() and files.sha256(path) == expected:
         return path.read_bytes()

@@ -1,4 +1,4 @@
-"""The images of a finished run, found again where its config says or where the user says."""
+"""The images of a finished run, from the folder in its config or from one that the user names."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sscjax.training.settings import read
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sample:
-    """Some images of a run.
+    """Images of a run.
 
     Attributes:
       images: uint8 [N,S,S,3].
       labels: [N] int, index into the run's classes.
-      split: 'train', 'val' or 'test', where they stood.
+      split: 'train', 'val' or 'test', which they are from.
     """
 
     images: np.ndarray
@@ -54,14 +54,15 @@ def find(opened: Classifier, data: str | None, splits: Sequence[str], most: int)
     image_set, _ = data_from_config.load_images(settings)
     image_set = data_from_config.copies_before_split(settings, image_set)
     table = predictions.Predictions.read_csv(run_dir.RunDir(opened.folder).predictions)
-    row_of = {file: row for row, file in enumerate(image_set.files.tolist())}
+    index_of = {file: index for index, file in enumerate(image_set.files.tolist())}
     split = next(name for name in splits if (table.splits == name).any())
-    wanted = table.files[table.splits == split].tolist()
-    rows = np.array([row_of[file] for file in wanted if file in row_of], int)
-    if not len(rows) or image_set.classes != opened.classes:
+    split_files = table.files[table.splits == split].tolist()
+    indices = np.array([index_of[file] for file in split_files if file in index_of], int)
+    if not len(indices) or image_set.classes != opened.classes:
         raise UserError(
-            f"{image_set.source} holds no {split} images of {opened.folder}: name the place of "
-            "the run's images by --data=PATH"
+            f"{image_set.source} holds no {split} images of {opened.folder}: name the "
+            "folder of the run's images by --data=PATH"
         )
-    rows = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
-    return Sample(image_set.images[rows], image_set.labels[rows], split)
+    spread = np.linspace(0, len(indices) - 1, min(most, len(indices))).round().astype(int)
+    chosen = indices[spread]
+    return Sample(image_set.images[chosen], image_set.labels[chosen], split)

@@ -29,7 +29,7 @@ NETWORK, ABOUT = "network.stablehlo", "metadata.json"
 # The same program for both: it holds nothing that is made for a kind of device.
 PLATFORMS = ("cpu", "cuda")
 
-# JAX's option: how many lines of the calling sources stand beside each operation.
+# JAX's option: how many lines of the calling sources are recorded with each operation.
 _FRAMES = "jax_traceback_in_locations_limit"
 
 
@@ -80,12 +80,12 @@ def _serialised(folded: Graph) -> bytearray:
     [batch] = export.symbolic_shape("N")
     size = folded.image_size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
-    with _without_places():
+    with _without_source_lines():
         return export.export(jax.jit(network), platforms=PLATFORMS)(images).serialize()
 
 
 @contextlib.contextmanager
-def _without_places() -> Iterator[None]:
+def _without_source_lines() -> Iterator[None]:
     """Keeps source files and lines of the machine that exports out of what it exports."""
     before = jax.config.values[_FRAMES]
     jax.config.update(_FRAMES, 0)

@@ -1,6 +1,6 @@
 """Whether an exported file predicts as its run does, by its own runtime on real images.
 
-A file that does not is not kept.
+A file that does not is deleted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sscjax.inference.outputs import Outputs
 TOLERANCE = 1e-4
 
 # The largest share of pixels whose mask class may change by it, where two are equally probable.
-OTHER_PIXELS = 1e-3
+MASK_TOLERANCE = 1e-3
 
 MOST_IMAGES = 200
 
@@ -53,14 +53,14 @@ class Agreement:
 
     Attributes:
       images: how many were compared.
-      split: where they stood in the run.
+      split: of the run that they are from.
       probabilities: the largest difference.
       distances: the largest difference, relative where the distance is above 1.
       changed: images with another decision, by the rules of `decisions.decide`.
       pixels: share of the pixels of masks that differ; None without masks.
       accuracy: shares of right classes, (the run's, the file's).
       speed: images per second, (the file's, the run's), in batches of `classifier.BATCH` after a
-        first one, which compiles and allocates; None where there are no more.
+        first one, which compiles and allocates; None where that is the only one.
     """
 
     images: int
@@ -89,10 +89,10 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a format's `write` gives back.
+    """What a format's `write` returns.
 
     Attributes:
-      metadata: as it stands in the file.
+      metadata: as in the file.
       agreement: with the run.
       notes: further lines for people.
     """
@@ -128,14 +128,14 @@ def compare(opened: Classifier, run: Run, reference: Sample) -> Agreement:
     expected, own_speed = _timed(iter(opened.outputs(batches)))
     exported, speed = _timed(_as_outputs(run(batch)) for batch in batches)
     gap = np.abs(exported.distances - expected.distances) / np.maximum(expected.distances, 1.0)
-    then, now = _outcomes(opened, expected), _outcomes(opened, exported)
+    by_run, by_file = _outcomes(opened, expected), _outcomes(opened, exported)
     return Agreement(
         images=len(reference),
         split=reference.split,
         probabilities=float(np.abs(exported.probabilities - expected.probabilities).max()),
         distances=float(gap.max()),
-        changed=sum(before != after for before, after in zip(then, now, strict=True)),
-        pixels=_other_pixels(expected.masks, exported.masks),
+        changed=sum(before != after for before, after in zip(by_run, by_file, strict=True)),
+        pixels=_mask_difference(expected.masks, exported.masks),
         accuracy=(_accuracy(expected, reference), _accuracy(exported, reference)),
         speed=(speed, own_speed),
     )
@@ -148,24 +148,24 @@ def demand(agreement: Agreement, name: str) -> None:
       agreement: by `compare`.
       name: of the file.
     """
-    # So that a difference that is no number fails, too.
+    # Written so that a difference that is not a number fails, too.
     if not (agreement.probabilities <= TOLERANCE and agreement.distances <= TOLERANCE):
         raise UserError(
             f"{name} does not predict as the run does: on {agreement.images} images probabilities "
             f"differ by up to {agreement.probabilities:.2g} and distances by "
-            f"{agreement.distances:.2g}, more than {TOLERANCE:g}; it is not kept: try another "
-            "version of its packages"
-        )
-    if not (agreement.pixels is None or agreement.pixels <= OTHER_PIXELS):
-        raise UserError(
-            f"{name} does not predict as the run does: {100 * agreement.pixels:.3g} % of the "
-            f"pixels of masks differ, more than {100 * OTHER_PIXELS:g} %; it is not kept: try "
+            f"{agreement.distances:.2g}, more than {TOLERANCE:g}; the file was deleted: try "
             "another version of its packages"
         )
+    if not (agreement.pixels is None or agreement.pixels <= MASK_TOLERANCE):
+        raise UserError(
+            f"{name} does not predict as the run does: {100 * agreement.pixels:.3g} % of the "
+            f"pixels of masks differ, more than {100 * MASK_TOLERANCE:g} %; the file was deleted: "
+            "try another version of its packages"
+        )
 
 
-def _other_pixels(expected: np.ndarray | None, exported: np.ndarray | None) -> float | None:
-    """Share of different pixels, 1 where one has no masks or others in shape, None without."""
+def _mask_difference(expected: np.ndarray | None, exported: np.ndarray | None) -> float | None:
+    """Share of pixels that differ; 1 where shapes differ, or one is None; None where both are."""
     if expected is None and exported is None:
         return None
     if expected is None or exported is None or expected.shape != exported.shape:

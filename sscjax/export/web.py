@@ -1,7 +1,7 @@
 """A run as a static page: the ONNX file, a runtime for browsers, and `site/`, which uses them.
 
 The folder is served by any web server. Images are read and predicted in the page. All but two files
-stand in a folder named by what is in them, so that no cache mixes those of two exports.
+are in a folder named by a hash of their content, so that no cache mixes two exports.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def write(opened: Classifier, folder: Path, options: ExportOptions) -> Outcome:
     runtime = ort_web.read(options.ort_web)
     folder.mkdir()
     outcome = onnx_file.write(opened, folder / MODEL, options)
-    content = {**_site(), **runtime, MODEL: (folder / MODEL).read_bytes()}
+    content = {**site_files(), **runtime, MODEL: (folder / MODEL).read_bytes()}
     (folder / MODEL).unlink()
     index, worker = content.pop(INDEX), content.pop(OFFLINE)
     about = {
@@ -58,17 +58,17 @@ def write(opened: Classifier, folder: Path, options: ExportOptions) -> Outcome:
         "check": outcome.agreement.as_json(),
         "site": {
             "onnxruntime": ort_web.VERSION,
-            "files": {name: _known(part) for name, part in sorted(content.items())},
+            "files": {name: _size_and_hash(part) for name, part in sorted(content.items())},
             "overlay": {"colours": overlays.colour_table().tolist(), "cover": overlays.COVER},
         },
     }
     content[ABOUT] = json.dumps(about, ensure_ascii=False, allow_nan=False).encode()
-    _place(folder, content, index, worker)
+    write_files(folder, content, index, worker)
     return Outcome(outcome.metadata, outcome.agreement, (_SERVED,))
 
 
-def _place(folder: Path, content: dict[str, bytes], index: bytes, worker: bytes) -> None:
-    """Write the files, those of the version into its folder."""
+def write_files(folder: Path, content: dict[str, bytes], index: bytes, worker: bytes) -> None:
+    """Write a page: `content` by name into a folder of its version, beside it page and worker."""
     version = _version({**content, INDEX: index, OFFLINE: worker})
     (folder / version).mkdir()
     for name, part in content.items():
@@ -80,13 +80,13 @@ def _place(folder: Path, content: dict[str, bytes], index: bytes, worker: bytes)
     (folder / OFFLINE).write_bytes(f"const SITE = {json.dumps(site)};\n".encode() + worker)
 
 
-def _site() -> dict[str, bytes]:
+def site_files() -> dict[str, bytes]:
     """The page's own files by name."""
     folder = resources.files("sscjax.export") / "site"
     return {part.name: part.read_bytes() for part in folder.iterdir() if part.is_file()}
 
 
-def _known(content: bytes) -> dict[str, Any]:
+def _size_and_hash(content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": _sha256(content)}
 
 
@@ -95,7 +95,7 @@ def _sha256(content: bytes) -> str:
 
 
 def _version(content: dict[str, bytes]) -> str:
-    """Of all content; any other content has another one."""
+    """The first 16 digits of a hash of all names and content."""
     return _sha256(
         "".join(sorted(name + _sha256(part) for name, part in content.items())).encode()
     )[:16]

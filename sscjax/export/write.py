@@ -1,4 +1,4 @@
-"""Write an exported file: check the request, write, and move the result to its place."""
+"""Write an exported file: check the request, write, and move the result to its name."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ def export(run: Path, name: str, out: Path, options: ExportOptions, overwrite: b
     with _moved_in_place(out) as target:
         outcome = form.write(opened, target, options)
         if target.is_file():
-            written = {**outcome.metadata, "file": _of_file(target), "check": _checked(outcome)}
+            written = {
+                **outcome.metadata,
+                "file": _of_file(target),
+                "check": outcome.agreement.as_json(),
+            }
             files.write_json(target.with_name(f"{target.name}.json"), written)
         size = _size(target)
     return _text(out, size, outcome)
@@ -89,10 +93,6 @@ def _of_file(target: Path) -> dict[str, object]:
         "bytes": target.stat().st_size,
         "sha256": files.sha256(target),
     }
-
-
-def _checked(outcome: Outcome) -> dict[str, object]:
-    return outcome.agreement.as_json()
 
 
 def _size(target: Path) -> int:

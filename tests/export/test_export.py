@@ -184,7 +184,7 @@ def test_maps_of_several_layers(runs: Runs, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("few", "many"), [(4, 25), (7, 7), (1, 6), (12, 24)])
 def test_maps_are_enlarged_as_jax_does(few: int, many: int) -> None:
     values = np.random.default_rng(few).normal(size=(few, few)).astype(np.float32)
-    up = graph._bilinear(few, many)
+    up = graph.bilinear(few, many)
     expected = jax.image.resize(values, (many, many), "linear")
     np.testing.assert_allclose(up @ values @ up.T, expected, atol=1e-5)
 

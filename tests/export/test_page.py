@@ -125,9 +125,9 @@ def test_by_keyboard_and_on_a_phone(browser: Any, site: Path, tiles: list[Path])
     for control in ("maps", "shown", "save", "clear"):
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.id") == control
-    maps = page.locator(".card canvas[aria-label^=where]")
+    maps = page.locator(".card canvas[aria-label^=evidence]")
     assert maps.count() == 2 and maps.first.is_visible()
-    page.get_by_label("Show what spoke for").uncheck()
+    page.get_by_label("Show evidence").uncheck()
     assert not maps.first.is_visible()
     found.close()
 
@@ -150,13 +150,13 @@ def test_a_damaged_network_is_reported(browser: Any, site: Path, tmp_path: Path)
     [model] = (tmp_path / "page").glob("*/model.onnx")
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1
-    for change, expected in ((bytes(content), "damaged"), (bytes(content[:-9]), "broke off")):
+    for change, expected in ((bytes(content), "damaged"), (bytes(content[:-9]), "incomplete")):
         model.write_bytes(change)
         served = Served(tmp_path / "page")
         page = browser.new_page()
         page.goto(served.url)
         page.get_by_role("heading", name="could not be loaded").wait_for()
-        assert f"model.onnx {expected}" in page.locator("#lead").inner_text().replace(" is ", " ")
+        assert f"model.onnx is {expected}" in page.locator("#lead").inner_text()
         page.close()
         served.close()
 

@@ -1,4 +1,4 @@
-"""The exported page's modules in Chromium: images as Pillow reads them, rules as `predict` has them.
+"""The exported page's modules in Chromium: images as Pillow reads them, the rules of `predict`.
 
 Needs Chromium, but not onnxruntime-web.
 """

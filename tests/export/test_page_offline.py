@@ -21,7 +21,8 @@ pytest.importorskip("onnx", reason="the extra 'export' is not installed")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 
-KEPT = "kept on the device and works without a network"
+STORED = "stored on this device and works offline"
+ONLINE = "works only while its server can be reached"
 
 
 UPDATE = "navigator.serviceWorker.ready.then((worker) => worker.update()).catch(() => 0)"
@@ -29,14 +30,14 @@ UPDATE = "navigator.serviceWorker.ready.then((worker) => worker.update()).catch(
 
 def test_works_without_a_network(opened: Opened, tiles: list[Path]) -> None:
     page = opened.page
-    page.locator("#kept").filter(has_text=KEPT).wait_for()
+    page.locator("#stored").filter(has_text=STORED).wait_for()
     opened.served.close()
     for name in ("", "index.html"):
         page.goto(f"{opened.served.url}{name}")
         page.wait_for_selector("body[data-ready]")
     opened.give(tiles[0])
     assert len(opened.table()) == 1
-    assert page.locator("#other").is_hidden()
+    assert page.locator("#newer").is_hidden()
 
 
 def changed(site: Path, place: Path, threshold: float) -> Path:
@@ -47,8 +48,8 @@ def changed(site: Path, place: Path, threshold: float) -> Path:
     content = {path.name: path.read_bytes() for path in site.glob("*/*")}
     content["model.json"] = json.dumps(about).encode()
     shutil.rmtree(next(path for path in place.iterdir() if path.is_dir()))
-    index, worker = (web._site()[name] for name in (web.INDEX, web.OFFLINE))
-    web._place(place, content, index, worker)
+    index, worker = (web.site_files()[name] for name in (web.INDEX, web.OFFLINE))
+    web.write_files(place, content, index, worker)
     return place
 
 
@@ -80,15 +81,15 @@ def test_another_export_takes_over_and_says_so(browser: Any, site: Path, tmp_pat
     shutil.copytree(site, served)
     found = open_page(browser, served)
     page = found.page
-    page.locator("#kept").filter(has_text=KEPT).wait_for()
+    page.locator("#stored").filter(has_text=STORED).wait_for()
     [first] = caches_of(page)
     replaced(served, changed(site, tmp_path / "next", 0.125))
     page.reload()  # what is kept answers once more, and says what it is
     assert "12.5 %" not in threshold_said(page)
-    page.get_by_role("alert").filter(has_text="Another network is on the server").wait_for()
+    page.get_by_role("alert").filter(has_text="The server has another export").wait_for()
     assert until(page, lambda: "12.5 %" in reloaded(page))
-    page.locator("#kept").filter(has_text=KEPT).wait_for()
-    assert page.locator("#other").is_hidden()
+    page.locator("#stored").filter(has_text=STORED).wait_for()
+    assert page.locator("#newer").is_hidden()
     assert len(caches_of(page)) == 1 and first not in caches_of(page)
     found.close()
 
@@ -100,7 +101,7 @@ def test_a_damaged_update_leaves_the_earlier_export_in_use(
     shutil.copytree(site, served)
     found = open_page(browser, served)
     page = found.page
-    page.locator("#kept").filter(has_text=KEPT).wait_for()
+    page.locator("#stored").filter(has_text=STORED).wait_for()
     before = caches_of(page)
     replaced(served, changed(site, tmp_path / "next", 0.125))
     model = next(served.glob("*/model.onnx"))
@@ -126,7 +127,7 @@ def test_two_exports_of_a_server_keep_their_own(browser: Any, site: Path, tmp_pa
     page = new_page(browser)
     for name in ("one", "two"):
         page.goto(f"{served.url}{name}/")
-        page.locator("#kept").filter(has_text=KEPT).wait_for()
+        page.locator("#stored").filter(has_text=STORED).wait_for()
     assert len(caches_of(page)) == 2
     served.close()
     for name, said in (("one", False), ("two", True)):
@@ -142,13 +143,13 @@ def test_a_page_that_cannot_be_kept_works_and_says_so(
     shutil.copytree(site, tmp_path / "page")
     (tmp_path / "page" / "offline.js").unlink()
     found = open_page(browser, tmp_path / "page")
-    found.page.locator("#kept").filter(has_text="works with its server alone").wait_for()
+    found.page.locator("#stored").filter(has_text=ONLINE).wait_for()
     assert found.page.locator("#title").inner_text().startswith("Which of")
     found.close()
     page = new_page(browser)
     page.route("http://clinic.test/**", lambda route: handed(route, site))
     page.goto("http://clinic.test/")
-    page.locator("#kept").filter(has_text="works with its server alone").wait_for()
+    page.locator("#stored").filter(has_text=ONLINE).wait_for()
     assert not page.evaluate("isSecureContext")
     page.context.close()
 

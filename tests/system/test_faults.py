@@ -50,7 +50,7 @@ pytestmark = [
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-import faults  # noqa: E402
+import fault_runs  # noqa: E402
 
 resource: Any = pytest.importorskip("resource", reason="limits are POSIX'")
 
@@ -121,7 +121,7 @@ def assert_ends_alike(folder: Path, undisturbed: Path) -> None:
     whole(folder)
     single_run.run(small_config(), folder)
     whole(folder)
-    assert faults.compare(undisturbed, folder) == []
+    assert fault_runs.compare(undisturbed, folder) == []
     assert not [path for path in folder.glob("**/.*.tmp") if path.name != locks.NAME]
     assert not (folder / locks.NAME).exists()
 
@@ -370,7 +370,7 @@ def test_two_runs_begin_at_once_in_a_new_folder(
     config.seed = 1
     with pytest.raises(UserError, match="another run was started there just now"):
         single_run.run(config, tmp_path / "run")
-    assert faults.compare(undisturbed, tmp_path / "run") == []
+    assert fault_runs.compare(undisturbed, tmp_path / "run") == []
 
 
 def test_lock_of_a_removed_file_is_no_lock(tmp_path: Path) -> None:
@@ -494,7 +494,7 @@ def test_killed_for_memory_goes_on_with_a_smaller_micro_batch(
         )
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     models = [
-        faults._arrays(folder / "stages" / "finetune" / "model") for folder in (run, undisturbed)
+        fault_runs.arrays(folder / "stages" / "finetune" / "model") for folder in (run, undisturbed)
     ]
     for name in models[0]:
         np.testing.assert_allclose(models[0][name], models[1][name], atol=1e-5)
@@ -719,7 +719,7 @@ def test_full_disk_of_the_cache(
         pytest.skip("a limit on the size of files would hold for the run, too")
     single_run.run(small_config(), tmp_path / "run")
     assert "features cannot be kept there (No space left on device)" in caplog.text
-    assert faults.compare(undisturbed, tmp_path / "run") == []
+    assert fault_runs.compare(undisturbed, tmp_path / "run") == []
     assert not list(disk.folder.rglob("*.npy"))
 
 
@@ -871,7 +871,7 @@ def test_clock_jumps(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.Monk
         patch.setattr(checkpoint.Checkpoints, "save", saved)
         single_run.run(small_config(), tmp_path / "run")
     whole(tmp_path / "run")
-    assert faults.compare(undisturbed, tmp_path / "run") == []
+    assert fault_runs.compare(undisturbed, tmp_path / "run") == []
 
 
 @pytest.mark.slow

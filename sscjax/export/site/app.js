@@ -8,19 +8,19 @@ import { ABSTAIN, OUT_OF_DISTRIBUTION, csv, decide, together } from "./rules.js"
 const at = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-// What a reader sees of decisions that are no class.
+// Titles and reasons of decisions that are not a class.
 const TITLES = {
-  [ABSTAIN]: ["No answer", "below the confidence threshold"],
+  [ABSTAIN]: ["Abstained", "below the confidence threshold"],
   [OUT_OF_DISTRIBUTION]: ["Out of distribution", "unlike the training images"],
 };
 
-// Milliseconds between two messages on progress.
-const SAID_EVERY = 3000;
+// Milliseconds between two progress messages.
+const MESSAGE_EVERY = 3000;
 
 let about;
 let run;
 let predicted = [];
-// Files wait their turn; those of an earlier, cleared list are dropped.
+// Files to predict; those of an earlier, cleared list are dropped.
 let waiting = [];
 let working = false;
 let list = 0;
@@ -32,7 +32,7 @@ for (const kind of ["dragover", "drop"]) {
 
 start().catch((error) => {
   at("title").textContent = "The network could not be loaded";
-  at("lead").textContent = `${error.message}. Load the page again; if this stays, export it again.`;
+  at("lead").textContent = `${error.message}. Reload the page; if the error remains, export it again.`;
   at("progress").hidden = true;
 });
 
@@ -41,7 +41,7 @@ async function start() {
   if (!response.ok) throw new Error(`model.json: the server says ${response.status}`);
   about = await response.json();
   const bytes = Object.values(about.site.files).reduce((sum, file) => sum + file.bytes, 0);
-  at("lead").textContent = `${Math.ceil(bytes / 1e6)} MB are loaded once.`;
+  at("lead").textContent = `Loading ${Math.ceil(bytes / 1e6)} MB, once.`;
   at("bar").setAttribute("aria-label", "Network loaded");
   at("progress").hidden = false;
   run = await open(about, (share) => {
@@ -53,30 +53,30 @@ async function start() {
   listen();
   at("ask").hidden = at("about").hidden = false;
   document.body.dataset.ready = "yes";
-  await Promise.all([keep(), compare()]);
+  await Promise.all([store(), compare()]);
   document.addEventListener("visibilitychange", () => document.hidden || compare());
 }
 
-/** Keep the page for use without a network, where the browser does that, and say which it is. */
-async function keep() {
+/** Store the page for use offline, where the browser allows it, and say whether it is stored. */
+async function store() {
   try {
-    // Absent without https.
+    // Undefined without https.
     await navigator.serviceWorker.register("offline.js");
     await navigator.serviceWorker.ready;
-    at("kept").textContent = "This page is kept on the device and works without a network.";
+    at("stored").textContent = "This page is stored on this device and works offline.";
   } catch {
-    at("kept").textContent = "This page works with its server alone: browsers keep pages by https only.";
+    at("stored").textContent = "This page works only while its server can be reached: browsers store pages only over https.";
   }
 }
 
-/** Say where the server has another export by now: what is open, or kept, is the old image. */
+/** Say so where the server has another export by now: the open page is of the earlier one. */
 async function compare() {
   try {
     const worker = await (await fetch("offline.js", { cache: "no-cache" })).text();
     const [, version] = /"version": "([0-9a-f]+)"/.exec(worker);
-    at("other").hidden = new URL("./", import.meta.url).pathname.endsWith(`${version}/`);
+    at("newer").hidden = new URL("./", import.meta.url).pathname.endsWith(`${version}/`);
   } catch {
-    // No network: nothing is known of another image.
+    // Offline: whether there is another export is not known.
   }
 }
 
@@ -112,7 +112,7 @@ function facts() {
       `${threshold.positive} from ${percent(threshold.value)} on, else ${threshold.negative}: ${threshold.rule}`,
     ],
     [
-      "No answer",
+      "Abstained",
       confidence.value === null
         ? `never, there is no confidence threshold: ${confidence.rule}`
         : `below the confidence threshold of ${percent(confidence.value)}: ${confidence.rule}`,
@@ -179,21 +179,21 @@ async function work() {
   while (waiting.length && mine === list) {
     const file = waiting.shift();
     at("bar").value = done / (done + waiting.length + 1);
-    // Not for each one: screen readers read all of it out.
-    if (performance.now() - reported > SAID_EVERY) {
+    // Not for each image: screen readers read every message aloud.
+    if (performance.now() - reported > MESSAGE_EVERY) {
       at("status").textContent = `${done} of ${done + waiting.length + 1} images`;
       reported = performance.now();
     }
     try {
       await predict(file, mine);
     } catch (error) {
-      // An error of a list that was cleared is nobody's any more.
+      // An error of a list that was cleared is not shown.
       if (mine !== list) break;
-      faults.push(`${file.name}: ${error.message}${error instanceof Unreadable ? "" : " (not expected)"}`);
+      faults.push(`${file.name}: ${error.message}${error instanceof Unreadable ? "" : " (unexpected error)"}`);
       lines(at("faults"), faults);
     }
     done += 1;
-    // Between images the page may scroll and be clicked.
+    // Between images the page can scroll and react to clicks.
     await new Promise((resume) => setTimeout(resume));
   }
   working = false;
@@ -254,12 +254,12 @@ function picture(label) {
 }
 
 function overlay(image) {
-  const wanted = at("shown").value === "" ? image.best : about.columns.indexOf(at("shown").value);
+  const shown = at("shown").value === "" ? image.best : about.columns.indexOf(at("shown").value);
   const { values, rows, columns } = image.maps;
-  const map = { values: values[wanted], rows, columns };
+  const map = { values: values[shown], rows, columns };
   draw.overlay(image.canvas, image.pixels, about.preparation.image_size, map, about.site.overlay);
-  image.canvas.setAttribute("aria-label", `where ${image.name} speaks for ${about.columns[wanted]}`);
-  image.caption.textContent = `What speaks for ${about.columns[wanted]}`;
+  image.canvas.setAttribute("aria-label", `evidence for ${about.columns[shown]} in ${image.name}`);
+  image.caption.textContent = `Evidence for ${about.columns[shown]}`;
   image.canvas.hidden = image.caption.hidden = !at("maps").checked;
 }
 
@@ -273,7 +273,7 @@ function toggle() {
   at("shown").disabled = at("legend").hidden = hidden;
 }
 
-/** The decision, a bar for each probability, and what stands behind it. */
+/** The decision, a bar for each probability, and the numbers that decide. */
 function verdict(image) {
   const kind = image.outOfDistribution ? OUT_OF_DISTRIBUTION : image.abstained ? ABSTAIN : "";
   const [title, reason] = TITLES[kind] ?? [image.decision, ""];
@@ -294,7 +294,7 @@ function verdict(image) {
   const { positive, negative } = about.threshold;
   const score = `disease ${percent(image.score)}, threshold ${percent(about.threshold.value)}`;
   const distance = `distance ${image.distance.toFixed(2)}, limit ${about.distance.limit.toFixed(2)}`;
-  // Without a decision no class is named.
+  // Without a decision neither disease nor its absence is named.
   const disease = reason ? score : `${image.positive ? positive : negative} (${score})`;
   return [decision, table, element("p", "soft", `${disease}; ${distance}`)];
 }

@@ -1,4 +1,4 @@
-// Images and maps on canvases; maps look as sscjax.pictures draws them.
+// Images and maps on canvases; maps look as sscjax.reports.overlays draws them.
 
 import { enlarge } from "./resample.js";
 
@@ -52,14 +52,14 @@ const mixed = (value, share, grey, cover) =>
 // ITU-R 601-2, as Pillow.
 const luma = (red, green, blue) => Math.round((299 * red + 587 * green + 114 * blue) / 1000);
 
-/** `one(data, k)` writes pixel k of RGBA data. */
-function paint(canvas, size, one) {
+/** `write(data, k)` writes pixel k of RGBA data. */
+function paint(canvas, size, write) {
   canvas.width = canvas.height = size;
   const context = canvas.getContext("2d");
-  const whole = context.createImageData(size, size);
+  const pixels = context.createImageData(size, size);
   for (let k = 0; k < size * size; k++) {
-    one(whole.data, k);
-    whole.data[4 * k + 3] = 255;
+    write(pixels.data, k);
+    pixels.data[4 * k + 3] = 255;
   }
-  context.putImageData(whole, 0, 0);
+  context.putImageData(pixels, 0, 0);
 }

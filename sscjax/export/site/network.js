@@ -6,7 +6,7 @@ import { env, InferenceSession, Tensor } from "./ort.js";
  * Fetch and start the network.
  *
  * @param {object} about its metadata.
- * @param {(share: number) => void} progress receives the share of bytes that came.
+ * @param {(share: number) => void} progress receives the share of the bytes that have arrived.
  * @returns {Promise<(pixels: Uint8Array) => Promise<object>>} predicts one image.
  */
 export async function open(about, progress) {
@@ -40,7 +40,7 @@ export async function open(about, progress) {
 /** Of [1, h, w, C] a map [h, w] for each class. */
 function byClass({ data, dims: [, rows, columns, classes] }) {
   const values = Array.from({ length: classes }, (_, k) =>
-    Float32Array.from({ length: rows * columns }, (_, place) => data[place * classes + k]),
+    Float32Array.from({ length: rows * columns }, (_, pixel) => data[pixel * classes + k]),
   );
   return { values, rows, columns };
 }
@@ -58,7 +58,7 @@ async function download(name, { bytes, sha256 }, progress) {
     received += value.length;
     progress(received / bytes);
   }
-  if (received !== bytes) throw new Error(`${name} broke off`);
+  if (received !== bytes) throw new Error(`${name} is incomplete`);
   // Browsers hash on https and localhost only.
   if (crypto.subtle && (await digest(content)) !== sha256) throw new Error(`${name} is damaged`);
   return content;

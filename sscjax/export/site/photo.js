@@ -1,8 +1,8 @@
-// An image file as the network sees images, prepared as sscjax.data.decode prepares them.
+// An image file as the network sees images, prepared as sscjax.data.image_io prepares them.
 
 import { square } from "./resample.js";
 
-// As sscjax.data.decode.
+// As in sscjax.data.image_io.
 const MIN_SIDE = 8;
 const MAX_PIXELS = 178956970;
 
@@ -71,8 +71,8 @@ async function dimensions(file) {
 }
 
 /**
- * Width and height stand in the first 'start of frame' (ITU-T T.81, B.2.2), which may come late:
- * previews and depth maps of phones stand before it.
+ * Width and height are in the first 'start of frame' (ITU-T T.81, B.2.2), which may come late:
+ * phones write previews and depth maps before it.
  */
 async function ofJpeg(file) {
   for (let at = 2; at + 9 < file.size; ) {
@@ -81,7 +81,7 @@ async function ofJpeg(file) {
     const frame = marker >= 0xffc0 && marker <= 0xffcf && ![0xffc4, 0xffc8, 0xffcc].includes(marker);
     if (frame) return [head.getUint16(7), head.getUint16(5)];
     if (marker >>> 8 !== 0xff) break;
-    // Fill bytes may stand before a marker.
+    // Fill bytes may precede a marker.
     at += marker === 0xffff ? 1 : 2 + head.getUint16(2);
   }
   throw new Unreadable("the image's header is truncated or damaged");

@@ -1,6 +1,6 @@
 // Pillow's Lanczos, to the bit: what the network was trained on was reduced by it.
 
-// Of Pillow's src/libImaging/Resample.c: weights are whole numbers of 2^-22.
+// Of Pillow's src/libImaging/Resample.c: weights are multiples of 2^-22.
 const PRECISION_BITS = 32 - 8 - 2;
 const LOBES = 3;
 
@@ -38,9 +38,9 @@ function taps(length, start, side, out, filter, support) {
   });
 }
 
-function whole(some) {
+function fixedPoint(taps) {
   const unit = 2 ** PRECISION_BITS;
-  return some.map(({ first, weights }) => ({
+  return taps.map(({ first, weights }) => ({
     first,
     // Half away from zero, as a cast after adding 0.5 does it.
     weights: Int32Array.from(weights, (weight) => Math.trunc(weight * unit + 0.5 * Math.sign(weight))),
@@ -60,10 +60,10 @@ function whole(some) {
 export function square(read, width, height, size) {
   const side = Math.min(width, height);
   const [left, top] = [Math.floor((width - side) / 2), Math.floor((height - side) / 2)];
-  const across = whole(taps(width, left, side, size, lanczos, LOBES));
-  const down = whole(taps(height, top, side, size, lanczos, LOBES));
+  const across = fixedPoint(taps(width, left, side, size, lanczos, LOBES));
+  const down = fixedPoint(taps(height, top, side, size, lanczos, LOBES));
   const [firstColumn, firstRow] = [across[0].first, down[0].first];
-  const end = (some) => some.at(-1).first + some.at(-1).weights.length;
+  const end = (taps) => taps.at(-1).first + taps.at(-1).weights.length;
   const [columns, rows] = [end(across) - firstColumn, end(down) - firstRow];
 
   // Of the two orders, that of Pillow 13; earlier ones always took the rows first. They differ by
@@ -110,10 +110,10 @@ export function square(read, width, height, size) {
 /** Write one pixel: the weighted sum of pixels that lie `between` values apart. */
 function mix(weights, from, start, between, to, target) {
   let [red, green, blue] = [0, 0, 0];
-  for (let j = 0, place = start; j < weights.length; j++, place += between) {
-    red += weights[j] * from[place];
-    green += weights[j] * from[place + 1];
-    blue += weights[j] * from[place + 2];
+  for (let j = 0, at = start; j < weights.length; j++, at += between) {
+    red += weights[j] * from[at];
+    green += weights[j] * from[at + 1];
+    blue += weights[j] * from[at + 2];
   }
   to[target] = rounded(red);
   to[target + 1] = rounded(green);

@@ -1,4 +1,4 @@
-// What is made of the network's outputs; the same rules as sscjax.answers.
+// From the network's outputs to decisions: the rules of sscjax.inference.decisions.
 
 export const ABSTAIN = "abstain";
 export const OUT_OF_DISTRIBUTION = "out_of_distribution";
@@ -18,13 +18,13 @@ export function decide(
   outOfDistribution = distance > about.distance.limit,
 ) {
   const best = probabilities.indexOf(Math.max(...probabilities));
-  if (best < 0 || Number.isNaN(distance)) throw new Error("the network gave no number");
+  if (best < 0 || Number.isNaN(distance)) throw new Error("an output of the network is not a number");
   const used = probabilities.slice(0, about.classes.length);
   const score = total(used.slice(1)) / total(used);
   const lowest = about.confidence_threshold.value;
   const abstained = lowest !== null && probabilities[best] < lowest;
-  const answered = abstained ? ABSTAIN : about.columns[best];
-  const decision = outOfDistribution ? OUT_OF_DISTRIBUTION : answered;
+  const ofConfidence = abstained ? ABSTAIN : about.columns[best];
+  const decision = outOfDistribution ? OUT_OF_DISTRIBUTION : ofConfidence;
   const positive = score >= about.threshold.value;
   return { probabilities, distance, best, score, positive, abstained, outOfDistribution, decision };
 }
