@@ -5,5 +5,5 @@ the parameters of its family, in JAX, a batch at a time. From the repository's r
 
     python -m scripts.pretrain_textures.train     the training, resumed where it stopped
     python -m scripts.pretrain_textures.bundle RUN    its result, put into the package
-    python -m scripts.pretrain_textures.picture   docs/textures.jpg, after a change of a family
+    python -m scripts.pretrain_textures.draw      docs/textures.jpg, after a change of a family
 """

@@ -1,5 +1,7 @@
 """Batches of pictures with the labels that their making gives.
 
+    python -m scripts.pretrain_textures.draw    docs/textures.jpg: every family, a line each
+
 A recipe is a family and a point in the space of its parameters. Each picture of a recipe is a new
 draw: other places and directions, parameters near the recipe's, other colours. So a network that
 recognises recipes must see structure, as with the fractal classes of Kataoka et al. (2020, ACCV);
@@ -9,14 +11,20 @@ it learns the parameters themselves, too.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
-from . import colour, fields, general, tissue
+from sscjax.system import terminal
+from sscjax.training import programs
+
+from . import fields, general, scanner, tissue
 from .tissue import Pigments
 
 PARAMETERS = 6
@@ -133,10 +141,31 @@ def batch(key: jax.Array, recipes: Recipes, count: int, size: int) -> Batch:
         parameters.append(chosen)
     every: Pigments = tuple(map(jnp.concatenate, zip(*drawn, strict=True)))  # type: ignore[assignment]
     stain, camera = jax.random.split(jax.random.fold_in(key, 1_000_000))
-    planes = colour.photographed(camera, colour.coloured(stain, every))
+    planes = scanner.photographed(camera, scanner.coloured(stain, every))
     return Batch(
         planes.transpose(0, 2, 3, 1) / 255.0,
         jnp.concatenate(classes).astype(jnp.int32),
         jnp.repeat(jnp.arange(len(recipes.families)), count).astype(jnp.int32),
         jnp.concatenate(parameters),
     )
+
+
+def main() -> int:
+    """Draw docs/textures.jpg as the training draws, from keys that it does not use."""
+    columns, each, size = 14, 2, 64
+    terminal.set_up_jax()
+    recipes, key = Recipes(tuple(FAMILIES), 48), jax.random.key(1)
+    draws = programs.jit(lambda key: batch(key, recipes, each, size))
+    batches = [
+        np.asarray(draws(jax.random.fold_in(key, k)).images).reshape(-1, each, size, size, 3)
+        for k in range(columns // each)
+    ]
+    lines = np.concatenate(batches, axis=1).transpose(0, 2, 1, 3, 4)
+    picture = lines.reshape(len(FAMILIES) * size, columns * size, 3)
+    target = Path(__file__).resolve().parents[2] / "docs" / "textures.jpg"
+    Image.fromarray((255 * picture).round().astype(np.uint8)).save(target, quality=80)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(terminal.call(main))

@@ -31,7 +31,14 @@ from sscjax.training import checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 from pretrain_textures import bundle, draw, objective, train  # noqa: E402
-from pretrain_textures.config import get_config  # noqa: E402
+from pretrain_textures.config import (  # noqa: E402
+    Schedule,
+    get_config,
+    make_optimizer,
+    make_plan,
+    make_rate,
+    make_schedule,
+)
 
 FOLDER = Path(bundled.__file__).parent
 
@@ -109,7 +116,7 @@ def test_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
     # The file holds the averaged backbone: kernels in float16, the rest in float32, no classifier.
     arrays, convention = read_weights(weights)
     assert convention.name == "keras" and not any("predictions" in name for name in arrays)
-    start = objective.start(train.make_plan(tiny()), train.make_optimizer(tiny()), 0)
+    start = objective.start(make_plan(tiny()), make_optimizer(tiny()), 0)
     with checkpoint.Checkpoints(undisturbed / "checkpoints") as saved:
         state = saved.restore(5, start)
     average = {
@@ -132,16 +139,16 @@ def test_loss_falls() -> None:
     optimizer = optax.adam(1.0)
     batch = objective.make_draw(plan, 4, 32)(jax.random.key(1))
     state, step = objective.start(plan, optimizer, 0), objective.make_step(plan, optimizer)
-    course = []
+    curve = []
     for _ in range(20):
         state, parts = step(state, batch, jnp.float32(3e-3))
-        course.append({name: float(value) for name, value in parts.items()})
+        curve.append({name: float(value) for name, value in parts.items()})
     # At first all recipes are alike, and all parameters in the middle.
-    assert course[0]["entropy"] == pytest.approx(np.log(6), abs=1e-4)
+    assert curve[0]["entropy"] == pytest.approx(np.log(6), abs=1e-4)
     middle = 12 * np.square(0.5 - np.asarray(batch.parameters)).mean()
-    assert course[0]["parameters"] == pytest.approx(middle, rel=1e-4)
+    assert curve[0]["parameters"] == pytest.approx(middle, rel=1e-4)
     for name in ("entropy", "parameters", "loss"):
-        assert course[-1][name] < 0.8 * course[0][name], name
+        assert curve[-1][name] < 0.8 * curve[0][name], name
 
 
 @pytest.mark.parametrize(
@@ -173,23 +180,23 @@ def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 def test_rate_rises_stays_and_falls() -> None:
     config = tiny(sizes=(32,), images=(800,), each=(4,), warmup=80, learning_rate=0.01)
-    course = train.make_course(config)
-    assert course.steps == 100 and course.pictures(7) == 56
-    rates = np.array([train.make_rate(config, course)(step) for step in range(100)])
+    schedule = make_schedule(config)
+    assert schedule.steps == 100 and schedule.pictures(7) == 56
+    rates = np.array([make_rate(config, schedule)(step) for step in range(100)])
     np.testing.assert_allclose(rates[:10], 0.01 * np.arange(1, 11) / 10)
     np.testing.assert_allclose(rates[10:70], 0.01)
     np.testing.assert_allclose(rates[70:], 0.01 * np.arange(30, 0, -1) / 30)
 
 
-def test_course_of_two_sizes() -> None:
-    course = train.make_course(tiny(images=(24, 20)))
-    assert course == train.Course((32, 40), (8, 4), (3, 8)) and course.steps == 8
-    assert [course.phase(step) for step in range(8)] == [0] * 3 + [1] * 5
-    assert [course.pictures(done) for done in range(9)] == [0, 8, 16, 24, 28, 32, 36, 40, 44]
+def test_schedule_of_two_sizes() -> None:
+    schedule = make_schedule(tiny(images=(24, 20)))
+    assert schedule == Schedule((32, 40), (8, 4), (3, 8)) and schedule.steps == 8
+    assert [schedule.phase(step) for step in range(8)] == [0] * 3 + [1] * 5
+    assert [schedule.pictures(done) for done in range(9)] == [0, 8, 16, 24, 28, 32, 36, 40, 44]
     # 26 is passed by the first step of small batches; of the multiples of 12, 24 is the border.
-    assert [done for done in range(1, 9) if course.passes(done, 26)] == [4]
-    assert [done for done in range(1, 9) if course.passes(done, 12)] == [2, 3, 6]
-    assert not any(course.passes(done, 0) for done in range(1, 9))
+    assert [done for done in range(1, 9) if schedule.passes(done, 26)] == [4]
+    assert [done for done in range(1, 9) if schedule.passes(done, 12)] == [2, 3, 6]
+    assert not any(schedule.passes(done, 0) for done in range(1, 9))
 
 
 def test_classifier_moves_by_a_tenth_and_biases_do_not_decay() -> None:
@@ -199,7 +206,7 @@ def test_classifier_moves_by_a_tenth_and_biases_do_not_decay() -> None:
         for layer in ("Conv1", "predictions")
     }
     for decay, gradient in ((0.0, 1.0), (0.5, 0.0)):
-        optimizer = train.make_optimizer(tiny(weight_decay=decay, clip=100.0))
+        optimizer = make_optimizer(tiny(weight_decay=decay, clip=100.0))
         given = jax.tree.map(lambda leaf, value=gradient: leaf * value, params)
         moved = jax.tree.map(
             lambda leaf: leaf.item(), optimizer.update(given, optimizer.init(params), params)[0]
@@ -257,10 +264,10 @@ def test_documented_long_training_keeps_few_files() -> None:
     flags = dict(re.findall(r'--config\.(\w+)="?([^\s"]+)', line))
     config = get_config()
     config.update({name: ast.literal_eval(value) for name, value in flags.items()})
-    train.make_plan(config)
-    course = train.make_course(config)
-    assert len(course.sizes) == 3
-    assert course.pictures(course.steps) // config.keep_every < 20
+    make_plan(config)
+    schedule = make_schedule(config)
+    assert len(schedule.sizes) == 3
+    assert schedule.pictures(schedule.steps) // config.keep_every < 20
 
 
 def test_only_finished_trainings_are_bundled(

@@ -18,7 +18,7 @@ import pytest
 from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from pretrain_textures import colour, draw, fields  # noqa: E402
+from pretrain_textures import draw, fields, scanner  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -205,7 +205,7 @@ def test_colours_say_nothing_of_the_label() -> None:
 
     def stained(amount: float) -> np.ndarray:
         flat = (jnp.full((500, 1, 1), amount),) * 3
-        light = np.asarray(colour.coloured(jax.random.key(0), flat))[:, :, 0, 0]
+        light = np.asarray(scanner.coloured(jax.random.key(0), flat))[:, :, 0, 0]
         assert light.min() >= 0 and light.max() <= 255
         return light
 
