@@ -97,7 +97,7 @@ def test_help_is_quick() -> None:
 @pytest.mark.parametrize("name", [*dispatcher.COMMANDS])
 def test_every_option_says_its_default(name: str) -> None:
     parser = importlib.import_module(dispatcher.COMMANDS[name][0]).parser()
-    assert parser.prog == f"sscjax {name}"
+    assert isinstance(parser, Parser) and parser.prog == f"sscjax {name}"
     for action in parser._actions[1:]:  # the first is --help
         assert action.help, action.dest
         if not action.required and name != "doctor" and action.dest != "helpfull":
@@ -146,56 +146,31 @@ def test_defaults_are_those_of_the_functions() -> None:
 
 
 MISTAKES = [
-    (("predic",), "sscjax has no command 'predic'; did you mean predict?"),
-    (("xyzzy",), "sscjax has no command 'xyzzy'; expected train, audit, predict"),
-    (("predict",), "the following arguments are required: RUN, INPUT"),
-    (
-        ("predict", "r", "x", "--ovrwrite"),
-        "has no option --ovrwrite; did you mean --overwrite?",
-    ),
-    (
-        ("predict", "r", "x", "--over"),
-        "predict has no option --over; did you mean --overwrite?",
-    ),
-    (("export", "r", "--formt=onnx", "--out=x"), "has no option --formt; did you mean --format?"),
-    (
-        ("export", "r", "--format=onx", "--out=x"),
-        "found 'onx', expected onnx, stablehlo, web; did",
-    ),
-    (("report", "a", "b"), "found 'b', which is one argument too many; `sscjax report --help`"),
-    (("sample-size", "a", "--power=x"), "--power: invalid float value: 'x'"),
-    (("audit", "a", "--image-size"), "--image-size: expected one argument"),
-    (
-        ("train", "--confg=three_class"),
-        "train has no option --confg; did you mean --config?",
-    ),
-    (("train",), "no config given: add --config=three_class"),
-    (("doctor", "now"), "found 'now', which is one argument too many"),
+    ("predic", "sscjax has no command 'predic'; did you mean predict?"),
+    ("xyzzy", "sscjax has no command 'xyzzy'; expected train, audit, predict"),
+    ("predict", "the following arguments are required: RUN, INPUT"),
+    ("predict r x --ovrwrite", "has no option --ovrwrite; did you mean --overwrite?"),
+    ("predict r x --over", "predict has no option --over; did you mean --overwrite?"),
+    ("doctor --hepl", "sscjax doctor has no option --hepl; did you mean --help"),
+    ("export r --formt=onnx --out=x", "has no option --formt; did you mean --format?"),
+    ("export r --format=onx --out=x", "found 'onx', expected onnx, stablehlo, web; did"),
+    ("report a b", "found 'b', which is one argument too many; `sscjax report --help`"),
+    ("sample-size a --power=x", "--power: invalid float value: 'x'"),
+    ("audit a --image-size", "--image-size: expected one argument"),
+    ("train --confg=three_class", "train has no option --confg; did you mean --config?"),
+    ("train", "no config given: add --config=three_class"),
 ]
 
 
 @pytest.mark.parametrize(("words", "expected"), MISTAKES)
 def test_mistakes_are_one_line(
-    words: tuple[str, ...],
-    expected: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["sscjax", *words])
+    monkeypatch.setattr(sys, "argv", ["sscjax", *words.split()])
     assert dispatcher.main() == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
     assert captured.err.startswith("error: ") and expected in captured.err
-
-
-@pytest.mark.parametrize("name", [*dispatcher.COMMANDS])
-def test_every_command_refuses_an_unknown_option(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["sscjax", name, "--hepl"])
-    assert dispatcher.main() == 2
-    expected = f"error: sscjax {name} has no option --hepl; did you mean --help"
-    assert capsys.readouterr().err.startswith(expected)
 
 
 def test_mistakes_of_a_real_start_have_no_traceback() -> None:
@@ -259,7 +234,7 @@ def test_the_command_to_repeat_works(started: str, tmp_path: Path) -> None:
     assert repeated.stdout == done.stdout
 
 
-def test_results_are_not_overwritten_unless_told(
+def test_results_are_not_overwritten_without_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The default folder is in the current one, and the error names the option that replaces it."""
