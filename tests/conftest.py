@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import browsing
 import jax
@@ -14,6 +14,9 @@ import pytest
 
 from sscjax.export import ort_web
 from sscjax.system import machine
+
+if TYPE_CHECKING:
+    import exported
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -106,3 +109,46 @@ def runtime() -> Path:
         # From npm, not from pip.
         pytest.skip(f"no onnxruntime-web: set SSCJAX_ORT_WEB, {ort_web.HINT}")
     return Path(named)
+
+
+# ---- tests/export --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> exported.Runs:
+    """Runs to export, each trained when it is first used."""
+    import exported
+
+    return exported.Runs(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def site(
+    tmp_path_factory: pytest.TempPathFactory,
+    quick_compiler: None,
+    runs: exported.Runs,
+    runtime: Path,
+) -> Path:
+    """The exported page of MobileNetV2."""
+    import exported
+
+    return exported.page(runs("mobilenet_v2"), tmp_path_factory.mktemp("page") / "page", runtime)
+
+
+@pytest.fixture
+def opened(browser: Any, site: Path) -> Iterator[browsing.Opened]:
+    """The page in Chromium."""
+    page = browsing.open_page(browser, site)
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="session")
+def tiles(request: pytest.FixtureRequest, runs: exported.Runs) -> list[Path]:
+    """200 real tiles, or the synthetic ones of the runs."""
+    try:
+        shared = request.getfixturevalue("shared_data")
+    except pytest.skip.Exception:
+        return sorted(runs.images.rglob("*.png"))
+    paths = sorted((shared / "data" / "prostate_gleason").glob("*/*.jpg"))
+    return paths[:: len(paths) // 200][:200]

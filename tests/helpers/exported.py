@@ -12,6 +12,8 @@ import pytest
 from small_runs import finished_run, write_folder
 
 from sscjax.export import graph, graph_jax, metadata, onnx_file
+from sscjax.export import write as export_file
+from sscjax.export.verify import ExportOptions
 from sscjax.inference.classifier import Classifier
 from sscjax.inference.outputs import Outputs
 
@@ -52,6 +54,13 @@ class Runs:
             folder = self.factory.mktemp("run") / "run"
             self.folders[model] = finished_run(folder, self.images, name, **fields)
         return self.folders[model]
+
+
+def page(run: Path, folder: Path, runtime: Path) -> Path:
+    """The exported page of a run; `runtime` is the archive of onnxruntime-web."""
+    text = export_file.export(run, "web", folder, ExportOptions(ort_web=runtime))
+    assert "0 decisions differ" in text and "python -m http.server" in text
+    return folder
 
 
 def noise(count: int, size: int) -> np.ndarray:
