@@ -3,8 +3,9 @@
     python scripts/licences.py > docs/licences.md
     python scripts/licences.py --constraints > .ci/known-good.txt
 
-Read from the environment it is run in, where everything must be installed; the second command is
-for one in which all tests have just passed. Of an extra that is not installed nothing is said.
+Both are read from the environment that runs the script, where everything must be installed; the
+second command is for one in which all tests have just passed. Extras that are not installed are
+left out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# What somebody installs who uses it; the rest is for those who change it.
+# Extras for users; the others are for developers.
 USED = ("", "slides", "tensorboard", "export")
 DEVELOPED = ("test", "dev")
 
@@ -30,7 +31,7 @@ COMMAND = "python scripts/licences.py"
 
 
 def requirements(extra: str) -> list[Requirement]:
-    """What pyproject.toml requires, of an extra or ('') always."""
+    """What pyproject.toml requires for an extra, or ('') always."""
     text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     project = tomllib.loads(text)["project"]
     lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
@@ -39,53 +40,57 @@ def requirements(extra: str) -> list[Requirement]:
 
 def closure(extras: tuple[str, ...]) -> dict[str, importlib.metadata.Distribution]:
     """All that these need, directly or not, by name; what is not installed is left out."""
-    waiting = deque((one, frozenset(one.extras)) for name in extras for one in requirements(name))
-    found: dict[str, importlib.metadata.Distribution] = {}
+    waiting = deque(
+        (requirement, frozenset(requirement.extras))
+        for name in extras
+        for requirement in requirements(name)
+    )
+    installed: dict[str, importlib.metadata.Distribution] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     while waiting:
-        wanted, extras_of = waiting.popleft()
-        key = (canonicalize_name(wanted.name), extras_of)
-        if key in seen or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
+        requirement, its_extras = waiting.popleft()
+        key = (canonicalize_name(requirement.name), its_extras)
+        if key in seen or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
             continue
         seen.add(key)
         try:
-            one = importlib.metadata.distribution(wanted.name)
+            package = importlib.metadata.distribution(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        found[key[0]] = one
-        for line in one.requires or []:
+        installed[key[0]] = package
+        for line in package.requires or []:
             needed = Requirement(line)
             marker = needed.marker
-            if marker is None or any(marker.evaluate({"extra": e}) for e in ("", *extras_of)):
+            if marker is None or any(marker.evaluate({"extra": e}) for e in ("", *its_extras)):
                 needed.marker = None  # it holds: the extra it names is this one's
                 waiting.append((needed, frozenset(needed.extras)))
-    return dict(sorted(found.items()))
+    return dict(sorted(installed.items()))
 
 
-def licence(one: importlib.metadata.Distribution) -> str:
-    """As the package says it: an SPDX expression, else its classifiers, else its own words."""
-    about = one.metadata
+def licence(package: importlib.metadata.Distribution) -> str:
+    """As the package states it: an SPDX expression, else its classifiers, else its own words."""
+    about = package.metadata
     if "License-Expression" in about:
         return about["License-Expression"]
     prefix = "License :: "
     named = [line.split(" :: ")[-1] for line in about.get_all("Classifier") or [] if prefix in line]
     named = [name for name in named if name != "OSI Approved"]
     words = re.sub(r"\s+", " ", about["License"] if "License" in about else "").strip()
-    # Some have the whole text there.
+    # Some packages have the full text there.
     return ", ".join(named) or (words if 0 < len(words) <= 60 else "see its licence file")
 
 
-def table(some: dict[str, importlib.metadata.Distribution]) -> list[str]:
-    """A row for each."""
-    rows = [f"| {one.name} | {one.version} | {licence(one)} |" for one in some.values()]
-    return ["| package | version | licence |", "|---|---|---|", *rows]
+def table(packages: dict[str, importlib.metadata.Distribution]) -> list[str]:
+    """A line for each."""
+    lines = [f"| {p.name} | {p.version} | {licence(p)} |" for p in packages.values()]
+    return ["| package | version | licence |", "|---|---|---|", *lines]
 
 
 def page() -> list[str]:
     """The lines of docs/licences.md."""
     used = closure(USED)
-    all_of_them = closure((*USED, *DEVELOPED))
-    rest = {name: one for name, one in all_of_them.items() if name not in used}
+    every = closure((*USED, *DEVELOPED))
+    rest = {name: package for name, package in every.items() if name not in used}
     return [
         "# Licences of what this package depends on",
         "",
@@ -108,12 +113,12 @@ def page() -> list[str]:
 def constraints() -> list[str]:
     """The lines of a constraints file for pip."""
     # Torch comes from elsewhere, see CONTRIBUTING.md.
-    some = {n: one for n, one in closure((*USED, *DEVELOPED)).items() if n != "torch"}
+    packages = {n: p for n, p in closure((*USED, *DEVELOPED)).items() if n != "torch"}
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return [
         f"# Versions that passed all tests together, on Python {python} and {sys.platform}:",
         f"#   {COMMAND} --constraints > .ci/known-good.txt",
-        *(f"{name}=={one.version}" for name, one in some.items()),
+        *(f"{name}=={package.version}" for name, package in packages.items()),
     ]
 
 
