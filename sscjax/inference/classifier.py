@@ -251,6 +251,9 @@ def _build(
     content: Mapping[str, bytes],
 ) -> Classifier:
     config, stage = record["config"], figures["final_stage"]
+    if "name" not in config["model"]:
+        # A default may stand in for a newer field, and not for the network itself.
+        raise KeyError("config.model.name")
     settings = read_block(ModelSettings, config["model"], of_record=True, name="model")
     loss = read_block(LossSettings, config["loss"], of_record=True, name="loss")
     # A name from a file becomes a part of a path below.
