@@ -248,6 +248,7 @@ class Nuclei(NamedTuple):
     bits: jax.Array
 
 
+# Eight parameters: place, seed, and five independent properties of nuclei, which families name.
 def nuclei(
     x: jax.Array,
     y: jax.Array,

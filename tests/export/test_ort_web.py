@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 import urllib3
-from exported import REASON, Runs
+from exported import Runs
 from requests.adapters import BaseAdapter
 
 from sscjax.errors import UserError
@@ -116,10 +116,8 @@ def test_a_wrong_download_is_not_kept(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-@pytest.mark.extra
 @pytest.mark.usefixtures("quick_compiler")
 def test_the_runtime_goes_with_the_page_alone(runs: Runs, tmp_path: Path) -> None:
-    pytest.importorskip("onnx", reason=REASON)
     run = runs("cnn")
     with pytest.raises(UserError, match="--ort-web goes with --format=web, not with onnx"):
         export_file.export(run, "onnx", tmp_path / "a.onnx", ExportOptions(ort_web=tmp_path))
