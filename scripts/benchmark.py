@@ -220,7 +220,7 @@ def _cells(name: str, measured: dict[str, Any], size: int) -> list[tuple[str, ..
     """The lines of one row: against each peer, and against the machine's matrix products."""
     row, rates = ROWS[name], {case: result["rates"] for case, result in measured.items()}
     ours = rates[row.ours]
-    lines = [
+    lines: list[tuple[str, ...]] = [
         (
             *(name, _range(ours), peer.partition("_")[0], _range(rates[peer])),
             f"{_ratio(ours, rates[peer]):.2f}",

@@ -73,7 +73,7 @@ class Settings:
 def _network(name: str) -> Any:
     from sscjax import models
 
-    networks = {
+    networks: dict[str, Callable[[int], Any]] = {
         "mobilenet_v2": functools.partial(models.MobileNetV2, dropout_rate=0.2),
         "cnn": functools.partial(models.CNN, dropout_rate=0.5),
         "fd_unet": functools.partial(models.FDUNet, **UNET),

@@ -99,9 +99,10 @@ def weights(suffix: str) -> Target:
 
         from sscjax.models.pretrained.formats import read_weights
 
-        torch = suffix == ".pth"
-        valid = sound_files.torch_weights if torch else sound_files.weights
-        files = valid(folder)
+        if suffix == ".pth":
+            valid = sound_files.torch_weights(folder)
+        else:
+            valid = [sound_files.weights(folder)[suffix]]
 
         def attempt(data: bytes) -> None:
             path = folder / f"changed{suffix}"
@@ -109,7 +110,7 @@ def weights(suffix: str) -> Target:
             arrays, _ = read_weights(path)
             assert sum(array.size for array in arrays.values()) <= 50_000_000
 
-        return files if torch else [files[suffix]], attempt
+        return valid, attempt
 
     return target
 

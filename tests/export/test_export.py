@@ -97,9 +97,11 @@ def changed(opened: Classifier, kind: str) -> Classifier:
         )
     if kind == "no components":
         # Few training images leave none: every direction counts alike.
-        nothing = {"components": opened.detector.components[:0]}
-        nothing["variances"] = opened.detector.variances[:0]
-        return dataclasses.replace(opened, detector=dataclasses.replace(opened.detector, **nothing))
+        detector = opened.detector
+        bare = dataclasses.replace(
+            detector, components=detector.components[:0], variances=detector.variances[:0]
+        )
+        return dataclasses.replace(opened, detector=bare)
     if kind == "sigmoid":
         kernel = params["predictions"]["kernel"][:, :1]
         head = {"kernel": kernel, "bias": np.array([0.3], np.float32)}

@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -170,7 +170,9 @@ def test_what_is_not_a_number_disagrees(field: str) -> None:
     agreement = verify.Agreement(1, "test", 0.0, 0.0, 0, None, (1.0, 1.0), (None, None))
     verify.demand(agreement, "one.onnx")
     with pytest.raises(UserError, match="does not predict"):
-        verify.demand(dataclasses.replace(agreement, **{field: float("nan")}), "one.onnx")
+        verify.demand(
+            dataclasses.replace(agreement, **cast(Any, {field: float("nan")})), "one.onnx"
+        )
 
 
 def test_results_are_never_replaced_unasked(runs: Runs, tmp_path: Path) -> None:
