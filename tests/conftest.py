@@ -33,7 +33,8 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Files that take long, the slowest first; several processes share the rest behind them.
 SLOWEST = (
-    *("test_export_real", "test_faults", "test_page", "test_page_offline", "test_mobilenet_unet"),
+    *("test_export_real", "test_damaged_files", "test_disks", "test_signals", "test_two_runs"),
+    *("test_long_runs", "test_page", "test_page_offline", "test_mobilenet_unet"),
     *("test_export", "test_single_run", "test_all_folds", "test_equivalence", "test_unet_runs"),
     *("test_hostile_runs", "test_mobilenet_v2", "test_train_step", "test_convolutions"),
     *("test_privacy", "test_linear_probe", "test_provenance", "test_whole_slides"),

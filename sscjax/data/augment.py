@@ -179,7 +179,7 @@ def look(params: AugmentParams, images: jax.Array, how: Changes) -> jax.Array:
 
 
 def _transposed(params: AugmentParams, images: jax.Array) -> jax.Array:
-    """Rows and columns exchanged where asked for, of images or maps [B,S,S,...]."""
+    """Rows and columns exchanged where drawn, of images or maps [B,S,S,...]."""
     if images.shape[1] != images.shape[2]:
         raise ValueError(f"images are {images.shape[1:3]}: only square ones can be turned")
     chosen = params.transpose.reshape(-1, *(1 for _ in images.shape[1:]))

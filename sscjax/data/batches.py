@@ -117,13 +117,13 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__getitem__")
 
 
-def _check(array: Any, what: str, given: int = 0) -> None:
+def _check(array: Any, what: str, axis: int = 0) -> None:
     """Raise a UserError unless it is uint8 [N,H,W,3] of enough pixels."""
     shape = tuple(array.shape)
     if len(shape) != 4 or shape[-1] != 3:
-        hint = "; of one image give images[None]" if len(shape) == 3 and not given else ""
-        wanted = "[H,W,3]" if given else "[N,H,W,3]"
-        raise UserError(f"{what}: an array of shape {shape[given:]}, expected {wanted}{hint}")
+        hint = "; of one image give images[None]" if len(shape) == 3 and not axis else ""
+        wanted = "[H,W,3]" if axis else "[N,H,W,3]"
+        raise UserError(f"{what}: an array of shape {shape[axis:]}, expected {wanted}{hint}")
     if np.dtype(array.dtype) != np.uint8:
         raise UserError(
             f"{what}: an array of {np.dtype(array.dtype)}, expected uint8 from 0 to 255; "

@@ -32,15 +32,15 @@ SPLIT_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageRecord:
-    """One image that exists as a file but is not decoded yet.
+    """One image that is not decoded yet.
 
     Attributes:
-      path: the file.
+      path: the file; of a drawn image its name.
       file: the same, relative to the set's folder with forward slashes.
       label: the class name.
-      subject: patient or biopsy; the file itself where the source names none.
-      split: 'train', 'val' or 'test', or None where the source prescribes no split.
-      mask: its segmentation map, or None where it has none.
+      subject: patient or biopsy; the file itself if the source names none.
+      split: 'train', 'val' or 'test', or None if the source prescribes no split.
+      mask: its segmentation map, or None.
     """
 
     path: Path
@@ -60,13 +60,15 @@ class Listing:
       classes: class names in label order.
       records: the images; by file name for folders, in the manifest's order for manifests. Either
         all of them have a split or none has.
-      source: one line for people.
+      source: one line for reports.
+      kind: 'folder', 'manifest' or 'synthetic'.
     """
 
     folder: Path
     classes: tuple[str, ...]
     records: tuple[ImageRecord, ...]
     source: str
+    kind: str
 
 
 def list_images(path: Path | str, classes: Sequence[str] = (), *, private: bool = False) -> Listing:
@@ -77,16 +79,16 @@ def list_images(path: Path | str, classes: Sequence[str] = (), *, private: bool 
     folder holds one folder per class, with images at any depth: in `class/subject/image.jpg` the
     second folder names the subject (the same name under two classes is the same subject). An image
     without a subject is a subject of its own, which is logged as a warning. Hidden files and
-    files without an image suffix are passed over. A file `name_mask.png` beside an image is its
+    files without an image suffix are ignored. A file `name_mask.png` beside an image is its
     mask; a manifest with a column `mask` names all masks there, and an empty cell is none.
 
     Args:
       path: the folder or csv file.
       classes: class names in label order; empty: the names found, sorted.
-      private: nothing but a mistake that is to be mended names the folder.
+      private: name the folder only in errors.
 
     Raises:
-      UserError: one line that names the file or row, what was expected and the mend.
+      UserError: one line that names the file or row, what was expected and how to fix it.
     """
     path = Path(path)
     if path.is_file():
@@ -117,14 +119,14 @@ def list_folder(folder: Path, classes: Sequence[str], *, private: bool = False) 
         raise UserError(
             f"{folder}: the folder is empty; expected one folder per class or a {MANIFEST}"
         )
-    found = [entry.name for entry in entries if entry.is_dir()]
+    folders = [entry.name for entry in entries if entry.is_dir()]
     loose = sum(_is_image(entry) for entry in entries if entry.is_file())
-    if not found:
+    if not folders:
         raise UserError(
             f"{folder}: found no class folders and {loose} image(s); expected one folder per class "
             f"or a {MANIFEST}; sort the images into folders named after their classes"
         )
-    names = ordered_classes(folder, found, classes)
+    names = ordered_classes(folder, folders, classes)
     records: list[ImageRecord] = []
     skipped = 0
     for name in names:
@@ -144,35 +146,35 @@ def list_folder(folder: Path, classes: Sequence[str], *, private: bool = False) 
     _refuse_shared_files(records, [record.file for record in records])
     if skipped or loose:
         _LOG.warning(
-            "%s: passed over %d file(s) in class folders that are not %s, and %d image(s) outside "
+            "%s: ignored %d file(s) in class folders that are not %s, and %d image(s) outside "
             "class folders",
             _shown(folder, private), skipped, " ".join(IMAGE_SUFFIXES), loose,
         )  # fmt: skip
     source = _source(f"folder {_shown(folder, private)}", records)
     if skipped or loose:
-        source += f"; passed over: {skipped} other file(s), {loose} image(s) outside class folders"
-    return Listing(folder, names, tuple(records), source)
+        source += f"; ignored: {skipped} other file(s), {loose} image(s) outside class folders"
+    return Listing(folder, names, tuple(records), source, "folder")
 
 
-def _shown(place: Path, private: bool) -> str:
-    """A folder or manifest where no mistake is to be mended."""
-    return "(private)" if private else str(place)
+def _shown(path: Path, private: bool) -> str:
+    """The name of a folder or manifest for messages that are no errors."""
+    return "(private)" if private else str(path)
 
 
 def _source(name: str, records: Sequence[ImageRecord]) -> str:
-    """The line for people; warns where images have no subject to split by."""
-    alone = sum(record.subject == record.file for record in records)
-    if not alone:
+    """The line for reports; warns if images have no subject to split by."""
+    without_subject = sum(record.subject == record.file for record in records)
+    if not without_subject:
         subjects = {record.subject for record in records}
         return f"{name} ({len(records)} images of {len(subjects)} subjects)"
     _LOG.warning(
         "%s: %d of %d images name no subject, so each counts as its own: the split cannot be "
         "by patient and the figures are optimistic; use class/subject/image.jpg folders or a "
         "%s with a subject column",
-        name, alone, len(records), MANIFEST,
+        name, without_subject, len(records), MANIFEST,
     )  # fmt: skip
     return (
-        f"{name} ({len(records)} images; {alone} without a subject, taken as one "
+        f"{name} ({len(records)} images; {without_subject} without a subject, taken as one "
         "subject each: the split is not by patient and the figures are optimistic)"
     )
 
@@ -188,10 +190,10 @@ def _folder_record(folder: Path, path: Path, label: str) -> ImageRecord:
 
 def _beside(folder: Path, path: Path) -> Path | None:
     """The mask beside an image, which must not lead out of the folder."""
-    found = masks.beside(path)
-    if found is not None:
-        _refuse_outside(folder, found, str(found))
-    return found
+    mask = masks.beside(path)
+    if mask is not None:
+        _refuse_outside(folder, mask, str(mask))
+    return mask
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -217,22 +219,22 @@ def _is_image(path: Path) -> bool:
 
 
 def ordered_classes(
-    where: Path | str, found: Sequence[str], wanted: Sequence[str]
+    where: Path | str, present: Sequence[str], wanted: Sequence[str]
 ) -> tuple[str, ...]:
     """`wanted` if given, after checking that it and `found` are the same names; else sorted."""
-    names = tuple(wanted) or tuple(sorted(found))
+    names = tuple(wanted) or tuple(sorted(present))
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise UserError(f"the list of classes names {repeated[0]!r} twice; name each class once")
-    for name in sorted(set(found) - set(names)):
+    for name in sorted(set(present) - set(names)):
         raise UserError(
             f"{where}: unknown class {name!r}, expected one of {', '.join(names)}; remove it or "
             "add it to the classes"
         )
     for name in names:
-        if name not in found:
+        if name not in present:
             raise UserError(
-                f"{where}: no image of the class {name!r}, found {', '.join(sorted(found))}; add "
+                f"{where}: no image of the class {name!r}, found {', '.join(sorted(present))}; add "
                 "some or take it off the classes"
             )
     if len(names) < 2:
@@ -250,51 +252,51 @@ def list_manifest(manifest: Path, classes: Sequence[str], *, private: bool = Fal
     """Lists what a csv file names, as `list_images` does."""
     folder = manifest.parent
     records: list[ImageRecord] = []
-    places: list[str] = []
+    rows: list[str] = []
     for line, row in read_rows(manifest, COLUMNS):
-        place = f"{manifest}, row {line}"
-        records.append(_manifest_record(folder, place, row, classes))
-        places.append(place)
+        where = f"{manifest}, row {line}"
+        records.append(_manifest_record(folder, where, row, classes))
+        rows.append(where)
     if not records:
         raise UserError(f"{manifest}: has no rows; expected one row per image")
-    found = list(dict.fromkeys(record.label for record in records))
-    names = ordered_classes(manifest, found, classes)
-    _refuse_shared_files(records, places)
-    given = [record.split is not None for record in records]
-    if any(given) and not all(given):
+    labels = list(dict.fromkeys(record.label for record in records))
+    names = ordered_classes(manifest, labels, classes)
+    _refuse_shared_files(records, rows)
+    has_split = [record.split is not None for record in records]
+    if any(has_split) and not all(has_split):
         raise UserError(
-            f"{places[given.index(False)]}: empty split, while {sum(given)} of {len(given)} rows "
-            "have one; fill all of them or remove the column"
+            f"{rows[has_split.index(False)]}: empty split, while {sum(has_split)} of "
+            f"{len(has_split)} rows have one; fill all of them or remove the column"
         )
     source = _source(f"manifest {_shown(manifest, private)}", records)
-    return Listing(folder, names, tuple(records), source)
+    return Listing(folder, names, tuple(records), source, "manifest")
 
 
 def _manifest_record(
-    folder: Path, place: str, row: Mapping[str, str], classes: Sequence[str]
+    folder: Path, where: str, row: Mapping[str, str], classes: Sequence[str]
 ) -> ImageRecord:
     for column in (*COLUMNS, "subject"):
         if not row.get(column, "-"):
-            raise UserError(f"{place}: empty {column}; fill it in")
+            raise UserError(f"{where}: empty {column}; fill it in")
     label, split = row["label"], row.get("split", "")
     if classes and label not in classes:
         raise UserError(
-            f"{place}: unknown label {label!r}, expected one of {', '.join(classes)}; correct the "
+            f"{where}: unknown label {label!r}, expected one of {', '.join(classes)}; correct the "
             "row or add the class"
         )
     if split and split not in SPLIT_NAMES:
         raise UserError(
-            f"{place}: unknown split {split!r}, expected train, val or test; correct the row"
+            f"{where}: unknown split {split!r}, expected train, val or test; correct the row"
         )
-    path, file = named_file(folder, place, row["file"])
+    path, file = named_file(folder, where, row["file"])
     if "mask" in row:
-        mask = named_file(folder, place, row["mask"])[0] if row["mask"] else None
+        mask = named_file(folder, where, row["mask"])[0] if row["mask"] else None
     else:
         mask = _beside(folder, path)
     return ImageRecord(path, file, label, row.get("subject", file), SPLIT_NAMES.get(split), mask)
 
 
-def named_file(folder: Path, place: str, name: str) -> tuple[Path, str]:
+def named_file(folder: Path, where: str, name: str) -> tuple[Path, str]:
     """The file that a manifest names, and its name relative to the manifest's folder.
 
     Raises:
@@ -305,7 +307,7 @@ def named_file(folder: Path, place: str, name: str) -> tuple[Path, str]:
     windows = PureWindowsPath(name)
     if relative.is_absolute() or windows.drive or windows.root or ".." in relative.parts:
         raise UserError(
-            f"{place}: {name} leaves the folder {folder}; give a path inside it, relative "
+            f"{where}: {name} leaves the folder {folder}; give a path inside it, relative "
             "to the manifest"
         )
     path = folder / relative
@@ -315,25 +317,25 @@ def named_file(folder: Path, place: str, name: str) -> tuple[Path, str]:
         is_file = exists = False
     if not is_file:
         kind = "is not a file" if exists else "does not exist"
-        raise UserError(f"{place}: {name} {kind}; correct the row or restore the file")
-    _refuse_outside(folder, path, place)
+        raise UserError(f"{where}: {name} {kind}; correct the row or restore the file")
+    _refuse_outside(folder, path, where)
     return path, relative.as_posix()
 
 
-def _refuse_outside(folder: Path, path: Path, place: str) -> None:
+def _refuse_outside(folder: Path, path: Path, where: str) -> None:
     target = target_of(path)
     if not target.is_relative_to(target_of(folder)):
         raise UserError(
-            f"{place}: {path.name} leaves the folder {folder} (it links to {target}); copy the "
+            f"{where}: {path.name} leaves the folder {folder} (it links to {target}); copy the "
             "file into the folder"
         )
 
 
 def target_of(path: Path) -> Path:
-    """Where a path leads, links followed; of a link that leads round in a ring itself.
+    """The target of a path, with links resolved; a circular link is returned as it is.
 
-    `Path.resolve` has that end some versions of Python with an error of its own. What such a link
-    is worth comes out where it is read.
+    `Path.resolve` raises an error for these in some versions of Python. Here the image cannot be
+    read later, which is handled as for any other.
     """
     return Path(os.path.realpath(path))
 

@@ -17,7 +17,7 @@ import os
 import tempfile
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,14 +48,6 @@ class Rows(Protocol):
 
     def __getitem__(self, index: Any) -> Any:
         """The rows at an integer, a slice, or an array of integers or booleans."""
-
-
-Target = Any
-"""Filled by `target[slice] = rows` or `target[index] = row`."""
-
-Keep = Callable[[tuple[int, ...], Any, Callable[[Target], None]], Rows]
-"""f(shape, dtype, fill) -> rows: stores an array; `fill` is called with a target unless the array
-exists already."""
 
 
 class Lazy(abc.ABC):
@@ -105,7 +97,13 @@ class Lazy(abc.ABC):
         """All rows in memory."""
         if copy is False:
             raise ValueError("rows that are not in memory cannot be read without a copy")
-        return np.asarray(self[:], dtype)
+        rows = np.empty(self.shape, self.dtype)
+        for part in chunks(self):
+            rows[part] = self[part]
+        return np.asarray(rows, dtype)
+
+
+# --- views of other rows ------------------------------------------------------------------------
 
 
 class View(Lazy):
@@ -182,6 +180,9 @@ class Beside(Lazy):
             _update(part, digest)
 
 
+# --- rows in a file -----------------------------------------------------------------------------
+
+
 class DamagedError(UserError):
     """A row of a cache file is damaged; the file was removed and can be made again."""
 
@@ -235,7 +236,7 @@ class FileRows(Lazy):
         """Hash the rows."""
         update_rows(self, digest)
 
-    def like(self, row: np.ndarray) -> np.ndarray:
+    def matching(self, row: np.ndarray) -> np.ndarray:
         """Indices of the rows with the same checksum as `row`; no row is read."""
         data = np.ascontiguousarray(row, self.dtype).tobytes()
         return np.flatnonzero(self._sums == zlib.crc32(data))
@@ -253,14 +254,14 @@ class FileRows(Lazy):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-class _Filling:
-    """The target of a file that is being written; several threads may fill it."""
+class RowWriter:
+    """A file of rows that is being written; several threads may assign rows to it."""
 
     def __init__(self, file: io.BufferedRandom, shape: tuple[int, ...], dtype: Any, offset: int):
         self._file, self._shape, self._dtype, self._offset = file, shape, dtype, offset
         self._lock = threading.Lock()
         self.sums = np.zeros(shape[0], "<u4")
-        self.filled = np.zeros(shape[0], bool)
+        self.written = np.zeros(shape[0], bool)
 
     def __setitem__(self, index: slice | int, rows: np.ndarray) -> None:
         numbers = np.atleast_1d(np.arange(self._shape[0])[index])
@@ -272,30 +273,7 @@ class _Filling:
                 self._file.seek(self._offset + number * size)
                 self._file.write(data)
                 self.sums[number] = zlib.crc32(data)
-                self.filled[number] = True
-
-
-def in_memory(shape: tuple[int, ...], dtype: Any, fill: Callable[[Target], None]) -> Rows:
-    """A `Keep` that stores the rows in a NumPy array."""
-    rows = np.empty(shape, dtype)
-    fill(rows)
-    return rows
-
-
-def in_file(path: Path) -> Keep:
-    """A `Keep` that stores the rows in the file `path`; reused if it exists."""
-
-    def keep(shape: tuple[int, ...], dtype: Any, fill: Callable[[Target], None]) -> Rows:
-        rows = open_file(path, shape, dtype)
-        if rows is None:
-            with create(path, shape, dtype) as target:
-                fill(target)
-            rows = open_file(path, shape, dtype)
-            if rows is None:
-                raise UserError(f"{path}: was removed right after it was written; run again")
-        return rows
-
-    return keep
+                self.written[number] = True
 
 
 def write(path: Path, x: Rows) -> None:
@@ -304,9 +282,9 @@ def write(path: Path, x: Rows) -> None:
     Raises:
       OSError: the file cannot be written.
     """
-    with create(path, tuple(x.shape), x.dtype) as target:
+    with create(path, tuple(x.shape), x.dtype) as file:
         for part in chunks(x):
-            target[part] = x[part]
+            file[part] = x[part]
 
 
 def open_file(path: Path, shape: tuple[int, ...], dtype: Any) -> FileRows | None:
@@ -324,13 +302,13 @@ def open_file(path: Path, shape: tuple[int, ...], dtype: Any) -> FileRows | None
 
 
 @contextlib.contextmanager
-def create(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[_Filling]:
-    """Write rows to `path`: yields a target to fill in any order; renamed when it is complete.
+def create(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[RowWriter]:
+    """Write rows to `path`, assigned in any order; the file gets its name when it is complete.
 
     The file is NumPy's .npy, followed by a CRC-32 for each row.
 
     Raises:
-      ValueError: a row was not filled.
+      ValueError: a row was not written.
       OSError: the file cannot be written.
     """
     dtype = np.dtype(dtype)
@@ -341,12 +319,12 @@ def create(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[_Filling]
         with os.fdopen(handle, "w+b") as file:
             header = _header(shape, dtype)
             file.write(header)
-            filling = _Filling(file, shape, dtype, len(header))
-            yield filling
-            if not filling.filled.all():
-                raise ValueError(f"{path}: {(~filling.filled).sum()} rows were not filled")
+            writer = RowWriter(file, shape, dtype, len(header))
+            yield writer
+            if not writer.written.all():
+                raise ValueError(f"{path}: {(~writer.written).sum()} rows were not written")
             file.seek(0, io.SEEK_END)
-            file.write(filling.sums.tobytes())
+            file.write(writer.sums.tobytes())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -355,6 +333,9 @@ def create(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[_Filling]
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # for a full disk the system gives no name
         raise
+
+
+# --- functions of any rows ----------------------------------------------------------------------
 
 
 def chunks(x: Rows) -> Iterator[slice]:

@@ -1,56 +1,36 @@
-"""Image sets from a folder or a manifest.
+"""Image sets from sources: every image decoded once, in threads, and stored.
 
-A set on disk is first listed and checked (`sscjax.data.image_folder`), then decoded in threads. The
-result does not depend on the order in which the file system names its files.
+Images are stored in memory, in a .npy file of the cache if they would take too much memory, or as
+ArrayRecord. The resulting `ImageSet` is the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
-from sscjax.data import lazy, masks
+from sscjax.data import array_record, lazy, sources
 from sscjax.data.dataset import ImageSet
-from sscjax.data.image_folder import (
-    MANIFEST,
-    ImageRecord,
-    Listing,
-    existing_folder,
-    list_folder,
-    list_images,
-    list_manifest,
-)
-from sscjax.data.image_io import read_image
-from sscjax.data.lazy import Keep, Rows, Target
+from sscjax.data.lazy import Rows
+from sscjax.data.masks import IGNORE
+from sscjax.data.sources import Policy, Source
 from sscjax.errors import UserError
-
-__all__ = [
-    "ImageRecord",
-    "Listing",
-    "decode_listing",
-    "list_images",
-    "load",
-    "load_folder",
-    "load_manifest",
-    "merge_classes",
-]
 
 _LOG = logging.getLogger(__name__)
 
-Policy = Literal["error", "skip"]
-"""What an image that cannot be read does: 'error' ends the reading, 'skip' leaves it out."""
-
-# Images that are handed to the threads at a time: a list of a million waits nowhere.
+# Images that are queued for the threads at a time, after which errors are reported.
 _PART = 256
 
-# Names in a line for people.
+# How many file names an error lists.
 _NAMED = 3
 
 
@@ -60,37 +40,263 @@ def load(
     classes: Sequence[str] = (),
     corrupt: Policy = "error",
 ) -> ImageSet:
-    """Loads a manifest (a csv file, or a folder holding `manifest.csv`) or a folder per class.
+    """Load a manifest (a csv file, or a folder with `manifest.csv`) or a folder per class.
 
     Args:
       path: the folder or csv file.
       image_size: side of the square images in pixels.
-      classes: class names in label order; empty: the names found, sorted.
-      corrupt: what an image does that cannot be read.
+      classes: class names in label order; empty: the names in the set, sorted.
+      corrupt: what happens when an image cannot be read.
 
     Returns:
-      An `ImageSet` with images [N,image_size,image_size,3].
+      An `ImageSet` in memory with images [N,image_size,image_size,3].
 
     Raises:
-      UserError: anything wrong with the folder, the manifest or an image, in one line.
+      UserError: the folder, the manifest or an image has a mistake.
     """
-    return decode_listing(list_images(path, classes), image_size, corrupt=corrupt)
+    return in_memory(sources.from_path(path, image_size, classes, corrupt))
 
 
-def load_folder(path: Path | str, image_size: int, classes: Sequence[str] = ()) -> ImageSet:
-    """Loads one folder per class, ignoring any manifest; see `list_images` for subjects."""
-    return decode_listing(list_folder(existing_folder(path), classes), image_size)
+def from_source(
+    source: Source, folder: Path, storage: str = "direct", max_bytes: float = math.inf
+) -> ImageSet:
+    """Decode the images of a source, or read them from the cache; this is where storage is chosen.
+
+    Args:
+      source: which images.
+      folder: cache of decoded images, created when it is needed.
+      storage: 'direct' decodes at every start, unless the images are stored in a file; with
+        'array_record' they are decoded once and read from ArrayRecord files later, on systems that
+        have array_record.
+      max_bytes: larger sets are not held in memory.
+
+    Raises:
+      UserError: an image or the cache cannot be read or written.
+    """
+    if storage == "array_record" and array_record.is_available():
+        return _in_array_record(source, folder, max_bytes)
+    if math.prod(source.shape) <= max_bytes:
+        return in_memory(source)
+    return in_file(source, folder / f"{source.name}.npy")
 
 
-def load_manifest(path: Path | str, image_size: int, classes: Sequence[str] = ()) -> ImageSet:
-    """Loads what a manifest names; `path` is the csv file or the folder of a `manifest.csv`."""
-    path = Path(path)
-    manifest = path / MANIFEST if path.is_dir() else path
-    return decode_listing(list_manifest(manifest, classes), image_size)
+def in_memory(source: Source) -> ImageSet:
+    """Decode all images of a source into memory.
+
+    Raises:
+      UserError: an image cannot be read and the source's policy is 'error', or no image of a class
+        can be read.
+    """
+    images, masks = np.empty(source.shape, np.uint8), _empty_masks(source)
+    failed = _decode(source, images, masks)
+    return _image_set(source, images, masks, failed)
+
+
+def in_file(source: Source, path: Path) -> ImageSet:
+    """Decode all images of a source into a file, or use the file of an earlier start.
+
+    The masks are held in memory.
+
+    Raises:
+      UserError: as `in_memory`, or the file cannot be written.
+    """
+    masks = _empty_masks(source)
+    failed: dict[int, str] = {}
+    images = lazy.open_file(path, source.shape, np.uint8)
+    if images is not None:
+        failed, repaired = _decode_missing(source, images, masks)
+        if repaired:
+            _LOG.info("%d image(s) can be read now: all images are decoded again", repaired)
+            images.remove()
+            images = None
+    if images is None:
+        try:
+            with lazy.create(path, source.shape, np.uint8) as file:
+                failed = _decode(source, file, masks)
+        except OSError as error:
+            raise UserError(
+                f"{path}: {math.prod(source.shape) / 2**20:.0f} MB of decoded images cannot be "
+                f"written there ({error.strerror}); free the space, set SSCJAX_CACHE to a folder "
+                "elsewhere, or raise config.data.max_megabytes to hold them in memory"
+            ) from error
+        images = lazy.open_file(path, source.shape, np.uint8)
+        if images is None:
+            raise UserError(f"{path}: was removed right after it was written; run again")
+    return _image_set(source, images, masks, failed)
+
+
+def _in_array_record(source: Source, folder: Path, max_bytes: float) -> ImageSet:
+    """Read the images of a source from ArrayRecord files, which are written first if need be."""
+    stored = array_record.open_set(source, folder)
+    if stored is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".preparing-") as temporary:
+            # Decoded here: the builder would bury a UserError in messages of its own.
+            image_set = from_source(source, Path(temporary), max_bytes=max_bytes)
+            array_record.write_set(source, image_set, Path(temporary), folder)
+            del image_set  # Windows cannot delete a folder with open files
+        stored = array_record.open_set(source, folder)
+        if stored is None:
+            raise UserError(f"{folder}: was changed right after it was written; run again")
+    masks = None if stored.masks is None else np.asarray(stored.masks)
+    in_memory = math.prod(stored.images.shape) <= max_bytes
+    images = np.asarray(stored.images) if in_memory else stored.images
+    return _labelled(source, images, masks, stored.skipped)
+
+
+# --- decoding -----------------------------------------------------------------------------------
+
+
+def _empty_masks(source: Source) -> np.ndarray | None:
+    """[N,S,S] uint8 for the masks of a source; images without a mask are ignored throughout."""
+    return np.full(source.shape[:3], IGNORE, np.uint8) if source.with_masks else None
+
+
+def _decode(source: Source, images: Any, masks: np.ndarray | None) -> dict[int, str]:
+    """Decode all images and masks; an image that cannot be read becomes black.
+
+    Args:
+      source: what is decoded.
+      images: an array [N,S,S,3] or a file that is being written.
+      masks: [N,S,S], or None.
+
+    Returns:
+      why images could not be read, by index.
+    """
+    black = np.zeros(source.shape[1:], np.uint8)
+
+    def decode(index: int) -> None:
+        try:
+            example = source[index]
+        except UserError:
+            images[index] = black
+            raise
+        images[index] = example.image
+        if masks is not None and example.mask is not None:
+            masks[index] = example.mask
+
+    return _failures(decode, range(len(source)), source.corrupt)
+
+
+def _decode_missing(
+    source: Source, images: lazy.FileRows, masks: np.ndarray | None
+) -> tuple[dict[int, str], int]:
+    """Decode what the file of an earlier start lacks: masks, and images that are black in it.
+
+    Few images are black that could be read then.
+
+    Returns:
+      why images could not be read, by index; how many can be read now and are not black.
+    """
+    black = set(images.matching(np.zeros(source.shape[1:], np.uint8)).tolist())
+    repaired: list[int] = []
+
+    def decode(index: int) -> None:
+        image, mask = source[index] if index in black else (None, source.mask(index))
+        if image is not None and image.any():
+            repaired.append(index)
+        if masks is not None and mask is not None:
+            masks[index] = mask
+
+    indices = range(len(source)) if source.with_masks else sorted(black)
+    return _failures(decode, indices, source.corrupt), len(repaired)
+
+
+def _failures(
+    decode: Callable[[int], None], indices: Sequence[int], corrupt: Policy
+) -> dict[int, str]:
+    """Call `decode` for all indices in threads, and collect the reasons of its UserErrors by index.
+
+    Pillow releases the interpreter's lock while it decodes.
+
+    Raises:
+      UserError: there was one, and `corrupt` is 'error'; the rest is not read.
+    """
+
+    def reason(index: int) -> str | None:
+        try:
+            decode(index)
+        except UserError as error:
+            return str(error)
+        return None
+
+    failed: dict[int, str] = {}
+    # One thread per core: each may hold a large image before it is reduced.
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        for start in range(0, len(indices), _PART):
+            part = indices[start : start + _PART]
+            reasons = pool.map(reason, part)
+            failed |= {index: text for index, text in zip(part, reasons, strict=True) if text}
+            if failed and corrupt == "error":
+                raise UserError(_refusal(failed, start + len(part), len(indices)))
+    return failed
+
+
+def _refusal(failed: Mapping[int, str], read: int, total: int) -> str:
+    """The error for images that cannot be read: the first of them, and how many others."""
+    reasons = list(failed.values())
+    more = ", ".join(reason.partition(": ")[0] for reason in reasons[1:_NAMED])
+    more += f" and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+    return (
+        f"{reasons[0]}; or let data.corrupt=skip leave out what cannot be read: {len(reasons)} of "
+        f"the first {read:,} of {total:,} images{', also ' + more if more else ''}"
+    )
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+
+def _image_set(
+    source: Source, images: Rows, masks: np.ndarray | None, failed: Mapping[int, str]
+) -> ImageSet:
+    """The set without the images that `failed`, given all `images` [N,S,S,3] and `masks`."""
+    records = source.listing.records
+    if failed:
+        readable = np.array([k for k in range(len(source)) if k not in failed], np.int64)
+        images = lazy.View(images, readable)
+        masks = None if masks is None else masks[readable]
+    skipped = {
+        records[index].file: reason.removeprefix(f"{records[index].path}: ")
+        for index, reason in sorted(failed.items())
+    }
+    return _labelled(source, images, masks, skipped)
+
+
+def _labelled(
+    source: Source, images: Rows, masks: np.ndarray | None, skipped: Mapping[str, str]
+) -> ImageSet:
+    """The set of `images` [K,S,S,3], all of the source but those of the `skipped` files.
+
+    Raises:
+      UserError: no image of a class is left.
+    """
+    listing = source.listing
+    records = [record for record in listing.records if record.file not in skipped]
+    readable = {record.label for record in records}
+    for name in listing.classes:
+        if name not in readable:
+            lost = [record.file for record in listing.records if record.label == name]
+            raise UserError(
+                f"{listing.folder}: none of the {len(lost)} images of the class {name!r} can be "
+                f"read (the first: {lost[0]}: {skipped[lost[0]]}); restore some or remove the class"
+            )
+    splits = [record.split for record in records if record.split is not None]
+    labels = [listing.classes.index(record.label) for record in records]
+    return ImageSet(
+        images=images,
+        labels=np.array(labels, np.int32),
+        subjects=np.array([record.subject for record in records], np.str_),
+        files=np.array([record.file for record in records], np.str_),
+        classes=listing.classes,
+        splits=np.array(splits, np.str_) if splits else None,
+        masks=masks,
+        source=listing.source,
+        skipped=skipped,
+    )
 
 
 def merge_classes(image_set: ImageSet, merge: Mapping[str, str]) -> ImageSet:
-    """Renames classes, joining those that get the same name.
+    """Rename classes, joining those that get the same name.
 
     Args:
       image_set: any set.
@@ -126,169 +332,3 @@ def merge_classes(image_set: ImageSet, merge: Mapping[str, str]) -> ImageSet:
         classes=classes,
         source=f"{image_set.source}; merged {pairs}",
     )
-
-
-# --- decoding -----------------------------------------------------------------------------------
-
-
-def decode_listing(
-    listing: Listing, image_size: int, keep: Keep = lazy.in_memory, corrupt: Policy = "error"
-) -> ImageSet:
-    """Decodes a listing in threads (Pillow lets other threads run while it works).
-
-    Args:
-      listing: what to decode.
-      image_size: side of the square images in pixels.
-      keep: where the images [N,image_size,image_size,3] go.
-      corrupt: what an image does that cannot be read, or whose mask cannot.
-
-    Raises:
-      UserError: an image cannot be read and `corrupt` is 'error', or no image of a class can.
-    """
-    records = listing.records
-    failed: dict[int, str] = {}
-    filled = False
-
-    def fill(target: Target) -> None:
-        nonlocal filled
-        filled = True
-
-        def decode(index: int) -> str | None:
-            try:
-                target[index] = read_image(records[index].path, image_size)
-            except UserError as error:
-                target[index] = np.zeros((image_size, image_size, 3), np.uint8)
-                return str(error)
-            return None
-
-        failed.update(_failures(decode, range(len(records)), corrupt))
-
-    shape = (len(records), image_size, image_size, 3)
-    images = keep(shape, np.uint8, fill)
-    if not filled:
-        failed, mended = _failures_before(images, records, image_size, corrupt)
-        if mended:
-            _LOG.info("%d image(s) can be read now: the images are decoded anew", mended)
-            failed = {}
-            _file_of(images).remove()
-            images = keep(shape, np.uint8, fill)
-    maps, failed = _decode_masks(records, image_size, failed, corrupt)
-    good = [index for index in range(len(records)) if index not in failed]
-    if failed:
-        images = lazy.View(images, np.array(good, np.int64))
-    left = [records[index] for index in good]
-    _refuse_empty_classes(listing, left, failed)
-    splits = [record.split for record in left if record.split is not None]
-    labels = [listing.classes.index(record.label) for record in left]
-    return ImageSet(
-        images=images,
-        labels=np.array(labels, np.int32),
-        subjects=np.array([record.subject for record in left], dtype=np.str_),
-        files=np.array([record.file for record in left], dtype=np.str_),
-        classes=listing.classes,
-        splits=np.array(splits, dtype=np.str_) if splits else None,
-        masks=maps,
-        source=listing.source,
-        skipped={
-            records[index].file: reason.removeprefix(f"{records[index].path}: ")
-            for index, reason in sorted(failed.items())
-        },
-    )
-
-
-def _failures(
-    read: Callable[[int], str | None], indices: Sequence[int], corrupt: Policy
-) -> dict[int, str]:
-    """Why images could not be read, by their places; `read` gives None where one could.
-
-    Raises:
-      UserError: `corrupt` is 'error', and one could not: the rest is not read.
-    """
-    found: dict[int, str] = {}
-    # One thread per core: each may hold a large image before it is reduced.
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        for start in range(0, len(indices), _PART):
-            part = indices[start : start + _PART]
-            reasons = pool.map(read, part)
-            found |= {k: reason for k, reason in zip(part, reasons, strict=True) if reason}
-            if found and corrupt == "error":
-                raise UserError(_refusal(found, start + len(part), len(indices)))
-    return found
-
-
-def _refusal(found: Mapping[int, str], read: int, total: int) -> str:
-    """The line for images that cannot be read: the first of them, and how many more."""
-    reasons = list(found.values())
-    more = ", ".join(reason.partition(": ")[0] for reason in reasons[1:_NAMED])
-    more += f" and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
-    return (
-        f"{reasons[0]}; or let data.corrupt=skip leave out what cannot be read: {len(reasons)} of "
-        f"the first {read:,} of {total:,} images{', also ' + more if more else ''}"
-    )
-
-
-def _failures_before(
-    images: Rows, records: Sequence[ImageRecord], image_size: int, corrupt: Policy
-) -> tuple[dict[int, str], int]:
-    """The same for images that an earlier start decoded into a file.
-
-    What could not be read is black there, as few images are: those alone are tried again. The
-    second value is how many of them can be read now and are not black: the file lacks them.
-    """
-    mended: list[int] = []
-
-    def read(index: int) -> str | None:
-        try:
-            if read_image(records[index].path, image_size).any():
-                mended.append(index)
-        except UserError as error:
-            return str(error)
-        return None
-
-    black = _file_of(images).like(np.zeros((image_size, image_size, 3), np.uint8))
-    failed = _failures(read, black.tolist(), corrupt)
-    return failed, len(mended)
-
-
-def _file_of(images: Rows) -> lazy.FileRows:
-    """Images that were there already: nothing but a file keeps them from start to start."""
-    assert isinstance(images, lazy.FileRows)
-    return images
-
-
-def _decode_masks(
-    records: Sequence[ImageRecord], image_size: int, failed: Mapping[int, str], corrupt: Policy
-) -> tuple[np.ndarray | None, dict[int, str]]:
-    """Masks [K,image_size,image_size] uint8 of the images that could be read, or None.
-
-    Those of images without one are to be ignored. The second value is `failed`, with the images
-    whose masks cannot be read.
-    """
-    failed = dict(failed)
-    if all(record.mask is None for record in records):
-        return None, failed
-    found = np.full((len(records), image_size, image_size), masks.IGNORE, np.uint8)
-    for index, record in enumerate(records):
-        if record.mask is not None and index not in failed:
-            try:
-                found[index] = masks.read_mask(record.mask, record.path, image_size)
-            except UserError as error:
-                if corrupt == "error":
-                    raise
-                failed[index] = str(error)
-    good = [index for index in range(len(records)) if index not in failed]
-    return (found[good] if failed else found), failed
-
-
-def _refuse_empty_classes(
-    listing: Listing, left: Iterable[ImageRecord], failed: Mapping[int, str]
-) -> None:
-    """Raise a UserError where no image of a class could be read."""
-    having = {record.label for record in left}
-    for name in listing.classes:
-        if name not in having:
-            lost = [k for k in failed if listing.records[k].label == name]
-            raise UserError(
-                f"{listing.folder}: none of the {len(lost)} images of the class {name!r} can be "
-                f"read (the first: {failed[min(lost)]}); restore some or remove the class"
-            )

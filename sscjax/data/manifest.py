@@ -42,7 +42,9 @@ def read(folder: Path) -> dict[str, Any]:
             f"{path} does not exist: expected the folder of a run; train it (again) to have one"
         ) from error
     except (KeyError, OSError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}): start that run anew with --fresh") from error
+        raise UserError(
+            f"{path} is damaged ({error}): start that run again with --fresh"
+        ) from error
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""Segmentation maps of images: files that say of each pixel what it shows.
+"""Segmentation masks of images: files with the class of each pixel.
 
-A mask is a PNG of the image's own size whose values are numbers of classes, not colours to look at:
-8-bit grey, or a palette image whose indices are meant. `IGNORE` marks pixels of which nothing is
-known; an image without a mask is such throughout.
+A mask is a PNG of the image's own size whose values are class numbers: 8-bit grey, or the indices
+of a palette image. `IGNORE` marks pixels of unknown class, as do all pixels of an image without a
+mask.
 """
 
 from __future__ import annotations
@@ -19,49 +19,49 @@ from sscjax.data.image_io import IMAGE_SUFFIXES, read_upright_size
 from sscjax.errors import BUSY, UserError
 
 IGNORE = 255
-"""The value of pixels that count for nothing."""
+"""The value of pixels that are ignored."""
 
 SUFFIX = "_mask.png"
 """What the name of a mask beside its image ends with: `a_mask.png` is the mask of `a.jpg`."""
 
 
 def beside_name(image: Path) -> Path:
-    """Where the mask of an image lies, if there is one."""
+    """The path of an image's mask, if there is one."""
     return image.with_name(image.stem + SUFFIX)
 
 
 def beside(image: Path) -> Path | None:
-    """The mask that lies beside an image, or None."""
-    found = beside_name(image)
+    """The mask beside an image, or None."""
+    path = beside_name(image)
     # Unlike `Path.is_file`, False where the name is longer than the file system allows.
-    return found if os.path.isfile(found) else None
+    return path if os.path.isfile(path) else None
 
 
 def without(files: Iterable[Path]) -> list[Path]:
-    """The files of a folder, any depth, that are no masks.
+    """The files of a folder, at any depth, that are not masks.
 
     Raises:
-      UserError: a mask lies there without its image.
+      UserError: there is a mask without its image.
     """
     files = list(files)
     images = {path.with_suffix("") for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
-    found = []
+    others = []
     for path in files:
         if not path.name.endswith(SUFFIX):
-            found.append(path)
+            others.append(path)
         elif path.with_name(path.name.removesuffix(SUFFIX)) not in images:
             raise UserError(
                 f"{path}: found a mask without its image, expected "
                 f"{path.name.removesuffix(SUFFIX)} with an image suffix beside it; restore that "
                 f"image, or rename the file if it is no mask"
             )
-    return found
+    return others
 
 
 def read_mask(path: Path, image: Path, size: int) -> np.ndarray:
     """The mask of an image, cut and reduced as the image is: [size,size] uint8.
 
-    Reduced by the nearest pixel: between two classes there is no third.
+    Reduced to the nearest pixel, because class numbers cannot be averaged.
 
     Args:
       path: the mask.
@@ -75,19 +75,19 @@ def read_mask(path: Path, image: Path, size: int) -> np.ndarray:
     width, height = read_upright_size(image)
     try:
         with path.open("rb") as file:
-            found = PngImagePlugin.PngImageFile(file, str(path))
-            if found.mode not in ("1", "L", "P"):
+            mask = PngImagePlugin.PngImageFile(file, str(path))
+            if mask.mode not in ("1", "L", "P"):
                 raise UserError(
-                    f"{path}: found pixels of Pillow mode {found.mode!r}, expected numbers of "
+                    f"{path}: found pixels of Pillow mode {mask.mode!r}, expected numbers of "
                     "classes; save the mask as 8-bit grey, or with a palette"
                 )
-            if found.size != (width, height):
+            if mask.size != (width, height):
                 raise UserError(
-                    f"{path}: the mask is {found.width}x{found.height} pixels and its image "
+                    f"{path}: the mask is {mask.width}x{mask.height} pixels and its image "
                     f"{width}x{height}; draw the mask on the image as it is"
                 )
             # Pillow gives 1-bit pixels as booleans, and of palette images the indices.
-            return reduce(np.asarray(found).astype(np.uint8), size)
+            return reduce(np.asarray(mask).astype(np.uint8), size)
     except UserError:
         raise
     except Exception as error:  # a parser of damaged bytes may fail in any way
@@ -100,7 +100,7 @@ def read_mask(path: Path, image: Path, size: int) -> np.ndarray:
 
 
 def reduce(values: np.ndarray, size: int) -> np.ndarray:
-    """The central square of [H,W] uint8 at [size,size], each pixel the nearest one's."""
+    """The central square of [H,W] uint8 at [size,size], by nearest pixel."""
     height, width = values.shape
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
@@ -109,17 +109,17 @@ def reduce(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def enlarge(values: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The way back: [S,S] of an image's central square as [height,width], else `IGNORE`."""
+    """Inverse of `reduce`: [S,S] of the central square as [height,width], `IGNORE` outside."""
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    found = np.full((height, width), IGNORE, np.uint8)
+    enlarged = np.full((height, width), IGNORE, np.uint8)
     square = Image.fromarray(values).resize((side, side), Image.Resampling.NEAREST)
-    found[top : top + side, left : left + side] = np.asarray(square)
-    return found
+    enlarged[top : top + side, left : left + side] = np.asarray(square)
+    return enlarged
 
 
 def png(values: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> bytes:
-    """The file of a mask [H,W] uint8, which programs read as indices and people see in colours.
+    """The file of a mask [H,W] uint8, which programs read as indices and viewers show in colours.
 
     Args:
       values: class indices.

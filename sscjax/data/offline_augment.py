@@ -47,14 +47,14 @@ def augmented_copies(image_set: ImageSet, copies: int, seed: int, how: Changes =
     Returns:
       N * (1 + copies) images: the originals, then all first copies, then all second copies ...;
       copies are made when they are read (see `hold_copies`).
-      A copy of `a.png` is called `a.png#1`, `a.png#2`, ...; label, subject, split are kept, a mask
-      is moved with its image.
+      A copy of `a.png` is called `a.png#1`, `a.png#2`, ...; label, subject and split stay, a
+      mask is moved with its image.
 
     Raises:
       UserError: `copies` is negative.
     """
     if copies < 0:
-        raise UserError(f"{copies} augmented copies asked for, expected 0 or more")
+        raise UserError(f"{copies} augmented copies requested, expected 0 or more")
     count = len(image_set)
     indices = np.tile(np.arange(count), copies)
     numbers = np.repeat(np.arange(1, copies + 1), count)
@@ -97,7 +97,7 @@ def augment_to_counts(
         if missing < 0 or (missing and not len(members)):
             raise UserError(
                 f"class {name} has {len(members)} images and shall have {counts[name]}: "
-                "augmentation only adds to images that are there; mend the counts"
+                "augmentation only adds to existing images; correct the counts"
             )
         ranks = [_digest(seed, str(image_set.files[i]), 0) for i in members]
         ordered = members[sorted(range(len(members)), key=ranks.__getitem__)]
@@ -170,12 +170,12 @@ class Copies(lazy.Lazy):
         """Copies [K,...] by their numbers."""
         if self._made is not None:
             return self._made[numbers]
-        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        copies = np.empty((len(numbers), *self.shape[1:]), self.dtype)
         for start in range(0, len(numbers), _BATCH):
-            some = numbers[start : start + _BATCH]
-            made = _move(self._draws[some], self._originals[some], self._how)
-            found[start : start + len(some)] = made
-        return found
+            part = numbers[start : start + _BATCH]
+            made = _move(self._draws[part], self._originals[part], self._how)
+            copies[start : start + len(part)] = made
+        return copies
 
     def update(self, digest: Any) -> None:
         """Add what the copies are made of."""

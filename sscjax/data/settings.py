@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal, get_args
 
-from sscjax.data import loading, splits
+from sscjax.data import sources, splits
 from sscjax.data.augment import Changes
 from sscjax.errors import UserError
 
@@ -44,7 +44,7 @@ class DataSettings:
     mask_classes: tuple[str, ...] = ()
     merge: str = ""
     ordered: bool = True
-    corrupt: loading.Policy = "error"
+    corrupt: sources.Policy = "error"
     storage: Storage = "direct"
     max_megabytes: float = 1000
     seed: int = -1
@@ -53,7 +53,7 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.path and self.tfds:
             raise UserError("config.data.path and config.data.tfds are both set; empty one of them")
-        for field, known in (("storage", get_args(Storage)), ("corrupt", get_args(loading.Policy))):
+        for field, known in (("storage", get_args(Storage)), ("corrupt", get_args(sources.Policy))):
             if getattr(self, field) not in known:
                 expected = " or ".join(map(repr, known))
                 raise UserError(

@@ -122,5 +122,5 @@ def jpeg(image: ndarray, step: float) -> ndarray:
     grid = step * np.outer([1.0, 1.5, 1.5], _QUANTISER.ravel())[:, None, :]
     waves = np.round(waves.reshape(3, -1, 64) / grid) * grid
     blocks = np.linalg.inv(_LUMA_CHROMA) @ (waves.reshape(-1, 64) @ _WAVES).reshape(3, -1)
-    kept = blocks.reshape(3, count, count, 8, 8).transpose(1, 3, 2, 4, 0).reshape(wide.shape)
-    return np.clip(np.round(kept[:size, :size] + 128.0), 0, 255).astype(np.uint8)
+    decoded = blocks.reshape(3, count, count, 8, 8).transpose(1, 3, 2, 4, 0).reshape(wide.shape)
+    return np.clip(np.round(decoded[:size, :size] + 128.0), 0, 255).astype(np.uint8)

@@ -25,8 +25,8 @@ def load_tfds(
 ) -> ImageSet:
     """Loads an image-classification set of tensorflow-datasets, without TensorFlow.
 
-    The set is prepared as ArrayRecord where it is not yet (this may download it). Splits named
-    train, validation and test are kept when all three exist; otherwise all are joined and the
+    The set is prepared as ArrayRecord if necessary (this may download it). Splits named
+    train, validation and test are used when all three exist; otherwise all are joined and the
     split is left to the run. A text or integer feature `subject` names the subjects; without one
     every image is its own subject.
 
@@ -44,31 +44,21 @@ def load_tfds(
         unknown, or the set has no `image` and `label`.
     """
     builder = _prepared_builder(name, data_dir)
-    features = builder.info.features
-    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "names"):
-        raise UserError(
-            f"tensorflow-datasets {name!r} has the features {', '.join(features)}; expected an "
-            "'image' and a class 'label'; choose an image-classification set"
-        )
-    if np.dtype(features["image"].np_dtype) != np.uint8:
-        raise UserError(
-            f"tensorflow-datasets {name!r} has images of type {features['image'].np_dtype}, "
-            "expected uint8; choose a set of 8-bit images"
-        )
-    found = tuple(features["label"].names)
-    ordered = ordered_classes(f"tensorflow-datasets {name}", found, classes or found)
+    features = _checked_features(name, builder)
+    names = tuple(features["label"].names)
+    ordered = ordered_classes(f"tensorflow-datasets {name}", names, classes or names)
     splits = list(builder.info.splits)
     named = {"train", "validation", "test"} <= set(splits)
-    wanted = ["train", "validation", "test"] if named else splits
-    total = sum(builder.info.splits[split].num_examples for split in wanted)
+    chosen = ["train", "validation", "test"] if named else splits
+    total = sum(builder.info.splits[split].num_examples for split in chosen)
     images = np.empty((total, image_size, image_size, 3), np.uint8)
     labels: list[int] = []
     subjects, files, split_of = [], [], []
-    for split in wanted:
+    for split in chosen:
         for index, example in enumerate(builder.as_data_source(split=split)):
             file = f"{split}/{index}"
             images[len(labels)] = resize_pixels(np.asarray(example["image"]), image_size)
-            labels.append(ordered.index(found[int(example["label"])]))
+            labels.append(ordered.index(names[int(example["label"])]))
             subjects.append(_text(example["subject"]) if "subject" in features else file)
             files.append(file)
             split_of.append(SPLIT_NAMES[split] if named else "")
@@ -94,6 +84,22 @@ def load_tfds(
         splits=np.array(split_of, dtype=np.str_) if named else None,
         source=f"tensorflow-datasets {builder.info.full_name}",
     )
+
+
+def _checked_features(name: str, builder: Any) -> Any:
+    """The features of a set, among them an 8-bit image and a class label."""
+    features = builder.info.features
+    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "names"):
+        raise UserError(
+            f"tensorflow-datasets {name!r} has the features {', '.join(features)}; expected an "
+            "'image' and a class 'label'; choose an image-classification set"
+        )
+    if np.dtype(features["image"].np_dtype) != np.uint8:
+        raise UserError(
+            f"tensorflow-datasets {name!r} has images of type {features['image'].np_dtype}, "
+            "expected uint8; choose a set of 8-bit images"
+        )
+    return features
 
 
 def _prepared_builder(name: str, data_dir: Path | str | None) -> Any:

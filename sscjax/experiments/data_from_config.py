@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sscjax.data import anonymize, lazy, loading, offline_augment, prepared, recipes, splits, tfds
+from sscjax.data import anonymize, lazy, loading, offline_augment, sources, splits, tfds
 from sscjax.data.dataset import Images, ImageSet, with_masks
 from sscjax.data.masks import IGNORE
-from sscjax.data.synthetic import TISSUES
+from sscjax.data.synthetic import TISSUES, SkinBiopsies
 from sscjax.errors import UserError
 from sscjax.evaluation.metrics import MASK_METRIC
 from sscjax.system import cache_dir
@@ -33,9 +33,8 @@ def load_images(settings: Settings) -> tuple[ImageSet, bool]:
     if data.tfds:
         image_set = tfds.load_tfds(data.tfds, data.image_size, classes=listed)
     else:
-        load = prepared.make if data.storage == "direct" else prepared.load
-        recipe = _recipe(settings, listed)
-        image_set = load(recipe, cache_dir.cache_dir() / "prepared", data.max_bytes)
+        source, folder = _source(settings, listed), cache_dir.cache_dir() / "prepared"
+        image_set = loading.from_source(source, folder, data.storage, data.max_bytes)
     if merge:
         image_set = _merged(image_set, merge)
         if classes:
@@ -106,15 +105,16 @@ def _reorder(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
     return dataclasses.replace(image_set, labels=new[image_set.labels], classes=classes)
 
 
-def _recipe(settings: Settings, classes: tuple[str, ...]) -> recipes.Recipe:
+def _source(settings: Settings, classes: tuple[str, ...]) -> sources.Source:
+    """The images of a folder or a manifest, or the synthetic ones."""
     data = settings.data
     if data.path:
         path = Path(data.path).expanduser()
-        return recipes.from_path(
+        return sources.from_path(
             path, data.image_size, classes, data.corrupt, private=settings.private
         )
     counts = data.synthetic
-    return recipes.from_synthetic(
+    return SkinBiopsies(
         image_size=data.image_size,
         seed=settings.data_seed,
         tiles={"normal": counts.normal, "early": counts.early, "late": counts.late},

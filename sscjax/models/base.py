@@ -1,4 +1,4 @@
-"""What the package asks of a network."""
+"""The interface of a network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def variables(params: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict
 
 
 class Model(Protocol):
-    """What the rest of the package asks of a network."""
+    """What the rest of the package uses of a network."""
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ class Model(Protocol):
 
     @property
     def features_end(self) -> int:
-        """How many layers make what the classifier is fed: features [B,D] or a map [B,h,w,D]."""
+        """Layers before the classifier, whose input is features [B,D] or a map [B,h,w,D]."""
 
     @property
     def cut_points(self) -> tuple[int, ...]:
@@ -34,7 +34,7 @@ class Model(Protocol):
 
     @property
     def mask_classes(self) -> int:
-        """Classes of the masks that `layers.MASK` tells; 0 without that layer."""
+        """Classes of the masks that `layers.MASK` predicts; 0 without that layer."""
 
     @property
     def norm_after(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The CNN that the paper sets beside MobileNetV2: a contracting path and dense layers.
+"""The CNN that the paper compares with MobileNetV2: a contracting path and dense layers.
 
 Akay et al. 2021, section II.C: blocks of two unpadded 3x3 convolutions, each with ReLU, then 2x2
 max pooling with stride 2, channels doubling from block to block, then fully connected layers. The
@@ -74,7 +74,7 @@ class CNN(nn.Module):
 
     @property
     def mask_classes(self) -> int:
-        """It tells no masks."""
+        """0: the network predicts no masks."""
         return 0
 
     @property
@@ -103,28 +103,17 @@ class CNN(nn.Module):
         shift: Mapping[str, jax.Array] | None = None,
         drawn: ops.Drawn | None = None,
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-        """Run layers `first` up to, not including, `last`; see `MobileNetV2.__call__`.
+        """Run layers `first` up to, not including, `last`; arguments as in `MobileNetV2.__call__`.
 
-        Args:
-          x: [B,H,W,3] float32 in [-1,1], height and width at least `smallest_input`.
-          train: whether dropout acts (it needs an rng named 'dropout').
-          batch_statistics_from: has no effect, there is no BatchNorm.
-          first: number of layers already applied.
-          last: number of layers to have been applied at the end; None runs to the logits.
-          capture: names of layers whose activations are returned too.
-          folded: has no effect, likewise.
-          shift: added to the outputs of the layers it names.
-          drawn: of which images these are a part where dropout is drawn, see `layers.dropout`.
-
-        Returns:
-          [B,outputs] float32 logits; with `capture` also a dict of activations by name.
+        `x` is [B,H,W,3] float32 in [-1,1], height and width at least `smallest_input`.
+        `batch_statistics_from` and `folded` have no effect, because there is no BatchNorm.
         """
         if first == 0 and min(x.shape[1:3]) < self.smallest_input():
             raise ValueError(
                 f"images of {x.shape[1]}x{x.shape[2]} are too small for {len(self.widths)} "
                 f"blocks: at least {self.smallest_input()} pixels are needed"
             )
-        found: dict[str, jax.Array] = {}
+        taps = ops.Taps(capture, shift)
         for name in self.layer_names[first:last]:
             if name.endswith("_relu"):
                 x = elementwise.relu(x)
@@ -142,11 +131,8 @@ class CNN(nn.Module):
             else:
                 units = self.dense[int(name[5:]) - 1]
                 x = ops.Dense(units, self.initializer(name), name=name)(x)
-            if shift and name in shift:
-                x = x + shift[name]
-            if name in capture:
-                found[name] = x
-        return (x, found) if capture else x
+            x = taps(name, x)
+        return taps.result(x)
 
     def _conv(self, name: str, x: jax.Array) -> jax.Array:
         width = self.widths[int(name[4:].split("_")[0]) - 1]

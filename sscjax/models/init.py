@@ -32,5 +32,5 @@ def initial_variables(model: Model, image_size: int, seed: int) -> dict[str, Any
             return model.initializer(layer).draw(rng, leaf.shape)
         return np.full(leaf.shape, 1.0 if name in ("scale", "var") else 0.0, np.float32)
 
-    found: dict[str, Any] = jax.tree_util.tree_map_with_path(start, shapes)
-    return found
+    params: dict[str, Any] = jax.tree_util.tree_map_with_path(start, shapes)
+    return params

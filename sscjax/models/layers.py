@@ -42,14 +42,38 @@ class KernelDraw:
         fan = fan_in if self.mode == "fan_in" else (fan_in + fan_out) / 2
         deviation = math.sqrt(self.scale / fan)
         if self.distribution == "uniform":
-            found = rng.uniform(-1, 1, shape) * math.sqrt(3) * deviation
+            kernel = rng.uniform(-1, 1, shape) * math.sqrt(3) * deviation
         else:
-            found = rng.standard_normal(shape)
-            while (far := np.abs(found) > 2).any():
-                found[far] = rng.standard_normal(int(far.sum()))
+            kernel = rng.standard_normal(shape)
+            while (far := np.abs(kernel) > 2).any():
+                kernel[far] = rng.standard_normal(int(far.sum()))
             # The standard deviation of a normal variable cut at 2.
-            found *= deviation / 0.87962566103423978
-        return found.astype(np.float32)
+            kernel *= deviation / 0.87962566103423978
+        return kernel.astype(np.float32)
+
+
+class Taps:
+    """Layers whose outputs are changed or returned while a network runs.
+
+    Call it with the name and output of every layer, and use what it returns in the output's place.
+    """
+
+    def __init__(self, capture: Sequence[str], shift: Mapping[str, jax.Array] | None):
+        """Return the outputs of the layers `capture`; add `shift` to those that it names."""
+        self._capture, self._shift = capture, shift or {}
+        self._captured: dict[str, jax.Array] = {}
+
+    def __call__(self, name: str, output: jax.Array) -> jax.Array:
+        """The output of a layer, shifted; it is remembered if it is to be returned."""
+        if name in self._shift:
+            output = output + self._shift[name]
+        if name in self._capture:
+            self._captured[name] = output
+        return output
+
+    def result(self, x: jax.Array) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """The network's result: `x`, with `capture` also the captured outputs by name."""
+        return (x, self._captured) if self._capture else x
 
 
 GLOROT_UNIFORM = KernelDraw(1.0, "fan_avg", "uniform")

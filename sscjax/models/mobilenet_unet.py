@@ -25,18 +25,19 @@ _HALVED = 5
 @functools.cache
 def _encoder(alpha: float) -> tuple[Layer, ...]:
     """The backbone of MobileNetV2, with what its additions read."""
-    # A module of its own, though it may be asked for inside another.
+    # `parent=None`, because another module may call this function.
     like = MobileNetV2(outputs=1, alpha=alpha, parent=None)
     stack, ends = like.layers[: like.head_start], like.block_ends
     # The end of the stem, too: in very narrow networks the first block has a shortcut.
     starts = {*ends, like.layer_names.index("Conv1_relu") + 1}
-    found = []
-    for index, one in enumerate(stack):
+    layers = []
+    for index, original in enumerate(stack):
         start = max(n for n in starts if n <= index)
-        joins = stack[start - 1].name if one.kind == "add" else ""
-        layer = Layer(one.name, one.kind, one.channels, one.kernel, joins, index + 1 in ends)
-        found.append(dataclasses.replace(layer, stride=one.stride))
-    return tuple(found)
+        joins = stack[start - 1].name if original.kind == "add" else ""
+        name, kind, channels = original.name, original.kind, original.channels
+        layer = Layer(name, kind, channels, original.kernel, joins, index + 1 in ends)
+        layers.append(dataclasses.replace(layer, stride=original.stride))
+    return tuple(layers)
 
 
 class MobileNetUNet(FDUNet):
@@ -53,13 +54,13 @@ class MobileNetUNet(FDUNet):
     @property
     def skips(self) -> dict[int, str]:
         """The layer whose output skips to each level; level 1 has the size of the image."""
-        found: dict[int, str] = {}
+        skips: dict[int, str] = {}
         end = ""
         for layer in _encoder(self.alpha):
             if layer.kind == "pad":
-                found[len(found) + 2] = end
+                skips[len(skips) + 2] = end
             end = layer.name if layer.ends_block else end
-        return found
+        return skips
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -78,7 +79,7 @@ class MobileNetUNet(FDUNet):
 
     def _is_old(self, layer: str) -> bool:
         """Whether a layer is one of the backbone."""
-        return layer in {one.name for one in _encoder(self.alpha)}
+        return layer in {original.name for original in _encoder(self.alpha)}
 
     def _convolve(self, layer: Layer, x: jax.Array, norm: str) -> jax.Array:
         """A convolution of the expanding path, or of the backbone as `MobileNetV2` has it."""

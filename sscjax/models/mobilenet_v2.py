@@ -56,45 +56,45 @@ def _divisible(value: float, divisor: int = 8) -> int:
 def _conv_bn(
     name: str, bn: str, channels: int, *, relu: str | None, kernel: int = 1, stride: int = 1
 ) -> list[Layer]:
-    found = [Layer(name, "conv", channels, kernel, stride), Layer(bn, "bn", channels)]
-    return found + ([Layer(relu, "relu6", channels)] if relu else [])
+    layers = [Layer(name, "conv", channels, kernel, stride), Layer(bn, "bn", channels)]
+    return layers + ([Layer(relu, "relu6", channels)] if relu else [])
 
 
 def _block(prefix: str, inputs: int, expansion: int, channels: int, stride: int) -> list[Layer]:
-    found: list[Layer] = []
+    layers: list[Layer] = []
     hidden = inputs * expansion
     if expansion != 1:
         name = f"{prefix}_expand"
-        found += _conv_bn(name, f"{name}_BN", hidden, relu=f"{name}_relu")
+        layers += _conv_bn(name, f"{name}_BN", hidden, relu=f"{name}_relu")
     if stride == 2:
-        found.append(Layer(f"{prefix}_pad", "pad", hidden, 3, stride))
+        layers.append(Layer(f"{prefix}_pad", "pad", hidden, 3, stride))
     name = f"{prefix}_depthwise"
-    found += [
+    layers += [
         Layer(name, "depthwise", hidden, 3, stride),
         Layer(f"{name}_BN", "bn", hidden),
         Layer(f"{name}_relu", "relu6", hidden),
     ]
     name = f"{prefix}_project"
-    found += _conv_bn(name, f"{name}_BN", channels, relu=None)
+    layers += _conv_bn(name, f"{name}_BN", channels, relu=None)
     if stride == 1 and inputs == channels:
-        found.append(Layer(f"{prefix}_add", "add", channels))
-    return found
+        layers.append(Layer(f"{prefix}_add", "add", channels))
+    return layers
 
 
 def backbone_layers(alpha: float) -> tuple[Layer, ...]:
     """All layers of Keras' `MobileNetV2(include_top=False, alpha=alpha)` after the input."""
     inputs = _divisible(32 * alpha)
-    found = _conv_bn("Conv1", "bn_Conv1", inputs, relu="Conv1_relu", kernel=3, stride=2)
+    layers = _conv_bn("Conv1", "bn_Conv1", inputs, relu="Conv1_relu", kernel=3, stride=2)
     index = 0
     for expansion, width, repeats, stride in _BLOCKS:
         channels = _divisible(width * alpha)
         for repeat in range(repeats):
             prefix = f"block_{index}" if index else "expanded_conv"
-            found += _block(prefix, inputs, expansion, channels, stride if repeat == 0 else 1)
+            layers += _block(prefix, inputs, expansion, channels, stride if repeat == 0 else 1)
             inputs, index = channels, index + 1
     last = _divisible(1280 * alpha) if alpha > 1.0 else 1280
-    found += _conv_bn("Conv_1", "Conv_1_bn", last, relu="out_relu")
-    return tuple(found)
+    layers += _conv_bn("Conv_1", "Conv_1_bn", last, relu="out_relu")
+    return tuple(layers)
 
 
 def head_layers(outputs: int) -> tuple[Layer, ...]:
@@ -153,14 +153,14 @@ class MobileNetV2(nn.Module):
     def read_layers(self) -> tuple[str, ...]:
         """The feature layers in the order of the network."""
         last = self.layer_names[self.head_start - 1]
-        wanted = self.feature_layers or (last,)
-        return tuple(name for name in self.layer_names[: self.head_start] if name in wanted)
+        chosen = self.feature_layers or (last,)
+        return tuple(name for name in self.layer_names[: self.head_start] if name in chosen)
 
     @property
     def block_ends(self) -> tuple[int, ...]:
         """Layer counts after which a block has ended, 0 and `head_start` among them.
 
-        One activation goes on from there, and there it is also narrowest.
+        Only one activation passes these points, and it is narrow there.
         """
         names = self.layer_names
         ends = [0]
@@ -186,7 +186,7 @@ class MobileNetV2(nn.Module):
 
     @property
     def mask_classes(self) -> int:
-        """It tells no masks."""
+        """0: the network predicts no masks."""
         return 0
 
     @property
@@ -229,7 +229,7 @@ class MobileNetV2(nn.Module):
         """Run layers `first` up to, not including, `last`.
 
         Args:
-          x: [B,H,W,3] float32 as `pretrained.convention.preprocess` scales them when `first` is
+          x: [B,H,W,3] float32 as `pretrained.preprocessing.preprocess` scales them when `first` is
             0, else the output of the first `first` layers, one of `block_ends` or `features_end`.
           train: whether dropout acts (it needs an rng named 'dropout').
           batch_statistics_from: BatchNorm layers from this index on normalise by the batch and
@@ -261,11 +261,11 @@ class MobileNetV2(nn.Module):
         adds = [index for index, layer in enumerate(stack) if layer.kind == "add"]
         starts = {max(end for end in ends if end <= index) for index in adds}
         batch_from = len(stack) if batch_statistics_from is None else batch_statistics_from
-        found: dict[str, jax.Array] = {}
+        taps = ops.Taps(capture, shift)
         shortcut = x
         padded = False
-        asked = {*capture, *reads, *(shift or ())}
-        groups = self._groups(first, stack[:folded], starts, asked)
+        observed = {*capture, *reads, *(shift or ())}
+        groups = self._groups(first, stack[:folded], starts, observed)
         done = first
         for index in range(first, len(stack)):
             if index < done:
@@ -296,42 +296,39 @@ class MobileNetV2(nn.Module):
                     x = ops.dropout(x, self.dropout_rate, self.make_rng("dropout"), drawn)
                 elif layer.kind == "dense":
                     x = ops.Dense(layer.channels, name=layer.name)(x)
-            if shift and layer.name in shift:
-                x = x + shift[layer.name]
-            if layer.name in capture:
-                found[layer.name] = x
+            x = taps(layer.name, x)
             if layer.name in reads:
                 features.append(ops.pool(x))
-        return (x, found) if capture else x
+        return taps.result(x)
 
     def _groups(
-        self, first: int, folded: tuple[Layer, ...], starts: set[int], asked: set[str]
+        self, first: int, folded: tuple[Layer, ...], starts: set[int], observed: set[str]
     ) -> dict[int, tuple[Layer, ...]]:
         """Layers from a ReLU6 to the one behind a depthwise convolution, computed together.
 
         Args:
           first: the first layer that is run.
           folded: layers from the input on whose BatchNorm is in the kernel before it.
-          starts: where the input of a block is kept for a layer that adds it.
-          asked: layers whose own output is asked for, or changed.
+          starts: indices of blocks whose input is added later.
+          observed: layers whose own output is needed or changed.
 
         Returns:
           the layers of each group by the index of the first.
         """
-        found = {}
+        groups = {}
         for index in range(first, len(folded)):
             for kinds in (_MIDDLE, _PADDED_MIDDLE):
                 group = folded[index : index + len(kinds)]
                 if (
                     tuple(layer.kind for layer in group) == kinds
-                    and not {layer.name for layer in group[:-1]} & asked
+                    and not {layer.name for layer in group[:-1]} & observed
                     and not starts & {*range(index + 1, index + len(kinds))}
                 ):
-                    found[index] = group
-        return found
+                    groups[index] = group
+        return groups
 
     def _clipped_depthwise(self, group: tuple[Layer, ...], x: jax.Array) -> jax.Array:
-        """What `_groups` found, as one operation."""
+        """The layers of a group of `_groups` as one operation."""
         convolution, norm = group[-3:-1]
         kernel = self._kernel(convolution, x.shape[-1])
         bias = ops.Shift(norm.channels, name=norm.name)()
@@ -346,7 +343,7 @@ class MobileNetV2(nn.Module):
         return ops.ConvKernel(shape, name=layer.name)()
 
     def _convolve(self, layer: Layer, x: jax.Array, norm: Layer | None, padded: bool) -> jax.Array:
-        """A convolution, with what is left of the folded BatchNorm after it where there is one."""
+        """A convolution, with the shift of the BatchNorm `norm` if that is folded into it."""
         kernel = self._kernel(layer, x.shape[-1])
         bias = None if norm is None else ops.Shift(norm.channels, name=norm.name)()
         if layer.kernel == 1:
@@ -355,5 +352,5 @@ class MobileNetV2(nn.Module):
             x = elementwise.pad_image(x, layer.kernel, layer.stride, self.padding)
         if layer.kind == "depthwise":
             return depthwise.depthwise_conv(x, kernel, bias, layer.stride)
-        found = conv.dense_conv(x, kernel, layer.stride)
-        return found if bias is None else elementwise.add_bias(found, bias)
+        outputs = conv.dense_conv(x, kernel, layer.stride)
+        return outputs if bias is None else elementwise.add_bias(outputs, bias)

@@ -5,7 +5,7 @@ blocks, on the way down and on the way up, are dense: each of their layers reads
 before it in the block gave. A 3x3 convolution makes f channels of the image; a block of four layers
 makes 2f of them, and every level down has twice as many. Akay et al. 2021, section II.B, propose
 such a network with classifier layers on top, and show none: those here read the average of the last
-map of the expanding path, which is also what the masks are told from.
+map of the expanding path, from which the masks are predicted, too.
 
 Each convolution is followed by BatchNorm and ReLU, but for the last 1x1 to the classes of the
 masks. Images are padded with zeros, so that every map has a size of its own and no cropping is
@@ -76,14 +76,14 @@ def _conv(name: str, channels: int, kernel: int, kind: Kind = "conv") -> list[La
 
 def _dense_block(prefix: str, before: str, width: int, growth: int, count: int) -> list[Layer]:
     """`count` layers, each a 1x1 convolution to `width` channels and a 3x3 one to `growth`."""
-    found: list[Layer] = []
+    layers: list[Layer] = []
     for index in range(1, count + 1):
-        found += _conv(f"{prefix}_{index}_narrow", width, 1)
-        found += _conv(f"{prefix}_{index}", growth, 3)
+        layers += _conv(f"{prefix}_{index}_narrow", width, 1)
+        layers += _conv(f"{prefix}_{index}", growth, 3)
         joined = f"{prefix}_{index}_concat"
-        found.append(Layer(joined, "concat", width + index * growth, joins=before))
+        layers.append(Layer(joined, "concat", width + index * growth, joins=before))
         before = joined
-    return found
+    return layers
 
 
 def _plain_block(prefix: str, channels: int) -> list[Layer]:
@@ -150,26 +150,26 @@ class FDUNet(nn.Module):
         return _dense_block(prefix, before, self._width_at(level), growth, self.layers_per_block)
 
     def _down(self) -> list[Layer]:
-        found: list[Layer] = []
+        layers: list[Layer] = []
         if self.block == "dense":
-            found += _ended(_conv("stem", self.width, 3))
+            layers += _ended(_conv("stem", self.width, 3))
         for level in range(1, self.depth + 1):
-            found += _ended(self._block(f"down{level}", found[-1].name if found else "", level))
-            found.append(Layer(f"pool{level}", "max_pool", self._channels_after(level)))
-        return found + self._block("bottom", found[-1].name, self.depth + 1)
+            layers += _ended(self._block(f"down{level}", layers[-1].name if layers else "", level))
+            layers.append(Layer(f"pool{level}", "max_pool", self._channels_after(level)))
+        return layers + self._block("bottom", layers[-1].name, self.depth + 1)
 
     def _up(self, ends: Mapping[int, str]) -> list[Layer]:
         """From the bottom to the top; `ends` are the layers that skip to each level, where any."""
-        found: list[Layer] = []
+        layers: list[Layer] = []
         for level in range(self.depth, 0, -1):
             channels = self._channels_after(level)
-            found += _conv(f"up{level}_transpose", channels, 2, "transpose")
+            layers += _conv(f"up{level}_transpose", channels, 2, "transpose")
             if level in ends:
-                found.append(Layer(f"up{level}_skip", "concat", joins=ends[level]))
+                layers.append(Layer(f"up{level}_skip", "concat", joins=ends[level]))
             if self.block == "dense":
-                found += _ended(_conv(f"up{level}_narrow", self._width_at(level), 1))
-            found += _ended(self._block(f"up{level}", found[-1].name, level))
-        return found
+                layers += _ended(_conv(f"up{level}_narrow", self._width_at(level), 1))
+            layers += _ended(self._block(f"up{level}", layers[-1].name, level))
+        return layers
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -216,7 +216,7 @@ class FDUNet(nn.Module):
         """
         stack = self.layers
         places = {layer.name: index for index, layer in enumerate(stack)}
-        joins = [(places[one.joins], places[one.name]) for one in stack if one.joins]
+        joins = [(places[layer.joins], places[layer.name]) for layer in stack if layer.joins]
         ends = [index + 1 for index, layer in enumerate(stack) if layer.ends_block]
         # A cut after n layers has the output of layer n - 1, counted from 0, and no earlier one.
         cuts = [n for n in ends if not any(a < n - 1 and n <= b for a, b in joins)]
@@ -257,24 +257,11 @@ class FDUNet(nn.Module):
         shift: Mapping[str, jax.Array] | None = None,
         drawn: ops.Drawn | None = None,
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-        """Run layers `first` up to, not including, `last`; see `MobileNetV2.__call__`.
+        """Run layers `first` up to, not including, `last`; arguments as in `MobileNetV2.__call__`.
 
-        Args:
-          x: [B,H,W,3] float32 in [-1,1], height and width divisible by `multiple`, when `first` is
-            0; else the output of the first `first` layers, one of `cut_points`.
-          train: whether dropout acts (it needs an rng named 'dropout').
-          batch_statistics_from: BatchNorm layers from this index on normalise by the batch.
-          first: number of layers already applied.
-          last: number of layers to have been applied at the end; None runs to the logits.
-          capture: names of layers whose activations are returned too; `layers.MASK` gives the
-            logits of the masks [B,H,W,mask_classes], which nothing behind it reads.
-          folded: the parameters come from `fold` for this many layers.
-          shift: added to the outputs of the layers it names.
-          drawn: of which images these are a part where dropout is drawn, see `layers.dropout`.
-
-        Returns:
-          [B,outputs] float32 logits, or the last activation; with `capture` also a dict of
-          activations by name.
+        `x` is [B,H,W,3] float32 in [-1,1], height and width divisible by `multiple`, if `first` is
+        0; else the output of the first `first` layers, one of `cut_points`. With `layers.MASK` in
+        `capture` the logits of the masks [B,H,W,mask_classes] are returned, too.
 
         Raises:
           ValueError: the image cannot be halved `depth` times, or the rest of the network reads a
@@ -288,34 +275,31 @@ class FDUNet(nn.Module):
         stack = self.layers[:last]
         batch_from = len(stack) if batch_statistics_from is None else batch_statistics_from
         read = {layer.joins for layer in stack[first:] if layer.joins}
-        kept = {stack[first - 1].name: x} if first else {}
+        earlier = {stack[first - 1].name: x} if first else {}
         missing = read - {layer.name for layer in stack[max(first - 1, 0) :]}
         if missing:
             raise ValueError(f"first={first}: a later layer reads {min(missing)}, one before it")
-        found: dict[str, jax.Array] = {}
+        taps = ops.Taps(capture, shift)
         for index in range(first, len(stack)):
             layer = stack[index]
             with jax.named_scope(layer.name):  # for profilers
                 follows = stack[index + 1].name if index + 1 < min(len(stack), folded) else ""
                 if layer.kind == "bn" and index < folded:
-                    seen = x
+                    output = x
                 else:
                     by_batch = index >= batch_from
-                    seen = self._apply(layer, x, kept, train, by_batch, follows, drawn)
-            if shift and layer.name in shift:
-                seen = seen + shift[layer.name]
-            if layer.name in capture:
-                found[layer.name] = seen
-            x = x if layer.kind == "mask" else seen
+                    output = self._apply(layer, x, earlier, train, by_batch, follows, drawn)
+            output = taps(layer.name, output)
+            x = x if layer.kind == "mask" else output
             if layer.name in read:
-                kept[layer.name] = x
-        return (x, found) if capture else x
+                earlier[layer.name] = x
+        return taps.result(x)
 
     def _apply(
         self,
         layer: Layer,
         x: jax.Array,
-        kept: Mapping[str, jax.Array],
+        earlier: Mapping[str, jax.Array],
         train: bool,
         by_batch: bool,
         norm: str,
@@ -326,7 +310,7 @@ class FDUNet(nn.Module):
         Args:
           layer: which.
           x: output of the layer before it.
-          kept: outputs of earlier layers that later ones read.
+          earlier: outputs of earlier layers that later ones read.
           train: whether dropout acts.
           by_batch: whether BatchNorm normalises by the batch.
           norm: the BatchNorm that is folded into the kernel of a convolution, or ''.
@@ -345,18 +329,18 @@ class FDUNet(nn.Module):
             case "relu6":
                 return elementwise.relu6(x)
             case "add":
-                return x + kept[layer.joins]
+                return x + earlier[layer.joins]
             case "pad":
                 return elementwise.pad_image(x, layer.kernel, layer.stride, self.padding)
             case "concat":
-                return jnp.concatenate([kept[layer.joins], x], axis=-1)
+                return jnp.concatenate([earlier[layer.joins], x], axis=-1)
             case "max_pool":
                 return elementwise.max_pool(x)
             case "mask":
                 draw = self.initializer(layer.name)
                 return ops.PointwiseConv(layer.channels, draw, name=layer.name)(x)
             case "pool":
-                return ops.pool(kept[layer.joins] if layer.joins else x)
+                return ops.pool(earlier[layer.joins] if layer.joins else x)
             case "dropout" if train and self.dropout_rate > 0:
                 return ops.dropout(x, self.dropout_rate, self.make_rng("dropout"), drawn)
             case "dense":

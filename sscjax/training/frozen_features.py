@@ -7,12 +7,14 @@ activations are constants: a stage then starts at that layer.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ import jax.numpy as jnp
 import jaxlib.version
 import numpy as np
 
-from sscjax.data import lazy
-from sscjax.data.lazy import Keep, Rows, Target
+from sscjax import models
+from sscjax.data import augment, lazy, offline_augment, stain_jitter
+from sscjax.data.lazy import Rows
 from sscjax.errors import UserError
 from sscjax.models import Model, base
 from sscjax.system import machine
@@ -32,6 +35,10 @@ _LOG = logging.getLogger(__name__)
 
 # JAX's own settings by which the same program rounds otherwise.
 _ROUNDING = ("jax_default_matmul_precision", "jax_disable_most_optimizations", "jax_enable_x64")
+
+# Besides the inputs' own module, the code that the features' bits depend on. The decoder is not
+# needed: `images` is a hash of its pixels, while copies are hashed by their random numbers.
+_DECIDING = (models, programs, augment, offline_augment, stain_jitter, sys.modules[__name__])
 
 
 def prefix_length(model: Model, labels: Mapping[str, str]) -> int:
@@ -62,7 +69,7 @@ def compute(
     *,
     batch_size: int,
     progress: Callable[[int], Any],
-    keep: Keep = lazy.in_memory,
+    entry: Entry | None = None,
 ) -> Rows:
     """Outputs of the first `last` layers for all `stored` [N,H,W,3]: [N,...] float32.
 
@@ -73,26 +80,36 @@ def compute(
       batch_stats: the network's running averages, by layer.
       stored: inputs as the program takes them.
       batch_size: images per call.
-      progress: called with the number of images done since the last call, those that `keep` has
-        already among them.
-      keep: where the outputs go.
+      progress: called with the number of images done since the last call; with all of them if an
+        earlier run stored the outputs.
+      entry: where the outputs are stored; None: only in memory.
     """
-    function = programs.make_features(program, last)
-    computed = 0
-
-    def fill(target: Target) -> None:
-        nonlocal computed
-        apply = functools.partial(function, params, batch_stats)
-        for part, result in _parts(apply, stored, batch_size):
-            target[part] = result
-            computed += len(result)
-            progress(len(result))
-
     variables = base.variables(params, batch_stats)
     shape = prefix_shape(program.model, variables, last, tuple(stored.shape))
-    outputs = keep(shape, np.float32, fill)
-    if not computed:  # an earlier run stored them
+    outputs = entry.read(shape) if entry else None
+    if outputs is not None:
         progress(len(stored))
+        return outputs
+    function = functools.partial(programs.make_features(program, last), params, batch_stats)
+    batches = _counted(_parts(function, stored, batch_size), progress)
+    return entry.write(shape, batches) if entry else _in_memory(shape, batches)
+
+
+Batches = Iterable[tuple[slice, np.ndarray]]
+"""Position and outputs of each batch."""
+
+
+def _counted(batches: Batches, progress: Callable[[int], Any]) -> Batches:
+    """The same batches; `progress` is called with the size of each when it was used."""
+    for part, result in batches:
+        yield part, result
+        progress(len(result))
+
+
+def _in_memory(shape: tuple[int, ...], batches: Batches) -> np.ndarray:
+    outputs = np.empty(shape, np.float32)
+    for part, result in batches:
+        outputs[part] = result
     return outputs
 
 
@@ -172,7 +189,8 @@ def key(
         ),
     )
     digest.update(repr((where, program.micro_batch, batch_size)).encode())
-    digest.update(machine.source_sha256().encode())
+    inputs = sys.modules[program.inputs.__module__]
+    digest.update(machine.modules_sha256(*_DECIDING, inputs).encode())
     return digest.hexdigest()[:40]
 
 
@@ -187,50 +205,11 @@ class Store:
         """Whether features of so many bytes are kept."""
         return count <= self._max_bytes
 
-    def keep(self, key: str, *, held: bool) -> Keep:
-        """Features under `key`: read, or computed and stored; in memory as well if `held`.
+    def entry(self, key: str, *, held: bool) -> Entry:
+        """The features under `key`; they are read into memory if `held`."""
+        return Entry(self, self._folder / f"{key}.npy", held)
 
-        Where the folder cannot be written, what would be held in memory is only held there.
-        """
-        path = self._folder / f"{key}.npy"
-
-        def read_or_compute(
-            shape: tuple[int, ...], dtype: Any, fill: Callable[[Target], None]
-        ) -> Rows:
-            stored = lazy.open_file(path, shape, dtype)
-            if stored is not None:
-                try:
-                    features = stored[:] if held else stored
-                    _LOG.info("features: read from %s", path)
-                    with contextlib.suppress(OSError):  # a read-only cache, or just removed
-                        os.utime(path)
-                    return features
-                except lazy.DamagedError:
-                    _LOG.warning("%s: was damaged, so these features are computed again", path)
-            size = math.prod(shape) * np.dtype(dtype).itemsize
-            if not held:
-                return self._write(path, size, lambda: lazy.in_file(path)(shape, dtype, fill))
-            made = lazy.in_memory(shape, dtype, fill)
-            if self.takes(size):
-                try:
-                    self._write(path, size, lambda: lazy.write(path, made))
-                except UserError as error:
-                    _LOG.warning("%s", error)
-            return made
-
-        return read_or_compute
-
-    def _write(self, path: Path, size: int, write: Callable[[], Any]) -> Any:
-        try:
-            self._make_room(size)
-            return write()
-        except OSError as error:
-            raise UserError(
-                f"{path}: features cannot be kept there ({error.strerror}); free the space, or set "
-                "SSCJAX_CACHE to a folder elsewhere"
-            ) from error
-
-    def _make_room(self, count: int) -> None:
+    def make_room(self, count: int) -> None:
         """Remove what was unused longest until so many bytes fit."""
         files = []
         for path in self._folder.glob("*.npy"):
@@ -244,6 +223,70 @@ class Store:
             with contextlib.suppress(OSError):  # on Windows, one that is being read
                 path.unlink()
                 total -= size
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One array of features in a store.
+
+    Attributes:
+      store: that it belongs to.
+      path: of its file.
+      held: whether the features are held in memory. Then the file is only a copy, and a folder that
+        cannot be written is no error.
+    """
+
+    store: Store
+    path: Path
+    held: bool
+
+    def read(self, shape: tuple[int, ...]) -> Rows | None:
+        """Features of an earlier run, or None if there are none or their file is damaged."""
+        stored = lazy.open_file(self.path, shape, np.float32)
+        if stored is None:
+            return None
+        try:
+            features = stored[:] if self.held else stored
+        except lazy.DamagedError:
+            _LOG.warning("%s: was damaged, so these features are computed again", self.path)
+            return None
+        _LOG.info("features: read from %s", self.path)
+        with contextlib.suppress(OSError):  # a read-only cache, or just removed
+            os.utime(self.path)
+        return features
+
+    def write(self, shape: tuple[int, ...], batches: Batches) -> Rows:
+        """Store the outputs of all batches.
+
+        Raises:
+          UserError: they are not held in memory, and the file cannot be written.
+        """
+        size = math.prod(shape) * np.dtype(np.float32).itemsize
+        if not self.held:
+            self._write(size, shape, batches)
+            stored = lazy.open_file(self.path, shape, np.float32)
+            if stored is None:
+                raise UserError(f"{self.path}: was removed right after it was written; run again")
+            return stored
+        features = _in_memory(shape, batches)
+        if self.store.takes(size):
+            try:
+                self._write(size, shape, [(slice(None), features)])
+            except UserError as error:
+                _LOG.warning("%s", error)
+        return features
+
+    def _write(self, size: int, shape: tuple[int, ...], batches: Batches) -> None:
+        try:
+            self.store.make_room(size)
+            with lazy.create(self.path, shape, np.float32) as file:
+                for part, result in batches:
+                    file[part] = result
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: features cannot be stored there ({error.strerror}); free the space, "
+                "or set SSCJAX_CACHE to a folder elsewhere"
+            ) from error
 
 
 def calibrate_batch_norm(

@@ -127,5 +127,5 @@ def _features(
         part.images,
         batch_size=stage.batch_size,
         progress=progress,
-        keep=store.keep(key, held=held),
+        entry=store.entry(key, held=held),
     )

@@ -84,37 +84,28 @@ def test_a_file_is_numpys_own_with_sums_behind(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(path), ARRAY)
 
 
-def test_threads_fill_a_file_in_any_order(tmp_path: Path) -> None:
+def test_threads_write_a_file_in_any_order(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "array.npy"
     large = np.random.default_rng(2).normal(size=(200, 50)).astype(np.float32)
-
-    def fill(target: lazy.Target) -> None:
-        def one(number: int) -> None:
-            target[number] = large[number]
-
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(one, reversed(range(200))))
-
-    np.testing.assert_array_equal(lazy.in_file(path)(large.shape, np.float32, fill)[:], large)
-
-    def again(target: lazy.Target) -> None:
-        raise AssertionError("filled a second time")
-
-    np.testing.assert_array_equal(lazy.in_file(path)(large.shape, np.float32, again)[:], large)
+    with lazy.create(path, large.shape, np.float32) as file, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda k: file.__setitem__(k, large[k]), reversed(range(200))))
+    written = lazy.open_file(path, large.shape, np.float32)
+    assert written is not None
+    np.testing.assert_array_equal(written[:], large)
 
 
-def test_a_file_is_named_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_gets_its_name_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "array.npy"
-    with pytest.raises(ZeroDivisionError), lazy.create(path, ARRAY.shape, np.uint8) as target:
-        target[:5] = ARRAY[:5]
+    with pytest.raises(ZeroDivisionError), lazy.create(path, ARRAY.shape, np.uint8) as file:
+        file[:5] = ARRAY[:5]
         assert not path.exists()
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
     with (
-        pytest.raises(ValueError, match="3 rows were not filled"),
-        lazy.create(path, ARRAY.shape, np.uint8) as target,
+        pytest.raises(ValueError, match="3 rows were not written"),
+        lazy.create(path, ARRAY.shape, np.uint8) as file,
     ):
-        target[3:] = ARRAY[3:]
+        file[3:] = ARRAY[3:]
     assert list(tmp_path.iterdir()) == []
 
 

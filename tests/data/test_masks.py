@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import f1_score, jaccard_score
 
 from sscjax.configs import default
-from sscjax.data import augment, lazy, loading, masks, offline_augment, prepared, recipes
+from sscjax.data import array_record, augment, lazy, loading, masks, offline_augment, sources
 from sscjax.data.inputs import find
 from sscjax.errors import UserError
 from sscjax.evaluation import intervals, segmentation, surfaces
@@ -88,15 +88,26 @@ def test_manifest_names_masks(folder: Path) -> None:
     assert (maps[0] < 3).all() and (maps[1] == masks.IGNORE).all()
 
 
-def test_masks_are_kept_prepared_and_change_the_key(folder: Path, tmp_path: Path) -> None:
-    recipe = recipes.from_path(folder, SIZE)
-    assert recipe.with_masks
-    direct = recipe.make(lazy.in_memory)
-    if prepared.can_prepare():
-        kept = prepared.load(recipe, tmp_path / "cache")
-        np.testing.assert_array_equal(np.asarray(kept.masks), np.asarray(direct.masks))
+@pytest.mark.parametrize("storage", ("file", "file again", "array_record"))
+def test_masks_are_the_same_from_any_storage(folder: Path, tmp_path: Path, storage: str) -> None:
+    source = sources.from_path(folder, SIZE)
+    assert source.with_masks
+    expected = np.asarray(loading.load(folder, SIZE).masks)
+    if storage == "array_record":
+        if not array_record.is_available():
+            pytest.skip("array_record has no wheel for this platform")
+        stored = loading.from_source(source, tmp_path / "cache", storage)
+    else:
+        for _ in storage.split():
+            stored = loading.from_source(source, tmp_path / "cache", max_bytes=0)
+        assert isinstance(stored.images, lazy.FileRows)
+    np.testing.assert_array_equal(np.asarray(stored.masks), expected)
+
+
+def test_masks_change_the_key(folder: Path) -> None:
+    key = sources.from_path(folder, SIZE).key
     write(folder / "well/p3/c.png", 2)
-    assert recipes.from_path(folder, SIZE).key != recipe.key
+    assert sources.from_path(folder, SIZE).key != key
 
 
 def test_masks_are_not_asked_about(folder: Path) -> None:

@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sscjax.data import synthetic, synthetic_canvas
+from sscjax.data import synthetic, synthetic_canvas, synthetic_tissue
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 
@@ -100,24 +100,28 @@ class TestDefaultSet:
         masks, images = np.asarray(default_set.masks), np.asarray(default_set.images)
         shares = np.bincount(masks.ravel(), minlength=4) / masks.size
         assert len(shares) == len(synthetic.TISSUES) and np.all(shares > 0.005)
-        assert shares[synthetic.DERMIS] > 0.4
+        assert shares[synthetic_tissue.DERMIS] > 0.4
         grey = images.mean(axis=3)
         # Optical density of red is haematoxylin's alone, nearly.
         blue = -np.log((images[..., 0] + 1.0) / 256)
         for image, mask, red in zip(grey, masks, blue, strict=True):
-            empty = mask == synthetic.BACKGROUND
+            empty = mask == synthetic_tissue.BACKGROUND
             if min(empty.sum(), (~empty).sum()) > 100:
                 assert image[empty].mean() > image[~empty].mean() + 20
-            glands, dermis = mask == synthetic.ADNEXA, mask == synthetic.DERMIS
+            glands, dermis = mask == synthetic_tissue.ADNEXA, mask == synthetic_tissue.DERMIS
             if glands.sum() > 100 and dermis.sum() > 1000:
                 assert red[glands].mean() > red[dermis].mean() + 0.05
 
     def test_the_disease_shows_in_the_tissues(self, default_set: ImageSet) -> None:
         assert default_set.masks is not None
         masks = np.asarray(default_set.masks)
-        adnexa = [(masks[default_set.labels == c] == synthetic.ADNEXA).mean() for c in range(3)]
+        adnexa = [
+            (masks[default_set.labels == c] == synthetic_tissue.ADNEXA).mean() for c in range(3)
+        ]
         assert adnexa[0] > adnexa[1] > adnexa[2]
-        skin = [(masks[default_set.labels == c] == synthetic.EPIDERMIS).mean() for c in range(3)]
+        skin = [
+            (masks[default_set.labels == c] == synthetic_tissue.EPIDERMIS).mean() for c in range(3)
+        ]
         assert skin[0] > skin[1] > skin[2]
 
     def test_mean_colours_say_little_and_texture_much(self, default_set: ImageSet) -> None:
@@ -191,13 +195,13 @@ def test_any_size_shows_the_same_field_of_view(size: int) -> None:
 
 
 def test_a_subject_has_its_own_stain_and_orientation() -> None:
-    drawn = [synthetic._draw_biopsy(np.random.default_rng(i), "early") for i in range(200)]
+    drawn = [synthetic_tissue._draw_biopsy(np.random.default_rng(i), "early") for i in range(200)]
     for field in dataclasses.fields(drawn[0]):
         values = np.array([getattr(biopsy, field.name) for biopsy in drawn])
         assert np.all(values.std(axis=0) > 0), field.name
     angles = np.array([biopsy.angle for biopsy in drawn])
     assert abs(np.exp(1j * angles).mean()) < 0.2
-    other = [synthetic._draw_biopsy(np.random.default_rng(i), "late") for i in range(200)]
+    other = [synthetic_tissue._draw_biopsy(np.random.default_rng(i), "late") for i in range(200)]
     for biopsy, same in zip(drawn, other, strict=True):  # stain has nothing to do with the class
         np.testing.assert_array_equal(biopsy.dyes, same.dyes)
         np.testing.assert_array_equal(biopsy.strength, same.strength)

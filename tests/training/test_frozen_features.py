@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def test_features_that_were_kept_count_as_done(tmp_path: Path) -> None:
             IMAGES,
             batch_size=4,
             progress=advances.append,
-            keep=store.keep("a", held=True),
+            entry=store.entry("a", held=True),
         )
         assert advances == expected
 
@@ -146,58 +146,56 @@ def test_keys_change_with_all_that_features_depend_on() -> None:
     assert len({same[0], *others, compiled_well, rounded}) == 3 + len(others)
 
 
-def counting(found: np.ndarray) -> tuple[Callable[[Any], None], list[int]]:
-    calls: list[int] = []
-
-    def fill(target: Any) -> None:
-        calls.append(1)
-        target[:] = found
-
-    return fill, calls
+def stored(
+    store: frozen_features.Store, key: str, features: np.ndarray, *, held: bool = True
+) -> tuple[Any, bool]:
+    """Features under a key, in two batches if they are computed; whether they were read."""
+    entry = store.entry(key, held=held)
+    read = entry.read(features.shape)
+    if read is not None:
+        return read, True
+    parts = (slice(0, 3), slice(3, len(features)))
+    return entry.write(features.shape, ((part, features[part]) for part in parts)), False
 
 
 @pytest.mark.parametrize("held", (True, False))
 def test_features_are_computed_once_by_key(tmp_path: Path, held: bool) -> None:
     expected = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
-    fill, calls = counting(expected)
     store = frozen_features.Store(tmp_path / "features", 10_000)
-    for key, count in (("a", 1), ("a", 1), ("b", 2), ("a", 2)):
-        found = store.keep(key, held=held)(expected.shape, np.float32, fill)
-        assert isinstance(found, np.ndarray) == held
-        np.testing.assert_array_equal(found[:], expected)
-        assert len(calls) == count
+    for key, read in (("a", False), ("a", True), ("b", False), ("a", True)):
+        features, was_read = stored(store, key, expected, held=held)
+        assert isinstance(features, np.ndarray) == held and was_read == read
+        np.testing.assert_array_equal(features[:], expected)
 
 
 def test_the_longest_unused_features_go_first(tmp_path: Path) -> None:
-    fill, calls = counting(np.zeros((5, 100), np.float32))
+    features = np.zeros((5, 100), np.float32)
     store = frozen_features.Store(tmp_path, 3 * 2200)  # of some 2,150 bytes each
     for age, key in enumerate("abc"):
-        store.keep(key, held=True)((5, 100), np.float32, fill)
+        stored(store, key, features)
         os.utime(tmp_path / f"{key}.npy", (1000 + age, 1000 + age))
-    store.keep("a", held=True)((5, 100), np.float32, fill)  # used again
-    store.keep("d", held=True)((5, 100), np.float32, fill)
+    assert stored(store, "a", features)[1]  # used again
+    assert not stored(store, "d", features)[1]
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c", "d"]
-    assert len(calls) == 4
 
 
 def test_more_than_the_folder_may_hold_stays_in_memory(tmp_path: Path) -> None:
-    fill, _ = counting(np.zeros((5, 100), np.float32))
     store = frozen_features.Store(tmp_path, 1999)
     assert not store.takes(2000)
-    assert isinstance(store.keep("a", held=True)((5, 100), np.float32, fill), np.ndarray)
+    features, _ = stored(store, "a", np.zeros((5, 100), np.float32))
+    assert isinstance(features, np.ndarray)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "features").write_text("a file in its place")
     expected = np.ones((5, 100), np.float32)
-    fill, _ = counting(expected)
     store = frozen_features.Store(tmp_path / "features", 10_000)
-    found = store.keep("a", held=True)(expected.shape, np.float32, fill)
-    np.testing.assert_array_equal(found, expected)
-    assert "cannot be kept there" in caplog.text
-    with pytest.raises(UserError, match="cannot be kept there .*SSCJAX_CACHE"):
-        store.keep("a", held=False)(expected.shape, np.float32, fill)
+    features, _ = stored(store, "a", expected)
+    np.testing.assert_array_equal(features, expected)
+    assert "cannot be stored there" in caplog.text
+    with pytest.raises(UserError, match="cannot be stored there .*SSCJAX_CACHE"):
+        stored(store, "a", expected, held=False)
 
 
 # ---- which part ---------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from sscjax.data import loading
+from sscjax.data import loading, sources
 from sscjax.data.audit.checks import LEAK, audit, leaks
 from sscjax.data.splits import read_splits
 from sscjax.errors import UserError
@@ -22,7 +22,7 @@ def audit_folder(
     data: Path,
     image_size: int = 128,
     *,
-    corrupt: loading.Policy = "error",
+    corrupt: sources.Policy = "error",
     splits: Path | None = None,
     json_path: Path | None = None,
 ) -> int:

@@ -42,7 +42,7 @@ def cut(
       the exit code: 1 where a slide could not be cut, else 0.
 
     Raises:
-      UserError: anything that the user can mend; a single bad slide is none of it.
+      UserError: a mistake of the user; a single bad slide is only reported.
     """
     if jobs < 0:
         raise UserError(f"--jobs={jobs}: expected 0 (one per core) or more")
@@ -86,66 +86,66 @@ def find(slides: Path, table: Path | None) -> list[Source]:
       UserError: there is none, or one with a name that cannot be used, or the table does not fit.
     """
     if table is not None:
-        found = _from_table(slides, table)
+        listed = _from_table(slides, table)
     elif slides.is_file():
-        found = [(slides, slides.name, "", slides.name)]
+        listed = [(slides, slides.name, "", slides.name)]
     elif slides.is_dir():
-        found = _from_folder(slides)
+        listed = _from_folder(slides)
     else:
         raise UserError(f"{slides}: no such slide or folder; correct the path")
-    for path, *_ in found:
+    for path, *_ in listed:
         csv_table.refuse_undecodable(path)
-    names = output.keys(name for _, name, _, _ in found)
-    return [Source(path, name, names[name], label, subject) for path, name, label, subject in found]
+    names = output.keys(name for _, name, _, _ in listed)
+    return [Source(path, name, names[name], *labels) for path, name, *labels in listed]
 
 
 def _from_folder(slides: Path) -> list[tuple[Path, str, str, str]]:
-    found = []
+    listed = []
     for path in image_folder.walk(slides):
         if path.suffix.lower() not in SUFFIXES:
             continue
         parts = path.relative_to(slides).parts
         name = "/".join(parts)
         label = parts[0] if len(parts) > 1 else ""
-        found.append((path, name, label, parts[1] if len(parts) > 2 else name))
-    if not found:
+        listed.append((path, name, label, parts[1] if len(parts) > 2 else name))
+    if not listed:
         raise UserError(
             f"{slides}: holds no slide ({' '.join(SUFFIXES)}); give a folder with slides"
         )
-    labelled = sum(bool(label) for _, _, label, _ in found)
-    if 0 < labelled < len(found):
+    labelled = sum(bool(label) for _, _, label, _ in listed)
+    if 0 < labelled < len(listed):
         raise UserError(
-            f"{slides}: {labelled} of {len(found)} slides lie in a folder that names their class, "
+            f"{slides}: {labelled} of {len(listed)} slides lie in a folder that names their class, "
             "the others do not; sort all of them, or give --table"
         )
-    alone = sum(subject == name for _, name, _, subject in found)
-    if labelled and alone:
+    without_subject = sum(subject == name for _, name, _, subject in listed)
+    if labelled and without_subject:
         _LOG.warning(
             "%d of %d slides name no subject, so each counts as its own; use "
             "class/subject/slide.svs folders or --table where patients have several",
-            alone,
-            len(found),
+            without_subject,
+            len(listed),
         )
-    return found
+    return listed
 
 
 def _from_table(slides: Path, table: Path) -> list[tuple[Path, str, str, str]]:
     root = image_folder.existing_folder(slides)
-    found = []
+    listed = []
     seen: dict[str, str] = {}
     for line, row in csv_table.read_rows(table, ("file", "label", "subject")):
-        place = f"{table}, row {line}"
+        where = f"{table}, row {line}"
         for column in ("file", "subject"):
             if not row[column]:
-                raise UserError(f"{place}: empty {column}; fill it in")
-        path, name = image_folder.named_file(root, place, row["file"])
+                raise UserError(f"{where}: empty {column}; fill it in")
+        path, name = image_folder.named_file(root, where, row["file"])
         if name in seen:
-            raise UserError(f"{place}: {name} is already given by {seen[name]}; remove one")
-        seen[name] = place
-        found.append((path, name, row["label"], row["subject"]))
-    if not found:
+            raise UserError(f"{where}: {name} is already given by {seen[name]}; remove one")
+        seen[name] = where
+        listed.append((path, name, row["label"], row["subject"]))
+    if not listed:
         raise UserError(f"{table}: has no rows; expected one row per slide")
-    return found
+    return listed
 
 
 # --- one slide ------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def _from_table(slides: Path, table: Path) -> list[tuple[Path, str, str, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What became of a slide: what is kept of it, or the reason why nothing is."""
+    """The record of a slide that was cut, or the reason why it was not."""
 
     kept: dict[str, Any] | None
     reason: str = ""
@@ -161,18 +161,18 @@ class Result:
 
 
 def _one(out: Path, source: Source, settings: Settings) -> Result:
-    kept = output.finished(out, source)
-    if kept is not None:
-        return Result(kept, earlier=True)
+    record = output.finished(out, source)
+    if record is not None:
+        return Result(record, earlier=True)
     try:
-        kept = _cut_slide(out, source, settings)
+        record = _cut_slide(out, source, settings)
     except UserError as error:
         text = str(error)
         reason = text if str(source.path) in text else f"{source.path}: {text}"
         _LOG.warning("left out: %s", reason)
         return Result(None, reason)
-    _LOG.info("%s: %d tiles in %.1f s", source.name, len(kept["tiles"]), kept["seconds"])
-    return Result(kept)
+    _LOG.info("%s: %d tiles in %.1f s", source.name, len(record["tiles"]), record["seconds"])
+    return Result(record)
 
 
 def _cut_slide(out: Path, source: Source, settings: Settings) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def _cut_slide(out: Path, source: Source, settings: Settings) -> dict[str, Any]:
 def _written(
     writer: output.Writer, slide: Slide, planned: Plan, settings: Settings, source: Source
 ) -> dict[str, Any]:
-    """Write all tiles of a slide, and what is to be known about it."""
+    """Write all tiles of a slide, and return its record."""
     started = time.monotonic()
     skipped: dict[tuple[int, int], str] = {}
     taken: list[tuple[int, int]] = []
@@ -218,24 +218,24 @@ def _written(
 
 def _text(sources: Sequence[Source], results: Sequence[Result], out: Path, count: int) -> str:
     rows = [["slide", "tiles", "tissue", *tiling.REASONS, "seconds"]]
-    for source, one in zip(sources, results, strict=True):
-        if one.kept is None or len(rows) > MOST_ROWS:
+    for source, result in zip(sources, results, strict=True):
+        if result.kept is None or len(rows) > MOST_ROWS:
             continue
-        kept = one.kept
-        cells = [formatting.clean_file(source.name, 34), f"{len(kept['tiles']):,}"]
-        cells.append(formatting.percent(kept["tissue"]))
-        cells += [f"{kept['rejected'][reason]:,}" for reason in tiling.REASONS]
-        rows.append([*cells, "before" if one.earlier else f"{kept['seconds']:.1f}"])
-    bad = [one.reason for one in results if one.kept is None]
+        record = result.kept
+        cells = [formatting.clean_file(source.name, 34), f"{len(record['tiles']):,}"]
+        cells.append(formatting.percent(record["tissue"]))
+        cells += [f"{record['rejected'][reason]:,}" for reason in tiling.REASONS]
+        rows.append([*cells, "before" if result.earlier else f"{record['seconds']:.1f}"])
+    bad = [result.reason for result in results if result.kept is None]
     lines = []
     if len(rows) > 1:
         lines.append(formatting.align(rows))
-        left = len(results) - len(bad) - len(rows) + 1
-        lines += [f"... and {left} more slides"] if left > 0 else []
+        omitted = len(results) - len(bad) - len(rows) + 1
+        lines += [f"... and {omitted} more slides"] if omitted > 0 else []
         lines.append("")
     lines += [f"could not be cut: {files.escaped(reason)}" for reason in bad]
-    whole = len(results) - len(bad)
-    lines.append(f"{count:,} tiles of {whole} slides: {out / image_folder.MANIFEST}")
-    if whole and any(source.label for source in sources):
+    complete = len(results) - len(bad)
+    lines.append(f"{count:,} tiles of {complete} slides: {out / image_folder.MANIFEST}")
+    if complete and any(source.label for source in sources):
         lines.append(f"Train on them with --config.data.path={out}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The folder of tiles: what lies where, written so that a slide is in it whole or not at all.
+"""The folder of tiles: its files, written so that a slide is complete in it or not there at all.
 
 manifest.csv           one row for each tile: file, label, subject, slide, x, y, mpp, tissue
 slides.json            the settings that all slides were cut by
@@ -31,7 +31,7 @@ SETTINGS = run_dir.SLIDES
 FORMAT = 1
 COLUMNS = ("file", "label", "subject", "slide", "x", "y", "mpp", "tissue")
 
-# Colours of the grid, told apart with any kind of colour vision (Okabe and Ito 2008).
+# Colours of the grid, distinguishable with any kind of colour vision (Okabe and Ito 2008).
 _COLOURS = {
     "taken": (0, 114, 178),
     tiling.PEN: (213, 94, 0),
@@ -61,12 +61,12 @@ class Source:
     subject: str
 
     def state(self) -> dict[str, Any]:
-        """What tells that the file, or what is said of it, has changed since."""
-        found = self.path.stat()
+        """Values that change if the slide's file, label or subject changes."""
+        status = self.path.stat()
         return {
             "name": self.name,
-            "bytes": found.st_size,
-            "modified": found.st_mtime,
+            "bytes": status.st_size,
+            "modified": status.st_mtime,
             "label": self.label,
             "subject": self.subject,
         }
@@ -74,7 +74,7 @@ class Source:
 
 def keys(names: Iterable[str]) -> dict[str, str]:
     """A folder's name for each slide's name: plain letters, and no two alike on any system."""
-    found: dict[str, str] = {}
+    key_of: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
         plain = unicodedata.normalize("NFKD", str(Path(name).with_suffix("")))
@@ -85,8 +85,8 @@ def keys(names: Iterable[str]) -> dict[str, str]:
             number += 1
             key = f"{plain}_{number}"
         taken.add(key.lower())
-        found[name] = key
-    return found
+        key_of[name] = key
+    return key_of
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -102,9 +102,9 @@ def begin(out: Path, settings: Settings) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out} is a file, expected a folder")
     if path.is_file():
-        kept = read_settings(path)
-        if kept != settings:
-            then, now = kept.as_json(), settings.as_json()
+        earlier = read_settings(path)
+        if earlier != settings:
+            then, now = earlier.as_json(), settings.as_json()
             changed = [
                 f"{name} {then[name]} then, {now[name]} now"
                 for name in now
@@ -138,7 +138,7 @@ def read_settings(path: Path) -> Settings:
         return Settings.from_json(kept["settings"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged or of another version ({error}): cut the slides anew into another "
+            f"{path} is damaged or of another version ({error}): cut the slides again into another "
             "folder"
         ) from error
 
@@ -147,14 +147,14 @@ def read_settings(path: Path) -> Settings:
 
 
 def finished(out: Path, source: Source) -> dict[str, Any] | None:
-    """What became of a slide earlier; None where that was another file, or is not whole."""
+    """The record of a slide that was cut earlier; None if it has changed or is incomplete."""
     try:
-        kept = files.read_json(out / "slides" / f"{source.key}.json")
-        same = kept["source"] == source.state() and isinstance(kept["tiles"], list)
-        whole = all((out / row["file"]).is_file() for row in kept["tiles"]) if same else False
+        record = files.read_json(out / "slides" / f"{source.key}.json")
+        same = record["source"] == source.state() and isinstance(record["tiles"], list)
+        complete = all((out / row["file"]).is_file() for row in record["tiles"]) if same else False
     except (OSError, KeyError, TypeError, ValueError):
         return None
-    return kept if whole else None
+    return record if complete else None
 
 
 class Writer:
@@ -187,7 +187,7 @@ class Writer:
         )
 
     def close(self, about: Mapping[str, Any], picture: np.ndarray) -> dict[str, Any]:
-        """Keep the slide and return what is kept of it."""
+        """Publish the slide's tiles and return its record."""
         # Those that a cap drew come in the order of drawing.
         self._rows.sort(key=lambda row: (row["y"], row["x"]))
         shutil.rmtree(self._place, ignore_errors=True)
@@ -195,9 +195,9 @@ class Writer:
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "PNG", optimize=True)
         files.write_bytes(self._out / "thumbnails" / f"{self._source.key}.png", buffer.getvalue())
-        kept = {"source": self._source.state(), **about, "tiles": self._rows}
-        files.write_json(self._out / "slides" / f"{self._source.key}.json", kept)
-        return kept
+        record = {"source": self._source.state(), **about, "tiles": self._rows}
+        files.write_json(self._out / "slides" / f"{self._source.key}.json", record)
+        return record
 
     def __enter__(self) -> Writer:
         return self
@@ -232,15 +232,15 @@ def _with_legend(image: Image.Image, counts: Mapping[str, int]) -> np.ndarray:
     entries = [f"{kind} ({count})" for kind, count in counts.items()] or ["no field with tissue"]
     probe = ImageDraw.Draw(image)
     widths = [round(probe.textlength(entry, font_size=13)) + 38 for entry in entries]
-    whole = Image.new("RGB", (max(image.width, sum(widths) + 6), image.height + _LEGEND), "white")
-    whole.paste(image, (0, 0))
-    draw, left, top = ImageDraw.Draw(whole), 6, image.height + 4
+    picture = Image.new("RGB", (max(image.width, sum(widths) + 6), image.height + _LEGEND), "white")
+    picture.paste(image, (0, 0))
+    draw, left, top = ImageDraw.Draw(picture), 6, image.height + 4
     for kind, entry, width in zip([*counts, ""], entries, widths, strict=False):
         if kind:
             draw.rectangle((left, top + 1, left + 12, top + 13), outline=_COLOURS[kind], width=3)
         draw.text((left + 18, top), entry, fill="black", font_size=13)
         left += width
-    return np.asarray(whole)
+    return np.asarray(picture)
 
 
 # --- the manifest ---------------------------------------------------------------------------------
@@ -248,10 +248,10 @@ def _with_legend(image: Image.Image, counts: Mapping[str, int]) -> np.ndarray:
 
 def write_manifest(out: Path, done: Iterable[tuple[Source, Mapping[str, Any]]]) -> int:
     """Write `manifest.csv` for the slides that are done, and return its number of tiles."""
-    rows = [
+    lines = [
         [row["file"], source.label, source.subject, source.name, *(row[key] for key in COLUMNS[4:])]
-        for source, kept in done
-        for row in kept["tiles"]
+        for source, record in done
+        for row in record["tiles"]
     ]
-    files.write_text(out / MANIFEST, files.csv_text([COLUMNS, *rows]))
-    return len(rows)
+    files.write_text(out / MANIFEST, files.csv_text([COLUMNS, *lines]))
+    return len(lines)

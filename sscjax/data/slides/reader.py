@@ -1,7 +1,7 @@
 """A slide: its size, its resolution, its levels, and any rectangle of it as pixels.
 
-What OpenSlide opens is read piece by piece, never held whole. Plain images are slides of one level
-and are held, up to `image_io.MAX_PIXELS`.
+What OpenSlide opens is read piece by piece, never all in memory. Plain images are slides of one
+level and are held, up to `image_io.MAX_PIXELS`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Slide(Protocol):
         """
 
     def thumbnail(self, side: int) -> np.ndarray:
-        """The whole slide, uint8 [h,w,3], the longer side at most `side` pixels."""
+        """All of the slide, uint8 [h,w,3], the longer side at most `side` pixels."""
 
 
 # Pixels of a slide that are held at a time; where a row of its thumbnail needs more, at most that.
@@ -144,24 +144,24 @@ class _Whole:
         width, height = (max(1, round(edge / factor)) for edge in (self.width, self.height))
         level = self._whole.get_best_level_for_downsample(factor + 0.01)
         wide, high = self._whole.level_dimensions[level]
-        found = np.empty((height, width, 3), np.uint8)
+        small = np.empty((height, width, 3), np.uint8)
         if wide * (high / height + 2) > _MOST:
             raise UserError(
                 f"{self._path}: the smallest level of use has {wide}x{high} pixels, too many for a "
                 "thumbnail; save the slide with smaller levels (a pyramid)"
             )
         # In bands, because a slide may have no level that is small.
-        rows = max(1, int(_BAND * height / (wide * high)))
-        for top in range(0, height, rows):
-            low = min(top + rows, height)
+        band_height = max(1, int(_BAND * height / (wide * high)))
+        for top in range(0, height, band_height):
+            low = min(top + band_height, height)
             first, last = (edge * high / height for edge in (top, low))
             start, stop = math.floor(first), min(math.ceil(last), high)
-            place = (0, round(start * self.downsamples[level]))
-            band = _on_white(self._whole.read_region(place, level, (wide, stop - start)))
-            found[top:low] = Image.fromarray(band).resize(
+            corner = (0, round(start * self.downsamples[level]))
+            band = _on_white(self._whole.read_region(corner, level, (wide, stop - start)))
+            small[top:low] = Image.fromarray(band).resize(
                 (width, low - top), Image.Resampling.BOX, (0, first - start, wide, last - start)
             )
-        return found
+        return small
 
 
 class _Plain:
@@ -175,10 +175,10 @@ class _Plain:
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
         assert level == 0
-        found = np.full((height, width, 3), 255, np.uint8)
+        pixels = np.full((height, width, 3), 255, np.uint8)
         part = self._pixels[y : y + height, x : x + width]
-        found[: len(part), : part.shape[1]] = part
-        return found
+        pixels[: len(part), : part.shape[1]] = part
+        return pixels
 
     def thumbnail(self, side: int) -> np.ndarray:
         image = Image.fromarray(self._pixels)
@@ -189,10 +189,10 @@ class _Plain:
 def _resolution(properties: Any) -> float | None:
     """The mean of both axes; scanners differ by a thousandth between them."""
     try:
-        found = [float(properties[f"openslide.mpp-{axis}"]) for axis in "xy"]
+        axes = [float(properties[f"openslide.mpp-{axis}"]) for axis in "xy"]
     except (KeyError, ValueError):
         return None
-    mean = sum(found) / 2
+    mean = sum(axes) / 2
     return mean if 0 < mean < 1e4 else None
 
 

@@ -53,14 +53,14 @@ def find(pixels: np.ndarray) -> Stains:
         )
     normalizer = _normalizer()
     normalizer.fit(pixels[:: -(-len(pixels) // _MOST_PIXELS)].reshape(-1, 1, 3))
-    found = Stains(np.asarray(normalizer.HERef), np.asarray(normalizer.maxCRef))
-    alike = abs(float(np.prod(found.densities, axis=1).sum()))
-    if not np.isfinite(alike) or alike > 0.999 or (found.strengths <= 0).any():
+    stains = Stains(np.asarray(normalizer.HERef), np.asarray(normalizer.maxCRef))
+    alike = abs(float(np.prod(stains.densities, axis=1).sum()))
+    if not np.isfinite(alike) or alike > 0.999 or (stains.strengths <= 0).any():
         raise UserError(
             "the tissue shows one stain, expected haematoxylin and eosin; leave the slide out, or "
             "give --stain=none"
         )
-    return found
+    return stains
 
 
 def reference() -> Stains:
@@ -69,13 +69,13 @@ def reference() -> Stains:
     return Stains(np.asarray(normalizer.HERef), np.asarray(normalizer.maxCRef))
 
 
-def normalised(pixels: np.ndarray, stains: Stains, wanted: Stains) -> np.ndarray:
-    """A tile, uint8 [H,W,3], with `wanted` in the place of its slide's `stains`."""
+def normalised(pixels: np.ndarray, stains: Stains, target: Stains) -> np.ndarray:
+    """A tile, uint8 [H,W,3], with its slide's `stains` replaced by `target`."""
     density = -np.log((pixels.reshape(-1, 3).astype(float) + 1) / _LIGHT)
     amounts = density @ np.linalg.pinv(stains.densities).T
-    amounts *= wanted.strengths / stains.strengths
-    found = _LIGHT * np.exp(-amounts @ wanted.densities.T)
-    return np.clip(found, 0, 255).astype(np.uint8).reshape(pixels.shape)
+    amounts *= target.strengths / stains.strengths
+    light = _LIGHT * np.exp(-amounts @ target.densities.T)
+    return np.clip(light, 0, 255).astype(np.uint8).reshape(pixels.shape)
 
 
 def _normalizer() -> Any:

@@ -1,6 +1,6 @@
 """How a slide is cut into tiles, and the tiles, one after the other.
 
-What training tiles were cut by is kept beside them (`Settings`), so that a new slide is cut alike.
+`Settings` are stored beside training tiles, so that new slides are cut alike.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ class Settings:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> Settings:
+    def from_json(cls, values: Mapping[str, Any]) -> Settings:
         """What `as_json` gave.
 
         Raises:
           TypeError: it has other fields.
         """
-        return cls(**kept)
+        return cls(**values)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """A slide looked at as a whole, before any tile is read.
+    """Where the tissue and the fields of a slide are, before any tile is read.
 
     Attributes:
       field: side of a field in pixels of level 0.
@@ -138,7 +138,7 @@ def plan(slide: Slide, settings: Settings) -> Plan:
 
     Raises:
       UserError: the field is in micrometres and the resolution not known, the slide is smaller
-        than one field, or its stains cannot be told. The message names no file.
+        than one field, or its stains cannot be estimated. The message names no file.
     """
     mpp = slide.mpp or settings.mpp or None
     field = settings.field_px
@@ -165,13 +165,13 @@ def plan(slide: Slide, settings: Settings) -> Plan:
     thumbnail = slide.thumbnail(THUMBNAIL)
     level = tissue.threshold(thumbnail)
     scale = thumbnail.shape[1] / slide.width
-    found = tissue.mask(thumbnail, level, max(1, round(field * scale * _GAP)))
+    stained = tissue.mask(thumbnail, level, max(1, round(field * scale * _GAP)))
     # A summed-area table: the share of any rectangle by four look-ups.
-    sums = np.pad(found.cumsum(0, np.int32).cumsum(1, np.int32), ((1, 0), (1, 0)))
+    sums = np.pad(stained.cumsum(0, np.int32).cumsum(1, np.int32), ((1, 0), (1, 0)))
     places = [(x, y, _share(sums, x, y, field, scale)) for y in rows for x in columns]
     reduced = None if mpp is None else mpp * field / settings.tile_size
-    stains = stain.find(thumbnail[found]) if settings.stain == "macenko" else None
-    share = float(found.mean())
+    stains = stain.find(thumbnail[stained]) if settings.stain == "macenko" else None
+    share = float(stained.mean())
     return Plan(field, reduced, thumbnail, scale, level, tuple(places), share, stains)
 
 
@@ -205,7 +205,7 @@ def tiles(
       planned: of this slide.
       settings: as for the plan.
       name: of the slide; with the seed it decides which tiles a cap leaves.
-      skipped: is told of every field left out, by its x and y, which of `REASONS` it was.
+      skipped: is filled with one of `REASONS` for every field left out, by its x and y.
     """
     skipped = {} if skipped is None else skipped
     chosen = []
@@ -246,5 +246,5 @@ def _cut(slide: Slide, x: int, y: int, field: int, level: int, size: int) -> np.
     pixels = slide.read(x, y, level, side, side)
     if side == size:
         return pixels
-    # As `decode` reduces images, so that a tile cut here and one cut by others are alike.
+    # As `image_io` reduces images, so that a tile cut here and one cut by others are alike.
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS))

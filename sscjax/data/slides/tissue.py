@@ -66,9 +66,9 @@ def mask(thumbnail: np.ndarray, level: int, gap: int = 1) -> np.ndarray:
       gap: pixels; narrower gaps, as between bundles of collagen, belong to the tissue.
     """
     pixels = _hsv(thumbnail)
-    found = (pixels[..., 1] > level) & ~_ink(pixels)
+    stained = (pixels[..., 1] > level) & ~_ink(pixels)
     # Of numbers, because only then a square is two passes along the axes.
-    return ndimage.grey_closing(found.view(np.uint8), size=(gap, gap)).astype(bool)
+    return ndimage.grey_closing(stained.view(np.uint8), size=(gap, gap)).astype(bool)
 
 
 def pen_share(tile: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """The tensorflow-datasets builder: image sets as ArrayRecord, written and read without TensorFlow.
 
-Of tensorflow-datasets' file formats (4.9.10) ArrayRecord is the one for this: TFRecord needs
-TensorFlow, and Parquet gives wrong rows for slices.
+Among the file formats of tensorflow-datasets (4.9.10), TFRecord needs TensorFlow, and Parquet gives
+wrong rows for slices.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from sscjax.data import lazy
-from sscjax.data.recipes import Recipe
+from sscjax.data.dataset import ImageSet
+from sscjax.data.sources import Source
 
 NAME = "ssc_skin"
 FILE_FORMAT = "array_record"
 SPLIT = "examples"
-"""The one tfds split. Train, val and test are a column: they are decided after preparation."""
+"""The one tfds split. Train, val and test are a column, because they are decided later."""
 
 _DESCRIPTION = """
 Tiles of skin biopsies, or any other labelled images of subjects: drawn, from a folder per class, or
@@ -32,33 +33,43 @@ it is from, the split its source gives it ('' for none), and for drawn tiles a t
 
 @dataclasses.dataclass(kw_only=True)
 class SscSkinConfig(tfds.core.BuilderConfig):
-    """A builder config that carries the recipe of one image set; its name holds the recipe's key.
+    """A builder config for one image set; its name contains the key of the source.
 
     Attributes:
-      recipe: what the set is made of.
+      source: classes, size and key of the set.
+      image_set: the decoded images, or None to read a set that was written.
     """
 
-    recipe: Recipe
+    source: Source
+    image_set: ImageSet | None = None
 
-    @classmethod
-    def of(cls, recipe: Recipe) -> SscSkinConfig:
-        """The config that prepares `recipe`."""
-        return cls(
-            name=recipe.short_key,
-            description=f"{recipe.kind}: {', '.join(recipe.classes)}",
-            recipe=recipe,
-        )
+
+def builder(source: Source, data_dir: Path, image_set: ImageSet | None = None) -> Builder:
+    """The builder that writes `image_set` below `data_dir`, or reads what was written there."""
+    listing = source.listing
+    config = SscSkinConfig(
+        name=source.name,
+        description=f"{listing.kind}: {', '.join(listing.classes)}",
+        source=source,
+        image_set=image_set,
+    )
+    return Builder(config=config, data_dir=data_dir, file_format=FILE_FORMAT)
+
+
+def folder(source: Source, data_dir: Path) -> Path:
+    """Where the files of a set are written."""
+    return data_dir / NAME / source.name / str(Builder.VERSION)
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
     """A `DatasetInfo` that is never looked up in tensorflow-datasets' bucket on the network."""
 
     def initialize_from_bucket(self) -> None:
-        """Does nothing; the original leaves an empty temporary folder behind even when offline."""
+        """Do nothing; the original leaves an empty temporary folder behind even when offline."""
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Prepares an image set as ArrayRecord: `Builder(config=SscSkinConfig.of(recipe), ...)`."""
+    """Writes an image set as ArrayRecord; `builder` creates it."""
 
     name = NAME
 
@@ -66,16 +77,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First release."}
 
     def _info(self) -> tfds.core.DatasetInfo:
-        recipe = self.builder_config.recipe
-        side = recipe.image_size
+        source = self.builder_config.source
+        side = source.image_size
         features: dict[str, Any] = {
             "image": tfds.features.Image(shape=(side, side, 3), encoding_format="png"),
-            "label": tfds.features.ClassLabel(names=list(recipe.classes)),
+            "label": tfds.features.ClassLabel(names=list(source.listing.classes)),
             "subject": tfds.features.Text(),
             "file": tfds.features.Text(),
             "split": tfds.features.Text(),
         }
-        if recipe.with_masks:
+        if source.with_masks:
             features["mask"] = tfds.features.Image(shape=(side, side, 1), encoding_format="png")
         return _LocalInfo(
             builder=self,
@@ -92,15 +103,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {SPLIT: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        recipe = self.builder_config.recipe
-        image_set = recipe.make(lazy.in_memory)
-        if image_set.classes != recipe.classes:
-            raise ValueError(f"the recipe names {recipe.classes}, the set {image_set.classes}")
-        self.info.metadata.update(
-            source=image_set.source,
-            with_splits=image_set.splits is not None,
-            skipped=dict(image_set.skipped),
-        )
+        image_set = self.builder_config.image_set
+        self.info.metadata.update(source=image_set.source, skipped=dict(image_set.skipped))
         for index in range(len(image_set)):
             example = {
                 "image": _png(image_set.images[index]),
@@ -114,10 +118,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             yield index, example
 
     def _log_download_bytes(self) -> None:
-        """Says nothing, in place of a line about a download of unknown size."""
+        """Print nothing, instead of a line about a download of unknown size."""
 
     def _log_download_done(self) -> None:
-        """Says nothing: whoever called knows what was prepared."""
+        """Print nothing: the caller knows what was written."""
 
 
 def _png(pixels: np.ndarray) -> io.BytesIO:

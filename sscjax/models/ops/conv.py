@@ -32,8 +32,8 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = Non
 
 def _plain_pointwise(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
     flat = x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[-2:])
-    found = flat.reshape(*x.shape[:-1], kernel.shape[-1])
-    return found if bias is None else found + elementwise.channels(bias, found)
+    result = flat.reshape(*x.shape[:-1], kernel.shape[-1])
+    return result if bias is None else result + elementwise.channels(bias, result)
 
 
 # Up to so many inputs, to more than this many times as many outputs, a product of matrices takes
@@ -46,8 +46,8 @@ def _pointwise(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.A
     inputs, outputs = kernel.shape[-2:]
     if inputs > _FEW_INPUTS or outputs <= _MANY_OUTPUTS * inputs:
         return _plain_pointwise(x, kernel, bias)
-    found = _sum_of_products(x, kernel, 1)
-    return found if bias is None else found + elementwise.channels(bias, found)
+    result = _sum_of_products(x, kernel, 1)
+    return result if bias is None else result + elementwise.channels(bias, result)
 
 
 def _pointwise_forward(
@@ -81,8 +81,8 @@ def double(x: jax.Array, kernel: jax.Array) -> jax.Array:
     batch, height, width, inputs = x.shape
     outputs = kernel.shape[-1]
     flat = kernel.transpose(2, 0, 1, 3).reshape(1, 1, inputs, 4 * outputs)
-    found = pointwise_conv(x, flat).reshape(batch, height, width, 2, 2, outputs)
-    return found.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, outputs)
+    result = pointwise_conv(x, flat).reshape(batch, height, width, 2, 2, outputs)
+    return result.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, outputs)
 
 
 def _row_products(left: jax.Array, right: jax.Array) -> jax.Array:
@@ -217,9 +217,9 @@ def _dense_backward(
         # Both gradients are products with the same patches.
         patches = _patches(spread, size, 1).reshape(-1, size * size * g.shape[-1])
         x_gradient = (patches @ flipped.reshape(len(patches.T), -1)).reshape(padded.shape)
-        found = _row_products(padded.reshape(len(patches), -1), patches)
-        found = found.reshape(-1, size, size, g.shape[-1])[:, ::-1, ::-1]
-        return x_gradient, found.transpose(1, 2, 0, 3)
+        result = _row_products(padded.reshape(len(patches), -1), patches)
+        result = result.reshape(-1, size, size, g.shape[-1])[:, ::-1, ::-1]
+        return x_gradient, result.transpose(1, 2, 0, 3)
 
     def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         return total + _kernel_gradient(*image, size, stride), None

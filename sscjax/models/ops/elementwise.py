@@ -97,10 +97,10 @@ def pixel_sum(height: int, width: int, part: Callable[[slice, slice], jax.Array]
         for row in range(rows)
         for column in range(columns)
     ]
-    some = functools.reduce(lax.add, parts)
-    some = some.reshape(-1, some.shape[-1])
+    partial = functools.reduce(lax.add, parts)
+    partial = partial.reshape(-1, partial.shape[-1])
     # A product, because XLA would merge a second sum with the first and run in strides again.
-    return jnp.ones((1, len(some)), some.dtype) @ some
+    return jnp.ones((1, len(partial)), partial.dtype) @ partial
 
 
 def channel_sum(x: jax.Array) -> jax.Array:
@@ -254,23 +254,23 @@ def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _max_pool_backward(x: jax.Array, g: jax.Array) -> tuple[jax.Array]:
     first, *others = _corners(x)
-    best, place = first, jnp.zeros(first.shape, jnp.int32)
+    best, position = first, jnp.zeros(first.shape, jnp.int32)
     for index, corner in enumerate(others, 1):
-        place = jnp.where(corner > best, index, place)
+        position = jnp.where(corner > best, index, position)
         best = jnp.maximum(best, corner)
     batch, height, width, features = g.shape
-    whole = (batch, height, 2, width, 2, features)
+    windows = (batch, height, 2, width, 2, features)
 
     def spread(values: jax.Array) -> jax.Array:
-        return lax.broadcast_in_dim(values, whole, (0, 1, 3, 5))
+        return lax.broadcast_in_dim(values, windows, (0, 1, 3, 5))
 
-    corner = 2 * lax.broadcasted_iota(jnp.int32, whole, 2) + lax.broadcasted_iota(
-        jnp.int32, whole, 4
+    corner = 2 * lax.broadcasted_iota(jnp.int32, windows, 2) + lax.broadcasted_iota(
+        jnp.int32, windows, 4
     )
-    found = jnp.where(spread(place) == corner, spread(g), 0.0)
-    found = found.reshape(batch, 2 * height, 2 * width, features)
+    gradient = jnp.where(spread(position) == corner, spread(g), 0.0)
+    gradient = gradient.reshape(batch, 2 * height, 2 * width, features)
     odd = ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))
-    return (jnp.pad(found, odd),)
+    return (jnp.pad(gradient, odd),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -65,8 +65,8 @@ def convert_weights(weights: Mapping[str, np.ndarray]) -> Converted:
             unknown.append(name)
         else:
             collection, layer, variable = target
-            found = trees[collection].setdefault(layer, {})
-            found[variable] = _transpose(name, layer, array)
+            variables = trees[collection].setdefault(layer, {})
+            variables[variable] = _transpose(name, layer, array)
     return Converted(trees["params"], trees["batch_stats"], tuple(dropped), tuple(unknown))
 
 

@@ -1,4 +1,4 @@
-"""ImageNet weights from the Keras release: fetched once, checked, and kept in the cache.
+"""ImageNet weights from the Keras release: downloaded once, checked, and stored in the cache.
 
 No hash of these files is published. So the first download is checked by what it holds (every
 name, shape and value of the model), its SHA-256 is written beside it, and from then on the file
@@ -112,10 +112,10 @@ def _check_pinned(path: Path, alpha: float) -> None:
         expected = str(files.read_json(pin)["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{pin}: not the record of a SHA-256; {fix}") from error
-    found = sha256(path)
-    if found != expected:
+    digest = sha256(path)
+    if digest != expected:
         raise UserError(
-            f"{path}: has changed since its first use (SHA-256 {found[:16]}..., expected"
+            f"{path}: has changed since its first use (SHA-256 {digest[:16]}..., expected"
             f" {expected[:16]}...); {fix}"
         )
 

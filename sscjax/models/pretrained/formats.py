@@ -45,12 +45,12 @@ def read_weights(path: Path | str) -> tuple[Weights, Convention]:
         float16 and float64 become float32.
 
     Raises:
-        UserError: missing, unreadable, truncated or foreign file, or torch absent for a `.pth`.
+        UserError: missing, unreadable, truncated or other file, or torch is missing for a `.pth`.
     """
     path = Path(path)
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise UserError(f"{path}: found {found}, expected a weight file ({FORMATS})")
+        content = "a folder" if path.is_dir() else "nothing"
+        raise UserError(f"{path}: found {content}, expected a weight file ({FORMATS})")
     readers: Mapping[str, Callable[[Path], tuple[Weights, Convention]]] = {
         ".h5": _read_hdf5,
         ".hdf5": _read_hdf5,
@@ -90,7 +90,7 @@ def _check_size(path: Path, elements: int) -> None:
 # ---- HDF5, by Keras -----------------------------------------------------------------------------
 
 
-# What h5py raises on damaged files, and what this file's own reading raises on a foreign layout.
+# What h5py raises on damaged files, and what reading raises if the layout is unknown.
 _HDF5_ERRORS = (
     *(OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError),
     MemoryError,

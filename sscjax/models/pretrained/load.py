@@ -31,7 +31,7 @@ class Loaded(NamedTuple):
         convention: padding, BatchNorm epsilon and input scaling that the model must have.
         sha256: of the file, in hexadecimal.
         dropped: names in the file that are not for the backbone.
-        kept: `layer/variable` of what stayed as given: the head.
+        kept: `layer/variable` of the arrays that were not replaced: the head.
     """
 
     params: dict[str, Any]
@@ -53,7 +53,7 @@ def load_backbone(
         batch_stats: the model's BatchNorm statistics, likewise.
 
     Returns:
-        the filled trees and what is to be known about the file.
+        the filled trees and facts about the file.
 
     Raises:
         UserError: the file is unreadable, or not exactly the backbone of this model: names every
@@ -61,17 +61,17 @@ def load_backbone(
     """
     path = Path(path)
     weights, convention = read_weights(path)
-    found = convert_weights(weights)
-    if not found.params and not found.batch_stats:
+    converted = convert_weights(weights)
+    if not converted.params and not converted.batch_stats:
         names = ", ".join(list(weights)[:3])
         raise UserError(
             f"{path}: not MobileNetV2, its names are {names}, ...; give weights of MobileNetV2 by"
             " Keras, torchvision or timm"
         )
     differences = [
-        *(f"surplus {name}" for name in found.unknown),
-        *_differences(params, found.params),
-        *_differences(batch_stats, found.batch_stats),
+        *(f"surplus {name}" for name in converted.unknown),
+        *_differences(params, converted.params),
+        *_differences(batch_stats, converted.batch_stats),
     ]
     if differences:
         raise UserError(
@@ -80,11 +80,11 @@ def load_backbone(
         )
     kept = {layer: variables for layer, variables in params.items() if layer == HEAD}
     return Loaded(
-        params={layer: found.params.get(layer, params[layer]) for layer in params},
-        batch_stats={layer: found.batch_stats[layer] for layer in batch_stats},
+        params={layer: converted.params.get(layer, params[layer]) for layer in params},
+        batch_stats={layer: converted.batch_stats[layer] for layer in batch_stats},
         convention=convention,
         sha256=sha256(path),
-        dropped=found.dropped,
+        dropped=converted.dropped,
         kept=tuple(f"{layer}/{name}" for layer in kept for name in kept[layer]),
     )
 
@@ -128,13 +128,13 @@ def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{layer}/{name}", array
 
 
-def _differences(expected_tree: Mapping[str, Any], found_tree: Tree) -> Iterable[str]:
+def _differences(expected_tree: Mapping[str, Any], tree: Tree) -> Iterable[str]:
     expected = {n: a for n, a in _flat(expected_tree) if not n.startswith(f"{HEAD}/")}
-    found = dict(_flat(found_tree))
+    arrays = dict(_flat(tree))
     for name in expected:
-        if name not in found:
+        if name not in arrays:
             yield f"missing {name}"
-    for name, array in found.items():
+    for name, array in arrays.items():
         if name not in expected:
             yield f"surplus {name}"
         elif array.shape != tuple(expected[name].shape):

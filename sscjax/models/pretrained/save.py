@@ -71,7 +71,7 @@ def _halved(name: str, array: np.ndarray) -> np.ndarray:
     if not name.endswith("/kernel"):
         return array
     with np.errstate(over="ignore"):
-        found = array.astype(np.float16)
-    if not np.isfinite(found).all():
+        halved = array.astype(np.float16)
+    if not np.isfinite(halved).all():
         raise UserError(f"{name} has values beyond 65504, the range of float16; keep float32")
-    return found
+    return halved

@@ -36,10 +36,10 @@ def bundled_weights(alpha: float) -> Path:
             "pretrained=none"
         )
     path = Path(__file__).parent / FILE
-    found = sha256(path) if path.is_file() else "nothing"
-    if found != SHA256:
+    digest = sha256(path) if path.is_file() else "nothing"
+    if digest != SHA256:
         raise UserError(
-            f"{path}: not the file that belongs to this version (SHA-256 {found[:16]}, expected "
+            f"{path}: not the file that belongs to this version (SHA-256 {digest[:16]}, expected "
             f"{SHA256[:16]}): install sscjax again"
         )
     return path
