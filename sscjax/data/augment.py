@@ -1,8 +1,8 @@
-"""Augmentation: place and look of an image changed; on line in a jitted step, or off line.
+"""Augmentation: geometry and stain of an image changed, online in a jitted step or offline.
 
 One random transform serves both ways. It is drawn per image as `AugmentParams`, so that a
 segmentation map can be moved with its image (flip, turn, crop, enlarge), and applied as two matrix
-products. The change of the stains, which moves nothing, stands in `stain`.
+products. The change of the stains, which moves nothing, is in `stain_jitter`.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _transposed(params: AugmentParams, images: jax.Array) -> jax.Array:
 
 
 def apply_masks(params: AugmentParams, masks: jax.Array, *, rot90: bool = False) -> jax.Array:
-    """The maps [B,H,W] of integers below 2**24, moved like their images, by nearest neighbour."""
+    """Masks [B,H,W] of integers below 2**24, moved with their images, by nearest neighbour."""
     if rot90:
         masks = _transposed(params, masks)
     _, height, width = masks.shape

@@ -1,9 +1,10 @@
 """The networks; `models.factory` builds them by the name that a config gives them.
 
-Every model is a Linen module with the same surface: `layer_names` (its layers in order, which are
-also the keys of its parameter tree), `head_start` (where the classifier begins in them),
-`cut_points` (where prefix and suffix can be run apart), `initializer` (how kernels start), `fold`
-(BatchNorm into the kernels) and one `__call__` that runs any stretch of layers.
+Every model is a Linen module with the interface of `base.Model`: `layer_names` (its layers in
+order, which are also the keys of its parameter tree), `head_start` (where the classifier begins in
+them), `features_end` (where its input is complete), `cut_points` (where prefix and suffix can be
+run apart), `mask_classes`, `norm_after`, `initializer` (how kernels start), `fold` (BatchNorm into
+the kernels) and one `__call__` that runs any range of layers.
 """
 
 from __future__ import annotations

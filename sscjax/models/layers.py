@@ -1,4 +1,4 @@
-"""The layers that the models are made of, as Linen modules; what they compute is in `fast`."""
+"""The layers that the models are made of, as Linen modules; what they compute is in `ops`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """MobileNetV2 as the contracting path, so that ImageNet's weights serve masks as well.
 
-The expanding path is the UNet's (`fd_unet`). Its skip connections come from the ends of the blocks
+The expanding path is the UNet's (`unet`). Its skip connections come from the ends of the blocks
 after which MobileNetV2 halves its maps, where these are narrowest; the level of the image's own
 size has none, for there MobileNetV2 has only the image. The classifier reads what MobileNetV2's
 reads: the average of its last map, for that is what the weights were trained for.

@@ -1,4 +1,4 @@
-"""Which layers train, and how: labels by layer, schedules, the optimizer masked by the labels."""
+"""How layers train: learning rate schedules, and the optimizer of the layers that train."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Whole slides to tiles: `sscjax slides SLIDES --out=FOLDER`.
 
-`reading` opens a slide of any kind, `tissue` says where there is something to see, `tiling` cuts by
-`Settings`, `folder` keeps what was cut, `program` is the command line.
+`reader` opens a slide of any kind, `tissue` finds where it holds tissue, `tiling` cuts tiles by its
+`Settings`, `stain` normalises them, `output` writes their folder, and `cut` does all of it.
 """

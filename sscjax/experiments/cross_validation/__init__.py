@@ -1,1 +1,1 @@
-"""Several runs of one config that test every patient once."""
+"""Cross-validation: several runs of one config, each on another split."""

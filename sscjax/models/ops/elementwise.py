@@ -16,8 +16,9 @@ What XLA does badly on a CPU, and what stands here instead:
   `max_pool` compares all pixels with their window's maximum at once.
 
 On another device than a CPU the plain convolutions, sums and pooling are quick, and are taken. Each
-is equal to its plain formulation within float32 rounding, which `tests/test_layers_numeric.py` and
-`tests/test_convolutions.py` hold for values and gradients.
+is equal to its plain formulation within float32 rounding, which
+`tests/models/test_layers_numeric.py` and `tests/models/test_convolutions.py` check for values and
+gradients.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writing a backbone to one plain file that `read` reads back."""
+"""Writing a backbone to one plain file that `formats.read_weights` reads back."""
 
 from __future__ import annotations
 
