@@ -15,7 +15,7 @@ def stage() -> ConfigDict:
     config.trainable = "all"
     # Keras layers that stay frozen, activations counted, from the first one after the InputLayer;
     # only with 'all'. 10 freezes Conv1 to block_1_expand_BN: 37,664 parameters with the running
-    # averages, the paper's figure. Keras' own `base.layers[:10]` begins with the InputLayer and
+    # averages, the paper's number. Keras' own `base.layers[:10]` begins with the InputLayer and
     # freezes a layer less, 37,472 parameters: that is 9 here.
     config.freeze_first = 0
     # Augment again at every step instead of training on copies; the outputs of the frozen layers
@@ -57,9 +57,9 @@ def get_config() -> ConfigDict:
     config.name = "default"
     # Decides everything random: splits, augmentation, initial weights, order of the images.
     config.seed = 0
-    # Where the test figures come from. 'holdout': one split. 'repeated': several. 'kfold': k folds,
-    # each tested once. 'nested': k folds, within each of which others choose among `cv.search`.
-    # 'loso': each subject is tested once (leave one subject out).
+    # Which images the test metrics come from. 'holdout': one split. 'repeated': several. 'kfold': k
+    # folds, each tested once. 'nested': k folds, within each of which others choose among
+    # `cv.search`. 'loso': each subject is tested once (leave one subject out).
     config.protocol = "holdout"
     config.cv = ConfigDict()
     # k of 'kfold' and 'nested'.
@@ -97,8 +97,8 @@ def get_config() -> ConfigDict:
     # Whether the classes are ordered (grades): adds the quadratic-weighted kappa, where
     # `classes` gives the order.
     config.data.ordered = True
-    # What an image does that cannot be read: 'error' ends the run before it trains, in a line that
-    # names it; 'skip' leaves it out, and log, record and report say so.
+    # What to do about an image that cannot be read: 'error' stops the run before it trains, with a
+    # line that names it; 'skip' leaves it out, and log, record and report say so.
     config.data.corrupt = "error"
     # 'direct' decodes the files at every start; 'array_record' keeps the decoded images in the
     # cache folder and reads them back from there.
@@ -121,7 +121,7 @@ def get_config() -> ConfigDict:
     config.data.synthetic.late_subjects = 10
 
     config.split = ConfigDict()
-    # 'subject': all images of a subject stand in one split. 'image': as the paper did.
+    # 'subject': all images of a subject are in one split. 'image': as the paper did.
     config.split.by = "subject"
     # Shares of the images, as near as whole subjects allow.
     config.split.train = 0.7
@@ -240,10 +240,10 @@ def get_config() -> ConfigDict:
     config.select.stage = "best"
 
     # What is done with the probabilities of the finished network. A finished run whose block has
-    # changed computes its figures again without training. Choose before looking at the test images.
+    # changed computes its metrics again without training. Choose before looking at the test images.
     config.calibration = ConfigDict()
-    # Divide the logits by one number fitted on the validation images, so that of images with 80 %
-    # about four in five are right. False leaves the probabilities as the network gives them.
+    # Divide the logits by one number fitted on the validation images, so that about four in five of
+    # the images predicted with 80 % are right. False: the network's own probabilities.
     config.calibration.temperature = True
     # Bins of confidence, at most; each holds at least some ten images.
     config.calibration.bins = 10
@@ -255,7 +255,8 @@ def get_config() -> ConfigDict:
     config.calibration.sensitivity = 0.95
     # Accuracy on validation of the images that are classified; on the others the model abstains.
     config.calibration.target_accuracy = 0.9
-    # Share of images like the validation images that may be flagged as unlike the training images.
+    # Target share of images like the validation images that are flagged as unlike the training
+    # images.
     config.calibration.outlier_rate = 0.05
 
     config.checkpoint = ConfigDict()

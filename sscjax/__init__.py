@@ -1,4 +1,4 @@
-"""Classification of small sets of medical images on an ordinary computer, in JAX.
+"""Image classifiers trained on small medical data sets, on an ordinary computer, in JAX.
 
 The names below are imported when they are first used: `import sscjax` is quick and changes nothing.
 See docs/notebook.md for all of them at work.

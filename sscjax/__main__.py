@@ -31,8 +31,8 @@ def usage() -> str:
         [
             "usage: sscjax COMMAND ...",
             "",
-            "Classify small sets of medical images on an ordinary computer. For research,",
-            "not for diagnosis.",
+            "Train image classifiers on small medical data sets, on an ordinary computer.",
+            "For research, not for diagnosis.",
             "",
             "commands:",
             *lines,

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made = Parser(
         "train",
         "Train, evaluate and report. The same command again resumes a run that was interrupted, "
-        "and changes nothing of a finished one.",
+        "and leaves a finished one unchanged.",
         """
         sscjax train --config=smoke
         sscjax train --config=three_class --config.data.path=skin \\

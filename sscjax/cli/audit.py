@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         type=one_of("error", "skip"),
         default="error",
         metavar="WHAT",
-        help="what an image does that cannot be read: error or skip (default: error)",
+        help="what to do about an image that cannot be read: error or skip (default: error)",
     )
     made.add_argument(
         "--splits",

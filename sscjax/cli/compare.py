@@ -20,7 +20,11 @@ def parser() -> argparse.ArgumentParser:
         """,
     )
     made.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="folder of a finished run or of its folds"
+        "runs",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="folder of a finished run or cross-validation",
     )
     made.add_argument(
         "--split",

@@ -14,8 +14,8 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     made = Parser(
         "export",
-        "Write a run's model for other programs, and keep it only if it predicts as the run does "
-        "on images of the run.",
+        "Write a run's model for other programs, and keep it only if its predictions on images of "
+        "the run agree with the run's.",
         """
         sscjax export runs/skin --format=onnx --out=skin.onnx
         sscjax export runs/skin --format=web --out=page

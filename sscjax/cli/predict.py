@@ -12,12 +12,12 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     made = Parser(
         "predict",
-        "Classify new images with a finished run, or with all folds of one together. Exit code 1: "
-        "an image could not be read.",
+        "Classify new images with a finished run or cross-validation, whose models then predict "
+        "together. Exit code 1: an image could not be read.",
         "sscjax predict runs/skin new_patients --out=new",
     )
     made.add_argument(
-        "run", type=Path, metavar="RUN", help="folder of a finished run or of its folds"
+        "run", type=Path, metavar="RUN", help="folder of a finished run or cross-validation"
     )
     made.add_argument(
         "input", type=Path, nargs="+", metavar="INPUT", help="images, folders, manifests or slides"

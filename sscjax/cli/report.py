@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
         "sscjax report runs/three_class",
     )
     made.add_argument(
-        "run", type=Path, metavar="RUN", help="folder of a finished run or of its folds"
+        "run", type=Path, metavar="RUN", help="folder of a finished run or cross-validation"
     )
     return made
 

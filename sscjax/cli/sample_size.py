@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         """,
     )
     made.add_argument(
-        "run", type=Path, metavar="RUN", help="folder of a finished run or of its folds"
+        "run", type=Path, metavar="RUN", help="folder of a finished run or cross-validation"
     )
     made.add_argument(
         "other",

@@ -1,6 +1,6 @@
 """Activations of the frozen prefix of a network, computed once.
 
-While nothing upstream of a layer trains, is augmented on line or normalises by the batch, its
+While nothing upstream of a layer trains, is augmented online or normalises by the batch, its
 activations are constants: a stage then starts at that layer.
 """
 

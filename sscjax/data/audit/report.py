@@ -31,7 +31,7 @@ def audit_folder(
     Args:
       data: the folder or manifest.
       image_size: side in pixels that images are compared at.
-      corrupt: what an image does that cannot be read, 'error' or 'skip'.
+      corrupt: what to do about an image that cannot be read, 'error' or 'skip'.
       splits: splits.csv of a run, to look across its splits; None takes those of the manifest.
       json_path: file for the findings, too.
 
