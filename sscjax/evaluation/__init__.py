@@ -1,1 +1,1 @@
-"""Predictions and every figure about them, with intervals."""
+"""Predictions and their metrics, with intervals."""

@@ -1,6 +1,6 @@
 """Calibration of probabilities, and temperature scaling.
 
-Of images that are predicted with 80 %, four in five should be right. Networks are usually
+Four in five of the images predicted with 80 % should be right. Networks are usually
 overconfident. Temperature scaling (Guo et al. 2017, ICML) divides all logits by one number that is
 fitted on the validation images: a class that was the most probable of an image stays so.
 
@@ -226,7 +226,7 @@ def brier_scores(predictions: Predictions) -> np.ndarray:
 
 
 def quality(predictions: Predictions, bins: int, binning: Binning) -> dict[str, Any]:
-    """How good the probabilities of a table are, ready for JSON.
+    """Calibration error and Brier score of a table, ready for JSON.
 
     Returns:
       ece, ece_interval, ece_by_chance, brier, brier_interval, bins; intervals are [low, high] or

@@ -125,7 +125,7 @@ def interval(estimate: Area, level: float) -> Interval | None:
 
     Args:
       estimate: the area.
-      level: share of intervals that are to hold the truth.
+      level: nominal coverage of the interval.
     """
     value, error = estimate.value, np.sqrt(estimate.variance)
     if not 0 < value < 1 or error < 1e-12 or estimate.freedom < 1:
@@ -142,7 +142,7 @@ def compare(first: Area, second: Area, level: float) -> Difference | None:
     Args:
       first: one model's area.
       second: another's, of the same rows in the same order with the same clusters.
-      level: share of intervals that are to hold the truth.
+      level: nominal coverage of the interval.
     """
     value = first.value - second.value
     error = float(np.sqrt(((first.influence - second.influence) ** 2).sum()))

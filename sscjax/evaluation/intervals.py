@@ -1,20 +1,20 @@
-"""95 % intervals of the figures in `metrics`, for images that come in clusters: their subjects.
+"""95 % confidence intervals of the metrics in `metrics`, for images clustered by subject.
 
 Images of one patient resemble each other, so a hundred images of ten patients carry less
-information than a hundred patients would. Shares (accuracy, sensitivity, ...) get the interval of
-Korn and Graubard (1998, Survey Methodology 24: 193-201): Clopper and Pearson's, for the number of
-independent images that would vary as much as these clusters do. It stays honest where all or none
+information than a hundred patients would. Proportions (accuracy, sensitivity, ...) get the interval
+of Korn and Graubard (1998, Survey Methodology 24: 193-201): Clopper and Pearson's, for the number
+of independent images that would vary as much as these clusters do. It stays valid where all or none
 are right, and is Clopper and Pearson's own where every subject has one image.
 
-Areas under ROC curves get DeLong's interval, by subject (`delong`): where subjects are few it was
-found to hold the truth more often than the bootstrap's.
+Areas under ROC curves get DeLong's interval, by subject (`delong`): where subjects are few its
+coverage was better than the bootstrap's.
 
-All other figures get a bootstrap that draws whole subjects, within each class so that no class is
+All other metrics get a bootstrap that draws whole subjects, within each class so that no class is
 ever missing, with the percentiles widened for few subjects (Hesterberg 2015, The American
 Statistician 69: 371-386, section 3.1).
 
-None stands for an interval that cannot be had: an undefined figure, a class of too few subjects, or
-resamples that do not differ, which say how few the subjects are and not how sure the figure is.
+None stands for an interval that cannot be computed: of an undefined metric, of a class of too few
+subjects, or where the resamples do not differ, because the subjects are too few to vary.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from sscjax.evaluation.predictions import Predictions
 LEVEL = 0.95
 RESAMPLES = 2000
 
-# Subjects of each class that the bootstrap needs: with three, intervals of 95 % were found to hold
-# the truth 85 to 91 times in a hundred, with four 93 to 96 times.
+# Subjects of each class that the bootstrap needs: with three, the simulated coverage of 95 %
+# intervals was 85 to 91 %, with four 93 to 96 %.
 FEWEST_SUBJECTS = 4
 
-# Subjects that the bootstrap needs where it does not draw within classes: with four, intervals of
-# Brier's score held the truth 85 times in a hundred, with six 89, with nine and more 91 to 94.
+# Subjects that the bootstrap needs where it does not draw within classes: with four, the coverage
+# of intervals of Brier's score was 85 %, with six 89 %, with nine and more 91 to 94 %.
 FEWEST_OF_ALL = 8
 
 Interval = tuple[float, float]
@@ -53,7 +53,7 @@ def clopper_pearson(right: float, total: float, level: float = LEVEL) -> Interva
     Args:
       right: successes, 0 to `total`.
       total: trials, above 0.
-      level: share of intervals that are to hold the truth, at least.
+      level: coverage of the interval, at least.
     """
     tail = (1 - level) / 2
     low = stats.beta.ppf(tail, right, total - right + 1) if right > 0 else 0.0
@@ -69,8 +69,8 @@ def clustered_share(
     Args:
       right: [N] bool.
       counted: [N] bool, the rows of the denominator.
-      clusters: [N], what rows are not independent within.
-      level: share of intervals that are to hold the truth.
+      clusters: [N], the cluster of each row, within which rows are not independent.
+      level: nominal coverage of the interval.
     """
     right, clusters = right[counted], clusters[counted]
     total = len(right)
@@ -289,7 +289,7 @@ def percentile(
       subjects: how many were drawn from; resampling n of n in each stratum understates the variance
         by about (n - strata) / n, and the normal quantile by that of t.
       strata: how many classes these subjects were drawn within.
-      level: share of intervals that are to hold the truth.
+      level: nominal coverage of the interval.
     """
     freedom = subjects - strata
     if freedom < 1 or not np.isfinite(values).all() or np.ptp(values) < 1e-12:

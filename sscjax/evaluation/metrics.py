@@ -1,6 +1,6 @@
-"""A table of predictions and the figures drawn from it: counts and sums, divided once.
+"""The metrics of a table of predictions (`figures`): counts and sums, divided once.
 
-Only numpy. A figure that is undefined for a table (the sensitivity of a class that never occurs) is
+Only numpy. A metric that is undefined for a table (the sensitivity of a class that never occurs) is
 None, never NaN, so that everything here can be written as JSON and shown as a dash.
 """
 

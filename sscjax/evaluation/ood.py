@@ -1,12 +1,12 @@
 """A flag for out-of-distribution images: unlike those that the network was trained on.
 
 A network gives probabilities for any image, a photograph of a cat as well. The flag looks at the
-features that the network hands to its classifier: at their direction, for blank or blurred images
-have weak features and would seem near. Their distance is Mahalanobis', under a covariance of as
-many principal components as the training images allow, and an equal variance in all other
-directions (Tipping and Bishop 1999, J. R. Statist. Soc. B 61: 611-622): a shrunk covariance that
-has an inverse however few the images are, and that is kept in a small file without any features of
-single patients.
+features that the network hands to its classifier, and only at their direction, because blank or
+blurred images have weak features and would seem near. Their distance is Mahalanobis', under a
+covariance of as many principal components as the training images allow, and an equal variance in
+all other directions (Tipping and Bishop 1999, J. R. Statist. Soc. B 61: 611-622): a shrunk
+covariance that has an inverse however few the images are, and that is kept in a small file without
+any features of single patients.
 
 Measured on features of MobileNetV2 (ImageNet) of prostate tiles, with a threshold that 5 % of the
 validation tiles pass: all of noise, blank, text, photographs, blurred and inverted tiles are found,
@@ -15,7 +15,7 @@ the features of them all. By the features themselves in place of their direction
 39 % and the second 15 %.
 
 It can be no better than the features: those of a network from random weights may find nothing. So
-every run tries its flag on a few images that no one would take for its own (`made_up`).
+every run tries its flag on a few images that are clearly none of its own kind (`made_up`).
 """
 
 from __future__ import annotations

@@ -6,9 +6,8 @@ subjects, which changes nothing but the sign where the models are equal; it is e
 are tried, however few the subjects. Beside these stand the two tests that readers look for:
 McNemar's of the images that only one model has right, and DeLong's of areas under ROC curves.
 
-McNemar's test takes its rows for independent, so of images it is only as good as that; the swap of
-whole subjects is its counterpart for images that come in clusters. Of subjects, one row each, it
-holds.
+McNemar's test assumes independent rows. It is valid for subjects, one row each, and not for several
+images of one subject; the permutation of whole subjects is its counterpart there.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ def unpaired_difference(
     Args:
       first: successes and trials, of the share that is subtracted from.
       second: those of the share that is subtracted.
-      level: share of intervals that are to hold the truth.
+      level: nominal coverage of the interval.
     """
     shares, spans = [], []
     for right, total in (first, second):

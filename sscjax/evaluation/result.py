@@ -1,4 +1,4 @@
-"""Figures of predictions from any program: each per image and per subject, with its interval.
+"""Metrics of predictions from any program: each per image and per subject, with its interval.
 
 `evaluate` takes plain arrays. The figures are those of `metrics` and `calibration`, the intervals
 those of `intervals`: images of one subject are not independent, so intervals are clustered by

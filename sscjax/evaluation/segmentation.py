@@ -1,4 +1,4 @@
-"""Figures of masks: Dice, IoU and distance of edges of each class, intervals by subject.
+"""Metrics of masks: Dice, IoU and Hausdorff distance of each class, with intervals by subject.
 
 Everything comes from a table of pixel counts and distances, one row per image. The counts of all
 images are added up before a coefficient is taken: of an image that has hardly any of a class, its

@@ -1,4 +1,4 @@
-"""How far apart the edges of two masks lie."""
+"""The distance between the boundaries of two masks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _PERCENTILE = 95
 def hausdorff95(predicted: np.ndarray, true: np.ndarray) -> float:
     """95th percentile of the Hausdorff distance of two masks, in pixels.
 
-    Of the pixels at the edge of each the distances to the nearest one at the other's edge; the
-    larger of the two percentiles. Edges are pixels of a mask with a neighbour outside it, of four;
-    beyond the image is outside.
+    The distance of each pixel at the edge of one mask to the nearest pixel at the other's edge, in
+    both directions; the larger of the two percentiles. Edge pixels have one of their four
+    neighbours outside the mask; beyond the image is outside.
 
     Args:
       predicted: bool [H,W].
       true: bool [H,W].
 
     Returns:
-      NaN where both are empty; the image's diagonal, which is the most there can be, where one is.
+      NaN where both are empty; where one is, the image's diagonal, the largest distance possible.
     """
     if not predicted.any() and not true.any():
         return float("nan")

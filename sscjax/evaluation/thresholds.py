@@ -1,7 +1,7 @@
 """From probabilities to decisions: call an image diseased, or abstain; by stated rules.
 
-Thresholds are chosen on the validation images and then applied to the test images, for which alone
-they say something of new patients. A subject has the mean probabilities of its images, and the same
+Thresholds are chosen on the validation images and then applied to the test images; only the results
+there describe new patients. A subject has the mean probabilities of its images, and the same
 thresholds.
 """
 
