@@ -22,7 +22,7 @@ _depth = 0  # of nested `deferred` blocks
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Let both signals raise KeyboardInterrupt; inside `deferred` only at the end of that block.
+    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt; in `deferred` only at the end of its block.
 
     A second signal raises it at once. Outside the main thread, where Python allows no handlers,
     nothing changes.

@@ -1,7 +1,7 @@
 """Look for leaks in a set of images, before any training: `sscjax audit DATA`.
 
-What makes figures too good without anybody noticing: copies of an image on both sides of a split,
-patients on both sides, labels that a file's size or a stain's colour gives away.
+What makes results too optimistic without anybody noticing: copies of an image on both sides of a
+split, patients on both sides, labels that a file's size or a stain's colour gives away.
 """
 
 from __future__ import annotations

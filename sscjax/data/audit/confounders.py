@@ -1,4 +1,4 @@
-"""Whether something that is not in the tissue tells the label: file size, format, mean colour.
+"""Whether something other than the tissue predicts the label: file size, format, mean colour.
 
 A scanner or a clinic that saw one class only leaves such a trace, and a network finds it. Each
 property is averaged over the images of a subject, for subjects and not images are independent, and

@@ -2,9 +2,9 @@
 
 Near copies are looked for in three steps of rising cost. All pairs are compared by a few low
 frequencies (`thumbnails.signatures`): each window of one image that a crop may be, against every
-orientation of the other. The likest few of each image are compared by more frequencies and windows.
-What is then most alike is laid one over the other (`alignment.align`) and judged by its details,
-part by part.
+orientation of the other. The few most similar ones to each image are compared by more frequencies
+and windows. What is then most alike is laid one over the other (`alignment.align`) and judged by
+its details, part by part.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ _WINDOWS = np.array(
 )
 # Cells and power of the signatures (see there), and the least correlation, in both steps. Of 2,000
 # copies of real tiles, crops mostly, all but one reached 0.67 in the second, and 1 in 100 of the
-# likest different tiles does.
+# most similar different tiles does.
 _COARSE_SHAPE, _COARSE_LEAST = (8, 0.5), 0.4
 _FINE_SHAPE, _FINE_LEAST = (16, 1.0), 0.55
-# The most for one image that the first step leaves: among very like tiles, copies are still the
-# likest.
+# The most for one image that the first step leaves: among very similar tiles, copies are still the
+# most similar.
 _MOST_PAIRS = 8
 _ROWS = 64  # images compared with all others at a time: the table stays in the processor's cache
 _IMAGES = 32  # images whose windows are compared more closely at a time
@@ -78,8 +78,8 @@ class Found:
     """What a search found.
 
     Attributes:
-      pairs: every pair of copies once, the likest relation of each.
-      blank: [N] bool, images that hold too little to be told from others.
+      pairs: every pair of copies once, with the relation that fits it best.
+      blank: [N] bool, images with too little content to be distinguished.
       colours: [N,3] float32, the mean of red, green and blue.
     """
 

@@ -2,7 +2,7 @@
 
 Tissue is what is coloured: Otsu's threshold on the saturation of the thumbnail (Otsu 1979, IEEE
 Trans SMC 9:62), held within limits, because on a slide that is all tissue, or all glass, it would
-cut the one kind in two. Pens are blue, green or black, which haematoxylin and eosin are not. A
+split that one kind in two. Pens are blue, green or black, which haematoxylin and eosin are not. A
 blurred tile has little of its variance in what the Laplacian sees (Pech-Pacheco et al. 2000, ICPR);
 as a share of its variance, so that pale tissue is not taken for blur.
 """
