@@ -141,7 +141,7 @@ def create_model(
       a model for `extract_features` and `fit`; it has `name`, `parameters`, `weights`, `layers`.
 
     Raises:
-      UserError: no such model or field, or weights that cannot be had or do not fit.
+      UserError: no such model or field, or weights that are not available or do not fit.
 
     Example:
       >>> import sscjax
@@ -293,7 +293,7 @@ def run(
       **overrides_: fields of the config by their dotted names, as in `**{"data.path": "skin"}`.
 
     Returns:
-      a result with `folder`, `figures` (of the test images, as of `evaluate`), `predictions`,
+      a result with `folder`, `figures` (metrics of the test images, see `evaluate`), `predictions`,
       `text` (the report) and `classifier()`.
 
     Raises:

@@ -47,7 +47,7 @@ class Stage(StageSettings):
 
 @dataclasses.dataclass(frozen=True)
 class Head(Stage):
-    """Training of the classifier alone on features of the frozen backbone; fields as of `Stage`."""
+    """Training of the classifier alone on features of the frozen backbone; fields: see `Stage`."""
 
     epochs: int = 200
     trainable: Literal["head", "all"] = "head"
@@ -57,7 +57,7 @@ class Head(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class Finetune(Stage):
-    """Training of every layer but the first ones, with augmentation; fields as of `Stage`."""
+    """Training of every layer but the first ones, with augmentation; fields: see `Stage`."""
 
     epochs: int = 16
     freeze_first: int = 10
@@ -84,7 +84,7 @@ def fit(
     fresh: bool = False,
     fields: Mapping[str, Any] | None = None,
 ) -> Classifier:
-    """Train a network; arguments as of `sscjax.fit`."""
+    """Train a network; for arguments see `sscjax.fit`."""
     if not isinstance(model, Model):
         raise UserError(
             f"model is a {type(model).__name__}: expected what sscjax.create_model returns"

@@ -101,7 +101,7 @@ def create(
     fallback: str = "bundled",
     fields: dict[str, Any] | None = None,
 ) -> Model:
-    """A network with its starting weights; arguments as of `sscjax.create_model`."""
+    """A network with its starting weights; for arguments see `sscjax.create_model`."""
     config = default.get_config()
     if name not in BACKBONES:
         near = difflib.get_close_matches(str(name), BACKBONES, n=1, cutoff=0.5)
@@ -127,7 +127,7 @@ def create(
 def extract_features(
     model: Model | Classifier, images: batches.Images, layers: Sequence[str] = ()
 ) -> np.ndarray:
-    """Features of images; arguments as of `sscjax.extract_features`."""
+    """Features of images; for arguments see `sscjax.extract_features`."""
     if isinstance(model, Model):
         params, batch_stats = model.network.params, model.network.batch_stats
     elif isinstance(model, Classifier):

@@ -3,8 +3,8 @@
 An interval by subject shrinks with the root of the number of subjects, so a finished study says how
 large the next one must be: for a figure within so many points, and, with two runs on the same
 images, to show that one is better. It takes subjects like those of the study, with as many images
-each and classes in the same shares, and the models as they are; what more TRAINING subjects would
-gain no test set can say.
+each and classes in the same shares, and the models as they are; a test set cannot say what more
+TRAINING subjects would gain.
 """
 
 from __future__ import annotations

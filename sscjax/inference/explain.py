@@ -1,10 +1,10 @@
 """Show where a finished run's network looks: `sscjax explain RUN INPUT...`.
 
-For each image a sheet: the image, a map of what spoke for the class by Grad-CAM and by HiResCAM,
-and, as a check that looks into no network, what hiding each part costs (occlusion). Two numbers say
-how far to trust a map: its rank correlation with occlusion, and with the map of the same network
-whose classifier was drawn at random (Adebayo et al. 2018, arXiv:1810.03292): a map that stays the
-same without what was learnt shows the image, not the prediction.
+For each image a sheet: the image, a map of what supports the class by Grad-CAM and by HiResCAM,
+and, as a check that uses no gradients, what hiding each part costs (occlusion). Two numbers check a
+map: its rank correlation with occlusion, and with the map of the same network whose classifier was
+drawn at random (Adebayo et al. 2018, arXiv:1810.03292): a map that stays the same without what was
+learnt shows the image, not the prediction.
 """
 
 from __future__ import annotations

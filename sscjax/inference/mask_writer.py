@@ -1,7 +1,7 @@
-"""The masks that a run predicts for new images: a file for each, and what share each class has.
+"""The masks that a run predicts for new images: a file for each, and the share of each class.
 
-A mask has the size of its image, upright, as masks to train on have: what the network did not see,
-because images are cut to their central square, is marked as not known.
+A mask has the size of its upright image, like the masks for training: what the network did not see,
+because images are cropped to their central square, is marked as unlabelled.
 """
 
 from __future__ import annotations

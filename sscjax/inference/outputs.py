@@ -1,4 +1,4 @@
-"""What a network gives for images, and the rules by which decisions are made of it."""
+"""What a network outputs for images, and the rules that turn it into decisions."""
 
 from __future__ import annotations
 

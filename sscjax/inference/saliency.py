@@ -1,10 +1,10 @@
-"""Where a network looks: maps over an image of what spoke for a class.
+"""Where a network looks: maps over an image of what supports a class.
 
 Grad-CAM (Selvaraju et al. 2017, ICCV, arXiv:1610.02391) weighs each channel of a layer by the mean
 of its gradient. HiResCAM (Draelos and Carin 2020, arXiv:2011.08891) multiplies gradient and
 activation pixel by pixel: behind its layer a linear classifier, with or without average pooling,
-makes the map's sum exactly the class's logit without its bias. Such a map says where a network
-found what it predicted by, not that this was the right place, nor why.
+makes the map's sum exactly the class's logit without its bias. Such a map shows the regions that
+the prediction relied on, not that they were the right ones, nor why.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Model(Protocol):
 
     @property
     def cut_points(self) -> tuple[int, ...]:
-        """Numbers of layers after which one activation is all that the rest needs."""
+        """Layer counts after which a single activation is all that the rest needs."""
 
     @property
     def mask_classes(self) -> int:

@@ -1,1 +1,1 @@
-"""Figures as tables, charts and pages."""
+"""Results as tables, figures and pages."""

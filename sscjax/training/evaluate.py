@@ -1,4 +1,4 @@
-"""From a network and images to the table of predictions that all figures come from."""
+"""From a network and images to the table of predictions that all metrics come from."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def freeze_mask(
     """The optimizer for the whole tree: `optimizer` where a layer trains, zero where it is frozen.
 
     Frozen layers get no optimizer state, and a clipped global norm is that of the trained layers.
-    What stands for the gradients of frozen layers is not read; see `with_frozen`.
+    The gradients given for frozen layers are not read; see `with_frozen`.
 
     Args:
       optimizer: sees the trained layers alone.

@@ -135,13 +135,13 @@ class Problem:
         start: np.ndarray | None = None,
         tolerance: float = _TOLERANCE,
     ) -> tuple[np.ndarray, int]:
-        """The parameters on the standardised scale, flat, and the evaluations taken.
+        """The flat parameters on the standardised scale, and how many evaluations it took.
 
         Args:
           l2: strength of the penalty, above 0.
-          chosen: [N] bool, the images to fit to, or how often each counts; None for all once.
+          chosen: [N], the images to fit to (bool), or how often each counts; None: each once.
           start: where to begin; None for zeros.
-          tolerance: share of the loss; a smaller change ends the fit.
+          tolerance: relative change of the loss below which the fit ends.
         """
         weights = self._weights if chosen is None else self._weights * chosen
         shares = jnp.asarray(weights / weights.sum(), jnp.float32)

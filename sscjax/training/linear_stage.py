@@ -1,4 +1,4 @@
-"""A stage that L-BFGS fits: one set of figures and one checkpoint instead of epochs."""
+"""A stage that L-BFGS fits: one set of metrics and one checkpoint instead of epochs."""
 
 from __future__ import annotations
 

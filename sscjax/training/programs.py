@@ -173,7 +173,7 @@ def part_size(micro_batch: int, batch: int) -> int:
 
 
 def make_predict(program: Program) -> Callable[..., jax.Array]:
-    """A jitted f(params, batch_stats, stored [B,...]) -> probabilities [B,C], nothing random.
+    """A jitted f(params, batch_stats, stored [B,...]) -> probabilities [B,C], deterministic.
 
     Runs in micro-batches if `micro_batch` says so.
     """
@@ -188,7 +188,7 @@ def make_predict(program: Program) -> Callable[..., jax.Array]:
 
 
 def make_masks(program: Program) -> Callable[..., jax.Array]:
-    """A jitted f(params, batch_stats, stored [B,H,W,3]) -> masks [B,H,W] uint8, nothing random."""
+    """A jitted f(params, batch_stats, stored [B,H,W,3]) -> masks [B,H,W] uint8, deterministic."""
 
     @jit
     def predict(

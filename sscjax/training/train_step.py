@@ -24,7 +24,7 @@ class TrainState:
 
     Attributes:
       step: int32, steps taken in this stage.
-      params: all parameters, by layer; those of frozen layers stay as they are, to the bit.
+      params: all parameters, by layer; those of frozen layers do not change by a bit.
       batch_stats: BatchNorm running averages of the whole network, by layer.
       opt_state: of the optimizer over `params`, masked by the labels of the layers.
     """

@@ -1,4 +1,4 @@
-"""The validation figures of an epoch: those of the learning curves, and the stage's metric."""
+"""The validation metrics of an epoch: those of the learning curves, and the one that selects."""
 
 from __future__ import annotations
 

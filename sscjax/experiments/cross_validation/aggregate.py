@@ -149,15 +149,15 @@ def aggregate(
 
 
 def spread(figures_of: Sequence[dict[str, Any]], classes: int) -> dict[str, Any]:
-    """Mean and standard deviation of the figures of several test sets, shaped as the figures.
+    """Mean and standard deviation of the metrics of several test sets, laid out like them.
 
     Args:
       figures_of: what `metrics.figures` gives for each.
-      classes: how many of their classes are real; more outputs have no support.
+      classes: number of classes; outputs beyond them have no support.
 
     Returns:
-      of each figure {'mean', 'sd', 'n'}: over the n sets where it is defined, and has every class
-      where it is of all classes. sd is the sample's; None below two, as is the mean of none.
+      for each metric {'mean', 'sd', 'n'} over the n sets where it is defined; for a metric of all
+      classes only sets with every class. sd is the sample's, None below two; mean is None for n=0.
     """
     has_all = [
         all(entry["support"] for entry in test_set["per_class"][:classes])

@@ -31,7 +31,7 @@ def precision_recall(curve: curves.Curve) -> Figure:
     """Precision over recall, with the curve's band where it has one.
 
     Args:
-      curve: the second of `curves.curves`.
+      curve: the precision-recall curve, the second that `curves.curves` returns.
     """
     figure, [axes] = panels(1, legend_lines=1)
     axes.axhline(curve.chance, color=GREY, linestyle=":", linewidth=1.2, label="guessing")
