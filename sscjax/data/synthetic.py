@@ -34,10 +34,10 @@ _SMALLEST = 32
 class SkinBiopsies(Source):
     """Haematoxylin-and-eosin-like skin biopsy tiles with tissue maps, drawn one by one.
 
-    As systemic sclerosis goes on, collagen bundles become thicker, denser, more alike and parallel
-    to the surface, the fine papillary dermis, the rete ridges and the adnexa go, the epidermis
-    thins; early on, lymphocytes surround the vessels. The stain's strength is set per tile without
-    regard to the class, so that mean colours say next to nothing about it.
+    As systemic sclerosis progresses, collagen bundles become thicker, denser, more alike and
+    parallel to the surface, the fine papillary dermis, the rete ridges and the adnexa go, the
+    epidermis thins; early on, lymphocytes surround the vessels. The stain's strength is set per
+    tile without regard to the class, so that mean colours say next to nothing about it.
 
     Tile t of a subject depends only on (seed, class, subject, t), not on the number of threads;
     on another machine rounding changes a few pixels. The order is class, subject, tile; subjects

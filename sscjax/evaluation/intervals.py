@@ -89,7 +89,7 @@ def clustered_share(
     sizes = np.bincount(group, minlength=number)
     if min((hits_of > 0).sum(), (hits_of < sizes).sum()) < 2:
         # All right or all wrong, but for one cluster: nothing to estimate the variation from, so
-        # as if a cluster told no more than one image.
+        # as if a cluster carried no more information than one image.
         effective = float(number)
     else:
         # Rounding must not decide whether clusters that are all alike vary.

@@ -79,7 +79,7 @@ def read_run(path: Path, split: str) -> Run:
 
 
 def _is_ordered(folder: Path) -> bool:
-    """Whether the run gave a kappa, as far as its own figures tell."""
+    """Whether the run has a kappa among its own metrics."""
     path = folder / run_dir.METRICS
     if not path.is_file():
         return False
@@ -210,7 +210,7 @@ def _with_classes(predictions: Predictions, classes: tuple[str, ...]) -> Predict
 
 
 def compare_paper() -> list[dict[str, Any]]:
-    """The paper's MobileNetV2 against its CNN, as far as their tables tell; ready for JSON.
+    """The paper's MobileNetV2 against its CNN, from their printed tables; ready for JSON.
 
     Which images both networks have right is not published. So the difference is given as of two
     independent sets of images, and McNemar's p-value for all pairings that the tables allow.

@@ -117,7 +117,7 @@ class MobileNetV2(nn.Module):
       bn_epsilon: added to the variance, likewise.
       bn_momentum: of the running averages, used only with batch statistics.
       feature_layers: layers of the backbone whose outputs the classifier reads, in any order; ()
-        reads the last one. Early layers tell texture and colour, late ones shapes. Of each of
+        reads the last one. Early layers see texture and colour, late ones shapes. Of each of
         their channels it reads the mean over the image.
     """
 

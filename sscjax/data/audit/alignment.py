@@ -15,7 +15,7 @@ import numpy as np
 
 from sscjax.data.audit.thumbnails import BLOCKS, block_sums, details, orient, structured_blocks
 
-# Iterations on thumbnails reduced by these factors, each followed by a look at who goes on.
+# Iterations on thumbnails reduced by these factors; after each, some pairs are given up.
 _LEVELS = ((2, 4), (1, 2))
 # Correlation of the grey thumbnails below which a pair is given up on the way.
 _GIVE_UP = 0.5
@@ -58,7 +58,7 @@ def align(
     orientations: np.ndarray,
     start: np.ndarray,
 ) -> tuple[np.ndarray, Placement]:
-    """Finds where each second image, turned as told, lies within its first.
+    """Finds where each second image, turned as given, lies within its first.
 
     Args:
       thumbnails: [N,S,S] uint8.

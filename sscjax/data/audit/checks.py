@@ -30,7 +30,7 @@ EXAMPLES = 20
 """Of each finding, in audit.json; the terminal shows fewer."""
 
 FEWEST_SUBJECTS = 5
-"""A class of fewer subjects gives intervals too wide to tell anything."""
+"""A class of fewer subjects gives intervals too wide to be of use."""
 
 # What is looked for, in the order of the report; severity of a finding in brackets.
 CHECKS = {

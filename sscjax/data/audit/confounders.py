@@ -29,7 +29,7 @@ _DEALS = 500  # at a time
 
 @dataclasses.dataclass(frozen=True)
 class Confound:
-    """A property that tells a class from the others.
+    """A property that separates a class from the others.
 
     Attributes:
       name: of the property.
@@ -80,7 +80,7 @@ def find(
     classes: int,
     seed: int = 0,
 ) -> list[Confound]:
-    """Properties that tell a class from the others, the clearest first.
+    """Properties that separate a class from the others, the clearest first.
 
     Args:
       properties: by name, [N] float of each image.

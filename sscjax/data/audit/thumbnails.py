@@ -19,7 +19,7 @@ SIDE = 64
 """Pixels of a thumbnail's side; of smaller images their own side is taken, in multiples of 8."""
 
 BLOCKS = 4
-"""A thumbnail is judged in BLOCKS x BLOCKS parts."""
+"""A thumbnail is compared in BLOCKS x BLOCKS parts."""
 
 ORIENTATIONS = 8
 """Four quarter turns, each also mirrored."""
@@ -91,7 +91,7 @@ def structured_blocks(detail: np.ndarray) -> np.ndarray:
 
 
 def recognisable(thumbnails: np.ndarray) -> np.ndarray:
-    """Which images hold enough to be told from others: [N] bool.
+    """Which images have enough content to be distinguished: [N] bool.
 
     Blank and nearly blank tiles (background, one even stain) are alike without being copies.
     """

@@ -15,7 +15,7 @@ import numpy as np
 
 from sscjax.errors import UserError
 
-# Fewer pixels of tissue tell no two stains apart.
+# Fewer pixels of tissue are too few to separate two stains.
 _LEAST_PIXELS = 500
 
 # As many are enough for a percentile.
