@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from sscjax.data.audit import overlaps
 from sscjax.data.audit import thumbnails as small
 from sscjax.data.audit.alignment import align
 from sscjax.data.lazy import Rows
@@ -53,6 +54,8 @@ _MOST_PAIRS = 8
 _ROWS = 64  # images compared with all others at a time: the table stays in the processor's cache
 _IMAGES = 32  # images whose windows are compared more closely at a time
 _PAIRS = 256  # pairs aligned at a time
+# Images below this side have too few keypoints.
+_LEAST_SIDE = 32
 # A placed image that fills at least this share of the other is no crop of it.
 _WHOLE = 0.96
 
@@ -81,11 +84,14 @@ class Found:
       pairs: every pair of copies once, with the relation that fits it best.
       blank: [N] bool, images with too little content to be distinguished.
       colours: [N,3] float32, the mean of red, green and blue.
+      implied, implied_found: see `overlaps.Overlaps`.
     """
 
     pairs: list[Pair]
     blank: np.ndarray
     colours: np.ndarray
+    implied: int
+    implied_found: int
 
 
 def find(images: Rows, progress: Callable[[int], Any] = lambda count: None) -> Found:
@@ -110,8 +116,9 @@ def find(images: Rows, progress: Callable[[int], Any] = lambda count: None) -> F
             digests.append(hashlib.blake2b(data, digest_size=16).digest())
 
     # The matrices are small: threads of the library's own would mostly wait for each other.
+    sides = [small.side_of(images, small.SIDE, 8), small.side_of(images, overlaps.SIDE, 16)]
     with threadpool_limits(1, "blas"):
-        grey = small.grey_thumbnails(images, each)
+        grey, larger = small.grey_thumbnails(images, each, sides)
         blank = ~small.recognisable(grey)
         identical = _identical(digests)
         # Of identical images the first stands for all.
@@ -124,9 +131,20 @@ def find(images: Rows, progress: Callable[[int], Any] = lambda count: None) -> F
             old = similar.get(key)  # met from both sides
             if old is None or pair.likeness > old.likeness:
                 similar[key] = dataclasses.replace(pair, first=key[0], second=key[1])
+        common = overlaps.search(larger[seen]) if sides[1] >= _LEAST_SIDE else overlaps.NONE
+    for pair in _partial(common, seen):
+        similar.setdefault((pair.first, pair.second), pair)
     progress(len(grey) - len(seen))
     pairs = sorted([*identical, *similar.values()], key=lambda p: (p.first, p.second))
-    return Found(pairs, blank, _all(colours))
+    return Found(pairs, blank, _all(colours), common.implied, common.implied_found)
+
+
+def _partial(common: overlaps.Overlaps, seen: np.ndarray) -> Iterator[Pair]:
+    """Pairs that show the same area, by their numbers in the set."""
+    first, second = seen[common.first].tolist(), seen[common.second].tolist()
+    rows = zip(first, second, common.relation, common.likeness.tolist(), strict=True)
+    for one, other, relation, likeness in rows:
+        yield Pair(one, other, relation, round(min(likeness, 1.0), 4))
 
 
 def _all(parts: list[np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ of it for choosing the pairs that are worth that (`duplicates`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy import fft, ndimage
@@ -16,7 +16,7 @@ from scipy import fft, ndimage
 from sscjax.data.lazy import Rows
 
 SIDE = 64
-"""Pixels of a thumbnail's side; of smaller images their own side is taken, in multiples of 8."""
+"""Pixels of a thumbnail's side; of smaller images their own side is taken (`side_of`)."""
 
 BLOCKS = 4
 """A thumbnail is compared in BLOCKS x BLOCKS parts."""
@@ -43,27 +43,35 @@ def chunks(count: int, size: int = _CHUNK) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def grey_thumbnails(images: Rows, on_chunk: Callable[[np.ndarray], None]) -> np.ndarray:
+def grey_thumbnails(
+    images: Rows, on_chunk: Callable[[np.ndarray], None], sides: Sequence[int] = (SIDE,)
+) -> list[np.ndarray]:
     """Grey thumbnails by averaging areas.
 
     Args:
-      images: [N,H,W,3] uint8, at least 8 pixels a side; read once, in parts.
+      images: [N,H,W,3] uint8, read once, in parts; H and W at least `sides`.
       on_chunk: is given each part as it was read, so that others need not read it again.
+      sides: pixels of the thumbnails' sides.
 
     Returns:
-      [N,S,S] uint8, S = `SIDE` or, for smaller images, the multiple of 8 below their side.
+      for each of the sides S, [N,S,S] uint8.
     """
     height, width = images.shape[1:3]
-    side = min(SIDE, height // 8 * 8, width // 8 * 8)
-    rows, columns = _area_matrix(height, side, 0, 1), _area_matrix(width, side, 0, 1)
-    found = np.empty((len(images), side, side), np.uint8)
+    thumbnails = [np.empty((len(images), side, side), np.uint8) for side in sides]
     for part in chunks(len(images)):
         pixels = images[part]
         on_chunk(pixels)
         grey = pixels.reshape(-1, 3).astype(np.float32) @ _LUMA
         grey = grey.reshape(pixels.shape[:3])
-        found[part] = np.rint(rows @ grey @ columns.T)
-    return found
+        for side, target in zip(sides, thumbnails, strict=True):
+            rows, columns = _area_matrix(height, side, 0, 1), _area_matrix(width, side, 0, 1)
+            target[part] = np.rint(rows @ grey @ columns.T)
+    return thumbnails
+
+
+def side_of(images: Rows, most: int, multiple: int) -> int:
+    """The side of a thumbnail: `most`, or of smaller images the multiple below their side."""
+    return min(most, *(size // multiple * multiple for size in images.shape[1:3]))
 
 
 def details(thumbnails: np.ndarray) -> np.ndarray:
