@@ -124,7 +124,9 @@ PLANTS: dict[str, Plant] = {
         )
     ),
     **{
-        f"crop of {share:.0%} of the side": _copy(lambda image, rng, s=share: cropped(image, s, rng))
+        f"crop of {share:.0%} of the side": _copy(
+            lambda image, rng, s=share: cropped(image, s, rng)
+        )
         for share in (0.8, 0.7, 0.6, 0.5)
     },
     "crop of 80 %, other stain, JPEG quality 60": _copy(
@@ -185,7 +187,9 @@ def table(rows: list[tuple[str, int, int]]) -> str:
     lines = ["| pair | n | found | recall | 95 % interval |", "|---|---|---|---|---|"]
     for name, trials, successes in rows:
         recall = f"{successes / trials:.1%}" if trials else "-"
-        lines.append(f"| {name} | {trials} | {successes} | {recall} | {interval(successes, trials)} |")
+        lines.append(
+            f"| {name} | {trials} | {successes} | {recall} | {interval(successes, trials)} |"
+        )
     return "\n".join(lines)
 
 
@@ -226,7 +230,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="audits, each of all images")
     parser.add_argument("--size", type=int, default=128, help="side that images are compared at")
     parser.add_argument("--limit", type=int, help="use the first images only")
-    parser.add_argument("--pictures", type=Path, help="folder for pictures of missed and false pairs")
+    parser.add_argument(
+        "--pictures", type=Path, help="folder for pictures of missed and false pairs"
+    )
     parser.add_argument("--untimed", action="store_true", help="no measurement of 5,000 tiles")
     args = parser.parse_args()
     image_set = loading.load(args.data, 256)

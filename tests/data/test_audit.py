@@ -105,7 +105,7 @@ def test_a_window_is_found_where_it_was_cut(tiles: np.ndarray) -> None:
         Image.fromarray(tiles[k]).crop((left, top, left + side, top + side)).resize((96, 96))
         for k, (top, left, side) in enumerate(box.tolist())
     ]
-    grey = thumbnails.grey_thumbnails(
+    [grey] = thumbnails.grey_thumbnails(
         np.concatenate([tiles[:4], np.stack([np.asarray(image) for image in cut])]),
         lambda pixels: None,
     )
@@ -255,7 +255,9 @@ def test_a_clean_set_is_clean() -> None:
     found = checks.audit(image_set, splits, None)
     assert found["findings"] == [] and checks.leaks(found) == []
     assert all(check["passed"] for check in found["checks"])
-    assert [check["kind"] for check in found["checks"]] == list(checks.CHECKS)
+    # Three images of a subject are too few to say that two subjects are one patient.
+    assert {check["kind"] for check in found["checks"]} == set(checks.CHECKS) - {"twins"}
+    assert [check["kind"] for check in found["unchecked"]] == ["twins"]
     checks.refuse(found)
     json.dumps(found, allow_nan=False)
 

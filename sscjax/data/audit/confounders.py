@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from scipy import special
 
 from sscjax.data.image_io import read_header
 from sscjax.errors import UserError
@@ -91,11 +92,7 @@ def find(
     """
     if not len(labels):
         return []
-    _, group = np.unique(subjects, return_inverse=True)
-    count = np.bincount(group)
-    votes = np.zeros((len(count), classes))
-    np.add.at(votes, (group, labels), 1)
-    of_subject = votes.argmax(1)
+    of_subject, count, group = _labels_of_subjects(labels, subjects, classes)
     varying = {
         name: np.bincount(group, values) / count
         for name, values in properties.items()
@@ -125,6 +122,33 @@ def find(
         if area[k, m] >= LEAST_AREA and p[k, m] <= LEVEL
     ]
     return sorted(found, key=lambda one: -one.area)
+
+
+def can_find(labels: np.ndarray, subjects: np.ndarray, classes: int) -> bool:
+    """Whether any property could be sure enough: with few subjects every deal of labels is likely.
+
+    Args:
+      labels: as in `find`.
+      subjects: as in `find`.
+      classes: as in `find`.
+    """
+    of_subject = _labels_of_subjects(labels, subjects, classes)[0]
+    counts = np.bincount(of_subject, minlength=classes)
+    present = counts[(counts > 0) & (counts < len(of_subject))]
+    # Of one property the largest area has at least one deal in so many, and its mirror image.
+    deals = special.comb(len(of_subject), present)
+    return bool((2 / deals * len(present) <= LEVEL).any()) if len(present) else False
+
+
+def _labels_of_subjects(
+    labels: np.ndarray, subjects: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[S] the label that most images of a subject have, [S] its images, and [N] the subject."""
+    _, group = np.unique(subjects, return_inverse=True)
+    count = np.bincount(group)
+    votes = np.zeros((len(count), classes))
+    np.add.at(votes, (group, labels), 1)
+    return votes.argmax(1), count, group
 
 
 def _areas(deals: np.ndarray, ranks: np.ndarray, present: list[int]) -> np.ndarray:

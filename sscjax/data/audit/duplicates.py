@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from sscjax.data.audit import overlaps
+from sscjax.data.audit import overlaps, patients
 from sscjax.data.audit import thumbnails as small
 from sscjax.data.audit.alignment import align
 from sscjax.data.lazy import Rows
@@ -84,12 +84,14 @@ class Found:
       pairs: every pair of copies once, with the relation that fits it best.
       blank: [N] bool, images with too little content to be distinguished.
       colours: [N,3] float32, the mean of red, green and blue.
+      stains: [N,D] float32, `patients.describe`.
       implied, implied_found: see `overlaps.Overlaps`.
     """
 
     pairs: list[Pair]
     blank: np.ndarray
     colours: np.ndarray
+    stains: np.ndarray
     implied: int
     implied_found: int
 
@@ -107,10 +109,12 @@ def find(images: Rows, progress: Callable[[int], Any] = lambda count: None) -> F
       progress: called with the number of images done since the last call.
     """
     digests: list[bytes] = []
-    colours: list[np.ndarray] = []
+    colours = [np.zeros((0, 3), np.float32)]
+    stains = [np.zeros((0, patients.FEATURES), np.float32)]
 
     def each(pixels: np.ndarray) -> None:
         colours.append(pixels.mean((1, 2), dtype=np.float64).astype(np.float32))
+        stains.append(patients.describe(pixels))
         for image in pixels:
             data = np.ascontiguousarray(image).data
             digests.append(hashlib.blake2b(data, digest_size=16).digest())
@@ -136,7 +140,14 @@ def find(images: Rows, progress: Callable[[int], Any] = lambda count: None) -> F
         similar.setdefault((pair.first, pair.second), pair)
     progress(len(grey) - len(seen))
     pairs = sorted([*identical, *similar.values()], key=lambda p: (p.first, p.second))
-    return Found(pairs, blank, _all(colours), common.implied, common.implied_found)
+    return Found(
+        pairs,
+        blank,
+        np.concatenate(colours),
+        np.concatenate(stains),
+        common.implied,
+        common.implied_found,
+    )
 
 
 def _partial(common: overlaps.Overlaps, seen: np.ndarray) -> Iterator[Pair]:
@@ -145,10 +156,6 @@ def _partial(common: overlaps.Overlaps, seen: np.ndarray) -> Iterator[Pair]:
     rows = zip(first, second, common.relation, common.likeness.tolist(), strict=True)
     for one, other, relation, likeness in rows:
         yield Pair(one, other, relation, round(min(likeness, 1.0), 4))
-
-
-def _all(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.zeros((0, 3), np.float32)
 
 
 def _identical(digests: list[bytes]) -> list[Pair]:

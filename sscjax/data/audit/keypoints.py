@@ -1,11 +1,11 @@
 """Keypoints of small grey images, described so that neither rotation nor scale matters.
 
 Keypoints are the extrema of differences of Gaussians over place and scale (Lowe 2004, International
-Journal of Computer Vision). A descriptor samples rings around a keypoint, in units of its scale, and
-holds the Fourier coefficients of each ring over the angle: a rotation changes their phases only, and
-turning all by the phase of the first harmonic (the direction in which the surroundings get
-brighter) removes it. Mirroring an image conjugates the coefficients, so a mirrored copy is looked
-for without describing it again.
+Journal of Computer Vision 60: 91-110). A descriptor samples rings around a keypoint, in units of
+its scale, and holds the Fourier coefficients of each ring over the angle: a rotation changes their
+phases only, and turning all by the phase of the first harmonic (the direction in which the
+surroundings get brighter) removes it. Mirroring an image conjugates the coefficients, so that a
+mirrored copy is looked for without describing it again.
 """
 
 from __future__ import annotations
@@ -137,16 +137,16 @@ def _extrema(pyramid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     return image[chosen], level[chosen], row[chosen], column[chosen]
 
 
-def _is_round(dog: np.ndarray, n: np.ndarray, k: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _is_round(
+    dog: np.ndarray, n: np.ndarray, k: np.ndarray, y: np.ndarray, x: np.ndarray
+) -> np.ndarray:
     centre = 2 * dog[n, k, y, x]
     yy = dog[n, k, y + 1, x] + dog[n, k, y - 1, x] - centre
     xx = dog[n, k, y, x + 1] + dog[n, k, y, x - 1] - centre
     xy = dog[n, k, y + 1, x + 1] - dog[n, k, y + 1, x - 1]
     xy = (xy - dog[n, k, y - 1, x + 1] + dog[n, k, y - 1, x - 1]) / 4
     determinant = xx * yy - np.square(xy)
-    return (determinant > 0) & (
-        np.square(xx + yy) * _EDGE < np.square(_EDGE + 1) * determinant
-    )
+    return (determinant > 0) & (np.square(xx + yy) * _EDGE < np.square(_EDGE + 1) * determinant)
 
 
 def _refined(
@@ -196,9 +196,7 @@ def _samples(
     return samples / np.maximum(lengths, 1e-6), inside
 
 
-def _descriptors(
-    coefficients: np.ndarray, direction: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _descriptors(coefficients: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """[K,rings,harmonics] complex64, turned by `direction`: [K,D] float32, and the mirrored."""
     turns = np.exp(-1j * direction[:, None] * np.arange(_HARMONICS + 1)).astype(np.complex64)
     turned = coefficients * turns[:, None]

@@ -9,7 +9,6 @@ as agree with one of them count.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from sscjax.data.audit.keypoints import Keypoints
 
 FEWEST_MATCHES = 4
-"""That agree. Of different tiles 1 pair in 100 has three by chance, of true pairs nearly all more."""
+"""That agree. One pair of different tiles in 100 has three by chance, true pairs have more."""
 
 # Principal components of the descriptors that are compared, each divided by the root of its spread;
 # their product from which two match (1 in 800 of different tissue, half of the true ones in a crop
@@ -235,9 +234,7 @@ def _agreeing(
     scale, shift = _fitted(source, target, inliers)
     count = np.minimum(_distinct(low[index], inliers), _distinct(high[index], inliers))
     first, second = points.image[low[starts]], points.image[high[starts]]
-    fit = Matches(
-        first.astype(np.int64), second.astype(np.int64), mirrored, scale, shift, count
-    )
+    fit = Matches(first.astype(np.int64), second.astype(np.int64), mirrored, scale, shift, count)
     return chosen(fit, np.flatnonzero(count >= FEWEST_MATCHES))
 
 

@@ -100,8 +100,7 @@ def _registered(
     fits = list(pool.map(lambda part: register(grey, chosen(pairs, part)), parts))
     names = [field.name for field in dataclasses.fields(Registered)]
     columns = {
-        name: np.concatenate([np.zeros(0), *(getattr(fit, name) for fit in fits)])
-        for name in names
+        name: np.concatenate([np.zeros(0), *(getattr(fit, name) for fit in fits)]) for name in names
     }
     agreeing = np.flatnonzero(columns["likeness"] >= LIKENESS)
     fit = Registered(**{name: values[agreeing] for name, values in columns.items()})
@@ -124,7 +123,10 @@ def _implied(pairs: Matches, side: int) -> Matches:
     head = np.concatenate([pairs.first, pairs.second])
     tail = np.concatenate([pairs.second, pairs.first])
     mirrored = np.tile(pairs.mirrored, 2)
-    back = (_conjugated(inverse, pairs.mirrored), _conjugated(-pairs.shift * inverse, pairs.mirrored))
+    back = (
+        _conjugated(inverse, pairs.mirrored),
+        _conjugated(-pairs.shift * inverse, pairs.mirrored),
+    )
     scale = np.concatenate([pairs.scale, back[0]])
     shift = np.concatenate([pairs.shift, back[1]])
     order = np.argsort(head, kind="stable")  # those that begin with B

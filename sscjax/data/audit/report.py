@@ -51,12 +51,17 @@ def audit_folder(
     findings = audit(image_set, divided, data.parent if data.is_file() else data)
     if json_path:
         files.write_json(json_path, findings)
-    print(text(findings), end="")
+    print(text(findings, json_path), end="")
     return LEAK if leaks(findings) else 0
 
 
-def text(found: dict[str, Any]) -> str:
-    """The findings for the terminal."""
+def text(found: dict[str, Any], json_path: Path | None = None) -> str:
+    """The findings for the terminal.
+
+    Args:
+      found: what `audit` returns.
+      json_path: the file with all of them, if one was written.
+    """
     lines = [f"{found['n_images']:,} images of {found['n_subjects']:,} subjects"]
     for one in found["findings"]:
         lines += ["", f"{one['severity'].upper()}: {one['title']}", f"  {one['detail']}"]
@@ -64,10 +69,23 @@ def text(found: dict[str, Any]) -> str:
             lines.append(f"  - {_shown(example)}")
         rest = one["count"] - min(_SHOWN, len(one.get("examples", [])))
         if one.get("examples") and rest > 0:
-            lines.append(f"  - and {rest:,} more")
+            lines.append(f"  - and {rest:,} more: {_where(one, json_path)}")
     passed = [check["title"] for check in found["checks"] if check["passed"]]
-    lines += ["", "Passed:", *(f"  {title}" for title in passed)]
+    if passed:
+        lines += ["", "Passed:", *(f"  {title}" for title in passed)]
+    if found["unchecked"]:
+        lines += ["", "Not checked:"]
+        lines += [f"  {check['title']}: {check['reason']}" for check in found["unchecked"]]
     return "\n".join(lines) + "\n"
+
+
+def _where(finding: dict[str, Any], json_path: Path | None) -> str:
+    """Where the examples that the terminal does not show are listed."""
+    listed = len(finding["examples"])
+    what = "all" if listed == finding["count"] else f"the first {listed:,}"
+    if json_path is None:
+        return f"--json=FILE lists {what}"
+    return _plain(f"{json_path} lists {what}")
 
 
 def _shown(example: dict[str, Any]) -> str:
