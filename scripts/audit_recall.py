@@ -286,6 +286,8 @@ def main() -> None:
                 title = f"false_{round_number}_{first}_{second}"
                 save(args.pictures, title, (tiles[first], tiles[second]))
         print(f"round {round_number}: {result.implied_found} of {result.implied} implied pairs")
+    if not audited:
+        return
     order = [*PLANTS, *sorted(set(planted) - set(PLANTS))]
     print(table([(name, planted[name], detected[name]) for name in order if planted[name]]))
     print(

@@ -35,6 +35,12 @@ _HARMONICS = 6
 # Share of samples that must lie within the image.
 _LEAST_INSIDE = 0.75
 
+# The imaginary parts, which change their sign in a mirrored image, come last.
+MIRROR = np.repeat(
+    np.array([1, -1], np.float32), [len(_RADII) * (_HARMONICS + 1), len(_RADII) * _HARMONICS]
+)
+"""[D] float32: times a descriptor, the descriptor that a mirrored image has there."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Keypoints:
@@ -45,14 +51,12 @@ class Keypoints:
       position: [K] complex64, column + i row of the centre, in pixels.
       frame: [K] complex64, the scale (modulus, pixels) and the direction (argument).
       descriptor: [K,D] float32 of length 1.
-      mirrored: [K,D] float32, the descriptor that a mirrored image has there.
     """
 
     image: np.ndarray
     position: np.ndarray
     frame: np.ndarray
     descriptor: np.ndarray
-    mirrored: np.ndarray
 
 
 def detect(grey: np.ndarray, first_image: int = 0) -> Keypoints:
@@ -75,7 +79,7 @@ def detect(grey: np.ndarray, first_image: int = 0) -> Keypoints:
         (image + first_image).astype(np.int32),
         (position[:, 1] + 1j * position[:, 0]).astype(np.complex64),
         (sigma * np.exp(-1j * direction)).astype(np.complex64),
-        *_descriptors(coefficients, direction),
+        _descriptors(coefficients, direction),
     )
 
 
@@ -196,13 +200,13 @@ def _samples(
     return samples / np.maximum(lengths, 1e-6), inside
 
 
-def _descriptors(coefficients: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[K,rings,harmonics] complex64, turned by `direction`: [K,D] float32, and the mirrored."""
+def _descriptors(coefficients: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """[K,rings,harmonics] complex64, turned by `direction`: [K,D] float32."""
     turns = np.exp(-1j * direction[:, None] * np.arange(_HARMONICS + 1)).astype(np.complex64)
     turned = coefficients * turns[:, None]
-    real = turned.real.reshape(len(turned), -1)
-    imaginary = turned.imag[:, :, 1:].reshape(len(turned), -1)
-    length = np.sqrt(np.square(real).sum(1) + np.square(imaginary).sum(1))
-    length = np.maximum(length, 1e-6)[:, None]
-    real, imaginary = real / length, imaginary / length
-    return np.concatenate([real, imaginary], axis=1), np.concatenate([real, -imaginary], axis=1)
+    # The sizes by name: NumPy cannot infer a -1 beside a count of 0.
+    rings = len(_RADII)
+    real = turned.real.reshape(len(turned), rings * (_HARMONICS + 1))
+    imaginary = turned.imag[:, :, 1:].reshape(len(turned), rings * _HARMONICS)
+    descriptor = np.concatenate([real, imaginary], axis=1)
+    return descriptor / np.maximum(np.linalg.norm(descriptor, axis=1, keepdims=True), 1e-6)

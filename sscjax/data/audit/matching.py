@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from sscjax.data.audit.keypoints import Keypoints
+from sscjax.data.audit.keypoints import MIRROR, Keypoints
 
 FEWEST_MATCHES = 4
 """That agree. One pair of different tiles in 100 has three by chance, true pairs have more."""
@@ -24,6 +24,7 @@ FEWEST_MATCHES = 4
 _COMPONENTS = 24
 _LEAST_PRODUCT = 0.78
 _MOST_MATCHES = 3
+_TABLE_BITS = 24
 # Descriptors in a cell, on average, and the cells that each is looked for in.
 _CELL = 512
 _PROBES = 3
@@ -121,26 +122,41 @@ def _descriptor_matches(
             return (low * count + (one + other - low)) * 2 + mirror
 
         keys += pool.map(compare, range(len(centres)))
-    pairs, mirror = np.divmod(np.unique(np.concatenate(keys)), 2)
-    return *np.divmod(pairs, count), mirror
+    key = np.concatenate(keys)
+    keys.clear()
+    low, high = np.divmod(key >> 1, count)
+    images = points.image[low].astype(np.int64) << 32 | points.image[high]
+    key = np.unique(key[_frequent(images << 1 | key & 1)])
+    return *np.divmod(key >> 1, count), key & 1
+
+
+def _frequent(pairs: np.ndarray) -> np.ndarray:
+    """[M] bool: whether a pair may be among `pairs` often enough; few of chance's matches are.
+
+    Counted in a table that several pairs may share an entry of, for want of memory for all pairs.
+    """
+    entry = (pairs.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - _TABLE_BITS)
+    entry = entry.astype(np.int64)
+    return np.bincount(entry, minlength=1 << _TABLE_BITS)[entry] >= FEWEST_MATCHES
 
 
 def _components(points: Keypoints) -> tuple[np.ndarray, np.ndarray]:
     """[K,C] float32 of length 1: what the descriptors differ by, and the mirrored ones."""
     sample = points.descriptor[:: max(1, len(points.descriptor) // 50_000)].astype(np.float64)
-    twin = points.mirrored[:: max(1, len(points.descriptor) // 50_000)].astype(np.float64)
-    mean = (sample.mean(0) + twin.mean(0)) / 2
-    moment = (sample.T @ sample + twin.T @ twin) / (2 * len(sample)) - np.outer(mean, mean)
+    sample = np.concatenate([sample, sample * MIRROR])
+    mean = sample.mean(0)
+    moment = sample.T @ sample / len(sample) - np.outer(mean, mean)
     spread, directions = np.linalg.eigh(moment)
     directions = directions[:, ::-1][:, :_COMPONENTS]
     spread = np.maximum(spread[::-1][:_COMPONENTS], 1e-6)
     projection = (directions / spread**0.25).astype(np.float32)
+    offset = (mean @ projection).astype(np.float32)
 
-    def projected(descriptors: np.ndarray) -> np.ndarray:
-        values = (descriptors - mean.astype(np.float32)) @ projection
+    def projected(signs: np.ndarray | float) -> np.ndarray:
+        values = points.descriptor @ (projection.T * signs).T - offset
         return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
 
-    return projected(points.descriptor), projected(points.mirrored)
+    return projected(np.float32(1)), projected(MIRROR)
 
 
 def _likest(

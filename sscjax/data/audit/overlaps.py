@@ -73,7 +73,7 @@ def search(grey: np.ndarray) -> Overlaps:
             list(pool.map(lambda k: keypoints.detect(grey[k : k + _IMAGES], k), starts))
         )
         pairs, fits = _registered(grey, match(points, pool), pool)
-        implied = _implied(pairs, grey.shape[-1])
+        implied = implied_pairs(pairs, grey.shape[-1])
         known = _keys(pairs)
         fresh = chosen(implied, np.flatnonzero(~np.isin(_keys(implied), known)))
         more, more_fits = _registered(grey, fresh, pool)
@@ -116,8 +116,13 @@ def _conjugated(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     return np.where(where, values.conj(), values)
 
 
-def _implied(pairs: Matches, side: int) -> Matches:
-    """Pairs (A, C) from (A, B) and (B, C) with enough in common, each once."""
+def implied_pairs(pairs: Matches, side: int) -> Matches:
+    """Pairs (A, C) that follow from (A, B) and (B, C), with enough in common, each once.
+
+    Args:
+      pairs: those that agree, with their transforms.
+      side: pixels of the images.
+    """
     # Both directions of every pair: z_head = scale * z_tail + shift.
     inverse = 1 / pairs.scale
     head = np.concatenate([pairs.first, pairs.second])

@@ -67,8 +67,8 @@ def describe(pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[1:3]
     rows = np.unique(np.linspace(0, height - 1, _PIXELS).astype(int))
     columns = np.unique(np.linspace(0, width - 1, _PIXELS).astype(int))
-    few = pixels[:, rows][:, :, columns].reshape(len(pixels), -1, 3).astype(np.float32)
-    density = -np.log((few + 1) / 256)
+    few = pixels[:, rows][:, :, columns].reshape(len(pixels), len(rows) * len(columns), 3)
+    density = -np.log((few.astype(np.float32) + 1) / 256)
     tissue = (density.mean(2) > _TISSUE).astype(np.float32)
     tissue[tissue.sum(1) < 16] = 1  # an empty image is described as a whole
     weights = (tissue / tissue.sum(1, keepdims=True))[:, :, None]
