@@ -171,12 +171,11 @@ def test_common_areas_are_found_and_named(large: np.ndarray, kind: str) -> None:
     expected = {(k, 12 + k) for k in range(12)}
     assert detected <= expected
     assert len(detected) >= 11
-    share = [relation.split(",")[0] for relation in result.relation]
     if "overlapping" in kind:
-        percent = [float(relation.split()[-1].rstrip("%")) for relation in share]
+        percent = [float(relation.split()[-1].rstrip("%")) for relation in result.relation]
         np.testing.assert_allclose(percent, float(kind.split()[-1].rstrip("%")), atol=3)
     else:
-        assert set(share) == {kind}
+        assert set(result.relation) == {kind}
     assert result.likeness.min() > 0.8
 
 

@@ -176,13 +176,12 @@ def _relations(pairs: Matches, overlap: np.ndarray) -> list[str]:
     ):
         degrees = abs(np.degrees(np.angle(scale)))
         turned = f"rotated by {degrees:.0f} degrees" if degrees >= 1.5 else ""
-        how = " and ".join(part for part in ("flipped" if mirrored else "", turned) if part)
+        parts = ["flipped" if mirrored else "", turned]
         enlarged = max(abs(scale), 1 / abs(scale))
         # A square rotated about its centre has lost no more than its corners: 83 % are left.
         whole = common >= (0.8 if turned else _WHOLE)
-        if whole and enlarged * _WHOLE <= 1:
-            relations.append(how or "re-encoded")
-        else:
-            what = "cropped" if common >= _WHOLE else f"overlapping by {common:.0%}"
-            relations.append(f"{what}, {how}" if how else what)
+        if not whole or enlarged * _WHOLE > 1:
+            parts.insert(0, "cropped" if common >= _WHOLE else f"overlapping by {common:.0%}")
+        said = [part for part in parts if part] or ["re-encoded"]
+        relations.append(" and ".join([*([", ".join(said[:-1])] if said[1:] else []), said[-1]]))
     return relations
