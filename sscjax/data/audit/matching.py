@@ -209,7 +209,8 @@ def _nearest(
         products = descriptors[start : start + 4096] @ centres.T
         if most == 1:
             return products.argmax(1)[:, None]
-        return np.argpartition(-products, most - 1, axis=1)[:, :most]
+        # A copy: a view would keep the indices of all centres in memory.
+        return np.argpartition(-products, most - 1, axis=1)[:, :most].copy()
 
     return np.concatenate(list(pool.map(part, range(0, len(descriptors), 4096))))
 
