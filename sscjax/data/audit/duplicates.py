@@ -120,9 +120,11 @@ def find(images: Rows, progress: Callable[[int], Any] = lambda count: None) -> F
             digests.append(hashlib.blake2b(data, digest_size=16).digest())
 
     # The matrices are small: threads of the library's own would mostly wait for each other.
-    sides = [small.side_of(images, small.SIDE, 8), small.side_of(images, overlaps.SIDE, 16)]
+    side = small.side_of(images, overlaps.SIDE, 16)
+    # Smaller images are searched by their thumbnails alone.
+    sides = [small.side_of(images, small.SIDE, 8), *([side] if side >= _LEAST_SIDE else [])]
     with threadpool_limits(1, "blas"):
-        grey, larger = small.grey_thumbnails(images, each, sides)
+        grey, *larger = small.grey_thumbnails(images, each, sides)
         blank = ~small.recognisable(grey)
         identical = _identical(digests)
         # Of identical images the first stands for all.
@@ -135,7 +137,7 @@ def find(images: Rows, progress: Callable[[int], Any] = lambda count: None) -> F
             old = similar.get(key)  # met from both sides
             if old is None or pair.likeness > old.likeness:
                 similar[key] = dataclasses.replace(pair, first=key[0], second=key[1])
-        common = overlaps.search(larger[seen]) if sides[1] >= _LEAST_SIDE else overlaps.NONE
+        common = overlaps.search(larger[0][seen]) if larger else overlaps.NONE
     for pair in _partial(common, seen):
         similar.setdefault((pair.first, pair.second), pair)
     progress(len(grey) - len(seen))
