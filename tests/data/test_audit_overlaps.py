@@ -200,7 +200,7 @@ def test_few_and_small_images_are_searched(count: int, side: int) -> None:
 def simulated(twin: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """20 subjects of 12 images; with `twin` the last is the first under another name."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(0, 1.5, (20, 6))
+    centres = rng.normal(0, 4, (20, 6))
     if twin:
         centres[19] = centres[0]
     subjects = np.repeat([f"s{k:02d}" for k in range(20)], 12)
@@ -215,7 +215,7 @@ def test_a_patient_under_two_names_is_noticed() -> None:
             noticed += twin and ("s00", "s19") in named
             others += len(named - {("s00", "s19")})
     assert noticed >= 18
-    assert others <= 2
+    assert others <= 40 * 190 / 1000  # of the pairs of subjects, at most 1 in 1,000
 
 
 def test_chance_is_the_binomial_of_the_other_images() -> None:

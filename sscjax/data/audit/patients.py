@@ -106,9 +106,12 @@ def find(features: np.ndarray, subjects: np.ndarray) -> list[Twins]:
     names, group, sizes = np.unique(subjects, return_inverse=True, return_counts=True)
     if len(names) < 3 or len(features) <= len(names):
         return []
-    near = _nearest(_whitened(features, group, sizes), group)
+    values = _whitened(features, group, sizes)
+    near, distance = _nearest(values, group)
+    # Of subjects that lie far apart one is still the nearest: count only what is as near as own.
+    close = distance <= _own_distance(values, group)
     counts = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(counts, (group, group[near]), 1)
+    np.add.at(counts, (group[close], group[near[close]]), 1)
     first, second = np.nonzero(np.triu(np.minimum(counts, counts.T) > 0, 1))
     enough = np.minimum(sizes[first], sizes[second]) >= FEWEST_IMAGES
     first, second = first[enough], second[enough]
@@ -152,16 +155,30 @@ def _whitened(features: np.ndarray, group: np.ndarray, sizes: np.ndarray) -> np.
     return values @ (directions / np.sqrt(np.maximum(spread, 1e-9)))
 
 
-def _nearest(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """[N] int: the nearest row of another group, by Euclidean distance."""
+def _own_distance(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """[N]: of each row's subject, the median squared distance of two of its rows."""
+    typical = np.zeros(group.max() + 1)
+    for subject in range(len(typical)):
+        own = values[group == subject][:_IMAGES]
+        squares = np.square(own).sum(1)
+        distance = squares[:, None] + squares - 2 * own @ own.T
+        if len(own) > 1:
+            typical[subject] = np.median(distance[np.triu_indices(len(own), 1)])
+    return typical[group]
+
+
+def _nearest(values: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[N] int, [N]: the nearest row of another subject, and its squared distance."""
     squares = np.square(values).sum(1)
     near = np.empty(len(values), np.int64)
+    nearest = np.empty(len(values))
     for start in range(0, len(values), _IMAGES):
         part = slice(start, start + _IMAGES)
         distance = squares - 2 * values[part] @ values.T
         distance[group[part, None] == group] = np.inf
         near[part] = distance.argmin(1)
-    return near
+        nearest[part] = distance.min(1) + squares[part]
+    return near, nearest
 
 
 def _holm(p_values: np.ndarray, comparisons: int) -> np.ndarray:
