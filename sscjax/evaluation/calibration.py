@@ -11,20 +11,14 @@ confidences are high, and bins of equal width would be empty but for the last.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy import optimize, special
 
-from sscjax.evaluation import intervals, metrics
+from sscjax.evaluation import calibration_error, intervals, metrics
+from sscjax.evaluation.calibration_error import Binning
 from sscjax.evaluation.predictions import Predictions
-
-Binning = Literal["mass", "width"]
-BINNINGS: tuple[Binning, ...] = ("mass", "width")
-
-# Fewer images than this in a bin, and its accuracy says nothing.
-FEWEST_IN_BIN = 10
 
 # Temperatures are sought between these; a linear classifier of 1280 features that fitted all its
 # 900 training images needed 3 to 7.
@@ -38,8 +32,6 @@ _PARTS = 10
 
 # The least positive number that float32, in which networks compute, keeps in full: 0 means less.
 _LEAST = float(np.finfo(np.float32).tiny)
-
-_SIMULATIONS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,24 +131,6 @@ def _helps_others(logs: np.ndarray, labels: np.ndarray, subjects: np.ndarray) ->
 # --- how far confidence is from accuracy ------------------------------------------------------
 
 
-def bin_edges(values: np.ndarray, bins: int, binning: Binning) -> np.ndarray:
-    """Ends of the bins of confidence, [bins + 1] in 0..1.
-
-    Args:
-      values: [N] confidences.
-      bins: how many at most; fewer where a bin would hold less than `FEWEST_IN_BIN` on average.
-      binning: 'mass', equally many values in each, or 'width', equally wide ones.
-    """
-    number = int(np.clip(len(values) // FEWEST_IN_BIN, 1, bins))
-    steps = np.linspace(0.0, 1.0, number + 1)
-    return np.quantile(values, steps) if binning == "mass" else steps
-
-
-def bin_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """The bin of each value, [N] int from 0: equal values are never parted."""
-    return np.searchsorted(edges[1:-1], values)
-
-
 def reliability(predictions: Predictions, edges: np.ndarray) -> list[dict[str, Any]]:
     """The bars of a reliability diagram: a dict for each bin that is not empty.
 
@@ -164,7 +138,7 @@ def reliability(predictions: Predictions, edges: np.ndarray) -> list[dict[str, A
     that is right, `interval` that share's 95 % interval by subject or None.
     """
     confidence, right = predictions.confidence, predictions.predicted == predictions.labels
-    bin_index = bin_of(confidence, edges)
+    bin_index = calibration_error.bin_of(confidence, edges)
     bars = []
     for index in sorted(set(bin_index.tolist())):
         inside = bin_index == index
@@ -182,70 +156,22 @@ def reliability(predictions: Predictions, edges: np.ndarray) -> list[dict[str, A
     return bars
 
 
-def expected_calibration_error(predictions: Predictions, edges: np.ndarray) -> float:
-    """Mean distance of accuracy from mean confidence in the bins, weighed by their images: 0..1."""
-    return float(_weighted_error(predictions, edges)(np.ones((1, len(predictions))))[0])
-
-
-def _weighted_error(
-    predictions: Predictions, edges: np.ndarray
-) -> Callable[[np.ndarray], np.ndarray]:
-    """The calibration error [R] as a function of weights [R,N] of the rows."""
-    confidence, right = predictions.confidence, predictions.predicted == predictions.labels
-    gaps = np.zeros((len(predictions), len(edges) - 1))
-    gaps[np.arange(len(predictions)), bin_of(confidence, edges)] = confidence - right
-    return lambda weights: np.abs(weights @ gaps).sum(1) / weights.sum(1)
-
-
-def error_by_chance(predictions: Predictions, edges: np.ndarray, seed: int = 0) -> float:
-    """The mean calibration error if these confidences were true, by simulation.
-
-    Few images in a bin never have exactly the share right that they should: an error of this size
-    is what a perfect network would show. Images count as independent, so it is rather too small.
-    """
-    confidence = predictions.confidence
-    bin_index, number = bin_of(confidence, edges), len(edges) - 1
-    expected = np.bincount(bin_index, confidence, number)
-    rng = np.random.default_rng(seed)
-    total = 0.0
-    for _ in range(_SIMULATIONS):
-        right = rng.random(len(confidence)) < confidence
-        total += float(np.abs(np.bincount(bin_index, right, number) - expected).sum())
-    return total / (_SIMULATIONS * len(confidence))
-
-
-def brier_scores(predictions: Predictions) -> np.ndarray:
-    """Brier's score of each row [N]: squared distances from the truth, summed over the classes.
-
-    It lies in 0..2 (Brier 1950, Monthly Weather Review 78: 1-3). For two classes it is twice
-    the score of the positive class alone, which scikit-learn's `brier_score_loss` gives.
-    """
-    truth = np.zeros_like(predictions.probabilities)
-    truth[np.arange(len(predictions)), predictions.labels] = 1
-    return ((predictions.probabilities - truth) ** 2).sum(axis=1)
-
-
 def quality(predictions: Predictions, bins: int, binning: Binning) -> dict[str, Any]:
     """Calibration error and Brier score of a table, ready for JSON.
 
     Returns:
       ece, ece_interval, ece_by_chance, brier, brier_interval, bins; intervals are [low, high] or
-      None, by resampled subjects.
+      None, clustered by subject.
     """
-    edges = bin_edges(predictions.confidence, bins, binning)
-    scores = brier_scores(predictions)
-    ece_interval = intervals.bootstrap_interval(
-        predictions, _weighted_error(predictions, edges), raised_by_chance=True
-    )
-    brier_interval = intervals.bootstrap_interval(
-        predictions, lambda weights: weights @ scores / weights.sum(1)
-    )
+    edges = calibration_error.bin_edges(predictions.confidence, bins, binning)
+    error = calibration_error.estimate(predictions, edges)
+    brier = intervals.brier(predictions)
     return {
-        "ece": expected_calibration_error(predictions, edges),
-        "ece_interval": None if ece_interval is None else list(ece_interval),
-        "ece_by_chance": error_by_chance(predictions, edges),
-        "brier": float(scores.mean()),
-        "brier_interval": None if brier_interval is None else list(brier_interval),
+        "ece": error.value,
+        "ece_interval": error.interval,
+        "ece_by_chance": calibration_error.by_chance(predictions, edges),
+        "brier": brier.value,
+        "brier_interval": brier.interval,
         "bins": reliability(predictions, edges),
     }
 

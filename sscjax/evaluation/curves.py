@@ -1,8 +1,9 @@
 """ROC and precision-recall curves of each class against the others, with bands.
 
 A band is pointwise: at each point of the axis a 95 % confidence interval of the curve, clustered by
-subject. It is no band for the whole curve at once. It comes from the bootstrap of `intervals`:
-whole subjects are drawn within each class, the same draws for every class and curve.
+subject. It is no band for the whole curve at once. It comes from the bootstrap of `resampling`:
+whole subjects are drawn within each class, the same draws for every class and curve. The intervals
+of the areas are those of `intervals`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from sscjax.evaluation import intervals, metrics
-from sscjax.evaluation.intervals import Interval
+from sscjax.evaluation import intervals, ranking, resampling
+from sscjax.evaluation.clustered import Estimate, Interval
 from sscjax.evaluation.predictions import Predictions
 
 # Where bands are measured: false positive rates, or recalls.
@@ -38,18 +39,28 @@ class Curve:
     Attributes:
       x: [P] false positive rate, or recall; not falling, 0..1.
       y: [P] true positive rate, or precision.
-      area: AUROC, or average precision: precision weighed by the steps of recall.
+      estimate: AUROC, or average precision, with its interval.
       chance: of PR curves the share of positives, which is the precision of guessing.
       band: None with too few subjects.
-      interval: of average precision, None likewise; AUROC's stands with the other figures.
     """
 
     x: np.ndarray
     y: np.ndarray
-    area: float
+    estimate: Estimate
     chance: float
     band: Band | None
-    interval: Interval | None
+
+    @property
+    def area(self) -> float:
+        """The area's value."""
+        assert self.estimate.value is not None, "curves are made where both sides are there"
+        return self.estimate.value
+
+    @property
+    def interval(self) -> Interval | None:
+        """The area's interval; None of fewer than two subjects in a class."""
+        ends = self.estimate.interval
+        return None if ends is None else (ends[0], ends[1])
 
 
 def curves(predictions: Predictions, index: int, seed: int = 0) -> tuple[Curve, Curve] | None:
@@ -58,76 +69,52 @@ def curves(predictions: Predictions, index: int, seed: int = 0) -> tuple[Curve, 
     Args:
       predictions: rows of images or of subjects.
       index: the class that counts as positive.
-      seed: of the bootstrap, as for `intervals.figures`.
+      seed: of the bootstrap, that draws the bands.
     """
     scores, positives = predictions.probabilities[:, index], predictions.labels == index
     if positives.all() or not positives.any():
         return None
-    group, strata = intervals.subjects_of(predictions)
-    once = np.ones((1, len(strata)))
-    positive, negative = _cumulated(scores, positives, group, once)
-    roc_x, roc_y = negative[0] / negative[0, -1], positive[0] / positive[0, -1]
-    pr_y = positive[0, 1:] / (positive[0, 1:] + negative[0, 1:])
+    group, strata = resampling.subjects_of(predictions)
+    once = ranking.cumulated(scores, positives)
+    positive, negative = once.positive[0], once.negative[0]
+    roc_x, roc_y = negative / negative[-1], positive / positive[-1]
+    pr_y = positive[1:] / (positive[1:] + negative[1:])
     # Up to the first threshold's recall its precision holds: the curve begins at the axis.
     pr_y = np.concatenate([pr_y[:1], pr_y])
     roc_values: list[np.ndarray] = []
     pr_values: list[np.ndarray] = []
-    areas: list[np.ndarray] = []
     for weights in _draws(predictions, strata, seed):
-        cumulated = _cumulated(scores, positives, group, weights)
+        drawn = ranking.cumulated(scores, positives, weights, group)
         for values, function in ((roc_values, _true_rates), (pr_values, _precisions)):
-            values.append(_on_grid(*cumulated, function))
-        areas.append(_average_precision(*cumulated))
+            values.append(_on_grid(drawn, function))
     number, classes = len(strata), len(np.unique(strata))
-    roc_band = pr_band = interval = None
-    if areas:
-        roc_band = _band(np.concatenate(roc_values), number, classes)
-        pr_band = _band(np.concatenate(pr_values), number, classes)
-        interval = intervals.percentile(np.concatenate(areas), number, classes)
-    area = metrics.auroc(scores, positives)
-    assert area is not None, "both sides are there, see above"
+    roc_band = _band(np.concatenate(roc_values), number, classes) if roc_values else None
+    pr_band = _band(np.concatenate(pr_values), number, classes) if pr_values else None
+    area, precision = intervals.areas(predictions, index)
     share = float(positives.mean())
-    precision = float(_average_precision(positive, negative)[0])
     return (
-        Curve(roc_x, roc_y, area, 0.5, roc_band, None),
-        Curve(roc_y, pr_y, precision, share, pr_band, interval),
+        Curve(roc_x, roc_y, area, 0.5, roc_band),
+        Curve(roc_y, pr_y, precision, share, pr_band),
     )
 
 
 def _draws(predictions: Predictions, strata: np.ndarray, seed: int) -> Iterator[np.ndarray]:
     """Weights [r,S] of the subjects, in parts; nothing where a class has too few of them."""
     of_class = np.bincount(strata)
-    if of_class[of_class > 0].min() < intervals.FEWEST_SUBJECTS:
+    if of_class[of_class > 0].min() < resampling.FEWEST_SUBJECTS:
         return
     rngs = [np.random.default_rng([seed, k]) for k in range(len(predictions.classes))]
     step = max(1, _CHUNK // max(1, len(predictions)))
-    for start in range(0, intervals.RESAMPLES, step):
-        count = min(step, intervals.RESAMPLES - start)
-        yield intervals.subject_draws(strata, count, rngs).astype(np.float64)
-
-
-def _cumulated(
-    scores: np.ndarray, positives: np.ndarray, group: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positives and negatives at or above each threshold, the highest first: [R,K+1] from 0."""
-    _, level = np.unique(-scores, return_inverse=True)
-    order = np.argsort(level, kind="stable")
-    starts = np.flatnonzero(np.diff(level[order], prepend=-1))
-    drawn = weights[:, group[order]]
-
-    def above(side: np.ndarray) -> np.ndarray:
-        sums = np.add.reduceat(drawn * side[order], starts, axis=1)
-        return np.pad(np.cumsum(sums, axis=1), ((0, 0), (1, 0)))
-
-    return above(positives), above(~positives)
+    for start in range(0, resampling.RESAMPLES, step):
+        count = min(step, resampling.RESAMPLES - start)
+        yield resampling.subject_draws(strata, count, rngs).astype(np.float64)
 
 
 def _on_grid(
-    positive: np.ndarray,
-    negative: np.ndarray,
-    function: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    drawn: ranking.Cumulated, function: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """Each resample's curve over `GRID` [R,G]; NaN where a resample lacks a side."""
+    positive, negative = drawn.positive, drawn.negative
     values = np.full((len(positive), len(GRID)), np.nan)
     both = (positive[:, -1] > 0) & (negative[:, -1] > 0)
     for row in np.flatnonzero(both):
@@ -147,20 +134,11 @@ def _precisions(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     return positive[reached] / (positive[reached] + negative[reached])
 
 
-def _average_precision(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """[R], as scikit-learn defines it; NaN where a resample has no positive."""
-    steps = np.diff(positive, axis=1)
-    called = positive[:, 1:] + negative[:, 1:]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        precision = np.where(called > 0, positive[:, 1:] / called, 0.0)
-        return (steps * precision).sum(axis=1) / positive[:, -1]
-
-
 def _band(values: np.ndarray, subjects: int, strata: int) -> Band | None:
     """Intervals at each point [R,G]; where all resamples agree the band has no width."""
     ends = np.full((2, len(GRID)), np.nan)
     for index, column in enumerate(values.T):
-        interval = intervals.percentile(column, subjects, strata)
+        interval = resampling.percentile(column, subjects, strata)
         if interval is not None:
             ends[:, index] = interval
         elif np.isfinite(column).all():

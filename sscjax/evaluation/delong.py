@@ -1,7 +1,8 @@
-"""DeLong's variance of areas under ROC curves: intervals, and tests of two models on one set.
+"""DeLong's variance of areas under ROC curves: tests of two models on one set.
 
-DeLong, DeLong and Clarke-Pearson (1988, Biometrics 44: 837-845), by midranks in O(N log N) (Sun and
-Xu 2014, IEEE Signal Processing Letters 21: 1389-1393). Images of one patient are not independent:
+DeLong, DeLong and Clarke-Pearson (1988, Biometrics 44: 837-845), by sorting in O(N log N) (Sun and
+Xu 2014, IEEE Signal Processing Letters 21: 1389-1393). The interval of one model's area is in
+`intervals`. Images of one patient are not independent:
 what they contribute is first added up within each cluster, as Obuchowski does (1997, Biometrics 53:
 567-578). Where every image is a cluster of its own that is DeLong's estimate to the last digit, and
 where all images of a cluster carry one label it is Obuchowski's.
@@ -16,6 +17,8 @@ import dataclasses
 
 import numpy as np
 from scipy import stats
+
+from sscjax.evaluation import ranking
 
 Interval = tuple[float, float]
 
@@ -75,19 +78,15 @@ def area(scores: np.ndarray, positives: np.ndarray, clusters: np.ndarray) -> Are
     _, group = np.unique(clusters, return_inverse=True)
     number = int(group.max()) + 1 if len(group) else 0
     influence = np.zeros(number)
-    ranks = stats.rankdata(scores)
-    value = float("nan")
+    value = ranking.auroc(scores, positives)
+    if value is None:
+        return None
+    placed = ranking.placements(scores, positives)
     for side in (positives, ~positives):
-        others = len(side) - int(side.sum())
-        of_cluster = np.bincount(group[side], minlength=number)
-        occurring = int((of_cluster > 0).sum())
-        if occurring < FEWEST_CLUSTERS or not others:
+        occurring = len(np.unique(group[side]))
+        if occurring < FEWEST_CLUSTERS:
             return None
-        # How many of the other side each row lies above, ties counted half, as a share.
-        above = (ranks[side] - stats.rankdata(scores[side])) / others
-        won = above if side is positives else 1 - above
-        value = float(won.mean())
-        sums = np.bincount(group[side], won - value, number) / int(side.sum())
+        sums = np.bincount(group[side], placed[side] - value, number) / int(side.sum())
         influence += np.sqrt(occurring / (occurring - 1)) * sums
     return Area(value, influence, np.inf if number == len(group) else number - 2)
 
@@ -117,32 +116,13 @@ def macro_area(probabilities: np.ndarray, labels: np.ndarray, clusters: np.ndarr
     )
 
 
-def interval(estimate: Area, level: float) -> Interval | None:
-    """The interval of an area, symmetric for its logit, so that it stays within 0 and 1.
-
-    None where nothing varies: with all positives above all negatives the estimated variance is 0,
-    which says how few the images are and not how sure the area is.
-
-    Args:
-      estimate: the area.
-      level: nominal coverage of the interval.
-    """
-    value, error = estimate.value, np.sqrt(estimate.variance)
-    if not 0 < value < 1 or error < 1e-12 or estimate.freedom < 1:
-        return None
-    logit = np.log(value / (1 - value))
-    reach = stats.t.ppf((1 + level) / 2, estimate.freedom) * error / (value * (1 - value))
-    low, high = 1 / (1 + np.exp(-(logit - reach))), 1 / (1 + np.exp(-(logit + reach)))
-    return float(low), float(high)
-
-
 def compare(first: Area, second: Area, level: float) -> Difference | None:
     """The first area less the second; None where both rank all images alike, or of few clusters.
 
     Args:
       first: one model's area.
       second: another's, of the same rows in the same order with the same clusters.
-      level: nominal coverage of the interval.
+      level: share of intervals that are to hold the truth.
     """
     value = first.value - second.value
     error = float(np.sqrt(((first.influence - second.influence) ** 2).sum()))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sscjax.errors import UserError
+from sscjax.evaluation import calibration_error, ranking
 from sscjax.evaluation.predictions import SPLITS, Predictions
 
 
@@ -55,6 +56,13 @@ def precision(confusion: np.ndarray, index: int) -> float | None:
     return _ratio(confusion[index, index], confusion[:, index].sum())
 
 
+def npv(confusion: np.ndarray, index: int) -> float | None:
+    """Share of other classes among the rows not called `index`; None if all were called so."""
+    not_called = confusion.sum() - confusion[:, index].sum()
+    missed = confusion[index].sum() - confusion[index, index]
+    return _ratio(not_called - missed, not_called)
+
+
 def f1(confusion: np.ndarray, index: int) -> float | None:
     """Harmonic mean of precision and sensitivity; None if the class is neither true nor called."""
     both = confusion[index].sum() + confusion[:, index].sum()
@@ -86,32 +94,10 @@ def quadratic_kappa(confusion: np.ndarray) -> float | None:
     return None if ratio is None else 1.0 - ratio
 
 
-def auroc(scores: np.ndarray, positives: np.ndarray) -> float | None:
-    """Area under the ROC curve, the Mann-Whitney statistic with midranks for ties.
-
-    Args:
-      scores: [N] float, higher speaks for positive.
-      positives: [N] bool.
-
-    Returns:
-      The chance that a positive scores above a negative, ties counted half; None without both.
-    """
-    positives = np.asarray(positives, dtype=bool)
-    num_positive = int(positives.sum())
-    num_negative = len(positives) - num_positive
-    if not num_positive or not num_negative:
-        return None
-    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
-    # Twice the midrank of a group of ties, first + last rank, is whole: the sum stays exact.
-    doubled_ranks = 2 * np.cumsum(sizes) - sizes + 1
-    doubled_sum = int(doubled_ranks[group][positives].sum())
-    return (doubled_sum - num_positive * (num_positive + 1)) / (2 * num_positive * num_negative)
-
-
 def class_aurocs(predictions: Predictions) -> list[float | None]:
     """Each class against all others by its probability; None for a class without both sides."""
     return [
-        auroc(predictions.probabilities[:, index], predictions.labels == index)
+        ranking.auroc(predictions.probabilities[:, index], predictions.labels == index)
         for index in range(len(predictions.classes))
     ]
 
@@ -121,16 +107,55 @@ def macro_auroc(predictions: Predictions) -> float | None:
     return _mean_of_defined(class_aurocs(predictions))
 
 
-def log_loss(predictions: Predictions) -> float | None:
-    """Mean of -ln(probability of the true class), in nats; None for an empty table.
+# Of one row: a probability of 0 counts as float64's epsilon, as in scikit-learn.
+GREATEST_LOG_LOSS = -math.log(np.finfo(np.float64).eps)
 
-    A probability of 0 counts as float64's epsilon, as in scikit-learn, so the loss stays finite.
+
+def log_losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-ln(probability of the class) of each row [N], in nats.
+
+    At most `GREATEST_LOG_LOSS`, so the loss stays finite.
+
+    Args:
+      probabilities: [N,C] float.
+      labels: [N] int.
     """
+    chosen = probabilities[np.arange(len(labels)), labels]
+    return -np.log(np.maximum(chosen, np.finfo(np.float64).eps))
+
+
+def log_loss(predictions: Predictions) -> float | None:
+    """Mean of `log_losses` for the true classes; None for an empty table."""
+    return _mean(log_losses(predictions.probabilities, predictions.labels))
+
+
+def brier_scores(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Brier's score of each row [N]: squared distances from the truth, summed over the classes.
+
+    It lies in 0..2 (Brier 1950, Monthly Weather Review 78: 1-3). For two classes it is twice
+    the score of the positive class alone, which scikit-learn's `brier_score_loss` gives. Arguments
+    as of `log_losses`.
+    """
+    truth = np.zeros_like(probabilities)
+    truth[np.arange(len(labels)), labels] = 1
+    return np.asarray(((probabilities - truth) ** 2).sum(axis=1))
+
+
+def brier(predictions: Predictions) -> float | None:
+    """Mean of `brier_scores`; None for an empty table."""
+    return _mean(brier_scores(predictions.probabilities, predictions.labels))
+
+
+def ece(predictions: Predictions) -> float | None:
+    """Expected calibration error in up to ten bins of equally many rows; None for no rows."""
     if not len(predictions):
         return None
-    chosen = predictions.probabilities[np.arange(len(predictions)), predictions.labels]
-    logs = np.log(np.maximum(chosen, np.finfo(np.float64).eps))
-    return -math.fsum(logs.tolist()) / len(predictions)
+    edges = calibration_error.bin_edges(predictions.confidence)
+    return calibration_error.expected_calibration_error(predictions, edges)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return math.fsum(values.tolist()) / len(values) if len(values) else None
 
 
 def _confusion_of(predictions: Predictions) -> np.ndarray:
@@ -142,12 +167,13 @@ def figures(predictions: Predictions, ordered: bool) -> dict[str, Any]:
 
     Args:
       predictions: one row per image or per subject.
-      ordered: the classes are a scale (normal, early, late), so kappa has a meaning.
+      ordered: the classes are a scale (normal, early, late), so quadratic kappa has a meaning.
 
     Returns:
       n, n_subjects, accuracy, balanced_accuracy, macro_auroc, quadratic_kappa (None unless
-      ordered), log_loss, classes, confusion (rows true), and per_class: a list in class order of
-      name, support, sensitivity, specificity, precision, f1, auroc. Shares are 0..1.
+      ordered), log_loss, brier, ece, classes, confusion (rows true), and per_class: a list in class
+      order of name, support, sensitivity, specificity, precision (PPV), npv, f1, auroc,
+      average_precision. Shares are 0..1.
     """
     confusion = _confusion_of(predictions)
     aurocs = class_aurocs(predictions)
@@ -159,6 +185,8 @@ def figures(predictions: Predictions, ordered: bool) -> dict[str, Any]:
         "macro_auroc": _mean_of_defined(aurocs),
         "quadratic_kappa": quadratic_kappa(confusion) if ordered else None,
         "log_loss": log_loss(predictions),
+        "brier": brier(predictions),
+        "ece": ece(predictions),
         "classes": list(predictions.classes),
         "confusion": confusion.tolist(),
         "per_class": [
@@ -168,8 +196,12 @@ def figures(predictions: Predictions, ordered: bool) -> dict[str, Any]:
                 "sensitivity": sensitivity(confusion, index),
                 "specificity": specificity(confusion, index),
                 "precision": precision(confusion, index),
+                "npv": npv(confusion, index),
                 "f1": f1(confusion, index),
                 "auroc": aurocs[index],
+                "average_precision": ranking.average_precision(
+                    predictions.probabilities[:, index], predictions.labels == index
+                ),
             }
             for index, name in enumerate(predictions.classes)
         ],
@@ -198,6 +230,9 @@ VALIDATION_METRICS: dict[str, Callable[[Predictions], float | None]] = {
 
 # Figures of a whole table, in the order in which they are shown.
 OVERALL = ("accuracy", "balanced_accuracy", "macro_auroc", "quadratic_kappa", "log_loss")
+
+# Figures of the probabilities of a whole table, beside those.
+PROBABILITIES = ("brier", "ece")
 
 # Of masks, not of predictions: `segmentation.mean_dice`.
 MASK_METRIC = "mean_dice"

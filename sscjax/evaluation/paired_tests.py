@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from sscjax.evaluation import delong, intervals, metrics
-from sscjax.evaluation.intervals import LEVEL, Interval
+from sscjax.evaluation import delong, intervals, metrics, resampling
+from sscjax.evaluation.clustered import Estimate, Interval
+from sscjax.evaluation.limits import LEVEL
 from sscjax.evaluation.predictions import Predictions
 
 # Swaps drawn where they are too many to try all; the least p-value is then 1 in 5,000.
@@ -142,13 +143,13 @@ def swap_test(
     Args:
       first: one model's predictions.
       second: another's, of the same rows in the same order.
-      ordered: whether kappa has a meaning.
+      ordered: whether quadratic kappa has a meaning.
       seed: of the swaps that are drawn, where they are too many to try all.
 
     Returns:
       p by the figure's name, and whether all swaps were tried. No figure that is undefined.
     """
-    group, strata = intervals.subjects_of(first)
+    group, strata = resampling.subjects_of(first)
     number = len(strata)
     stacked = Predictions.join([first, second])
     groups = np.concatenate([group, group + number])
@@ -157,7 +158,7 @@ def swap_test(
     def differences(swapped: np.ndarray) -> dict[str, np.ndarray]:
         mine = np.concatenate([~swapped, swapped], axis=1).astype(np.float64)
         one, other = (
-            intervals.weighted(stacked, groups, weights, ordered, ranks)
+            resampling.weighted(stacked, groups, weights, ordered, ranks)
             for weights in (mine, 1 - mine)
         )
         return {name: one[name] - other[name] for name in one}
@@ -171,7 +172,7 @@ def swap_test(
     count = 2**free_swaps if every else PERMUTATIONS
     rng = np.random.default_rng(seed)
     extreme = dict.fromkeys(observed, 0)
-    step = max(1, intervals.CHUNK // (4 * len(first)))
+    step = max(1, resampling.CHUNK // (4 * len(first)))
     for start in range(0, count, step):
         indices = np.arange(start, min(start + step, count))
         swapped = np.zeros((len(indices), number), dtype=bool)
@@ -199,22 +200,22 @@ def difference_intervals(
     Args:
       first: one model's predictions.
       second: another's, of the same rows in the same order.
-      ordered: whether kappa has a meaning.
+      ordered: whether quadratic kappa has a meaning.
       seed: of the subjects that are drawn, the same ones for both models.
 
     Returns:
       the interval by the figure's name, None where no resample differs from another; {} where a
-      class has too few subjects (`intervals.FEWEST_SUBJECTS`).
+      class has too few subjects (`resampling.FEWEST_SUBJECTS`).
     """
-    _, strata = intervals.subjects_of(first)
+    _, strata = resampling.subjects_of(first)
     of_class = np.bincount(strata)
     of_class = of_class[of_class > 0]
-    if of_class.min() < intervals.FEWEST_SUBJECTS:
+    if of_class.min() < resampling.FEWEST_SUBJECTS:
         return {}
-    of_first = intervals.bootstrap(first, ordered, seed=seed)
-    of_second = intervals.bootstrap(second, ordered, seed=seed)
+    of_first = resampling.bootstrap(first, ordered, seed=seed)
+    of_second = resampling.bootstrap(second, ordered, seed=seed)
     return {
-        name: intervals.percentile(of_first[name] - of_second[name], len(strata), len(of_class))
+        name: resampling.percentile(of_first[name] - of_second[name], len(strata), len(of_class))
         for name in of_first
     }
 
@@ -227,7 +228,7 @@ def compare(
     Args:
       first: one model's predictions.
       second: another's, of the same rows in the same order and with the same classes.
-      ordered: whether kappa has a meaning.
+      ordered: whether quadratic kappa has a meaning.
       seed: of resamples and swaps.
 
     Returns:
@@ -254,7 +255,7 @@ def compare(
         "n": len(first),
         "n_subjects": values[0]["n_subjects"],
         "level": LEVEL,
-        "resamples": intervals.RESAMPLES,
+        "resamples": resampling.RESAMPLES,
         "swaps": "all" if every else PERMUTATIONS,
         "figures": [
             {
@@ -281,34 +282,33 @@ def compare(
 def _areas(first: Predictions, second: Predictions) -> list[dict[str, Any]]:
     """DeLong's comparison of the mean area, and of each class's where these are not all one."""
     labels, both = first.labels, (first, second)
+    alone = [intervals.estimates(table, ordered=False) for table in both]
     areas = [delong.macro_area(table.probabilities, labels, table.subjects) for table in both]
-    entries = [_area_entry("macro", [metrics.macro_auroc(table) for table in both], areas)]
-    values = [metrics.class_aurocs(table) for table in both]
+    entries = [_area_entry("macro", [known["macro_auroc"] for known in alone], areas)]
     occurring = np.unique(labels).tolist()
     for index in occurring if len(occurring) > 2 else []:
         areas = [
             delong.area(table.probabilities[:, index], labels == index, table.subjects)
             for table in both
         ]
-        pair = [aurocs[index] for aurocs in values]
-        entries.append(_area_entry(first.classes[index], pair, areas))
+        name = first.classes[index]
+        entries.append(_area_entry(name, [known[f"auroc {name}"] for known in alone], areas))
     return entries
 
 
 def _area_entry(
-    name: str, values: Sequence[float | None], areas: Sequence[delong.Area | None]
+    name: str, alone: Sequence[Estimate], areas: Sequence[delong.Area | None]
 ) -> dict[str, Any]:
     """One comparison; the areas are None where the clusters are too few for a variance."""
-    spans = [None if area is None else delong.interval(area, LEVEL) for area in areas]
     first, second = areas
     difference = delong.compare(first, second, LEVEL) if first and second else None
     return {
         "name": name,
-        "first": values[0],
-        "first_interval": _listed(spans[0]),
-        "second": values[1],
-        "second_interval": _listed(spans[1]),
-        "difference": _less(values[0], values[1]),
+        "first": alone[0].value,
+        "first_interval": alone[0].interval,
+        "second": alone[1].value,
+        "second_interval": alone[1].interval,
+        "difference": _less(alone[0].value, alone[1].value),
         "interval": _listed(difference.interval if difference else None),
         "z": difference.z if difference else None,
         "p": difference.p if difference else None,

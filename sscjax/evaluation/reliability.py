@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sscjax.errors import UserError
-from sscjax.evaluation import calibration, ood, thresholds
+from sscjax.evaluation import calibration, calibration_error, ood, thresholds
 from sscjax.evaluation.predictions import SPLITS, Predictions
 from sscjax.system import run_dir
 
@@ -26,7 +26,7 @@ class Options:
 
     temperature: bool = True
     bins: int = 10
-    binning: calibration.Binning = "mass"
+    binning: calibration_error.Binning = "mass"
     threshold: str = "youden"
     sensitivity: float = 0.95
     target_accuracy: float = 0.9
@@ -35,7 +35,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.bins < 1:
             raise UserError(f"config.calibration.bins={self.bins}: expected 1 or more")
-        for name, known in (("binning", calibration.BINNINGS), ("threshold", thresholds.RULES)):
+        for name, known in (("binning", calibration_error.BINNINGS), ("threshold", thresholds.RULES)):
             value = getattr(self, name)
             if value not in known:
                 expected = " or ".join(map(repr, known))

@@ -1,6 +1,6 @@
 """Metrics of predictions from any program: each per image and per subject, with its interval.
 
-`evaluate` takes plain arrays. The figures are those of `metrics` and `calibration`, the intervals
+`evaluate` takes plain arrays. The figures are those of `metrics`, the intervals
 those of `intervals`: images of one subject are not independent, so intervals are clustered by
 subject.
 """
@@ -16,68 +16,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sscjax.errors import UserError
-from sscjax.evaluation import calibration, delong, intervals, metrics
+from sscjax.evaluation import intervals, metrics
+from sscjax.evaluation.clustered import Estimate
 from sscjax.evaluation.predictions import SUM_TOLERANCE, Predictions
 from sscjax.system import formatting
 
-# Of the calibration error, as in `configs/default.py`.
-_BINS = 10
-
-_PER_CLASS = ("sensitivity", "specificity", "precision", "f1", "auroc")
-_SHARES = ("accuracy", "sensitivity", "specificity", "precision")
-_IN_PERCENT = (*_SHARES, "balanced_accuracy", "f1")
-
-_BOOTSTRAP = (
-    f"bootstrap of subjects within classes, {intervals.RESAMPLES} resamples, percentiles widened "
-    "for few subjects (Hesterberg 2015)"
+_IN_PERCENT = (
+    *("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "npv", "f1"),
 )
-_BOOTSTRAP_OF_ALL = _BOOTSTRAP.replace(" within classes", "")
-_METHODS = {
-    "share": "Korn and Graubard (1998): Clopper-Pearson for clustered data",
-    "area": "DeLong et al. (1988), clustered by subject (Obuchowski 1997)",
-    "resampled": _BOOTSTRAP,
-    "quality": _BOOTSTRAP_OF_ALL,
-}
-_INDEPENDENT = {
-    "share": "Clopper and Pearson (1934), exact binomial",
-    "area": "DeLong et al. (1988)",
-}
-_NO_INTERVAL = {
-    "share": "its rows are of fewer than two subjects",
-    "area": f"fewer than {delong.FEWEST_CLUSTERS} subjects of a class, or no ranking is wrong",
-    "resampled": (
-        f"fewer than {intervals.FEWEST_SUBJECTS} subjects of a class, or all resamples are alike"
-    ),
-    "quality": f"fewer than {intervals.FEWEST_OF_ALL} subjects, or all resamples are alike",
-}
-_NO_VALUE = {
-    "sensitivity": "no row has this class",
-    "specificity": "no row has another class",
-    "precision": "no row was predicted as this class",
-    "f1": "no row has this class or was predicted as it",
-    "auroc": "needs rows of this class and of others",
-    "macro_auroc": "needs rows of two classes",
-    "quadratic_kappa": "all rows have one class and were predicted as it",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A figure of one table and its 95 % confidence interval.
-
-    Attributes:
-      value: the figure; None where it is undefined.
-      low: lower end of the interval; None where there is none.
-      high: upper end, likewise.
-      method: name and source of the interval's method; None where there is none.
-      reason: why there is no value or no interval; '' where there are both.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    method: str | None = None
-    reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +53,8 @@ class Evaluation(Mapping[str, Figure]):
 
     The names are accuracy, balanced_accuracy, macro_auroc, quadratic_kappa (where the classes are
     ordered), log_loss (nats), brier (0 to 2), ece (expected calibration error, 0 to 1), and of each
-    class 'sensitivity NAME', 'specificity NAME', 'precision NAME', 'f1 NAME' and 'auroc NAME'.
+    class 'sensitivity NAME', 'specificity NAME', 'precision NAME' (PPV), 'npv NAME', 'f1 NAME',
+    'auroc NAME' and 'average_precision NAME'.
 
     Attributes:
       classes: names in the order of the columns.
@@ -178,7 +125,6 @@ def evaluate(
     subjects: ArrayLike | None = None,
     classes: Sequence[str] | None = None,
     ordered: bool = False,
-    seed: int = 0,
 ) -> Evaluation:
     """Figures with 95 % confidence intervals for predictions of any program.
 
@@ -189,8 +135,7 @@ def evaluate(
       subjects: [N] names or numbers, the patient of each image; None: images count as independent,
         and nothing is given per subject.
       classes: C names in the order of the columns; None: the numbers '0', '1' and so on.
-      ordered: the classes are a scale (normal, early, late): adds the quadratic-weighted kappa.
-      seed: of the bootstrap.
+      ordered: the classes are a scale (normal, early, late): adds quadratic kappa.
 
     Returns:
       a mapping of names to figures; each has `per_image` and `per_subject` with `value`, `low`,
@@ -221,69 +166,26 @@ def evaluate(
         probabilities=table,
         classes=names,
     )
-    return of_tables(predictions, predictions.by_subject() if known else None, ordered, seed)
+    return of_tables(predictions, predictions.by_subject() if known else None, ordered)
 
 
-def of_tables(
-    images: Predictions, subjects: Predictions | None, ordered: bool, seed: int = 0
-) -> Evaluation:
+def of_tables(images: Predictions, subjects: Predictions | None, ordered: bool) -> Evaluation:
     """The figures of two tables of the same predictions.
 
     Args:
       images: a row per image.
       subjects: a row per subject; None where they are not known.
-      ordered: whether kappa has a meaning.
-      seed: of the bootstrap.
+      ordered: whether quadratic kappa has a meaning.
     """
-    by_image = _estimates(images, ordered, seed, clustered=subjects is not None)
+    by_image = intervals.estimates(images, ordered)
     if subjects is None:
         nothing = Estimate(None, reason="no subjects were given")
         by_subject = dict.fromkeys(by_image, nothing)
     else:
-        by_subject = _estimates(subjects, ordered, seed, clustered=True)
+        by_subject = intervals.estimates(subjects, ordered)
     figures = {name: Figure(name, by_image[name], by_subject[name]) for name in by_image}
     patients = 0 if subjects is None else len(set(subjects.subjects.tolist()))
     return Evaluation(figures, images, patients)
-
-
-def _estimates(
-    table: Predictions, ordered: bool, seed: int, *, clustered: bool
-) -> dict[str, Estimate]:
-    """All figures of one table."""
-    values, ends = metrics.figures(table, ordered), intervals.figures(table, ordered, seed)
-    good = calibration.quality(table, _BINS, "mass")
-    independent = not clustered or len(set(table.subjects.tolist())) == len(table)
-    found: dict[str, Estimate] = {}
-
-    def add(name: str, figure: str, value: float | None, interval: Any) -> None:
-        kind = _kind(figure)
-        if value is None:
-            found[name] = Estimate(None, reason=_NO_VALUE.get(figure, "there are no rows"))
-        elif interval is None:
-            found[name] = Estimate(value, reason=_NO_INTERVAL[kind])
-        else:
-            method = _INDEPENDENT.get(kind) if independent else None
-            low, high = interval
-            found[name] = Estimate(value, low, high, method=method or _METHODS[kind])
-
-    for name in metrics.OVERALL:
-        if name != "quadratic_kappa" or ordered:
-            add(name, name, values[name], ends[name])
-    for name in ("brier", "ece"):
-        add(name, name, good[name], good[f"{name}_interval"])
-    for figure in _PER_CLASS:
-        for ours, theirs in zip(values["per_class"], ends["per_class"], strict=True):
-            add(f"{figure} {ours['name']}", figure, ours[figure], theirs[figure])
-    return found
-
-
-def _kind(figure: str) -> str:
-    """How the interval of a figure is made."""
-    if figure in _SHARES:
-        return "share"
-    if figure in ("brier", "ece"):
-        return "quality"
-    return "area" if figure.endswith("auroc") else "resampled"
 
 
 # --- checks ---------------------------------------------------------------------------------------

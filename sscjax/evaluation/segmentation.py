@@ -3,9 +3,9 @@
 Everything comes from a table of pixel counts and distances, one row per image. The counts of all
 images are added up before a coefficient is taken: of an image that has hardly any of a class, its
 own coefficient says little. Distances are averaged over the images that have the class, or are
-predicted to have it. Pixels without a label are not counted. The intervals are the
-bootstrap of subjects in `intervals`: neighbouring pixels, and images of one patient, are not
-independent.
+predicted to have it. Pixels without a label are not counted. Neighbouring pixels, and
+images of one patient, are not independent: IoU is a share of pixels, clustered by subject as shares
+of images are (`limits`), and Dice is 2 IoU / (1 + IoU).
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from sscjax.errors import UserError
-from sscjax.evaluation import intervals
+from sscjax.evaluation import limits
 from sscjax.system import files, formatting
 
 KINDS = ("both", "predicted", "true")
@@ -156,38 +157,68 @@ def figures(table: Table) -> dict[str, Any]:
     }
 
 
-def interval_figures(
-    table: Table, resamples: int = intervals.RESAMPLES, seed: int = 0
-) -> dict[str, Any]:
-    """Intervals [low, high] in the shape of `figures`, or None for fewer than eight subjects."""
+METHODS = {
+    "iou": "Korn and Graubard 1998 for pixels, variance by subject of Bell and McCaffrey 2002",
+    "mean": "the classes' intervals, combined by MOVER (Zou and Donner 2008)",
+    DISTANCE: "t interval of the logarithm, variance by subject of Bell and McCaffrey 2002",
+}
+
+
+def interval_figures(table: Table) -> dict[str, Any]:
+    """Intervals [low, high] in the shape of `figures`, or None; `methods` names their sources.
+
+    None of a class that fewer than two subjects have, and of a distance that is 0.
+    """
     names, group = np.unique(table.subjects, return_inverse=True)
-    of_subject = np.zeros((len(names), *table.counts.shape[1:]), np.int64)
+    of_subject = np.zeros((len(names), *table.counts.shape[1:]), np.float64)
     np.add.at(of_subject, group, table.counts)
-    parts = []
-    for part in _summed(table.distances):
-        parts.append(np.zeros((len(names), part.shape[1])))
-        np.add.at(parts[-1], group, part)
-    enough = len(names) >= intervals.FEWEST_OF_ALL
-    rngs = [np.random.default_rng([seed, 0])]
-    draws = intervals.subject_draws(np.zeros(len(names), int), resamples, rngs)
-    totals = np.tensordot(draws, of_subject, axes=1)  # [R,K,3]
+    both, predicted, true = np.moveaxis(of_subject, -1, 0)  # [S,K] each
+    # [K,S] of the pixels that are of the class or predicted as it.
+    sums, sizes = both.T, (predicted + true - both).T
+    of = limits.spread(sums, sizes)
+    ends = np.stack([of.mean, *limits.mean_limits(sums, sizes)], axis=1)  # [K,3]
+    values = {"iou": ends, "dice": 2 * ends / (1 + ends), DISTANCE: _distances(table, group)}
+    content: dict[str, Any] = {"level": limits.LEVEL, "n_subjects": len(names), "methods": METHODS}
+    for name, of_classes in values.items():
+        # Distances of classes have no common sum of pixels: their mean is given without interval.
+        mean = None if name == DISTANCE else _mean_interval(of_classes, of.residuals)
+        content[f"mean_{name}"] = mean
+    content["per_class"] = [
+        {"name": label, **{name: _pair(known[index, 1:]) for name, known in values.items()}}
+        for index, label in enumerate(table.classes)
+    ]
+    return content
 
-    def interval(values: np.ndarray) -> list[float] | None:
-        ends = intervals.percentile(values, len(names)) if enough else None
-        return None if ends is None else list(ends)
 
-    drawn = {name: function(totals) for name, function in _FIGURES.items()}
-    drawn[DISTANCE] = _ratio(*(np.tensordot(draws, part, axes=1) for part in parts))
-    return {
-        "level": intervals.LEVEL,
-        "resamples": resamples,
-        "n_subjects": len(names),
-        **{f"mean_{name}": interval(_row_means(found)) for name, found in drawn.items()},
-        "per_class": [
-            {"name": label, **{name: interval(found[:, index]) for name, found in drawn.items()}}
-            for index, label in enumerate(table.classes)
-        ],
-    }
+def _distances(table: Table, group: np.ndarray) -> np.ndarray:
+    """Mean distance of each class, its lower and its upper limit: [K,3], NaN where there are none.
+
+    A distance is positive and skewed, so its interval is symmetric for its logarithm.
+    """
+    values, defined = _summed(table.distances)
+    sums = np.stack([np.bincount(group, column) for column in values.T])
+    sizes = np.stack([np.bincount(group, column) for column in defined.T])
+    of = limits.spread(sums, sizes)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reach = special.stdtrit(of.freedom, (1 + limits.LEVEL) / 2) * np.sqrt(of.variance) / of.mean
+        usable = (of.mean > 0) & np.isfinite(reach) & ((sizes > 0).sum(1) >= 2)
+        factor = np.exp(np.where(usable, reach, np.nan))
+        return np.stack([of.mean, of.mean / factor, of.mean * factor], axis=1)
+
+
+def _mean_interval(ends: np.ndarray, residuals: np.ndarray) -> list[float] | None:
+    """Of the mean over the classes that occur, whose errors are correlated: [low, high] or None."""
+    occurring = np.isfinite(ends[:, 0])
+    if not occurring.any() or not np.isfinite(ends[occurring]).all():
+        return None
+    value, low, high = ends[occurring].T
+    below, above = ((value - low) / len(value)).tolist(), ((high - value) / len(value)).tolist()
+    least, greatest = limits.combine(float(value.mean()), below, above, residuals[occurring])
+    return [max(0.0, least), min(1.0, greatest)]
+
+
+def _pair(ends: np.ndarray) -> list[float] | None:
+    return [float(end) for end in ends] if np.isfinite(ends).all() else None
 
 
 def _summed(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -262,6 +293,6 @@ def note(content: Mapping[str, Any]) -> str:
     times = f", tested {values['tests']} times in all" if several else ""
     return (
         f"Pixels of {values['n']} images added up{times}; intervals by subject "
-        f"({values['n_subjects']}), for {intervals.FEWEST_OF_ALL} and more. Edges: 95th percentile "
-        "of the Hausdorff distance, mean over images."
+        f"({values['n_subjects']}): Korn and Graubard. Edges: 95th percentile of the Hausdorff "
+        "distance, mean over images."
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.evaluation import intervals
+from sscjax.evaluation import intervals, resampling
 from sscjax.evaluation.predictions import Predictions
 
 RULES = ("youden", "sensitivity")
@@ -185,7 +185,7 @@ def coverage_curve(predictions: Predictions) -> list[dict[str, Any]]:
     ]
 
 
-def coverage_area(predictions: Predictions) -> tuple[float, intervals.Interval | None]:
+def coverage_area(predictions: Predictions) -> tuple[float, resampling.Interval | None]:
     """Mean accuracy over all shares answered, 0..1, and its interval by subject.
 
     The mean over k of the accuracy of the k most confident rows; 1 minus what is called AURC
@@ -207,7 +207,7 @@ def coverage_area(predictions: Predictions) -> tuple[float, intervals.Interval |
         return np.where(count > 0, accuracy * count, 0.0).sum(1) / weights.sum(1)
 
     value = float(area(np.ones((1, len(predictions))))[0])
-    return value, intervals.bootstrap_interval(predictions, area)
+    return value, resampling.bootstrap_interval(predictions, area)
 
 
 def confidence_threshold(predictions: Predictions, target: float) -> float | None:

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sscjax.evaluation import metrics
+from sscjax.evaluation import intervals, metrics
 from sscjax.reports import paper
 from sscjax.system.formatting import (
     NAME_WIDTH,
@@ -35,9 +36,18 @@ STAND_INS = {
 """What a run may have started from where it should have been ImageNet's weights."""
 
 
+_TITLES = {
+    "precision": "PPV",
+    "npv": "NPV",
+    "f1": "F1",
+    "brier": "Brier score",
+    "ece": "calibration error",
+}
+
+
 def figure_title(name: str) -> str:
     """A figure's key as words: `macro_auroc` as `macro AUROC`."""
-    return name.replace("_", " ").replace("auroc", "AUROC")
+    return _TITLES.get(name, name.replace("_", " ").replace("auroc", "AUROC"))
 
 
 def results_table(figures_by_split: BySplit, splits: Sequence[str] = ("val", "test")) -> str:
@@ -74,48 +84,76 @@ def _overall(figures_by_split: BySplit, splits: Sequence[str]) -> str:
 
 
 def intervals_table(
-    figures: Mapping[str, Figures], intervals: Mapping[str, Figures], reach: str
+    figures: Mapping[str, Figures], ranges: Mapping[str, Figures], reach: str
 ) -> str:
     """Every figure of the test split with its interval, per image and per subject.
 
     Args:
       figures: {'image': Figures, 'subject': Figures} of the test split.
-      intervals: what `intervals.test_figures` gives for the same predictions.
+      ranges: what `intervals.test_figures` gives for the same predictions.
       reach: what the intervals can say, in view of how the run was split; lines for the end.
     """
-    method = (
-        "Shares: Korn and Graubard; AUROC: DeLong by subject; others: bootstrap of subjects, "
-        f"{intervals['image']['resamples']}\ntimes. "
-        "A dash: too few subjects, or too few errors, for an interval."
-    )
-    return "\n".join([align(interval_rows(figures, intervals)), reach, method])
+    notes = [textwrap.fill(note, WIDTH) for note in method_notes(ranges)]
+    return "\n".join([align(interval_rows(figures, ranges)), reach, *notes])
+
+
+def method_notes(ranges: Mapping[str, Figures]) -> list[str]:
+    """Which method each interval is by, and why there is none; [] of runs that did not say so.
+
+    Args:
+      ranges: what `intervals.test_figures` gives.
+    """
+    by_method: dict[str, dict[str, None]] = {}
+    for unit, of_unit in ranges.items():
+        for name, method in of_unit.get("methods", {}).items():
+            by_method.setdefault(method, {})[_kind_title(name)] = None
+        for name, reason in of_unit.get("reasons", {}).items():
+            text = f"No interval per {unit}, {reason}"
+            by_method.setdefault(text, {})[_kind_title(name)] = None
+    return [f"{method}: {', '.join(kinds)}." for method, kinds in by_method.items()]
+
+
+def _kind_title(name: str) -> str:
+    """A figure without its class: `precision early` as `PPV`."""
+    return figure_title(name.partition(" ")[0])
 
 
 def interval_rows(
-    figures: Mapping[str, Figures], intervals: Mapping[str, Figures]
+    figures: Mapping[str, Figures], ranges: Mapping[str, Figures]
 ) -> list[tuple[str, ...]]:
     """The cells of `intervals_table`, its heading first: a figure, and of each unit two columns."""
     columns = [["test", *_interval_names(figures["image"])]]
     for unit, values in figures.items():
-        pairs = zip(_in_rows(values), _in_rows(intervals[unit]), strict=True)
+        pairs = zip(_in_rows(values), _in_rows(ranges[unit], values), strict=True)
         cells = [(_value(*entry), span(entry[0], ends[1])) for entry, ends in pairs]
         columns += [[f"per {unit}", *(value for value, _ in cells)]]
         columns += [["95 % interval", *(ends for _, ends in cells)]]
     return list(zip(*columns, strict=True))
 
 
-def _in_rows(figures: Figures) -> list[tuple[str, Any]]:
-    """(name, value or interval) in the order of `_interval_names`."""
-    rows = [(name, figures[name]) for name in metrics.OVERALL]
-    for name in ("sensitivity", "specificity"):
-        rows += [(name, entry[name]) for entry in figures["per_class"]]
+def _in_rows(figures: Figures, shown: Figures | None = None) -> list[tuple[str, Any]]:
+    """(name, value or interval) in the order of `_interval_names` of the figures shown."""
+    shown = figures if shown is None else shown
+    rows = [(name, figures.get(name)) for name in _overall_names(shown)]
+    for name in intervals.PER_CLASS:
+        pairs = zip(figures["per_class"], shown["per_class"], strict=True)
+        rows += [(name, entry.get(name)) for entry, other in pairs if name in other]
     return rows
 
 
+def _overall_names(figures: Figures) -> list[str]:
+    """Runs of earlier versions have fewer figures."""
+    return [name for name in (*metrics.OVERALL, *metrics.PROBABILITIES) if name in figures]
+
+
 def _interval_names(figures: Figures) -> list[str]:
-    names = [figure_title(name) for name in metrics.OVERALL]
-    for name in ("sensitivity", "specificity"):
-        names += [f"{name} {clean_name(entry['name'])}" for entry in figures["per_class"]]
+    names = [figure_title(name) for name in _overall_names(figures)]
+    for name in intervals.PER_CLASS:
+        names += [
+            f"{figure_title(name)} {clean_name(entry['name'])}"
+            for entry in figures["per_class"]
+            if name in entry
+        ]
     return names
 
 

@@ -52,7 +52,9 @@ def align(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     return "\n".join(lines)
 
 
-SHARES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
+SHARES = (
+    *("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "npv", "f1"),
+)
 
 
 def span(name: str, interval: Sequence[float] | None) -> str:

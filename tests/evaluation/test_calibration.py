@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +11,7 @@ from scipy import special
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from sscjax.evaluation import calibration, intervals, metrics
+from sscjax.evaluation import calibration, calibration_error, intervals, metrics
 from sscjax.evaluation.predictions import Predictions
 from sscjax.training.losses import Objective
 
@@ -97,8 +96,8 @@ def test_calibration_makes_the_test_images_better() -> None:
     before = drawn(4, 2000, 3.0)
     after = calibration.apply(before, fitted.value)
     for table, at_least, at_most in ((before, 0.15, 1), (after, 0, 0.04)):
-        edges = calibration.bin_edges(table.confidence, 10, "mass")
-        error = calibration.expected_calibration_error(table, edges)
+        edges = calibration_error.bin_edges(table.confidence, 10, "mass")
+        error = calibration_error.expected_calibration_error(table, edges)
         assert at_least < error < at_most
 
 
@@ -137,25 +136,25 @@ def test_tiny_validation_sets_do_little_harm() -> None:
 
 
 @pytest.mark.parametrize(("binning", "strategy"), [("mass", "quantile"), ("width", "uniform")])
-def test_bins_are_scikit_learn_s(binning: calibration.Binning, strategy: str) -> None:
+def test_bins_are_scikit_learn_s(binning: calibration_error.Binning, strategy: str) -> None:
     """Two classes: confidence is the larger probability, and right the event it stands for."""
     table = drawn(6, 500, 2.0, classes=2)
     sure, right = table.confidence, table.predicted == table.labels
-    edges = calibration.bin_edges(sure, 10, binning)
+    edges = calibration_error.bin_edges(sure, 10, binning)
     share, mean = calibration_curve(right, sure, n_bins=10, strategy=strategy)
     rows = calibration.reliability(table, edges)
     np.testing.assert_allclose([row["accuracy"] for row in rows], share)
     np.testing.assert_allclose([row["confidence"] for row in rows], mean)
     assert sum(row["n"] for row in rows) == 500
     gaps = sum(row["n"] / 500 * abs(row["accuracy"] - row["confidence"]) for row in rows)
-    assert calibration.expected_calibration_error(table, edges) == pytest.approx(gaps)
+    assert calibration_error.expected_calibration_error(table, edges) == pytest.approx(gaps)
 
 
 def test_calibration_error_by_hand() -> None:
     """Two bins of width: 0.6 and 0.8 with one of two right, 0.3 (a third class) wrong."""
     says = np.array([[0.6, 0.3, 0.1], [0.2, 0.8, 0.0], [0.3, 0.35, 0.35]])
     table = table_of(says, np.array([0, 0, 2]))
-    error = calibration.expected_calibration_error(table, np.array([0.0, 0.5, 1.0]))
+    error = calibration_error.expected_calibration_error(table, np.array([0.0, 0.5, 1.0]))
     assert error == pytest.approx(2 / 3 * abs(0.5 - 0.7) + 1 / 3 * 0.35)
 
 
@@ -164,16 +163,16 @@ def test_equal_confidences_stay_in_one_bin() -> None:
     table = table_of(says, np.arange(100) % 10 // 9)
     shuffled = np.random.default_rng(0).permutation(100)
     for rows in (np.arange(100), shuffled):
-        edges = calibration.bin_edges(table.take(rows).confidence, 10, "mass")
-        error = calibration.expected_calibration_error(table.take(rows), edges)
+        edges = calibration_error.bin_edges(table.take(rows).confidence, 10, "mass")
+        error = calibration_error.expected_calibration_error(table.take(rows), edges)
         assert error == pytest.approx(0, abs=1e-12)
 
 
 def test_bins_hold_ten_images() -> None:
     values = np.linspace(0, 1, 35)
-    assert len(calibration.bin_edges(values, 10, "mass")) == 4
-    assert len(calibration.bin_edges(values[:3], 10, "mass")) == 2
-    assert len(calibration.bin_edges(np.linspace(0, 1, 900), 10, "width")) == 11
+    assert len(calibration_error.bin_edges(values, 10, "mass")) == 4
+    assert len(calibration_error.bin_edges(values[:3], 10, "mass")) == 2
+    assert len(calibration_error.bin_edges(np.linspace(0, 1, 900), 10, "width")) == 11
 
 
 def test_error_by_chance_is_that_of_a_perfect_network() -> None:
@@ -181,9 +180,9 @@ def test_error_by_chance_is_that_of_a_perfect_network() -> None:
     errors, expected = [], []
     for seed in range(40):
         table = drawn(seed, 120, 1.0)
-        edges = calibration.bin_edges(table.confidence, 10, "mass")
-        errors.append(calibration.expected_calibration_error(table, edges))
-        expected.append(calibration.error_by_chance(table, edges))
+        edges = calibration_error.bin_edges(table.confidence, 10, "mass")
+        errors.append(calibration_error.expected_calibration_error(table, edges))
+        expected.append(calibration_error.by_chance(table, edges))
     assert np.mean(errors) == pytest.approx(np.mean(expected), rel=0.1)
 
 
@@ -193,14 +192,16 @@ def test_error_by_chance_is_that_of_a_perfect_network() -> None:
 def test_brier_is_scikit_learn_s() -> None:
     two, three = drawn(7, 200, 2.0, classes=2), drawn(7, 200, 2.0)
     binary = brier_score_loss(two.labels, two.probabilities[:, 1])
-    assert calibration.brier_scores(two).mean() == pytest.approx(2 * binary)
+    assert metrics.brier_scores(two.probabilities, two.labels).mean() == pytest.approx(2 * binary)
     each = [brier_score_loss(three.labels == k, three.probabilities[:, k]) for k in range(3)]
-    assert calibration.brier_scores(three).mean() == pytest.approx(sum(each))
+    assert metrics.brier_scores(three.probabilities, three.labels).mean() == pytest.approx(
+        sum(each)
+    )
 
 
 def test_brier_by_hand() -> None:
     says = np.array([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0]])
-    found = calibration.brier_scores(table_of(says, np.array([0, 2])))
+    found = metrics.brier_scores(says, np.array([0, 2]))
     np.testing.assert_allclose(found, [0.09 + 0.04 + 0.01, 2.0])
 
 
@@ -217,42 +218,47 @@ def by_subject(seed: int, subjects: int, images: int, sure: float) -> Prediction
     return table_of(special.softmax(1.2 * sure * logits, axis=1), labels, owner)
 
 
-def _mean(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return weights @ scores / weights.sum(1)
+@pytest.mark.slow
+def test_coverage_of_brier_and_calibration_error() -> None:
+    """Twelve subjects of ten images, of a network that is nearly calibrated."""
+    many = by_subject(10**6, 10_000, 4, 1.0)
+    brier = metrics.brier(many)
+    held, runs = {"brier": 0, "error": 0}, 150
+    for seed in range(runs):
+        table = by_subject(seed, 12, 10, 1.0)
+        edges = calibration_error.bin_edges(table.confidence, 10, "mass")
+        error = calibration_error.expected_calibration_error(many, edges)
+        found = {
+            "brier": intervals.brier(table),
+            "error": calibration_error.estimate(table, edges),
+        }
+        for name, truth in (("brier", brier), ("error", error)):
+            low, high = found[name].low, found[name].high
+            assert low is not None and high is not None and truth is not None
+            held[name] += low <= truth <= high
+    # At 95 % the standard deviation of these shares is 1.8 %.
+    assert held["brier"] / runs > 0.92 and held["error"] / runs > 0.92, held
 
 
 @pytest.mark.slow
-def test_coverage_of_brier_and_calibration_error() -> None:
-    """Twelve subjects of ten images. The plain percentiles of the error would hold next to never
-    in a network that is nearly calibrated, for resampling adds scatter to what is all scatter.
-    """
-    many = by_subject(10**6, 10_000, 4, 1.0)
-    brier = calibration.brier_scores(many).mean()
-    held, runs = {"brier": 0, "error": 0, "plain": 0}, 150
-    for seed in range(runs):
-        table = by_subject(seed, 12, 10, 1.0)
-        edges = calibration.bin_edges(table.confidence, 10, "mass")
-        error = calibration.expected_calibration_error(many, edges)
-        scores, function = (
-            calibration.brier_scores(table),
-            calibration._weighted_error(table, edges),
-        )
-        found = {
-            "brier": intervals.bootstrap_interval(
-                table, functools.partial(_mean, scores), resamples=300
-            ),
-            "error": intervals.bootstrap_interval(
-                table, function, raised_by_chance=True, resamples=300
-            ),
-            "plain": intervals.bootstrap_interval(table, function, resamples=300),
-        }
-        for name, truth in (("brier", brier), ("error", error), ("plain", error)):
-            one = found[name]
-            assert one is not None
-            held[name] += one[0] <= truth <= one[1]
-    # At 95 % the standard deviation of these shares is 1.8 %.
-    assert held["brier"] / runs > 0.89 and held["error"] / runs > 0.85
-    assert held["plain"] / runs < 0.3
+def test_error_by_chance_knows_subjects() -> None:
+    """A calibrated network whose images of a subject are right or wrong together."""
+    errors, expected, independent = [], [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        owner = np.repeat(np.arange(24), 10)
+        sure = rng.uniform(0.6, 0.99, 24)[owner]
+        # The subject's draw decides for nine images in ten.
+        common = np.where(rng.random(240) < 0.9, rng.random(24)[owner], rng.random(240))
+        labels = np.where(common < sure, 0, 1)
+        table = table_of(np.stack([sure, 1 - sure], axis=1), labels, owner)
+        edges = calibration_error.bin_edges(table.confidence)
+        errors.append(calibration_error.expected_calibration_error(table, edges))
+        expected.append(calibration_error.by_chance(table, edges))
+        alone = dataclasses.replace(table, subjects=table.files)
+        independent.append(calibration_error.by_chance(alone, edges))
+    assert np.mean(errors) == pytest.approx(np.mean(expected), rel=0.2)
+    assert np.mean(independent) < 0.6 * np.mean(errors)
 
 
 def test_intervals_hold_the_figures() -> None:
@@ -262,8 +268,8 @@ def test_intervals_hold_the_figures() -> None:
         low, high = found[f"{name}_interval"]
         assert low <= found[name] <= high and low < high
     assert calibration.quality(table, 10, "mass") == found
-    few = by_subject(0, 7, 6, 2.0)
-    assert calibration.quality(few, 10, "mass")["brier_interval"] is None
+    one = by_subject(0, 1, 6, 2.0)
+    assert calibration.quality(one, 10, "mass")["brier_interval"] is None
 
 
 def test_subjects_count_not_images() -> None:

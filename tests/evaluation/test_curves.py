@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from sscjax.evaluation import curves, intervals
+from sscjax.evaluation import curves, intervals, ranking, resampling
 from sscjax.evaluation.predictions import Predictions
 
 
@@ -58,12 +58,12 @@ def test_equals_scikit_learn() -> None:
 
 def test_one_resample_equals_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A subject drawn twice counts twice: the band's only resample is a weighted curve."""
-    monkeypatch.setattr(intervals, "RESAMPLES", 1)
-    monkeypatch.setattr(intervals, "percentile", lambda values, *_: (values[0], values[0] + 1))
+    monkeypatch.setattr(resampling, "RESAMPLES", 1)
+    monkeypatch.setattr(resampling, "percentile", lambda values, *_: (values[0], values[0] + 1))
     predictions = drawn(1)
-    group, strata = intervals.subjects_of(predictions)
+    group, strata = resampling.subjects_of(predictions)
     rngs = [np.random.default_rng([0, k]) for k in range(2)]
-    weights = intervals.subject_draws(strata, 1, rngs)[0][group].astype(float)
+    weights = resampling.subject_draws(strata, 1, rngs)[0][group].astype(float)
     found = curves.curves(predictions, 1)
     assert found is not None and found[0].band is not None and found[1].band is not None
     truth, scores = predictions.labels == 1, predictions.probabilities[:, 1]
@@ -78,15 +78,17 @@ def test_one_resample_equals_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> No
         # The highest threshold, so the last entry, that still reaches the recall.
         reached = np.flatnonzero(recall >= recalled - 1e-9)[-1]
         assert value == pytest.approx(precision[reached])
-    interval = found[1].interval
+    drawn_once = ranking.cumulated(scores, truth, weights[None])
     expected = sklearn_metrics.average_precision_score(truth, scores, sample_weight=weights)
-    assert interval is not None and interval[0] == pytest.approx(expected)
+    assert drawn_once.average_precision() == pytest.approx([expected])
+    expected = sklearn_metrics.roc_auc_score(truth, scores, sample_weight=weights)
+    assert drawn_once.area() == pytest.approx([expected])
 
 
 @pytest.mark.slow
 def test_band_holds_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     """Binormal scores: the true rate at each false positive rate is known."""
-    monkeypatch.setattr(intervals, "RESAMPLES", 200)
+    monkeypatch.setattr(resampling, "RESAMPLES", 200)
     points = np.searchsorted(curves.GRID, [0.1, 0.2, 0.4])
     truth = stats.norm.cdf(1.2 + stats.norm.ppf(curves.GRID[points]))
     held = []
@@ -102,7 +104,10 @@ def test_band_holds_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_band() -> None:
     """Three subjects in a class are too few, and where all are right nothing varies."""
     few = curves.curves(drawn(0, subjects=7), 0)
-    assert few is not None and few[0].band is None and few[1].interval is None
+    assert few is not None and few[0].band is None and few[1].interval is not None
+    known = intervals.estimates(drawn(0, subjects=7), ordered=False)
+    assert few[0].estimate == known["auroc normal"]
+    assert few[1].estimate == known["average_precision normal"]
     labels = np.repeat([0, 1], 6)
     right = curves.curves(table(labels, 0.2 + 0.6 * labels), 1)
     assert right is not None and right[0].area == 1 and right[0].band is None

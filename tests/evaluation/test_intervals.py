@@ -1,15 +1,17 @@
-"""Intervals against scipy, published values and brute force; their coverage by simulation."""
+"""Intervals against scipy, published values, hand calculation and a jackknife; their coverage."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from prediction_tables import table
 from scipy import stats
 
-from sscjax.evaluation import intervals, metrics
+from sscjax.evaluation import clustered, intervals, metrics
+from sscjax.evaluation.predictions import Predictions
 
 # ---- shares -------------------------------------------------------------------------------------
 
@@ -85,64 +87,6 @@ def test_shares_that_cannot_be_had() -> None:
     assert intervals.clustered_share(none, ~none, one) is None
 
 
-# ---- the bootstrap ------------------------------------------------------------------------------
-
-
-def test_draws_keep_every_class() -> None:
-    strata = np.array([0, 1, 0, 2, 2, 2])
-    rngs = [np.random.default_rng(k) for k in range(4)]  # of the last class there is nobody
-    draws = intervals.subject_draws(strata, 500, rngs)
-    for stratum, count in ((0, 2), (1, 1), (2, 3)):
-        assert (draws[:, strata == stratum].sum(1) == count).all()
-    assert abs(draws.mean(0) - 1).max() < 0.15
-
-
-def test_bootstrap_equals_the_figures_of_the_drawn_tables() -> None:
-    """Each resample built row by row and handed to `metrics`."""
-    predictions = table(0, (2, 2, 2))
-    found = intervals.bootstrap(predictions, ordered=True, resamples=40, seed=3)
-    group, strata = intervals.subjects_of(predictions)
-    rngs = [np.random.default_rng([3, k]) for k in range(3)]
-    for index, draw in enumerate(intervals.subject_draws(strata, 40, rngs)):
-        rows = np.array([np.flatnonzero(group == subject) for subject in range(6)])
-        drawn = predictions.take(np.concatenate(np.repeat(rows, draw, axis=0)))
-        expected = metrics.figures(drawn, ordered=True)
-        pairs = [(name, expected[name]) for name in metrics.OVERALL]
-        for place, entry in enumerate(expected["per_class"]):
-            for name in ("sensitivity", "specificity", "precision", "f1", "auroc"):
-                pairs.append((f"{name} {place}", entry[name]))
-        assert len(pairs) == 20
-        for name, value in pairs:
-            wanted = np.nan if value is None else value
-            assert found[name][index] == pytest.approx(wanted, abs=1e-12, nan_ok=True), name
-
-
-def test_bootstrap_in_parts_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = intervals.bootstrap(table(1), ordered=False, resamples=50)
-    monkeypatch.setattr(intervals, "CHUNK", 7 * 48)
-    parts = intervals.bootstrap(table(1), ordered=False, resamples=50)
-    assert set(parts) == set(whole) and "quadratic_kappa" not in whole
-    for name, values in whole.items():
-        np.testing.assert_allclose(parts[name], values, rtol=1e-12)
-
-
-def test_percentile() -> None:
-    """By the normal quantile that t's with 8 degrees of freedom, times sqrt(10 / 8), stands for."""
-    tail = stats.norm.cdf(-np.sqrt(10 / 8) * 2.306004135)
-    found = intervals.percentile(np.arange(1001.0), subjects=10, strata=2)
-    assert found == pytest.approx((1000 * tail, 1000 * (1 - tail)))
-    many = intervals.percentile(np.arange(1001.0), subjects=10**6)
-    assert many == pytest.approx((25, 975), abs=0.01)
-
-
-def test_percentile_that_cannot_be_had() -> None:
-    values = np.arange(100.0)
-    assert intervals.percentile(values, subjects=3, strata=3) is None
-    assert intervals.percentile(np.ones(100), subjects=9) is None
-    values[5] = np.nan
-    assert intervals.percentile(values, subjects=9) is None
-
-
 # ---- coverage -----------------------------------------------------------------------------------
 
 
@@ -168,38 +112,101 @@ def test_coverage_of_a_clustered_share(subjects: int, truth: float) -> None:
     assert naive / runs < 0.86
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("of_class", [(5, 4, 4), (10, 10, 10)])
-def test_coverage_of_the_bootstrap(of_class: tuple[int, int, int]) -> None:
-    """Intervals of subjects who differ, as few of them as a small study tests."""
-    first, second, third = of_class
-    many = (2000 * first, 2000 * second, 2000 * third)
-    truth = metrics.figures(table(12345, many, images=2), ordered=True)
-    held = dict.fromkeys(metrics.OVERALL[1:], 0)
-    runs = 250
-    for seed in range(runs):
-        predictions = table(seed, of_class)
-        drawn = intervals.bootstrap(predictions, ordered=True, resamples=400)
-        for name in held:
-            found = intervals.percentile(drawn[name], sum(of_class), strata=3)
-            held[name] += found is None or found[0] <= truth[name] <= found[1]
-    for name, count in held.items():
-        # At 95 % the standard deviation of these shares is 1.4 %.
-        assert 0.9 < count / runs, name
-
-
 # ---- what a run keeps ---------------------------------------------------------------------------
+
+
+def test_balanced_accuracy_is_mover_of_the_classes() -> None:
+    predictions = table(2, (5, 4, 4))
+    right = predictions.predicted == predictions.labels
+    value, below, above = 0.0, 0.0, 0.0
+    for index in range(3):
+        own = predictions.labels == index
+        found = intervals.clustered_share(right, own, predictions.subjects)
+        assert found is not None
+        share = right[own].mean()
+        value += share / 3
+        below += ((share - found[0]) / 3) ** 2
+        above += ((found[1] - share) / 3) ** 2
+    estimate = intervals.estimates(predictions, True)["balanced_accuracy"]
+    assert estimate.value == pytest.approx(value)
+    assert estimate.low == pytest.approx(value - below**0.5)
+    assert estimate.high == pytest.approx(value + above**0.5)
+    assert "MOVER (Zou and Donner 2008)" in (estimate.method or "")
+
+
+def _leave_one_out(predictions: Predictions) -> dict[str, float]:
+    """Standard errors by deleting each subject in turn, within its class."""
+    names = np.unique(predictions.subjects)
+    values: dict[int, list[dict[str, float | None]]] = {}
+    for name in names:
+        rest = predictions.take(predictions.subjects != name)
+        label = int(predictions.labels[predictions.subjects == name][0])
+        content = metrics.figures(rest, True)
+        flat = {key: content[key] for key in (*metrics.OVERALL, *metrics.PROBABILITIES)}
+        for entry in content["per_class"]:
+            flat |= {f"{key} {entry['name']}": entry[key] for key in intervals.PER_CLASS}
+        values.setdefault(label, []).append(flat)
+    errors = {}
+    for key in values[0][0]:
+        variance = 0.0
+        for of_class in values.values():
+            column = np.array([flat[key] for flat in of_class], np.float64)
+            variance += (len(column) - 1) ** 2 / len(column) * column.var(ddof=1)
+        errors[key] = variance**0.5
+    return errors
+
+
+def test_many_subjects_give_the_jackknifes_standard_error() -> None:
+    """With 40 subjects in a class every interval is about 1.96 standard errors to either side.
+
+    Not of the calibration error, which is a sum of absolute values.
+    """
+    predictions = table(0, (40, 40, 40), images=4)
+    errors, found = _leave_one_out(predictions), intervals.estimates(predictions, True)
+    assert len(found) == 7 + 3 * 7
+    for name, estimate in found.items():
+        if name == "ece":
+            continue
+        assert estimate.low is not None and estimate.high is not None
+        half = (estimate.high - estimate.low) / 2
+        assert 0.95 < half / (1.96 * errors[name]) < 1.25, (name, half / 1.96, errors[name])
+
+
+def test_classes_of_one_subject_are_not_independent() -> None:
+    """Every subject has images of both classes, and is right in all or in none."""
+    rng = np.random.default_rng(0)
+    good = np.repeat(rng.random(20) < 0.7, 4)
+    labels = np.tile([0, 0, 1, 1], 20)
+    said = np.where(good, labels, 1 - labels)
+    subjects = np.repeat(np.arange(20).astype(str), 4)
+
+    def of(names: np.ndarray) -> float:
+        predictions = Predictions(
+            files=np.arange(80).astype(str),
+            subjects=names,
+            splits=np.full(80, "test"),
+            labels=labels,
+            probabilities=np.eye(2)[said] * 0.8 + 0.1,
+            classes=("normal", "ssc"),
+        )
+        found = intervals.estimates(predictions, False)["balanced_accuracy"]
+        assert found.low is not None and found.high is not None
+        return found.high - found.low
+
+    apart = np.array([f"{name} {label}" for name, label in zip(subjects, labels, strict=True)])
+    assert of(subjects) == pytest.approx(2**0.5 * of(apart), rel=1e-3)
 
 
 def test_figures_have_an_interval_around_them() -> None:
     predictions = table(2, (4, 4, 4))
     values, ranges = metrics.figures(predictions, True), intervals.figures(predictions, True)
-    assert ranges["n_subjects"] == 12 and ranges["resamples"] == 2000
-    pairs = [(values[name], ranges[name]) for name in metrics.OVERALL]
+    assert ranges["n_subjects"] == 12 and ranges["level"] == 0.95
+    names = (*metrics.OVERALL, *metrics.PROBABILITIES)
+    pairs = [(values[name], ranges[name]) for name in names]
     for one, other in zip(values["per_class"], ranges["per_class"], strict=True):
         assert one["name"] == other["name"]
         pairs += [(one[name], other[name]) for name in other if name != "name"]
-    assert len(pairs) == 20
+    assert len(pairs) == 7 + 3 * 7 == len(ranges["methods"]) and not ranges["reasons"]
     for value, interval in pairs:
         assert interval[0] <= value <= interval[1] and interval[0] < interval[1]
     assert intervals.figures(predictions, True) == ranges
@@ -210,31 +217,59 @@ def test_of_the_test_split_alone() -> None:
     found = intervals.test_figures(table(4), ordered=True)
     assert set(found) == {"image", "subject"}
     by_subject = table(4).by_subject()
-    right = int((by_subject.predicted == by_subject.labels).sum())
-    assert found["subject"]["accuracy"] == pytest.approx(intervals.clopper_pearson(right, 8))
+    hits = int(((by_subject.predicted == 0) & (by_subject.labels == 0)).sum())
+    expected = intervals.clopper_pearson(hits, 3)
+    assert found["subject"]["per_class"][0]["sensitivity"] == pytest.approx(expected)
+    assert found["subject"]["methods"]["sensitivity normal"] == clustered.EXACT
     assert intervals.test_figures(table(4, split="val"), ordered=True) == {}
 
 
-def test_all_right_gives_no_interval_of_no_width() -> None:
+def test_perfect_separation_has_a_lower_bound() -> None:
+    """Five of five right in each class: the lower bound of each is that of Clopper and Pearson."""
     predictions = table(6, (5, 5, 5))
-    certain = np.eye(3)[predictions.labels]
-    perfect = dataclasses.replace(predictions, probabilities=certain)
-    found = intervals.figures(perfect, ordered=True)
-    assert found["accuracy"] == pytest.approx(intervals.clopper_pearson(15, 15))
-    assert all(found[name] is None for name in metrics.OVERALL[1:])
+    perfect = dataclasses.replace(predictions, probabilities=np.eye(3)[predictions.labels])
+    found = intervals.estimates(perfect, ordered=True)
+    lower = intervals.clopper_pearson(5, 5)[0]
+    assert found["accuracy"].interval == pytest.approx([1 - (1 - lower) / 3**0.5, 1.0])
+    for name in ("quadratic_kappa", "macro_auroc", "auroc early", "average_precision late"):
+        low, high = found[name].interval or (1.0, 0.0)
+        assert -1 <= low < 0.9 and high == 1, name
+    for name in ("log_loss", "brier"):
+        assert found[name].value == pytest.approx(0, abs=1e-12) and found[name].high > 0.3, name
+    assert all(estimate.reason == "" for estimate in found.values())
 
 
-@pytest.mark.parametrize("of_class", [(1, 0, 0), (6, 1, 6), (6, 3, 6)])
-def test_a_class_of_few_subjects(of_class: tuple[int, int, int]) -> None:
-    """No bootstrap; shares have their interval from two subjects on, areas from three."""
-    found = intervals.figures(table(5, of_class), ordered=True)
-    drawn = [name for name in metrics.OVERALL[1:] if name != "macro_auroc"]
-    assert all(found[name] is None for name in drawn)
-    assert (found["macro_auroc"] is None) == (of_class[1] < 3)
-    assert (found["per_class"][1]["sensitivity"] is None) == (of_class[1] < 2)
-    assert (found["accuracy"] is None) == (sum(of_class) == 1)
+@pytest.mark.parametrize("of_class", [(1, 0, 0), (2, 0, 0), (1, 1, 0), (2, 1, 6), (6, 0, 6)])
+@pytest.mark.parametrize("kind", ["drawn", "tied", "certain", "wrong"])
+def test_few_subjects(of_class: tuple[int, int, int], kind: str) -> None:
+    """Either an interval around the value, or the reason why there is none; valid JSON."""
+    predictions = table(5, of_class)
+    rows = len(predictions)
+    probabilities = {
+        "drawn": predictions.probabilities,
+        "tied": np.full((rows, 3), 1 / 3),
+        "certain": np.eye(3)[predictions.labels],
+        "wrong": np.eye(3)[(predictions.labels + 1) % 3],
+    }[kind]
+    changed = dataclasses.replace(predictions, probabilities=probabilities)
+    for one in (changed, changed.by_subject()):
+        for name, estimate in intervals.estimates(one, ordered=True).items():
+            if estimate.interval is None:
+                assert estimate.reason, name
+                continue
+            assert estimate.value is not None and estimate.method, name
+            low, high = estimate.interval
+            assert low - 1e-12 <= estimate.value <= high + 1e-12, name
+            assert not estimate.reason
+        json.dumps(intervals.figures(one, True), allow_nan=False)
+    found = intervals.estimates(changed, ordered=True)
+    assert (found["accuracy"].low is None) == (sum(of_class) == 1)
+    if of_class == (2, 1, 6):
+        assert found["balanced_accuracy"].reason == clustered.FEW_OF_CLASS
+        assert found["sensitivity early"].reason == clustered.FEW
 
 
-def test_absent_classes_need_no_subjects() -> None:
-    found = intervals.figures(table(5, (6, 0, 6)), ordered=True)
-    assert found["balanced_accuracy"] is not None and found["per_class"][1]["auroc"] is None
+def test_no_rows() -> None:
+    nothing = table(5, (2, 2, 2)).take(np.zeros(36, bool))
+    found = intervals.estimates(nothing, ordered=True)
+    assert all(estimate.value is None and estimate.reason for estimate in found.values())

@@ -11,7 +11,7 @@ import pytest
 import sklearn.metrics as reference
 
 from sscjax.errors import UserError
-from sscjax.evaluation import metrics
+from sscjax.evaluation import metrics, ranking
 from sscjax.evaluation.predictions import Predictions, group_means
 
 
@@ -118,10 +118,10 @@ def test_figures_by_hand() -> None:
 def test_auroc_by_hand() -> None:
     # Pairs (positive, negative): 0.9 beats both, 0.5 ties one (half) and beats the other.
     scores = np.array([0.9, 0.5, 0.5, 0.1])
-    assert metrics.auroc(scores, np.array([True, True, False, False])) == 3.5 / 4
-    assert metrics.auroc(np.zeros(5), np.array([1, 0, 0, 1, 0], dtype=bool)) == 0.5
-    assert metrics.auroc(scores, np.array([False, False, False, True])) == 0.0
-    assert metrics.auroc(scores, np.ones(4, dtype=bool)) is None
+    assert ranking.auroc(scores, np.array([True, True, False, False])) == 3.5 / 4
+    assert ranking.auroc(np.zeros(5), np.array([1, 0, 0, 1, 0], dtype=bool)) == 0.5
+    assert ranking.auroc(scores, np.array([False, False, False, True])) == 0.0
+    assert ranking.auroc(scores, np.ones(4, dtype=bool)) is None
 
 
 def test_log_loss_by_hand_stays_finite() -> None:

@@ -10,7 +10,7 @@ import pytest
 from prediction_tables import CLASSES, two_tables
 from scipy import stats
 
-from sscjax.evaluation import intervals, metrics, paired_tests
+from sscjax.evaluation import metrics, paired_tests, resampling
 from sscjax.evaluation.predictions import Predictions
 from sscjax.reports import paper
 
@@ -186,9 +186,9 @@ def test_difference_is_of_the_same_subjects() -> None:
     first, second = two_tables(0, (6, 6, 6), images=30, own=0.1)
     assert set(paired_tests.difference_intervals(first, first, ordered=True).values()) == {None}
     ranges = paired_tests.difference_intervals(first, second, ordered=True)
-    one = intervals.bootstrap(first, True)["accuracy"]
-    other = intervals.bootstrap(second, True, seed=1)["accuracy"]
-    apart = intervals.percentile(one - other, 18, 3)
+    one = resampling.bootstrap(first, True)["accuracy"]
+    other = resampling.bootstrap(second, True, seed=1)["accuracy"]
+    apart = resampling.percentile(one - other, 18, 3)
     together = ranges["accuracy"]
     assert together is not None and apart is not None
     assert together[1] - together[0] < 0.9 * (apart[1] - apart[0])
@@ -204,9 +204,9 @@ def test_coverage_of_the_difference() -> None:
     runs = 200
     for seed in range(runs):
         first, second = two_tables(seed, (5, 5, 4), gain=0.5)
-        drawn = [intervals.bootstrap(one, True, resamples=300) for one in (first, second)]
+        drawn = [resampling.bootstrap(one, True, resamples=300) for one in (first, second)]
         for name in held:
-            found = intervals.percentile(drawn[0][name] - drawn[1][name], 14, 3)
+            found = resampling.percentile(drawn[0][name] - drawn[1][name], 14, 3)
             held[name] += found is not None and found[0] <= truth[name] <= found[1]
     for name, count in held.items():
         assert 0.9 < count / runs, name

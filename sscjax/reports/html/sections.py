@@ -256,7 +256,7 @@ def results(folder: Folder) -> dict[str, Any]:
     return {
         "rows": rows,
         "subjects": ranges.get("image", {}).get("n_subjects"),
-        "resamples": ranges.get("image", {}).get("resamples"),
+        "methods": tables.method_notes(ranges),
         "splits": [
             {"title": SPLIT_TITLES[split], "units": by_split[split]}
             for split in ("test", "val")

@@ -1,0 +1,163 @@
+"""The expected calibration error, its interval, and its value by chance, clustered by subject.
+
+Rows are put into bins by their confidence, the largest probability. The gap of a bin is the sum of
+confidence less right over its rows, by all rows; the calibration error is the sum of the gaps'
+absolute values (Naeini, Cooper and Hauskrecht 2015, AAAI). Scatter alone makes it larger: a
+calibrated network with few patients shows an error, too. An interval around the error would
+therefore lie too high.
+
+The lower end comes from a test (test inversion: Carpenter 1999, Journal of the Royal Statistical
+Society B 61: 159-171): it is the smallest error, with gaps in the proportions that were seen, that
+reaches the error that was seen in 2.5 % of draws. The gaps are drawn from a multivariate t
+distribution with their covariance by subject (`limits`). The upper end is the delta method's, with
+the signs of the gaps as seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from scipy import special
+
+from sscjax.evaluation import clustered, limits
+from sscjax.evaluation.clustered import Estimate
+from sscjax.evaluation.limits import LEVEL
+from sscjax.evaluation.predictions import Predictions
+
+Binning = Literal["mass", "width"]
+BINNINGS: tuple[Binning, ...] = ("mass", "width")
+
+# Of the calibration error, as in `configs/default.py`.
+BINS = 10
+
+# Fewer images than this in a bin, and its accuracy says nothing.
+FEWEST_IN_BIN = 10
+
+METHOD = (
+    "test inversion (Carpenter 1999), upper end by the delta method, variance by subject of Bell "
+    "and McCaffrey 2002"
+)
+
+_DRAWS = 1000
+# Errors that are tried as the lower end, as shares of the one that was seen.
+_TRIED = np.linspace(0.0, 1.0, 41)
+
+
+def bin_edges(values: np.ndarray, bins: int = BINS, binning: Binning = "mass") -> np.ndarray:
+    """Ends of the bins of confidence, [bins + 1] in 0..1.
+
+    Args:
+      values: [N] confidences, at least one.
+      bins: how many at most; fewer where a bin would hold less than `FEWEST_IN_BIN` on average.
+      binning: 'mass', equally many values in each, or 'width', equally wide ones.
+    """
+    number = int(np.clip(len(values) // FEWEST_IN_BIN, 1, bins))
+    steps = np.linspace(0.0, 1.0, number + 1)
+    return np.quantile(values, steps) if binning == "mass" else steps
+
+
+def bin_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The bin of each value, [N] int from 0: equal values are never parted."""
+    return np.searchsorted(edges[1:-1], values)
+
+
+def expected_calibration_error(predictions: Predictions, edges: np.ndarray) -> float:
+    """Mean distance of accuracy from mean confidence in the bins, weighed by their images: 0..1."""
+    bins, number = bin_of(predictions.confidence, edges), len(edges) - 1
+    excess = predictions.confidence - (predictions.predicted == predictions.labels)
+    return float(np.abs(np.bincount(bins, excess, number)).sum() / len(predictions))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gaps:
+    """The gaps of B bins and how they vary over samples of subjects.
+
+    Attributes:
+      value: [B].
+      covariance: [B,B].
+      freedom: degrees of freedom of the covariance.
+    """
+
+    value: np.ndarray
+    covariance: np.ndarray
+    freedom: float
+
+
+def _gaps(predictions: Predictions, edges: np.ndarray) -> _Gaps:
+    """The gaps of two or more subjects."""
+    _, group, sizes = np.unique(predictions.subjects, return_inverse=True, return_counts=True)
+    number, count, rows = len(edges) - 1, len(sizes), len(predictions)
+    bins = bin_of(predictions.confidence, edges)
+    right = predictions.predicted == predictions.labels
+    cell = group * number + bins
+
+    def by_subject(values: np.ndarray) -> np.ndarray:
+        return np.bincount(cell, values, count * number).reshape(count, number)
+
+    sums = by_subject(predictions.confidence - right)
+    of = limits.spread(sums.T, np.broadcast_to(sizes, (number, count)))
+    covariance = of.residuals @ of.residuals.T
+    # Where hardly a subject errs in a bin, the share of errors may still not be 0: its variance is
+    # taken for one error more, of as many trials as there are subjects.
+    inside, wrong = by_subject(np.ones(rows)), by_subject((~right).astype(np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        trials = inside.sum(0) ** 2 / (inside**2).sum(0)
+        errors = (wrong.sum(0) / inside.sum(0) * trials + 1) / (trials + 2)
+        least = (inside.sum(0) / rows) ** 2 * errors * (1 - errors) / trials
+    few = (wrong > 0).sum(0) < 2
+    missing = np.where(few, np.nan_to_num(least) - np.diag(covariance), 0.0)
+    covariance = covariance + np.diag(np.maximum(missing, 0.0))
+    freedom = float(limits.spread(sums.sum(1), sizes).freedom)
+    # Where the subjects do not differ at all there is nothing to compute them from.
+    freedom = freedom if np.isfinite(freedom) else count - 1.0
+    return _Gaps(sums.sum(0) / rows, covariance, freedom)
+
+
+def estimate(predictions: Predictions, edges: np.ndarray | None = None) -> Estimate:
+    """The calibration error and its interval.
+
+    Args:
+      predictions: one row per image or per subject.
+      edges: of the bins; None: those of `bin_edges` for the confidences. The interval is of the
+        error in these bins.
+    """
+    if not len(predictions):
+        return Estimate(None, reason="there are no rows")
+    if edges is None:
+        edges = bin_edges(predictions.confidence)
+    value = expected_calibration_error(predictions, edges)
+    if len(np.unique(predictions.subjects)) < 2:
+        return Estimate(value, reason=clustered.FEW)
+    gaps = _gaps(predictions, edges)
+    freedom = (
+        gaps.freedom if np.isfinite(gaps.freedom) else len(np.unique(predictions.subjects)) - 1
+    )
+    rng = np.random.default_rng(0)
+    values, vectors = np.linalg.eigh(gaps.covariance)
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    noise = rng.normal(size=(_DRAWS, len(values))) @ root.T
+    noise *= np.sqrt(freedom / rng.chisquare(freedom, _DRAWS))[:, None]
+    drawn = np.abs(_TRIED[:, None, None] * gaps.value + noise).sum(2)
+    reaches = np.quantile(drawn, (1 + LEVEL) / 2, axis=1) >= value
+    # One step below the first that reaches it, so as not to round inwards.
+    low = value * _TRIED[max(0, int(reaches.argmax()) - 1)] if reaches.any() else value
+    signs = np.where(gaps.value >= 0, 1.0, -1.0)
+    error = float(np.sqrt(signs @ gaps.covariance @ signs))
+    high = value + float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * error
+    return Estimate(value, float(low), min(1.0, high), method=METHOD)
+
+
+def by_chance(predictions: Predictions, edges: np.ndarray) -> float:
+    """The mean calibration error of a network whose confidences are true, for these subjects.
+
+    The mean absolute value of normal gaps around 0. Their variance is that of the subjects, whose
+    images are right or wrong together, and not less than that of independent images.
+    """
+    confidence, number = predictions.confidence, len(edges) - 1
+    bins = bin_of(confidence, edges)
+    variance = np.bincount(bins, confidence * (1 - confidence), number) / len(predictions) ** 2
+    if len(np.unique(predictions.subjects)) >= 2:
+        variance = np.fmax(variance, np.diag(_gaps(predictions, edges).covariance))
+    return float(np.sqrt(2 / np.pi) * np.sqrt(variance).sum())
