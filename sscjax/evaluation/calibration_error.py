@@ -40,6 +40,9 @@ METHOD = (
     "and McCaffrey 2002"
 )
 
+# Subjects that err in a bin, from which its variance is estimated.
+_FEWEST_ERRING = 2
+
 _DRAWS = 1000
 # Errors that are tried as the lower end, as shares of the one that was seen.
 _TRIED = np.linspace(0.0, 1.0, 41)
@@ -85,34 +88,43 @@ class _Gaps:
     freedom: float
 
 
+def _sums(predictions: Predictions, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence less right of each bin and subject [B,S], and the rows of each subject [B,S]."""
+    excess = predictions.confidence - (predictions.predicted == predictions.labels)
+    sizes = _by_subject(predictions, edges, np.ones(len(predictions))).sum(0)
+    sums = _by_subject(predictions, edges, excess)
+    return sums, np.broadcast_to(sizes, sums.shape)
+
+
+def _by_subject(predictions: Predictions, edges: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums [B,S] of values of the rows [N]."""
+    names, group = np.unique(predictions.subjects, return_inverse=True)
+    number = len(edges) - 1
+    cell = bin_of(predictions.confidence, edges) * len(names) + group
+    return np.bincount(cell, values, number * len(names)).reshape(number, len(names))
+
+
 def _gaps(predictions: Predictions, edges: np.ndarray) -> _Gaps:
     """The gaps of two or more subjects."""
-    _, group, sizes = np.unique(predictions.subjects, return_inverse=True, return_counts=True)
-    number, count, rows = len(edges) - 1, len(sizes), len(predictions)
-    bins = bin_of(predictions.confidence, edges)
-    right = predictions.predicted == predictions.labels
-    cell = group * number + bins
-
-    def by_subject(values: np.ndarray) -> np.ndarray:
-        return np.bincount(cell, values, count * number).reshape(count, number)
-
-    sums = by_subject(predictions.confidence - right)
-    of = limits.spread(sums.T, np.broadcast_to(sizes, (number, count)))
+    sums, sizes = _sums(predictions, edges)
+    rows, count = len(predictions), sums.shape[1]
+    of = limits.spread(sums, sizes)
     covariance = of.residuals @ of.residuals.T
     # Where hardly a subject errs in a bin, the share of errors may still not be 0: its variance is
     # taken for one error more, of as many trials as there are subjects.
-    inside, wrong = by_subject(np.ones(rows)), by_subject((~right).astype(np.float64))
+    inside = _by_subject(predictions, edges, np.ones(rows))
+    wrong = _by_subject(predictions, edges, predictions.predicted != predictions.labels)
     with np.errstate(divide="ignore", invalid="ignore"):
-        trials = inside.sum(0) ** 2 / (inside**2).sum(0)
-        errors = (wrong.sum(0) / inside.sum(0) * trials + 1) / (trials + 2)
-        least = (inside.sum(0) / rows) ** 2 * errors * (1 - errors) / trials
-    few = (wrong > 0).sum(0) < 2
+        trials = inside.sum(1) ** 2 / (inside**2).sum(1)
+        errors = (wrong.sum(1) / inside.sum(1) * trials + 1) / (trials + 2)
+        least = (inside.sum(1) / rows) ** 2 * errors * (1 - errors) / trials
+    few = (wrong > 0).sum(1) < _FEWEST_ERRING
     missing = np.where(few, np.nan_to_num(least) - np.diag(covariance), 0.0)
     covariance = covariance + np.diag(np.maximum(missing, 0.0))
-    freedom = float(limits.spread(sums.sum(1), sizes).freedom)
+    freedom = float(limits.spread(sums.sum(0), sizes[0]).freedom)
     # Where the subjects do not differ at all there is nothing to compute them from.
     freedom = freedom if np.isfinite(freedom) else count - 1.0
-    return _Gaps(sums.sum(0) / rows, covariance, freedom)
+    return _Gaps(sums.sum(1) / rows, covariance, freedom)
 
 
 def estimate(predictions: Predictions, edges: np.ndarray | None = None) -> Estimate:
@@ -152,12 +164,14 @@ def estimate(predictions: Predictions, edges: np.ndarray | None = None) -> Estim
 def by_chance(predictions: Predictions, edges: np.ndarray) -> float:
     """The mean calibration error of a network whose confidences are true, for these subjects.
 
-    The mean absolute value of normal gaps around 0. Their variance is that of the subjects, whose
-    images are right or wrong together, and not less than that of independent images.
+    The mean absolute value of normal gaps around 0. Their variance is that of independent images,
+    times the inflation by subjects, whose images are right or wrong together, over all bins.
     """
     confidence, number = predictions.confidence, len(edges) - 1
     bins = bin_of(confidence, edges)
     variance = np.bincount(bins, confidence * (1 - confidence), number) / len(predictions) ** 2
-    if len(np.unique(predictions.subjects)) >= 2:
-        variance = np.fmax(variance, np.diag(_gaps(predictions, edges).covariance))
-    return float(np.sqrt(2 / np.pi) * np.sqrt(variance).sum())
+    inflation = 1.0
+    if len(np.unique(predictions.subjects)) >= 2 and variance.sum() > 0:
+        of = limits.spread(*_sums(predictions, edges))
+        inflation = max(1.0, float((of.residuals**2).sum() / variance.sum()))
+    return float(np.sqrt(2 / np.pi * inflation) * np.sqrt(variance).sum())
