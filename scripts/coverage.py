@@ -386,7 +386,7 @@ def read(path: Path) -> list[Held]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            Held(*row[:3], *(int(cell) for cell in row[3:6]), float(row[6]))
+            Held(row[0], row[1], row[2], int(row[3]), int(row[4]), int(row[5]), float(row[6]))
             for row in csv.reader(file)
         ]
 

@@ -97,6 +97,7 @@ class Means:
         self._binary: list[bool] = []
         self._ends: list[Interval] = []
         self._caution: list[float] = []
+        self._fewest: list[int] = []
 
     def subjects_of(self, counted: np.ndarray) -> int:
         """How many subjects have a row that counts."""
@@ -108,6 +109,7 @@ class Means:
         counted: np.ndarray,
         ends: Interval = (0.0, 1.0),
         caution: float = 1.0,
+        fewest: int = limits.FEWEST_VARIED,
     ) -> int:
         """Ask for a mean; its number in what `parts` returns.
 
@@ -116,6 +118,7 @@ class Means:
           counted: [N] bool, the rows that the mean is of.
           ends: the least and the greatest value that a row could have.
           caution: see `limits.spread`.
+          fewest: see `limits.mean_limits`.
         """
         low, high = ends
         owners = self.group[counted]
@@ -128,6 +131,7 @@ class Means:
         self._binary.append(bool(sizes.max(initial=0) == 1 and np.isin(scaled, (0, 1)).all()))
         self._ends.append(ends)
         self._caution.append(caution)
+        self._fewest.append(fewest)
         return len(self._sums) - 1
 
     def parts(self, level: float = LEVEL) -> list[Part | None]:
@@ -137,7 +141,8 @@ class Means:
         sums, sizes = np.stack(self._sums), np.stack(self._sizes)
         caution = np.array(self._caution)
         of = limits.spread(sums, sizes, caution)
-        low, high = limits.mean_limits(sums, sizes, np.array(self._within), caution, level)
+        within, fewest = np.array(self._within), np.array(self._fewest)
+        low, high = limits.mean_limits(sums, sizes, within, caution, fewest, level)
         binary, images = np.array(self._binary), sizes.sum(1)
         exact = limits.beta_limits(of.mean, np.maximum(images, 1), level)
         low, high = np.where(binary, exact[0], low), np.where(binary, exact[1], high)
@@ -147,8 +152,9 @@ class Means:
                 found.append(None)
                 continue
             span = greatest - least
-            ends = (least + span * float(end[index]) for end in (of.mean, low, high))
-            found.append(Part(*ends, span * of.residuals[index], bool(binary[index])))
+            value, lower, upper = (least + span * float(end[index]) for end in (of.mean, low, high))
+            residuals = span * of.residuals[index]
+            found.append(Part(value, lower, upper, residuals, bool(binary[index])))
         return found
 
 

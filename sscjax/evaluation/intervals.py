@@ -75,7 +75,7 @@ def clopper_pearson(right: float, total: float, level: float = LEVEL) -> Interva
       total: trials, above 0.
       level: share of intervals that are to hold the truth, at least.
     """
-    low, high = limits.beta_limits(np.float64(right / total), np.float64(total), level)
+    low, high = limits.beta_limits(right / total, total, level)
     return float(low), float(high)
 
 

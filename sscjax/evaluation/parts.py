@@ -17,10 +17,13 @@ from sscjax.evaluation import clustered, metrics, ranking
 from sscjax.evaluation.clustered import Estimate, Interval, Means, Part
 from sscjax.evaluation.predictions import Predictions
 
-# Of rankings (`limits.spread`). Placements of few subjects are skewed: with 1, intervals of AUROC
-# and average precision held the truth in 86 to 91 % of tables in two designs of the grid of
-# `scripts/coverage.py`, with 2 in 92 % or more of all.
-_OF_RANKINGS = 2.0
+# `caution` of rankings (`limits.spread`): placements of few subjects are skewed. With 1, intervals
+# of AUROC and average precision held the truth in 86 to 91 % of the tables of three designs of the
+# grid of `scripts/coverage.py`, with 2 in 92 % or more.
+_CAUTION = 2.0
+
+# `fewest` of placements (`limits.mean_limits`): with that caution two are enough.
+_FEWEST = 2
 
 # A figure whose means have been asked for; called with the limits of all means.
 Finish = Callable[[Sequence[Part | None]], Estimate]
@@ -130,9 +133,11 @@ def auroc(table: Table, index: int, placed: np.ndarray) -> Finish:
         return weighted_sum(None, [])
     others = table.strata([other for other in table.present if other != index])
     negatives = len(table.predictions) - int(table.own[index].sum())
-    terms = [Weighted(table.means.add(placed, table.own[index], caution=_OF_RANKINGS), 1.0)]
+    terms = [
+        Weighted(table.means.add(placed, table.own[index], caution=_CAUTION, fewest=_FEWEST), 1.0)
+    ]
     for counted in others:
-        number = table.means.add(placed, counted, caution=_OF_RANKINGS)
+        number = table.means.add(placed, counted, caution=_CAUTION, fewest=_FEWEST)
         terms.append(Weighted(number, int(counted.sum()) / negatives))
     return weighted_sum(value, terms)
 
@@ -151,7 +156,7 @@ def macro_auroc(table: Table, placed: Sequence[np.ndarray]) -> Finish:
         }
         total = sum(shares.values())
         mean = np.sum([share * placed[other] for other, share in shares.items()], axis=0) / total
-        number = table.means.add(mean, table.own[index], caution=_OF_RANKINGS)
+        number = table.means.add(mean, table.own[index], caution=_CAUTION, fewest=_FEWEST)
         terms.append(Weighted(number, total / len(present)))
     return weighted_sum(value, terms)
 
@@ -293,9 +298,7 @@ def average_precision(table: Table, index: int) -> Finish:
         slopes = of.derivative[counted]
         ends = (min(limits[0], float(slopes.min())), max(limits[1], float(slopes.max())))
         if ends[1] > ends[0]:
-            asked.append(
-                (counted, ends, table.means.add(of.derivative, counted, ends, _OF_RANKINGS))
-            )
+            asked.append((counted, ends, table.means.add(of.derivative, counted, ends, _CAUTION)))
 
     def finish(parts: Sequence[Part | None]) -> Estimate:
         known = [part for _, _, number in asked if (part := parts[number]) is not None]

@@ -35,7 +35,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.bins < 1:
             raise UserError(f"config.calibration.bins={self.bins}: expected 1 or more")
-        for name, known in (("binning", calibration_error.BINNINGS), ("threshold", thresholds.RULES)):
+        choices = {"binning": calibration_error.BINNINGS, "threshold": thresholds.RULES}
+        for name, known in choices.items():
             value = getattr(self, name)
             if value not in known:
                 expected = " or ".join(map(repr, known))

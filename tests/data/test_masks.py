@@ -19,7 +19,7 @@ from sscjax.configs import default
 from sscjax.data import array_record, augment, lazy, loading, masks, offline_augment, sources
 from sscjax.data.inputs import find
 from sscjax.errors import UserError
-from sscjax.evaluation import intervals, segmentation, surfaces
+from sscjax.evaluation import limits, resampling, segmentation, surfaces
 from sscjax.experiments import data_from_config
 from sscjax.training import class_weights, evaluate, settings, setup
 
@@ -304,10 +304,10 @@ def test_a_class_that_is_nowhere_has_no_figure() -> None:
     assert kept["mean_dice"] == pytest.approx(np.mean(first))
 
 
-def test_intervals_draw_subjects() -> None:
-    """The spread is that of the subjects' own sums, drawn anew here."""
+def test_intervals_are_about_those_of_a_bootstrap() -> None:
+    """The spread is that of the subjects' own sums, drawn again here."""
     found, _, _ = table()
-    kept = segmentation.interval_figures(found, resamples=4000)
+    kept = segmentation.interval_figures(found)
     rng = np.random.default_rng(5)
     names = np.unique(found.subjects)
     drawn = []
@@ -318,11 +318,57 @@ def test_intervals_draw_subjects() -> None:
     low, high = kept["per_class"][1]["dice"]
     apart = kept["per_class"][1]["hausdorff95"]
     assert apart[0] < found.distances[:, 1].mean() < apart[1]
-    expected = intervals.percentile(np.array(drawn), 10)
+    expected = resampling.percentile(np.array(drawn), 10)
     assert expected is not None
-    assert (low, high) == pytest.approx(expected, abs=0.1 * (high - low))
-    few, _, _ = table(subjects=7)
-    assert segmentation.interval_figures(few)["mean_dice"] is None
+    assert (low, high) == pytest.approx(expected, abs=0.2 * (high - low))
+
+
+def test_interval_of_iou_is_a_share_of_pixels() -> None:
+    """One subject has no interval; the mean's is around the mean; Dice follows from IoU."""
+    found, _, _ = table()
+    values, kept = segmentation.figures(found), segmentation.interval_figures(found)
+    for of_class in kept["per_class"]:
+        assert of_class["dice"] == pytest.approx([2 * x / (1 + x) for x in of_class["iou"]])
+    assert kept["mean_dice"][0] < values["mean_dice"] < kept["mean_dice"][1]
+    of = limits.spread(
+        *(
+            np.bincount(np.unique(found.subjects, return_inverse=True)[1], column)
+            for column in (
+                found.counts[:, 0, 0],
+                found.counts[:, 0, 1] + found.counts[:, 0, 2] - found.counts[:, 0, 0],
+            )
+        )
+    )
+    assert of.mean == pytest.approx(values["per_class"][0]["iou"])
+    alone = found.where("test")
+    alone = dataclasses.replace(alone, subjects=np.full(len(alone), "one"))
+    assert segmentation.interval_figures(alone)["mean_dice"] is None
+
+
+@pytest.mark.slow
+def test_coverage_of_dice() -> None:
+    """Ten subjects of 1 to 12 images, whose overlap differs; 95 % intervals of a class's Dice."""
+    rng = np.random.default_rng(0)
+
+    def drawn(subjects: int) -> segmentation.Table:
+        sizes = rng.integers(1, 13, subjects)
+        owner = np.repeat(np.arange(subjects), sizes)
+        own = rng.beta(8, 3, subjects)[owner]
+        union = np.floor(np.exp(rng.normal(7, 0.7, len(owner)))) + 10
+        both = np.floor(union * np.clip(own + rng.normal(0, 0.1, len(owner)), 0, 1))
+        counts = np.stack([both, both, union], axis=1)[:, None].astype(np.int64)
+        names = owner.astype(str)
+        splits = np.full(len(owner), "test")
+        return segmentation.Table(
+            names, names, splits, ("a",), counts, np.full((len(owner), 1), np.nan)
+        )
+
+    truth = segmentation.figures(drawn(20_000))["per_class"][0]["dice"]
+    runs, held = 400, 0
+    for _ in range(runs):
+        low, high = segmentation.interval_figures(drawn(10))["per_class"][0]["dice"]
+        held += low <= truth <= high
+    assert held / runs > 0.93
 
 
 def test_text_and_file(tmp_path: Path) -> None:

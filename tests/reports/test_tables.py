@@ -126,16 +126,35 @@ def test_intervals_table() -> None:
     span = f"{100 * low:.1f} to {100 * high:.1f} %"
     assert lines[1].startswith("accuracy") and "81.2 %" in lines[1] and span in lines[1]
     assert lines[4].split() == ["quadratic", "kappa", "-", "-", "-", "-"]
-    ends = [line.split()[:2] for line in lines[6:10]]
-    assert ends == [
-        ["sensitivity", "normal"],
-        ["sensitivity", "ssc"],
-        ["specificity", "normal"],
-        ["specificity", "ssc"],
-    ]
+    rest = ("sensitivity", "specificity", "PPV", "NPV", "F1", "AUROC", "average precision")
+    names = ["Brier score", "calibration error"]
+    names += [f"{name} {label}" for name in rest for label in ("normal", "ssc")]
+    assert [line.partition("  ")[0] for line in lines[6:22]] == names
     low, high = ranges["subject"]["per_class"][1]["sensitivity"]
-    assert lines[7].endswith(f"{100 * low:.1f} to {100 * high:.1f} %")
+    assert lines[9].endswith(f"{100 * low:.1f} to {100 * high:.1f} %")
     assert "\nIntervals by subject (8).\n" in text
+    # The method and its source, with the figures that are by it.
+    notes = " ".join(text.partition("Intervals by subject (8).\n")[2].split())
+    for method in set(ranges["image"]["methods"].values()):
+        assert f"{method}: " in notes
+    assert "(Zou and Donner 2008): accuracy, balanced accuracy, macro AUROC, " in notes
+
+
+def test_intervals_table_of_an_earlier_version() -> None:
+    """Runs that have no PPV, Brier score or methods are shown without."""
+    table = predictions_of(((7, 1), (2, 6)), ("normal", "ssc"), "test")
+    values = metrics.figures_by_split(table, ordered=False)["test"]
+    ranges = intervals.test_figures(table, ordered=False)
+    for content in (*values.values(), *ranges.values()):
+        for name in ("brier", "ece", "methods", "reasons"):
+            content.pop(name, None)
+        for entry in content["per_class"]:
+            entry.pop("npv")
+            entry.pop("average_precision")
+    lines = tables.intervals_table(values, ranges, "").splitlines()
+    assert not any(line.startswith(("NPV", "Brier", "average")) for line in lines)
+    assert any(line.startswith("PPV ssc") for line in lines)
+    assert not any("Zou and Donner" in line for line in lines)
 
 
 def test_intervals_table_fits_a_terminal() -> None:
