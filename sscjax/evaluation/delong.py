@@ -122,7 +122,7 @@ def compare(first: Area, second: Area, level: float) -> Difference | None:
     Args:
       first: one model's area.
       second: another's, of the same rows in the same order with the same clusters.
-      level: share of intervals that are to hold the truth.
+      level: nominal coverage of the interval.
     """
     value = first.value - second.value
     error = float(np.sqrt(((first.influence - second.influence) ** 2).sum()))

@@ -59,7 +59,7 @@ def clustered_share(
       right: [N] bool.
       counted: [N] bool, the rows of the denominator.
       clusters: [N], what rows are not independent within.
-      level: share of intervals that are to hold the truth.
+      level: nominal coverage of the interval.
     """
     means = Means(clusters)
     means.add(right, counted)
@@ -73,7 +73,7 @@ def clopper_pearson(right: float, total: float, level: float = LEVEL) -> Interva
     Args:
       right: successes, 0 to `total`.
       total: trials, above 0.
-      level: share of intervals that are to hold the truth, at least.
+      level: coverage of the interval, at least.
     """
     low, high = limits.beta_limits(right / total, total, level)
     return float(low), float(high)

@@ -117,7 +117,7 @@ def mean_limits(
       caution: [...] float, see `spread`.
       fewest: [...] int, subjects that must depart from 0, and from 1, before a variance is
         estimated from them; with fewer, a subject counts as no more than one trial.
-      level: share of intervals that are to hold the truth.
+      level: nominal coverage of the interval.
 
     Returns:
       low and high [...]; NaN for fewer than two subjects.
@@ -145,7 +145,7 @@ def effective_trials(
       of: mean and variance.
       images: [...], how many images the mean is of.
       within: see `mean_limits`.
-      level: share of intervals that are to hold the truth.
+      level: nominal coverage of the interval.
     """
     tail = (1 + level) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -162,7 +162,7 @@ def beta_limits(
     Args:
       share: [...] float, 0..1.
       trials: [...] float, above 0.
-      level: share of intervals that are to hold the truth.
+      level: nominal coverage of the interval.
     """
     tail = (1 - level) / 2
     share, trials = np.asarray(share, np.float64), np.asarray(trials, np.float64)

@@ -199,7 +199,7 @@ def percentile(
       subjects: how many were drawn from; resampling n of n in each stratum understates the variance
         by about (n - strata) / n, and the normal quantile by that of t.
       strata: how many classes these subjects were drawn within.
-      level: share of intervals that are to hold the truth.
+      level: nominal coverage of the interval.
     """
     freedom = subjects - strata
     if freedom < 1 or not np.isfinite(values).all() or np.ptp(values) < 1e-12:

@@ -12,16 +12,17 @@ from sscjax.evaluation import metrics
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import coverage
+import coverage_population
 
 
-@pytest.mark.parametrize("unit", coverage.UNITS)
+@pytest.mark.parametrize("unit", coverage_population.UNITS)
 def test_population_is_what_large_tables_show(unit: str) -> None:
     """The figures that intervals are compared with are those of `metrics` for 6,000 subjects."""
-    design = coverage.Design((3000, 1500, 1500), "10", 0.5, 0.8, 1.0)
-    rows = coverage.table(design, 5)
+    design = coverage_population.Design((3000, 1500, 1500), "10", 0.5, 0.8, 1.0)
+    rows = coverage_population.table(design, 5)
     rows = rows if unit == "image" else rows.by_subject()
     counts = np.bincount(rows.labels).astype(float)
-    truth = coverage.Population(design, unit, 6000)
+    truth = coverage_population.Population(design, unit, 6000)
     known = truth.figures(counts, coverage.edges_of(rows), rows.classes)
     figures = metrics.figures(rows, ordered=True)
     for name in (*metrics.OVERALL, *metrics.PROBABILITIES):
@@ -37,14 +38,14 @@ def test_population_is_what_large_tables_show(unit: str) -> None:
 @pytest.mark.parametrize(
     "design",
     [
-        coverage.Design((32, 4, 4), "10", 0.5, 0.8, 1.0),
-        coverage.Design((24, 20, 12), "2-60", 0.5, 0.95, 1.0),
-        coverage.Design((7, 7, 6), "80 among 5", 0.5, 0.7, 2.0),
-        coverage.Design((16, 4), "1", 0.5, 0.95, 1.0),
+        coverage_population.Design((32, 4, 4), "10", 0.5, 0.8, 1.0),
+        coverage_population.Design((24, 20, 12), "2-60", 0.5, 0.95, 1.0),
+        coverage_population.Design((7, 7, 6), "80 among 5", 0.5, 0.7, 2.0),
+        coverage_population.Design((16, 4), "1", 0.5, 0.95, 1.0),
     ],
     ids=str,
 )
-def test_coverage(design: coverage.Design) -> None:
+def test_coverage(design: coverage_population.Design) -> None:
     """Designs in which the methods of earlier versions held the truth in 64 to 85 % of tables."""
     measured = list(coverage.measure(design, repeats=60, size=4000))
     assert len(measured) == 2 * (7 + 7 * len(design.subjects))
