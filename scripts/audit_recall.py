@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import io
 import resource
 import sys
@@ -42,7 +43,7 @@ def encoded(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(io.BytesIO(file.getvalue())).convert("RGB")
 
 
-def cropped(image: Image.Image, share: float, rng: np.random.Generator) -> Image.Image:
+def cropped(image: Image.Image, rng: np.random.Generator, share: float) -> Image.Image:
     """A square window anywhere, at the size of the image."""
     side = image.size[0]
     cut = round(side * share)
@@ -50,7 +51,7 @@ def cropped(image: Image.Image, share: float, rng: np.random.Generator) -> Image
     return image.crop((left, top, left + cut, top + cut)).resize(image.size, BICUBIC)
 
 
-def rotated(image: Image.Image, degrees: float, rng: np.random.Generator) -> Image.Image:
+def rotated(image: Image.Image, rng: np.random.Generator, degrees: float) -> Image.Image:
     """To either side, with white corners."""
     sign = int(rng.choice([-1, 1]))
     return image.rotate(sign * degrees, BICUBIC, fillcolor=(255, 255, 255))
@@ -73,7 +74,7 @@ def gamma(image: Image.Image, exponent: float) -> Image.Image:
     return image.point(lambda value: 255 * (value / 255) ** exponent)
 
 
-def two_tiles(image: Image.Image, overlap: float, rng: np.random.Generator) -> Pictures:
+def two_tiles(image: Image.Image, rng: np.random.Generator, overlap: float) -> Pictures:
     """Neighbours in a row or a column that share this part of their area."""
     side = image.size[0]
     cut = round(side / (2 - overlap))
@@ -115,26 +116,24 @@ PLANTS: dict[str, Plant] = {
     "blur of 2 pixels": _copy(lambda image, rng: image.filter(ImageFilter.GaussianBlur(2))),
     "noise of 10 grey levels": _copy(noisy),
     **{
-        f"rotated by {degrees} degrees": _copy(lambda image, rng, d=degrees: rotated(image, d, rng))
+        f"rotated by {degrees} degrees": _copy(functools.partial(rotated, degrees=degrees))
         for degrees in (3, 5, 10, 25, 45)
     },
     "rotated by 10 degrees, flipped, JPEG quality 60": _copy(
         lambda image, rng: encoded(
-            rotated(image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), 10, rng), 60
+            rotated(image.transpose(Image.Transpose.FLIP_TOP_BOTTOM), rng, 10), 60
         )
     ),
     **{
-        f"crop of {share:.0%} of the side": _copy(
-            lambda image, rng, s=share: cropped(image, s, rng)
-        )
+        f"crop of {share:.0%} of the side": _copy(functools.partial(cropped, share=share))
         for share in (0.8, 0.7, 0.6, 0.5)
     },
     "crop of 80 %, other stain, JPEG quality 60": _copy(
-        lambda image, rng: encoded(stained(cropped(image, 0.8, rng), rng), 60)
+        lambda image, rng: encoded(stained(cropped(image, rng, 0.8), rng), 60)
     ),
     **{
-        f"neighbours, {share:.0%} of the area in common": (
-            lambda image, rng, s=share: two_tiles(image, s, rng)
+        f"neighbours, {share:.0%} of the area in common": functools.partial(
+            two_tiles, overlap=share
         )
         for share in (0.9, 0.8, 0.5, 0.35, 0.25)
     },
@@ -249,9 +248,9 @@ def main() -> None:
         firsts, seconds, names = [], [], []
         for k, pixels in enumerate(images):
             name = list(PLANTS)[(k + round_number) % len(PLANTS)]
-            first, second = PLANTS[name](Image.fromarray(pixels), rng)
-            firsts.append(first)
-            seconds.append(second)
+            original, copy = PLANTS[name](Image.fromarray(pixels), rng)
+            firsts.append(original)
+            seconds.append(copy)
             names.append(name)
         tiles = reduced(firsts + seconds, args.size)
         result = duplicates.find(tiles)

@@ -321,15 +321,15 @@ def unchecked(view: View) -> dict[str, str]:
             kind: "fewer than two images hold anything" for kind in CHECKS if "copies" in kind
         }
     if len(np.unique(images.labels)) < 2:
-        kinds = ("identical_labels", "copies_across_labels", "confounds", "several_labels")
-        reasons |= dict.fromkeys(kinds, "all images have one label")
+        of_labels = ("identical_labels", "copies_across_labels", "confounds", "several_labels")
+        reasons |= dict.fromkeys(of_labels, "all images have one label")
     elif not confounders.can_find(images.labels, images.subjects, len(images.classes)):
         reasons["confounds"] = "too few subjects to tell a confound from chance"
     if len(sizes) < 2:
         reasons["copies_across_subjects"] = "there is one subject"
     if sizes.max() < 2:
-        kinds = ("several_labels", "copies_within_subjects")
-        reasons |= dict.fromkeys(kinds, "every subject has one image")
+        within = ("several_labels", "copies_within_subjects")
+        reasons |= dict.fromkeys(within, "every subject has one image")
     if np.count_nonzero(sizes >= patients.FEWEST_IMAGES) < 2 or len(sizes) < 3:
         reasons["twins"] = f"too few subjects have {patients.FEWEST_IMAGES} images"
     return reasons

@@ -115,7 +115,12 @@ def _descriptor_matches(
         visited = _nearest(queries, centres, probes, pool)
         visitors = _members(visited.ravel(), len(centres))
 
-        def compare(k: int, queries=queries, visitors=visitors, mirror=mirror) -> np.ndarray:
+        def compare(
+            k: int,
+            queries: np.ndarray = queries,
+            visitors: list[np.ndarray] = visitors,
+            mirror: int = mirror,
+        ) -> np.ndarray:
             asking = visitors[k] // probes
             one, other = _likest(points.image, queries, described, asking, members[k])
             low = np.where(points.image[one] < points.image[other], one, other)
@@ -152,11 +157,11 @@ def _components(points: Keypoints) -> tuple[np.ndarray, np.ndarray]:
     projection = (directions / spread**0.25).astype(np.float32)
     offset = (mean @ projection).astype(np.float32)
 
-    def projected(signs: np.ndarray | float) -> np.ndarray:
+    def projected(signs: np.ndarray) -> np.ndarray:
         values = points.descriptor @ (projection.T * signs).T - offset
         return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
 
-    return projected(np.float32(1)), projected(MIRROR)
+    return projected(np.ones_like(MIRROR)), projected(MIRROR)
 
 
 def _likest(
