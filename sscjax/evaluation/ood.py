@@ -82,6 +82,16 @@ class Detector:
         """[N] bool, whether each image is unlike the training images."""
         return self.distances(features) > self.threshold
 
+    def with_rate(self, held_out: np.ndarray, rate: float) -> Detector:
+        """The same detector with its threshold set by images that it was not fitted on.
+
+        Args:
+          held_out: [N] distances of such images, one or more.
+          rate: target share, in (0, 1), of images like these to be flagged. With few of them a
+            small rate cannot be met: their largest distance is then the threshold.
+        """
+        return dataclasses.replace(self, threshold=_quantile(held_out, rate))
+
     def save(self, path: Path | str) -> None:
         """Write the arrays as .npz, atomically; no pickle, and equal detectors give equal files."""
         memory = io.BytesIO()
@@ -109,14 +119,11 @@ class Detector:
             ) from error
 
 
-def fit(training: np.ndarray, held_out: np.ndarray, rate: float) -> Detector:
-    """Fit the training features, and set the threshold by the held-out ones.
+def fit(training: np.ndarray) -> Detector:
+    """A detector of training features, which flags nothing before it has a threshold.
 
     Args:
       training: [M,D] features of the training images.
-      held_out: [N,D] features of validation images, one or more.
-      rate: target share, in (0, 1), of images like the held-out ones to be flagged. With few
-        held-out images a small rate cannot be met: their largest distance is then the threshold.
     """
     directions = _directions(training)
     mean = directions.mean(axis=0)
@@ -135,14 +142,30 @@ def fit(training: np.ndarray, held_out: np.ndarray, rate: float) -> Detector:
     components = (vectors[:, :count] / np.linalg.norm(vectors[:, :count], axis=0)).T
     noise = variances[count:].sum() / (width - count)
     noise = max(noise, _SMALLEST_VARIANCE * variances[0], 1e-12)
-    detector = Detector(
+    return Detector(
         mean=mean.astype(np.float32),
         components=components.astype(np.float32),
         variances=variances[:count].astype(np.float32),
         noise=float(noise),
         threshold=np.inf,
     )
-    return dataclasses.replace(detector, threshold=_quantile(detector.distances(held_out), rate))
+
+
+def out_of_fold_distances(features: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Distances of images, each from a detector fitted on the other folds: [N] float64.
+
+    For features of one and the same frozen network. Where a network is trained in each fold, each
+    fold's own detector and features give the distances of its held-out images.
+
+    Args:
+      features: [N,D] of the development images.
+      folds: [N], the fold of each; all images of a subject are in one. Two folds or more.
+    """
+    distances = np.zeros(len(features))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        distances[inside] = fit(features[~inside]).distances(features[inside])
+    return distances
 
 
 def made_up(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:

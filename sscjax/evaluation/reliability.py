@@ -57,10 +57,14 @@ class Features:
     Attributes:
       images: [N,D] of all images of the run.
       made_up: [M,D] of each kind of `ood.made_up`.
+      held_out: [H] float64, distances of the held-out rows, each from a detector that was not
+        fitted on that subject's images, see `ood.out_of_fold_distances`; None where the held-out
+        images are not among those of the split 'train': their features are then in `images`.
     """
 
     images: np.ndarray
     made_up: dict[str, np.ndarray]
+    held_out: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,30 +88,43 @@ class Assessment:
 
 def assess(
     predictions: Predictions,
+    held_out: Predictions,
     classes: tuple[str, ...],
     features: Features,
     options: Options,
 ) -> Assessment:
     """Calibrate, choose thresholds and learn what the training images look like.
 
-    Everything is chosen on the training and validation images; the test images are only reported.
+    Everything is chosen on the training and held-out images; the test images are only reported.
 
     Args:
       predictions: all images, as the network gave them.
+      held_out: the images on which the rules are chosen, as predicted by a network that was not
+        trained on any image of their subjects: the validation images, or out-of-fold predictions
+        of the development patients, who may then stand in `predictions` as 'train'.
       classes: the names of the classes, without those of unused outputs.
       features: of the same images, and of made-up ones.
       options: the rules.
     """
     temperature = calibration.Temperature(1.0, "config.calibration.temperature is off")
     if options.temperature:
-        temperature = calibration.fit_temperature(predictions.where("val"))
-    after = calibration.apply(predictions, temperature.value)
-    rows = {split: predictions.splits == split for split in SPLITS}
-    of_split = {split: features.images[chosen] for split, chosen in rows.items()}
-    detector = ood.fit(of_split["train"], of_split["val"], options.outlier_rate)
+        temperature = calibration.fit_temperature(held_out)
+    detector = ood.fit(features.images[predictions.splits == "train"])
+    distances = features.held_out
+    if distances is None:
+        distances = detector.distances(features.images[_rows_of(held_out, predictions)])
+    detector = detector.with_rate(distances, options.outlier_rate)
+    # What is reported: figures where the rules were chosen, and on the test images.
+    reported = Predictions.join(
+        [
+            dataclasses.replace(held_out, splits=np.full(len(held_out), "val")),
+            predictions.where("test"),
+        ]
+    )
+    after = calibration.apply(reported, temperature.value)
     test = after.where("test")
     content = {
-        **calibration.compare(predictions, temperature, options.bins, options.binning),
+        **calibration.compare(reported, temperature, options.bins, options.binning),
         "classes": list(classes),
         "threshold": thresholds.operating_point(
             after, classes, options.threshold, options.sensitivity
@@ -116,7 +133,13 @@ def assess(
         "abstention": thresholds.abstention(after, options.target_accuracy),
         "outliers": _outliers(predictions, features, detector, options.outlier_rate),
     }
-    return Assessment(after, content, detector)
+    return Assessment(calibration.apply(predictions, temperature.value), content, detector)
+
+
+def _rows_of(held_out: Predictions, predictions: Predictions) -> np.ndarray:
+    """The row of each held-out image among all images: [H] int."""
+    row_of = {file: row for row, file in enumerate(predictions.files.tolist())}
+    return np.array([row_of[file] for file in held_out.files.tolist()], np.int64)
 
 
 def _outliers(

@@ -73,9 +73,14 @@ def write(
     The run's own predictions and figures are those of calibrated probabilities; those of each stage
     are as its network gave them.
     """
-    chosen, ordered = choose(settings.select, finished), images.ordered
+    chosen, ordered = choose(config, finished), images.ordered
+    predictions = finished[chosen].predictions
     assessment = reliability.assess(
-        finished[chosen].predictions, images.originals.classes, features, settings.calibration
+        predictions,
+        predictions.where("val"),
+        images.originals.classes,
+        features,
+        settings.calibration,
     )
     assessment.detector.save(folder / run_dir.OUTLIERS)
     files.write_json(folder / run_dir.CALIBRATION, assessment.found)

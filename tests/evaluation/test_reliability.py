@@ -45,10 +45,23 @@ def run_of(
     return predictions, reliability.Features(features, {"noise": shifted})
 
 
+def assessed(
+    predictions: Predictions,
+    features: reliability.Features,
+    options: reliability.Options = OPTIONS,
+    names: tuple[str, ...] = (),
+) -> reliability.Assessment:
+    """With the rules chosen on the validation images."""
+    held_out = predictions.where("val")
+    return reliability.assess(
+        predictions, held_out, names or predictions.classes, features, options
+    )
+
+
 def found_of(**wish: Any) -> dict[str, Any]:
     predictions, features = run_of(**wish)
     names = predictions.classes[: wish.get("classes", 3)]
-    return reliability.assess(predictions, names, features, OPTIONS).found
+    return assessed(predictions, features, names=names).found
 
 
 @functools.cache
@@ -85,7 +98,7 @@ def test_a_network_that_is_too_sure_is_calibrated() -> None:
 
 def test_no_class_changes_and_probabilities_are_of_that_temperature() -> None:
     predictions, features = run_of()
-    found = reliability.assess(predictions, predictions.classes, features, OPTIONS)
+    found = assessed(predictions, features)
     np.testing.assert_array_equal(found.predictions.predicted, predictions.predicted)
     power = predictions.probabilities ** (1 / found.found["temperature"])
     expected = power / power.sum(1, keepdims=True)
@@ -104,7 +117,7 @@ def test_other_test_images_change_no_choice() -> None:
     moved = dataclasses.replace(
         features, images=np.where(test[:, None], features.images[:, ::-1] ** 2, features.images)
     )
-    found = reliability.assess(other, predictions.classes, moved, OPTIONS).found
+    found = assessed(other, moved).found
     for name in ("threshold", "abstention", "outliers"):
         key = "value" if name == "threshold" else "threshold"
         assert found[name][key] == usual()[name][key]
@@ -112,10 +125,37 @@ def test_other_test_images_change_no_choice() -> None:
     assert found["splits"]["test"] != usual()["splits"]["test"]
 
 
+def test_held_out_rows_may_be_out_of_fold_predictions_of_training_patients() -> None:
+    """A refitted network has no validation images: its own training rows choose nothing."""
+    predictions, features = run_of()
+    held_out = predictions.where("val")
+    trained = dataclasses.replace(
+        predictions, splits=np.where(predictions.splits == "val", "train", predictions.splits)
+    )
+    # What the refitted network says of the patients it was trained on is far too sure.
+    sure = np.where(
+        (trained.splits == "train")[:, None],
+        np.eye(3)[trained.labels],
+        trained.probabilities,
+    )
+    refitted = dataclasses.replace(trained, probabilities=sure)
+    distances = assessed(predictions, features).detector.distances(
+        features.images[predictions.splits == "val"]
+    )
+    given = dataclasses.replace(features, held_out=distances)
+    found = reliability.assess(refitted, held_out, predictions.classes, given, OPTIONS)
+    for name, key in (("threshold", "value"), ("abstention", "threshold")):
+        assert found.found[name][key] == usual()[name][key]
+    assert found.found["temperature"] == usual()["temperature"]
+    assert found.found["splits"] == usual()["splits"]
+    # The detector has more training images, and the threshold that was given.
+    assert found.detector.threshold == usual()["outliers"]["threshold"]
+
+
 def test_temperature_can_be_left_out() -> None:
     predictions, features = run_of()
     options = dataclasses.replace(OPTIONS, temperature=False)
-    found = reliability.assess(predictions, predictions.classes, features, options)
+    found = assessed(predictions, features, options)
     np.testing.assert_array_equal(found.predictions.probabilities, predictions.probabilities)
     assert found.found["temperature"] == 1.0 and "is off" in found.found["reason"]
 
@@ -143,7 +183,7 @@ def test_a_class_that_validation_lacks() -> None:
     predictions, features = run_of()
     keep = (predictions.splits != "val") | (predictions.labels > 0)
     kept = reliability.Features(features.images[keep], features.made_up)
-    found = reliability.assess(predictions.take(keep), predictions.classes, kept, OPTIONS).found
+    found = assessed(predictions.take(keep), kept).found
     assert found["threshold"]["value"] == 0.5
     assert found["threshold"]["val"]["specificity"]["value"] is None
     assert "one half" in tables.calibration_text(found)
@@ -153,7 +193,7 @@ def test_without_test_images() -> None:
     predictions, features = run_of()
     keep = predictions.splits != "test"
     kept = reliability.Features(features.images[keep], features.made_up)
-    found = reliability.assess(predictions.take(keep), predictions.classes, kept, OPTIONS).found
+    found = assessed(predictions.take(keep), kept).found
     assert found["coverage"] == [] and set(found["splits"]) == {"val"}
     assert "test" not in tables.calibration_text(found).replace("to test", "")
 
