@@ -27,7 +27,7 @@ from numpy.random import Generator
 from scipy import stats
 
 from sscjax.evaluation import delong, metrics
-from sscjax.evaluation.predictions import Predictions
+from sscjax.evaluation.predictions import Predictions, most_frequent
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -189,7 +189,7 @@ def subjects_of(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     names, group = np.unique(predictions.subjects, return_inverse=True)
     votes = np.zeros((len(names), len(predictions.classes)), np.int64)
     np.add.at(votes, (group, predictions.labels), 1)
-    return group, votes.argmax(axis=1)
+    return group, most_frequent(votes)
 
 
 def weighted(
@@ -357,16 +357,20 @@ def _listed(interval: Interval | None) -> list[float] | None:
     return None if interval is None else list(interval)
 
 
-def test_figures(predictions: Predictions, ordered: bool, seed: int = 0) -> dict[str, Any]:
-    """`figures` of the test split: {'image': intervals, 'subject': intervals}; {} without rows.
+def test_figures(
+    predictions: Predictions, ordered: bool, seed: int = 0, subjects: Predictions | None = None
+) -> dict[str, Any]:
+    """`figures` of the test split: {'subject': intervals, 'image': intervals}; {} without rows.
 
     Only of the test split: an interval says something of new patients, and those of training were
-    learnt from, those of validation used for model selection.
+    learnt from, those of validation used for model selection. `subjects` as of
+    `metrics.figures_by_split`.
     """
     table = predictions.where("test")
     if not len(table):
         return {}
+    by_subject = table.by_subject() if subjects is None else subjects.where("test")
     return {
+        "subject": figures(by_subject, ordered, seed),
         "image": figures(table, ordered, seed),
-        "subject": figures(table.by_subject(), ordered, seed),
     }

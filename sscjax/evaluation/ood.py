@@ -15,19 +15,28 @@ the features of them all. By the features themselves in place of their direction
 39 % and the second 15 %.
 
 It can be no better than the features: those of a network from random weights may find nothing. So
-every run tries its flag on a few images that are clearly none of its own kind (`made_up`).
+every run tries its flag on a few images that are clearly none of its own kind (`made_up`); one that
+misses most of them is not used (`usable`). The rate is a target: with few held-out images, or
+images of few patients, the real share of flagged images can be several times as high.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from sscjax.errors import UserError
 from sscjax.system.files import read_npz, write_bytes
+
+# With fewer held-out images or subjects than these the rate of flagged images is not known.
+FEWEST_IMAGES, FEWEST_SUBJECTS = 50, 10
+
+# Share of the made-up images that a flag has to find.
+_LEAST_FOUND = 0.5
 
 METHOD = "Mahalanobis distance of the features' direction, principal components and noise"
 
@@ -180,8 +189,55 @@ def made_up(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     return {
         "noise": rng.integers(0, 256, images.shape, np.uint8),
         "one colour": np.broadcast_to(colours, images.shape),
+        "stripes": _stripes(images.shape, rng),
         "inverted": 255 - images,
     }
+
+
+def _stripes(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Two colours in waves of any direction, 4 to 32 pixels long: uint8 of the shape."""
+    count, height, width, _ = shape
+    angle, period = rng.uniform(0, np.pi, count), rng.uniform(4, 32, count)
+    first, second = rng.integers(0, 256, (2, count, 1, 1, 3))
+    down, right = np.mgrid[:height, :width]
+    along = np.cos(angle)[:, None, None] * right + np.sin(angle)[:, None, None] * down
+    share = (1 + np.sin(2 * np.pi * along / period[:, None, None]))[..., None] / 2
+    stripes: np.ndarray = (share * first + (1 - share) * second).round().astype(np.uint8)
+    return stripes
+
+
+def usable(made_up_flagged: Mapping[str, float]) -> bool:
+    """Whether a flag finds most of the images that are made up to try it.
+
+    Args:
+      made_up_flagged: share flagged, 0 to 1, by kind.
+    """
+    shares = list(made_up_flagged.values())
+    return not shares or sum(shares) / len(shares) >= _LEAST_FOUND
+
+
+def warnings(images: int, subjects: int, made_up_flagged: Mapping[str, float]) -> list[str]:
+    """What a reader of the flag must know, a line each.
+
+    Args:
+      images: held-out images that set its threshold.
+      subjects: how many subjects these are of.
+      made_up_flagged: see `usable`.
+    """
+    lines = []
+    if not usable(made_up_flagged):
+        shares = list(made_up_flagged.values())
+        lines.append(
+            f"The flag is not usable and is not applied: it finds only "
+            f"{100 * sum(shares) / len(shares):.0f} % of the images made up to try it."
+        )
+    if images < FEWEST_IMAGES or subjects < FEWEST_SUBJECTS:
+        lines.append(
+            f"Its limit rests on {images} held-out images of {subjects} subjects "
+            f"({FEWEST_IMAGES} of {FEWEST_SUBJECTS} or more are better): new patients may be "
+            "flagged several times as often as the target says, or hardly ever."
+        )
+    return lines
 
 
 def _quantile(distances: np.ndarray, rate: float) -> float:

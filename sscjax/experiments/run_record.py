@@ -105,7 +105,7 @@ _FREE = (
     "config.pretrained",
 )
 # What a field that earlier records lack stood for.
-_ABSENT = {"config.private": False}
+_ABSENT = {"config.private": False, "config.data.subject_label": "majority"}
 _FREE_BLOCKS = ("config.checkpoint.", "config.calibration.")
 
 

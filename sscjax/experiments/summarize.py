@@ -10,12 +10,16 @@ from typing import Any
 from sscjax.data import dataset
 from sscjax.data.dataset import ImageSet
 from sscjax.evaluation import intervals, metrics, reliability, segmentation
+from sscjax.evaluation.predictions import Predictions
 from sscjax.inference import explanations
-from sscjax.reports import figures, paper, tables
+from sscjax.reports import calibration_text, figures, paper, tables
 from sscjax.system import files, formatting, run_dir
 from sscjax.training.network import Network
 from sscjax.training.settings import SelectSettings, Settings
 from sscjax.training.stage import FinishedStage
+
+# Share of the test images of one subject above which figures per image are warned of.
+_LARGE_SHARE = 0.2
 
 # Files that cannot be read which the report's first lines name.
 _NAMED = 3
@@ -73,7 +77,7 @@ def write(
     The run's own predictions and figures are those of calibrated probabilities; those of each stage
     are as its network gave them.
     """
-    chosen, ordered = choose(config, finished), images.ordered
+    chosen, ordered = choose(settings.select, finished), images.ordered
     predictions = finished[chosen].predictions
     assessment = reliability.assess(
         predictions,
@@ -81,30 +85,45 @@ def write(
         images.originals.classes,
         features,
         settings.calibration,
+        subject_label=settings.data.subject_label,
+        also_used_for=_chosen_on_validation(settings.select, finished),
     )
-    assessment.detector.save(folder / run_dir.OUTLIERS)
-    files.write_json(folder / run_dir.CALIBRATION, assessment.found)
-    assessment.predictions.write_csv(folder / run_dir.PREDICTIONS)
+    run = run_dir.RunDir(folder)
+    assessment.detector.save(run.outliers)
+    files.write_json(folder / run_dir.CALIBRATION, assessment.content)
+    assessment.predictions.write_csv(run.predictions)
+    assessment.subjects.write_csv(run.subject_predictions)
     if masks is not None:
         masks.write_csv(folder / run_dir.MASKS)
     tables_of = {name: stage.predictions for name, stage in finished.items()}
+    subjects_of = {
+        name: reliability.of_subjects(table, settings.calibration, settings.data.subject_label)
+        for name, table in tables_of.items()
+    }
     summary = Summary(
         chosen=chosen,
         by_stage={
-            name: metrics.figures_by_split(table, ordered) for name, table in tables_of.items()
+            name: metrics.figures_by_split(table, ordered, subjects_of[name])
+            for name, table in tables_of.items()
         },
         stage_intervals={
-            name: intervals.test_figures(table, ordered) for name, table in tables_of.items()
+            name: intervals.test_figures(table, ordered, subjects=subjects_of[name])
+            for name, table in tables_of.items()
         },
-        figures=metrics.figures_by_split(assessment.predictions, ordered),
-        intervals=intervals.test_figures(assessment.predictions, ordered),
-        calibration=assessment.found,
-        warnings=warnings(
-            images,
-            fallback=stand_in(network.weights.identity()),
-            named=names_classes(settings, images.synthetic),
-            leaks=leaks,
+        figures=metrics.figures_by_split(assessment.predictions, ordered, assessment.subjects),
+        intervals=intervals.test_figures(
+            assessment.predictions, ordered, subjects=assessment.subjects
         ),
+        calibration=assessment.content,
+        warnings=[
+            *warnings(
+                images,
+                fallback=stand_in(network.weights.identity()),
+                named=names_classes(settings, images.synthetic),
+                leaks=leaks,
+            ),
+            *of_one_subject(assessment.predictions.where("test")),
+        ],
         masks=None if masks is None else segmentation.by_split(masks),
     )
     files.write_json(folder / run_dir.METRICS, _metrics(finished, summary))
@@ -118,6 +137,17 @@ def write(
     return text
 
 
+def _chosen_on_validation(
+    settings: SelectSettings, finished: Mapping[str, FinishedStage]
+) -> list[str]:
+    """What was chosen by the validation images before any rule was."""
+    if settings.metric == "none":
+        return []
+    epochs = any(stage.progress.best_epoch for stage in finished.values())
+    stages = len(finished) > 1 and settings.stage != "last"
+    return ["epoch"] * epochs + ["stage"] * stages
+
+
 def _metrics(finished: Mapping[str, FinishedStage], summary: Summary) -> dict[str, Any]:
     """The content of metrics.json."""
     return {
@@ -125,7 +155,8 @@ def _metrics(finished: Mapping[str, FinishedStage], summary: Summary) -> dict[st
         "probabilities": {
             "splits": "calibrated",
             "stages": "as the network gave them",
-            "temperature": summary.calibration["temperature"],
+            "temperature": summary.calibration["image"]["temperature"],
+            "temperature_of_subjects": summary.calibration["subject"]["temperature"],
         },
         "warnings": summary.warnings,
         "splits": summary.figures,
@@ -159,7 +190,9 @@ def _draw(folder: Path, finished: Mapping[str, FinishedStage], summary: Summary)
     if any(stage.progress.l2 is None for stage in finished.values()):
         figures.write_png(folder / run_dir.CURVES_PLOT, figures.learning_curves(curves, best))
     shown = figures.calibration(
-        summary.calibration, title="test images: probabilities, and abstention"
+        summary.calibration["subject"],
+        title="test subjects: probabilities, and abstention",
+        rows="subjects",
     )
     figures.write_png(folder / run_dir.CALIBRATION_PLOT, shown)
     for split in ("val", "test"):
@@ -265,6 +298,18 @@ def warnings(
     return parts
 
 
+def of_one_subject(tested: Predictions) -> list[str]:
+    """A warning where one subject has many of the test images, so that it decides their figures."""
+    subject, share = tested.largest_share
+    if share <= _LARGE_SHARE or len(tested) == len(set(tested.subjects.tolist())):
+        return []
+    return [
+        f"ONE SUBJECT HAS {formatting.percent(share)} OF THE TEST IMAGES "
+        f"({formatting.clean_name(subject, 40)}):\nread the figures per subject; those per image "
+        "are mostly its own."
+    ]
+
+
 def _text(
     settings: Settings,
     images: dataset.Images,
@@ -281,11 +326,14 @@ def _text(
         parts.append(
             tables.intervals_table(of_test, summary.intervals, reach(images, summary.intervals))
         )
-        test = of_test["image"]
-        parts.append("test images\n" + tables.confusion_text(test["confusion"], test["classes"]))
+        parts += [
+            f"test {tables.UNITS[unit]}\n"
+            + tables.confusion_text(figures_of["confusion"], figures_of["classes"])
+            for unit, figures_of in of_test.items()
+        ]
     if summary.masks is not None:
         parts.append(segmentation.text(summary.masks))
-    parts.append(tables.calibration_text(summary.calibration))
+    parts.append(calibration_text.text(summary.calibration))
     if paper.compares(settings.name, images.synthetic):
         parts.append(
             tables.paper_table(
@@ -300,17 +348,26 @@ def _text(
 
 
 def _stages_table(finished: Mapping[str, FinishedStage], summary: Summary) -> str:
-    cells = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss, raw"]]
+    cells = [
+        [
+            "validation, raw",
+            "epochs",
+            "best",
+            "balanced per subject",
+            "per image",
+            "log loss",
+            "per image",
+        ]
+    ]
     for name, stage in finished.items():
-        val = summary.by_stage[name]["val"]["image"]
+        val = summary.by_stage[name]["val"]
         cells.append(
             [
                 name + (" (chosen)" if name == summary.chosen else ""),
                 str(stage.progress.epoch),
                 str(stage.progress.best_epoch or "-"),
-                formatting.percent(val["accuracy"]),
-                formatting.percent(val["balanced_accuracy"]),
-                formatting.number(val["log_loss"]),
+                *(formatting.percent(val[unit]["balanced_accuracy"]) for unit in tables.UNITS),
+                *(formatting.number(val[unit]["log_loss"]) for unit in tables.UNITS),
             ]
         )
     return formatting.align(cells)

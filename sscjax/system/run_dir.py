@@ -23,9 +23,10 @@ SPLITS = "splits.csv"
 SLIDES = "slides.json"
 AUDIT = "audit.json"
 
-# Results of the selected stage, calibrated. FOLDS_TABLE belongs to a cross-validation, MASKS to
-# networks that predict masks.
+# Results of the selected stage, calibrated, by image and by subject. FOLDS_TABLE belongs to a
+# cross-validation, MASKS to networks that predict masks.
 PREDICTIONS = "predictions.csv"
+SUBJECT_PREDICTIONS = "predictions_by_subject.csv"
 METRICS = "metrics.json"
 CALIBRATION = "calibration.json"
 OUTLIERS = "outliers.npz"
@@ -138,6 +139,11 @@ class RunDir:
     def predictions(self) -> Path:
         """The table of the selected stage's predictions."""
         return self.path / PREDICTIONS
+
+    @property
+    def subject_predictions(self) -> Path:
+        """The same by subject, calibrated by the subjects' own temperature."""
+        return self.path / SUBJECT_PREDICTIONS
 
     @property
     def outliers(self) -> Path:
