@@ -69,8 +69,8 @@ def metadata(opened: Classifier) -> dict[str, Any]:
     1 - p is at most its limit in r.prediction_set.limits (null: always), and the most probable one.
 
     Of a subject with several images the row is their mean p, or, where `rules.aggregation` is
-    'geometric', the softmax of their mean ln p; then p^(1 / temperature), scaled to a sum of 1, with
-    the temperature of `rules.subject`, whose other rules are then applied. The distance is the
+    'geometric', the softmax of their mean ln p; then p^(1 / temperature), scaled to a sum of 1,
+    with the temperature of `rules.subject`, whose other rules are then applied. The distance is the
     median; the subject is out-of-distribution where more than half of its images are.
 
     Returns:
