@@ -101,11 +101,12 @@ _FREE = (
     "config.data.corrupt",
     "config.data.max_megabytes",
     "config.data.path",
+    "config.data.subject_label",
     "config.data.storage",
     "config.pretrained",
 )
 # What a field that earlier records lack stood for.
-_ABSENT = {"config.private": False, "config.data.subject_label": "majority"}
+_ABSENT = {"config.private": False}
 _FREE_BLOCKS = ("config.checkpoint.", "config.calibration.")
 
 
@@ -137,7 +138,10 @@ def free_to_change(then: Mapping[str, Any]) -> tuple[str, ...]:
 
 def same_evaluation(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether a finished run's figures would be made by the same rules again."""
-    return then["config"].get("calibration") == now["config"]["calibration"]
+    same_label = (
+        then["config"]["data"].get("subject_label") == now["config"]["data"]["subject_label"]
+    )
+    return same_label and then["config"].get("calibration") == now["config"]["calibration"]
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
