@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -29,7 +29,7 @@ from sscjax.configs import best_three_class
 from sscjax.data import splits
 from sscjax.data.dataset import ImageSet
 from sscjax.evaluation import calibration, metrics
-from sscjax.evaluation.predictions import Predictions
+from sscjax.evaluation.predictions import Aggregation, Predictions
 from sscjax.training import linear_probe, losses
 
 FOLDS = 5
@@ -38,19 +38,24 @@ STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 # Of the attention: principal components that it reads, hidden units, and the penalty.
 COMPONENTS, HIDDEN, PENALTY = 32, 16, 1e-2
 
-# Development images or subjects, then new ones: [N,C] probabilities of the new ones' subjects.
+# Subjects to learn from, and new ones: predictions of the new ones.
 Method = Callable[["Rows", "Rows"], Predictions]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
-    """Images of some subjects: features [N,D] float32, labels [N] int and subjects [N] str."""
+    """Images of some subjects: features [N,D] float32, labels [N] int and subjects [N] str.
+
+    `strengths` are the penalties of classifiers of images and of subjects' mean features, chosen by
+    cross-validation over the development subjects, for all that is fitted to any of these.
+    """
 
     features: np.ndarray
     labels: np.ndarray
     subjects: np.ndarray
     folds: np.ndarray
     classes: tuple[str, ...]
+    strengths: tuple[float, float] = (0.0, 0.0)
 
     def take(self, rows: np.ndarray) -> Rows:
         """Some of them, by a mask."""
@@ -79,30 +84,28 @@ class Rows:
         return dataclasses.replace(self.take(first), features=means)
 
 
-def _linear(development: Rows, new: Rows) -> Predictions:
-    """L2-regularised logistic regression, its penalty chosen on the development subjects."""
+def _problem(development: Rows) -> linear_probe.Problem:
+    """L2-regularised logistic regression with weighted classes."""
     outputs = len(development.classes)
     counts = np.bincount(development.labels, minlength=outputs)
     weights = tuple((counts.sum() / (outputs * counts)).tolist())
     objective = losses.Objective("softmax", class_weights=weights)
-    problem = linear_probe.Problem(development.features, development.labels, objective, outputs)
-    fitted = problem.fit(problem.choose(STRENGTHS, development.folds).l2)
+    return linear_probe.Problem(development.features, development.labels, objective, outputs)
+
+
+def _linear(development: Rows, new: Rows, strength: float) -> Predictions:
+    fitted = _problem(development).fit(strength)
     return new.table(special.softmax(new.features @ fitted.kernel + fitted.bias, axis=1))
 
 
-def mean(development: Rows, new: Rows) -> Predictions:
-    """The mean of the images' probabilities."""
-    return _linear(development, new).by_subject("mean")
-
-
-def geometric(development: Rows, new: Rows) -> Predictions:
-    """The geometric mean of the images' probabilities."""
-    return _linear(development, new).by_subject("geometric")
+def images(development: Rows, new: Rows) -> Predictions:
+    """A classifier of images; `AGGREGATED` says what is made of its rows."""
+    return _linear(development, new, development.strengths[0])
 
 
 def mean_features(development: Rows, new: Rows) -> Predictions:
     """A classifier of the mean features of subjects."""
-    return _linear(development.by_subject(), new.by_subject())
+    return _linear(development.by_subject(), new.by_subject(), development.strengths[1])
 
 
 def attention(development: Rows, new: Rows) -> Predictions:
@@ -150,19 +153,19 @@ def _bags(rows: Rows) -> tuple[tuple[jax.Array, jax.Array], np.ndarray]:
     """Images [S,M,D] of each subject, which of them are there [S,M], and labels [S]."""
     _, first, group = np.unique(rows.subjects, return_index=True, return_inverse=True)
     sizes = np.bincount(group)
-    images = np.zeros((len(first), sizes.max(), rows.features.shape[1]), np.float32)
+    bags = np.zeros((len(first), sizes.max(), rows.features.shape[1]), np.float32)
     for subject in range(len(first)):
-        images[subject, : sizes[subject]] = rows.features[group == subject]
+        bags[subject, : sizes[subject]] = rows.features[group == subject]
     present = np.arange(sizes.max())[None] < sizes[:, None]
-    return (jnp.asarray(images), jnp.asarray(present)), rows.labels[first]
+    return (jnp.asarray(bags), jnp.asarray(present)), rows.labels[first]
 
 
-METHODS: dict[str, Method] = {
-    "mean of probabilities": mean,
-    "geometric mean of probabilities": geometric,
-    "mean features": mean_features,
-    "attention": attention,
+# The classifier of images is fitted once for both.
+AGGREGATED: dict[str, Aggregation] = {
+    "mean of probabilities": "mean",
+    "geometric mean of probabilities": "geometric",
 }
+OF_SUBJECTS: dict[str, Method] = {"mean features": mean_features, "attention": attention}
 
 
 def measure(image_set: ImageSet, features: np.ndarray, repeats: int) -> str:
@@ -173,58 +176,69 @@ def measure(image_set: ImageSet, features: np.ndarray, repeats: int) -> str:
         "temperature |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    every = [
-        (dataclasses.replace(rows, folds=inner), outer == fold)
-        for repeat in range(repeats)
-        for outer in [splits.subject_folds(image_set, FOLDS, repeat)]
-        for fold in range(FOLDS)
-        for rows, inner in [_inner(image_set, features, outer != fold, repeat)]
-    ]
-    for name, method in METHODS.items():
-        lines.append(f"| {name} | " + " | ".join(_row(method, every)) + " |")
+    every = []
+    for repeat in range(repeats):
+        outer = splits.subject_folds(image_set, FOLDS, repeat)
+        for fold in range(FOLDS):
+            every.append((_rows(image_set, features, outer != fold, repeat), outer == fold))
+    of_images = [_predicted(images, *pair) for pair in every]
+    rows = {
+        name: [tuple(table.by_subject(kind) for table in pair) for pair in of_images]
+        for name, kind in AGGREGATED.items()
+    }
+    for name, method in OF_SUBJECTS.items():
+        rows[name] = [_predicted(method, *pair) for pair in every]
+    for name, pairs in rows.items():
+        lines.append(f"| {name} | " + " | ".join(_row(pairs)) + " |")
     return "\n".join(lines)
 
 
-def _inner(
-    image_set: ImageSet, features: np.ndarray, development: np.ndarray, seed: int
-) -> tuple[Rows, np.ndarray]:
-    """All rows, and the fold of each development image among the development subjects."""
+def _predicted(method: Method, rows: Rows, test: np.ndarray) -> tuple[Predictions, Predictions]:
+    """Out-of-fold predictions of the development subjects, and those of the test subjects."""
+    development = rows.take(~test)
+    parts = []
+    for fold in range(FOLDS):
+        held_out = development.folds == fold
+        parts.append(method(development.take(~held_out), development.take(held_out)))
+    return Predictions.join(parts), method(development, rows.take(test))
+
+
+def _rows(image_set: ImageSet, features: np.ndarray, development: np.ndarray, seed: int) -> Rows:
+    """All rows, with folds and penalties of the development subjects."""
     inner = np.full(len(image_set), -1)
     inner[development] = splits.subject_folds(
         image_set.take(np.flatnonzero(development)), FOLDS, seed
     )
     labels, subjects = np.asarray(image_set.labels), np.asarray(image_set.subjects)
-    return Rows(features, labels, subjects, inner, tuple(image_set.classes)), inner
+    rows = Rows(features, labels, subjects, inner, tuple(image_set.classes))
+    own = rows.take(development)
+    strengths = [
+        _problem(part).choose(STRENGTHS, part.folds).l2 for part in (own, own.by_subject())
+    ]
+    return dataclasses.replace(rows, strengths=(strengths[0], strengths[1]))
 
 
-def _row(method: Method, every: list[tuple[Rows, np.ndarray]]) -> list[str]:
+def _row(pairs: Sequence[tuple[Predictions, ...]]) -> list[str]:
     """The cells of a method: means over folds, each test subject once per repeat."""
     inner: list[tuple[float, float]] = []
     tests: tuple[list[Predictions], list[Predictions]] = ([], [])
     used = 0
-    for rows, test in every:
-        development = rows.take(~test)
-        parts = []
-        for fold in range(FOLDS):
-            held_out = development.folds == fold
-            parts.append(method(development.take(~held_out), development.take(held_out)))
-        out_of_fold = Predictions.join(parts)
+    for out_of_fold, test in pairs:
         temperature = calibration.fit_temperature(out_of_fold)
         used += temperature.value != 1
         loss = metrics.log_loss(out_of_fold) or 0.0
         # What temperatures gain that were fitted without the subject.
         gain = (temperature.gain or 0.0) if temperature.value != 1 else 0.0
         inner.append((loss, loss - gain))
-        predicted = method(development, rows.take(test))
-        tests[0].append(predicted)
-        tests[1].append(calibration.apply(predicted, temperature.value))
+        tests[0].append(test)
+        tests[1].append(calibration.apply(test, temperature.value))
     cells = [f"{value:.3f}" for value in np.mean(inner, axis=0)]
     joined = [Predictions.join(tables) for tables in tests]
     cells += [f"{metrics.log_loss(table):.3f}" for table in joined]
     for table in joined:
         cells.append(f"{calibration.quality(table, 10, 'mass')['ece']:.3f}")
     right = joined[0].predicted == joined[0].labels
-    return [*cells, f"{right.sum()} of {len(right)}", f"{used} of {len(every)}"]
+    return [*cells, f"{right.sum()} of {len(right)}", f"{used} of {len(pairs)}"]
 
 
 def main() -> None:
