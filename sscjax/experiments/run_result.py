@@ -50,9 +50,10 @@ class RunResult:
         return ensemble.open_folder(self.folder)
 
     def __repr__(self) -> str:
-        accuracy = self.figures["balanced_accuracy"].per_image.value
+        accuracy = self.figures["balanced_accuracy"].per_subject.value
         folder = formatting.clean_file(str(self.folder), 60)
-        return f"RunResult({folder}: balanced accuracy {formatting.percent(accuracy)} on test)"
+        share = formatting.percent(accuracy)
+        return f"RunResult({folder}: balanced accuracy {share} of test subjects)"
 
 
 def run(
