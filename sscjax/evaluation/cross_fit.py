@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.evaluation import calibration, conformal, reliability, thresholds
+from sscjax.evaluation import abstention, calibration, conformal, reliability, thresholds
 from sscjax.evaluation.predictions import Predictions, SubjectLabel, group_means
 from sscjax.evaluation.reliability import Options, UnitFit
 from sscjax.evaluation.rules import UNITS, Rules, Unit
@@ -251,7 +251,7 @@ def _content(
     # Without a threshold every row is answered.
     least = np.repeat([-1.0 if value is None else value for value in confidences], sizes)
     disease = np.repeat([fit.rules.threshold for fit in of_folds], sizes)
-    area, area_interval = thresholds.coverage_area(test)
+    area, area_interval = abstention.coverage_area(test)
     members = np.concatenate(
         [fit.sets.members(table.probabilities) for fit, table in zip(of_folds, after, strict=True)]
     )
@@ -275,7 +275,7 @@ def _content(
             "area": area,
             "area_interval": None if area_interval is None else list(area_interval),
             "folds_without_threshold": confidences.count(None),
-            "test": thresholds.answered(test, least),
+            "test": abstention.answered(test, least),
         },
         "prediction_set": {
             **final.rules.to_json()["prediction_set"],

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sscjax.errors import UserError
-from sscjax.evaluation import calibration, conformal, ood, thresholds
+from sscjax.evaluation import abstention, calibration, conformal, ood, thresholds
 from sscjax.evaluation.predictions import (
     AGGREGATIONS,
     SPLITS,
@@ -273,7 +273,7 @@ def fit_unit(
         disease=thresholds.choose_disease(
             after, classes, options.threshold, options.sensitivity, rows
         ),
-        confidence=thresholds.choose_confidence(
+        confidence=abstention.choose_confidence(
             after, options.target_accuracy, rows, with_odds=with_odds
         ),
         sets=conformal.fit(after, classes, options.set_level, cross=source == "out-of-fold"),
@@ -294,7 +294,7 @@ def unit_content(
     Returns:
       temperature, reason, gain, standard_error (see `calibration.Temperature`); what
       `calibration.compare` gives; threshold (`thresholds.operating_point`), coverage
-      (`thresholds.coverage_curve` of the test rows), abstention (`thresholds.abstention`) and
+      (`abstention.coverage_curve` of the test rows), abstention (`abstention.report`) and
       prediction_set (the rule, and `conformal.figures` of the test rows).
     """
     value = fit.temperature.value
@@ -306,7 +306,7 @@ def unit_content(
         "standard_error": fit.temperature.standard_error,
         **reported(tables, after, options),
         "threshold": thresholds.operating_point(fit.disease, after, classes),
-        "abstention": thresholds.abstention(fit.confidence, after, options.target_accuracy),
+        "abstention": abstention.report(fit.confidence, after, options.target_accuracy),
         "prediction_set": {
             **fit.rules.to_json()["prediction_set"],
             "test": conformal.figures(after["test"], fit.sets.members(after["test"].probabilities)),
@@ -321,7 +321,7 @@ def reported(
     test = after["test"]
     return {
         **calibration.compare(before, after, options.bins, options.binning),
-        "coverage": thresholds.coverage_curve(test) if len(test) else [],
+        "coverage": abstention.coverage_curve(test) if len(test) else [],
     }
 
 

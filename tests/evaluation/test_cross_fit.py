@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from sscjax.evaluation import calibration, conformal, cross_fit, reliability, thresholds
+from sscjax.evaluation import abstention, calibration, conformal, cross_fit, reliability
 from sscjax.evaluation.cross_fit import Fold
 from sscjax.evaluation.predictions import Predictions
 from sscjax.evaluation.rules import UNITS, Rules
@@ -63,7 +63,7 @@ def test_rules_of_a_fold_are_those_of_the_other_folds() -> None:
         here = np.isin(subjects.subjects, table.subjects)
         np.testing.assert_array_equal(subjects.take(here).probabilities, after.probabilities)
         chosen = calibration.apply(others, fitted.value)
-        threshold = thresholds.confidence_threshold(chosen, OPTIONS.target_accuracy)
+        threshold = abstention.confidence_threshold(chosen, OPTIONS.target_accuracy)
         reached = after.confidence >= (-1 if threshold is None else threshold)
         answered += int(reached.sum())
         right += int((after.predicted == after.labels)[reached].sum())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from sscjax.evaluation import odds, thresholds
+from sscjax.evaluation import abstention, odds
 from sscjax.evaluation.predictions import Predictions
 
 
@@ -51,11 +51,12 @@ def test_odds_of_an_accuracy_are_near_the_real_ones(signal: float, count: int) -
     falling = -truth.confidence[order]
     missed, said = [], []
     for _ in range(60):
-        choice = thresholds.choose_confidence(drawn(rng, count, signal), 0.9, "subjects")
+        choice = abstention.choose_confidence(drawn(rng, count, signal), 0.9, "subjects")
         if choice.value is None:
             continue
         answered = int(np.searchsorted(falling, -choice.value, side="right"))
         missed.append(accuracy[max(answered - 1, 0)] < 0.9)
+        assert choice.miss_odds is not None
         said.append(choice.miss_odds)
     assert len(missed) > 25
     # Two standard errors of the simulation, 0.13, beside the method's own error.

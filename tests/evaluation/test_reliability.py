@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import special
 
 from sscjax.errors import UserError
-from sscjax.evaluation import calibration, conformal, reliability, thresholds
+from sscjax.evaluation import abstention, calibration, conformal, reliability
 from sscjax.evaluation.predictions import SPLITS, Predictions
 from sscjax.evaluation.rules import UNITS, Rules
 from sscjax.reports import calibration_text, figures
@@ -132,7 +132,7 @@ def test_subjects_have_rules_of_their_own() -> None:
         assert found.rules.subject.temperature == temperature.value != image
         after = calibration.apply(rows, temperature.value)
         np.testing.assert_array_equal(found.subjects.probabilities, after.probabilities)
-        chosen = thresholds.choose_confidence(
+        chosen = abstention.choose_confidence(
             after.where("val"), OPTIONS.target_accuracy, "validation subjects"
         )
         assert found.rules.subject.confidence_threshold == chosen.value
@@ -140,7 +140,7 @@ def test_subjects_have_rules_of_their_own() -> None:
         sets = conformal.fit(after.where("val"), 3, 0.9, cross=False)
         assert found.rules.subject.sets == sets and sets.subjects == 21
         test = after.where("test")
-        answered = thresholds.answered(test, chosen.value or 0)
+        answered = abstention.answered(test, chosen.value or 0)
         assert found.content["subject"]["abstention"]["test"] == answered
         given = found.content["subject"]["prediction_set"]["test"]
         assert given == conformal.figures(test, sets.members(test.probabilities))

@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 from sklearn.metrics import confusion_matrix, roc_curve
 
-from sscjax.evaluation import intervals, odds, thresholds
+from sscjax.evaluation import abstention, intervals, odds, thresholds
 from sscjax.evaluation.predictions import Predictions
 
 NAMES = ("normal", "early", "late")
@@ -195,7 +195,7 @@ def test_one_kind_among_the_held_out(label: int, says: str) -> None:
 def test_coverage_curve_row_by_row() -> None:
     table = table_of(4).where("test")
     right = table.predicted == table.labels
-    points = thresholds.coverage_curve(table)
+    points = abstention.coverage_curve(table)
     assert points[-1]["coverage"] == 1.0 and points[-1]["accuracy"] == pytest.approx(right.mean())
     shares = [point["coverage"] for point in points]
     assert shares == sorted(shares)
@@ -203,7 +203,7 @@ def test_coverage_curve_row_by_row() -> None:
         kept = table.confidence >= point["threshold"]
         assert point["n"] == kept.sum() and point["coverage"] == pytest.approx(kept.mean())
         assert point["accuracy"] == pytest.approx(right[kept].mean())
-    assert len(thresholds.coverage_curve(table_of(4, count=6000))) <= 101
+    assert len(abstention.coverage_curve(table_of(4, count=6000))) <= 101
 
 
 def test_coverage_area_by_hand() -> None:
@@ -217,7 +217,7 @@ def test_coverage_area_by_hand() -> None:
         probabilities=np.stack([sure, 1 - sure], 1),
         classes=("a", "b"),
     )
-    area, interval = thresholds.coverage_area(table)
+    area, interval = abstention.coverage_area(table)
     assert area == pytest.approx((1 + 1 / 2 + 1 / 2 + 1 / 2) / 4)
     assert interval is None  # four subjects
 
@@ -225,20 +225,20 @@ def test_coverage_area_by_hand() -> None:
 def test_confidence_for_an_accuracy() -> None:
     table = table_of(6, count=600).where("val")
     right = table.predicted == table.labels
-    threshold = thresholds.confidence_threshold(table, 0.75)
+    threshold = abstention.confidence_threshold(table, 0.75)
     assert threshold is not None
     assert right[table.confidence >= threshold].mean() >= 0.75 > right.mean()
     # No lower threshold reaches it.
     for lower in np.unique(table.confidence[table.confidence < threshold]):
         assert right[table.confidence >= lower].mean() < 0.75
-    assert thresholds.confidence_threshold(table, float(right.mean())) is not None
-    assert thresholds.confidence_threshold(table_of(6, count=30).where("val"), 1.0) is None
+    assert abstention.confidence_threshold(table, float(right.mean())) is not None
+    assert abstention.confidence_threshold(table_of(6, count=30).where("val"), 1.0) is None
 
 
 def test_abstention_is_reported_on_test() -> None:
     tables = split(table_of(7, count=600))
-    choice = thresholds.choose_confidence(tables["held_out"], 0.75, "validation images")
-    found = thresholds.abstention(choice, tables, 0.75)
+    choice = abstention.choose_confidence(tables["held_out"], 0.75, "validation images")
+    found = abstention.report(choice, tables, 0.75)
     test = tables["test"]
     kept = test.confidence >= found["value"]
     assert found["test"]["coverage"]["value"] == pytest.approx(kept.mean())
@@ -249,8 +249,8 @@ def test_abstention_is_reported_on_test() -> None:
     assert found["held_out"]["accuracy"]["interval"] is None
     assert 0 < found["miss_odds"] < 1
     few = split(table_of(6, count=30))
-    none = thresholds.choose_confidence(few["held_out"], 1.0, "validation images")
-    never = thresholds.abstention(none, few, 1.0)
+    none = abstention.choose_confidence(few["held_out"], 1.0, "validation images")
+    never = abstention.report(none, few, 1.0)
     assert never["value"] is None and "never reach" in never["rule"] and "test" not in never
 
 
@@ -267,6 +267,6 @@ def test_answered_rows_are_of_five_subjects_or_more() -> None:
         probabilities=np.stack([sure, 1 - sure], 1),
         classes=("a", "b"),
     )
-    assert thresholds.confidence_threshold(table, 0.9) is None
+    assert abstention.confidence_threshold(table, 0.9) is None
     each = dataclasses.replace(table, subjects=np.arange(240).astype(str))
-    assert thresholds.confidence_threshold(each, 0.9) == pytest.approx(0.795)
+    assert abstention.confidence_threshold(each, 0.9) == pytest.approx(0.795)
