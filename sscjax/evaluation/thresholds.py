@@ -75,7 +75,7 @@ def at_sensitivity(scores: np.ndarray, positives: np.ndarray, least: float) -> f
 
 def share_of(right: np.ndarray, counted: np.ndarray, subjects: np.ndarray) -> dict[str, Any]:
     """The share right of the rows that count: value, interval by subject and n, ready for JSON."""
-    interval = intervals.clusteredshare_of(right, counted, subjects)
+    interval = intervals.clustered_share(right, counted, subjects)
     total = int(counted.sum())
     return {
         "value": float(right[counted].mean()) if total else None,
