@@ -103,7 +103,7 @@ def test_rules_for_new_patients_are_those_of_all() -> None:
     content = json.loads(json.dumps(found.content, allow_nan=False))
     assert Rules.from_json(content["rules"]) == found.rules
     said = " ".join(calibration_text.text(content).split())
-    assert "by rules that were chosen on other patients" in said and "cross-conformal" in said
+    assert "by rules that were chosen on other patients" in said and "Cross-conformal" in said
 
 
 def test_repeats_are_not_mixed() -> None:
