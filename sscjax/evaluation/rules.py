@@ -99,17 +99,22 @@ class Rules:
         return self.subject if unit == "subject" else self.image
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Rules:
-        """Read what `to_json` gives; errors as of `UnitRules.from_json`."""
+    def from_json(cls, content: Mapping[str, Any], classes: int) -> Rules:
+        """Read what `to_json` gives, of so many classes; errors as of `UnitRules.from_json`."""
         if content["aggregation"] not in AGGREGATIONS:
             raise ValueError(f"aggregation is {content['aggregation']!r}")
-        return cls(
+        rules = cls(
             subject=UnitRules.from_json(content["subject"]),
             image=UnitRules.from_json(content["image"]),
             aggregation=content["aggregation"],
             positive=str(content["positive"]),
             negative=str(content["negative"]),
         )
+        for unit in UNITS:
+            limits = rules.of(unit).sets.limits
+            if len(limits) != classes:
+                raise ValueError(f"prediction sets have {len(limits)} limits, not {classes}")
+        return rules
 
     def to_json(self) -> dict[str, Any]:
         """Ready for JSON, the subject first."""

@@ -292,7 +292,7 @@ def _build(
         program=program,
         params=variables["params"],
         batch_stats=variables["batch_stats"],
-        rules=Rules.from_json(calibrated["rules"]),
+        rules=Rules.from_json(calibrated["rules"], len(classes)),
         detector=detector,
         usable_flag=bool(calibrated["outliers"]["usable"]),
         record=record,

@@ -210,5 +210,5 @@ def _build(folder: Path, record: dict[str, Any]) -> Ensemble:
         *(run_dir.PREDICTIONS, run_dir.SUBJECT_PREDICTIONS),
     )
     content = {name: (folder / name).read_bytes() for name in names}
-    rules = Rules.from_json(run.calibration()["rules"])
+    rules = Rules.from_json(run.calibration()["rules"], len(members[0].classes))
     return Ensemble(folder, members, rules, warnings, content)

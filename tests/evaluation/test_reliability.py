@@ -144,7 +144,10 @@ def test_subjects_have_rules_of_their_own() -> None:
         assert found.content["subject"]["abstention"]["test"] == answered
         given = found.content["subject"]["prediction_set"]["test"]
         assert given == conformal.figures(test, sets.members(test.probabilities))
-    assert Rules.from_json(json.loads(json.dumps(found.rules.to_json()))) == found.rules
+    content = json.loads(json.dumps(found.rules.to_json()))
+    assert Rules.from_json(content, 3) == found.rules
+    with pytest.raises(ValueError, match="3 limits, not 2"):
+        Rules.from_json(content, 2)
     assert found.content["rules"] == found.rules.to_json()
 
 
