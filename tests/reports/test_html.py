@@ -139,7 +139,7 @@ def test_figures_are_those_of_the_run(run: Path) -> None:
     root, kept = parse(run), json.loads((run / "metrics.json").read_text("utf-8"))
     figures, ranges = kept["splits"]["test"], kept["test_intervals"]
     rows = {row[0]: row[1:] for row in table_rows(root, "Test figures with 95 % intervals")}
-    for column, unit in ((0, "image"), (2, "subject")):
+    for column, unit in ((0, "subject"), (2, "image")):
         assert rows["accuracy"][column] == formatting.percent(figures[unit]["accuracy"])
         interval = formatting.span("accuracy", ranges[unit]["accuracy"])
         assert rows["accuracy"][column + 1] == interval
@@ -147,7 +147,7 @@ def test_figures_are_those_of_the_run(run: Path) -> None:
         for entry in figures[unit]["per_class"]:
             found = rows[f"sensitivity {entry['name']}"][column]
             assert found == formatting.percent(entry["sensitivity"])
-    for title, unit in (("Test, images", "image"), ("Test, subjects", "subject")):
+    for title, unit in (("Test, subjects", "subject"), ("Test, images", "image")):
         matrix = table_rows(root, title)
         counts = [[int(cell.split()[0]) for cell in row[1:]] for row in matrix[1:]]
         assert counts == figures[unit]["confusion"]
@@ -166,7 +166,7 @@ def test_figures_are_those_of_the_run(run: Path) -> None:
 def test_subjects_and_provenance(run: Path) -> None:
     root = parse(run)
     table = Predictions.read_csv(run / "predictions.csv").where("test")
-    subjects = table.by_subject()
+    subjects = Predictions.read_csv(run / "predictions_by_subject.csv").where("test")
     rows = {row[0]: row for row in table_rows(root, "Test subjects")[1:]}
     assert set(rows) == set(subjects.subjects.tolist())
     for index, name in enumerate(subjects.subjects.tolist()):
