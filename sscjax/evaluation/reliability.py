@@ -347,14 +347,16 @@ def _outliers(
     made_up = {kind: float(detector.flag(rows).mean()) for kind, rows in features.made_up.items()}
     others = np.flatnonzero(predictions.splits != "train")
     farthest = others[np.argsort(-distances[others], kind="stable")][:_LISTED]
-    subjects = len(set(held_out.subjects.tolist()))
+    # Distances need no labels: there may be some where no rules could be chosen.
+    chosen_on = held_out if len(held_out) else predictions.where("train")
+    subjects = len(set(chosen_on.subjects.tolist()))
     return detector, {
         "method": ood.METHOD,
         "file": run_dir.OUTLIERS,
         "rate": rate,
         "threshold": detector.threshold,
         "usable": ood.usable(made_up),
-        "warnings": ood.warnings(len(held_out), subjects, made_up),
+        "warnings": ood.warnings(len(chosen_on), subjects, made_up),
         "share_flagged": shares,
         "made_up_flagged": made_up,
         "farthest": [

@@ -149,6 +149,8 @@ def choose_disease(
       rows: what the rows are called, such as 'validation subjects'.
     """
     ill, scores = held_out.labels > 0, disease_scores(held_out, classes)
+    if not len(ill):
+        return Choice(0.5, f"one half, because there are no {rows}")
     if ill.all() or not ill.any():
         kind = "" if ill.all() else "not "
         return Choice(0.5, f"one half, because all {rows} are {kind}diseased")

@@ -9,13 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data import dataset
+from sscjax.data import dataset, splits
 from sscjax.data.dataset import Images, ImageSet
 from sscjax.evaluation import ood, reliability, segmentation
 from sscjax.reports import figures
 from sscjax.system import run_dir
 from sscjax.system.progress import Progress
-from sscjax.training import checkpoint, evaluate, frozen_features, programs, setup
+from sscjax.training import (
+    checkpoint,
+    evaluate,
+    frozen_features,
+    linear_probe,
+    programs,
+    setup,
+)
 from sscjax.training.network import Network
 from sscjax.training.settings import Settings
 
@@ -37,9 +44,10 @@ class FinalModel:
 
     def features(self, images: Images) -> reliability.Features:
         """What the network hands to its classifier, for every original and for made-up images."""
-        originals = images.originals.images
-        of_validation = originals[np.flatnonzero(images.splits == "val")[:_MADE_UP]]
-        made_up = ood.made_up(of_validation, self.seed)
+        originals, training = images.originals.images, images.splits == "train"
+        validation = np.flatnonzero(images.splits == "val")
+        inverted = validation if len(validation) else np.flatnonzero(training)
+        made_up = ood.made_up(originals[inverted[:_MADE_UP]], self.seed)
         total = len(originals) + sum(map(len, made_up.values()))
         with Progress("features of the images", total) as progress:
             extract = functools.partial(
@@ -50,9 +58,24 @@ class FinalModel:
                 batch_size=self.batch_size,
                 progress=progress.advance,
             )
+            features = extract(originals)
             return reliability.Features(
-                extract(originals), {kind: extract(pixels) for kind, pixels in made_up.items()}
+                features,
+                {kind: extract(pixels) for kind, pixels in made_up.items()},
+                None
+                if len(validation)
+                else self._out_of_fold(features[training], images.originals.subjects[training]),
             )
+
+    def _out_of_fold(self, features: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+        """[T] distances of the training images, each from a detector without its subject.
+
+        Of a single subject the folds are of images: for a new one the limit is then too low.
+        """
+        several = len(set(subjects.tolist())) > 1
+        groups = subjects if several else np.arange(len(subjects)).astype(str)
+        folds = splits.unlabelled_folds(groups, linear_probe.FOLDS, self.seed)
+        return ood.out_of_fold_distances(features, folds)
 
     def masks(self, images: Images, folder: Path) -> segmentation.Table | None:
         """Pixels of each class in the masks of the originals; None without masks.
@@ -64,7 +87,7 @@ class FinalModel:
         originals = images.originals
         assert originals.masks is not None
         with_mask = dataset.with_masks(originals, np.arange(len(originals)))
-        masked, splits = originals.take(with_mask), images.splits[with_mask]
+        masked, splits_of = originals.take(with_mask), images.splits[with_mask]
         with Progress("masks of the images", len(masked)) as progress:
             counts = evaluate.mask_counts(
                 programs.make_masks(self.program),
@@ -74,18 +97,17 @@ class FinalModel:
                 batch_size=self.batch_size,
                 progress=progress.advance,
             )
-        self._draw_masks(masked, splits, folder / run_dir.MASKS_SHEET)
+        self._draw_masks(masked.take(np.flatnonzero(splits_of == "test")), folder)
         return segmentation.Table(
-            masked.files, masked.subjects, splits, masked.mask_classes, *counts
+            masked.files, masked.subjects, splits_of, masked.mask_classes, *counts
         )
 
-    def _draw_masks(self, masked: ImageSet, splits: np.ndarray, path: Path) -> None:
-        """Draw a few test images with their true and predicted masks, each of another subject."""
-        tested = np.flatnonzero(splits == "test")
-        if not len(tested):
+    def _draw_masks(self, masked: ImageSet, folder: Path) -> None:
+        """Draw a few images with their true and predicted masks, each of another subject."""
+        if not len(masked):
             return
-        _, first = np.unique(masked.subjects[tested], return_index=True)
-        shown = tested[np.sort(first)][:_MASKS_DRAWN]
+        _, first = np.unique(masked.subjects, return_index=True)
+        shown = np.sort(first)[:_MASKS_DRAWN]
         # Always the same number of images, so that XLA compiles one shape.
         pixels = masked.images[shown[frozen_features.batch_rows(len(shown), _MASKS_DRAWN)]]
         predict = programs.make_masks(self.program)
@@ -97,7 +119,7 @@ class FinalModel:
             np.asarray(predicted)[: len(shown)],
             masked.mask_classes,
         )
-        figures.write_png(path, sheet)
+        figures.write_png(folder / run_dir.MASKS_SHEET, sheet)
 
 
 def read(settings: Settings, folder: Path, network: Network, stage: str) -> FinalModel:

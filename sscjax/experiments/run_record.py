@@ -46,6 +46,7 @@ def make(
             "images": len(images.originals),
             "training_images": len(images.training),
             **({"mask_classes": list(mask_classes)} if mask_classes else {}),
+            **({} if "val" in images.splits else {"validation": "none: all are trained on"}),
             **skipped(images.originals),
         },
         "weights": network.weights.identity(),

@@ -9,7 +9,7 @@ from typing import Any
 
 from sscjax.data import dataset
 from sscjax.data.dataset import ImageSet
-from sscjax.evaluation import intervals, metrics, reliability, segmentation
+from sscjax.evaluation import calibration, intervals, metrics, reliability, segmentation
 from sscjax.evaluation.predictions import Predictions
 from sscjax.inference import explanations
 from sscjax.reports import calibration_text, figures, paper, tables
@@ -17,6 +17,9 @@ from sscjax.system import files, formatting, run_dir
 from sscjax.training.network import Network
 from sscjax.training.settings import SelectSettings, Settings
 from sscjax.training.stage import FinishedStage
+
+# What the rows of out-of-fold predictions are called in tables: they are no other patients.
+_OUT_OF_FOLD = "train (out of fold)"
 
 # Share of the test images of one subject above which figures per image are warned of.
 _LARGE_SHARE = 0.2
@@ -47,6 +50,10 @@ class Summary:
       calibration: calibration.json.
       warnings: what a reader must know before any figure.
       masks: figures of the masks by split; None without masks.
+      out_of_fold: as `figures`, of out-of-fold predictions of the training images; None where there
+        are none.
+      held_out_by_stage: of each stage the figures of the rows that chose between stages, of the
+        probabilities that its networks gave; None where there are none.
     """
 
     chosen: str
@@ -57,6 +64,8 @@ class Summary:
     calibration: dict[str, Any]
     warnings: list[str]
     masks: dict[str, Any] | None
+    out_of_fold: dict[str, Any] | None
+    held_out_by_stage: dict[str, dict[str, Any] | None]
 
 
 # One argument for each part of the run, as its caller has them.
@@ -81,12 +90,13 @@ def write(
     predictions = finished[chosen].predictions
     assessment = reliability.assess(
         predictions,
-        predictions.where("val"),
+        finished[chosen].held_out,
         images.originals.classes,
         features,
         settings.calibration,
         subject_label=settings.data.subject_label,
-        also_used_for=_chosen_on_validation(settings.select, finished),
+        source="validation" if settings.validates else "out-of-fold",
+        also_used_for=_chosen_before(settings.select, finished),
     )
     run = run_dir.RunDir(folder)
     assessment.detector.save(run.outliers)
@@ -125,6 +135,11 @@ def write(
             *of_one_subject(assessment.predictions.where("test")),
         ],
         masks=None if masks is None else segmentation.by_split(masks),
+        out_of_fold=_out_of_fold_figures(settings, finished[chosen], assessment, ordered),
+        held_out_by_stage={
+            name: _held_out_figures(settings, stage.held_out, ordered)
+            for name, stage in finished.items()
+        },
     )
     files.write_json(folder / run_dir.METRICS, _metrics(finished, summary))
     if pictures:
@@ -137,13 +152,41 @@ def write(
     return text
 
 
-def _chosen_on_validation(
-    settings: SelectSettings, finished: Mapping[str, FinishedStage]
-) -> list[str]:
-    """What was chosen by the validation images before any rule was."""
+def _held_out_figures(
+    settings: Settings, images: Predictions, ordered: bool, subjects: Predictions | None = None
+) -> dict[str, Any] | None:
+    """{'subject': ..., 'image': ...} of rows of a single split; None without rows."""
+    if not len(images):
+        return None
+    if subjects is None:
+        subjects = reliability.of_subjects(
+            images, settings.calibration, settings.data.subject_label
+        )
+    [by_unit] = metrics.figures_by_split(images, ordered, subjects).values()
+    return by_unit
+
+
+def _out_of_fold_figures(
+    settings: Settings, stage: FinishedStage, assessment: reliability.Assessment, ordered: bool
+) -> dict[str, Any] | None:
+    """Figures of the stage's out-of-fold predictions, calibrated; None where there are none."""
+    if stage.out_of_fold is None:
+        return None
+    rules = assessment.rules
+    images = calibration.apply(stage.out_of_fold, rules.image.temperature)
+    subjects = reliability.of_subjects(images, settings.calibration, settings.data.subject_label)
+    subjects = calibration.apply(subjects, rules.subject.temperature)
+    return _held_out_figures(settings, images, ordered, subjects)
+
+
+def _chosen_before(settings: SelectSettings, finished: Mapping[str, FinishedStage]) -> list[str]:
+    """What was chosen by the held-out images before any rule was."""
     if settings.metric == "none":
         return []
-    epochs = any(stage.progress.best_epoch for stage in finished.values())
+    # A classifier that is fitted to convergence has no epochs.
+    epochs = any(
+        stage.progress.best_epoch and stage.progress.l2 is None for stage in finished.values()
+    )
     stages = len(finished) > 1 and settings.stage != "last"
     return ["epoch"] * epochs + ["stage"] * stages
 
@@ -161,6 +204,7 @@ def _metrics(finished: Mapping[str, FinishedStage], summary: Summary) -> dict[st
         "warnings": summary.warnings,
         "splits": summary.figures,
         "test_intervals": summary.intervals,
+        **({} if summary.out_of_fold is None else {"out_of_fold": summary.out_of_fold}),
         **({} if summary.masks is None else {"segmentation": summary.masks}),
         "stages": {
             name: {
@@ -319,8 +363,12 @@ def _text(
     """The report, but for where the run lies."""
     parts = list(summary.warnings)
     if len(finished) > 1:
-        parts.append(_stages_table(finished, summary))
-    parts.append(tables.results_table(summary.figures))
+        held_out = "validation" if settings.validates else "out of fold"
+        parts.append(_stages_table(finished, summary, held_out))
+    shown = {**summary.figures}
+    if summary.out_of_fold is not None:
+        shown[_OUT_OF_FOLD] = summary.out_of_fold
+    parts.append(tables.results_table(shown, ("val", _OUT_OF_FOLD, "test")))
     if "test" in summary.figures:
         of_test = summary.figures["test"]
         parts.append(
@@ -347,10 +395,10 @@ def _text(
     return "\n\n".join(parts)
 
 
-def _stages_table(finished: Mapping[str, FinishedStage], summary: Summary) -> str:
+def _stages_table(finished: Mapping[str, FinishedStage], summary: Summary, held_out: str) -> str:
     cells = [
         [
-            "validation, raw",
+            f"{held_out}, raw",
             "epochs",
             "best",
             "balanced per subject",
@@ -360,14 +408,17 @@ def _stages_table(finished: Mapping[str, FinishedStage], summary: Summary) -> st
         ]
     ]
     for name, stage in finished.items():
-        val = summary.by_stage[name]["val"]
+        of = summary.held_out_by_stage[name]
         cells.append(
             [
                 name + (" (chosen)" if name == summary.chosen else ""),
                 str(stage.progress.epoch),
                 str(stage.progress.best_epoch or "-"),
-                *(formatting.percent(val[unit]["balanced_accuracy"]) for unit in tables.UNITS),
-                *(formatting.number(val[unit]["log_loss"]) for unit in tables.UNITS),
+                *(
+                    formatting.percent(of[unit]["balanced_accuracy"]) if of else "-"
+                    for unit in tables.UNITS
+                ),
+                *(formatting.number(of[unit]["log_loss"]) if of else "-" for unit in tables.UNITS),
             ]
         )
     return formatting.align(cells)

@@ -66,17 +66,34 @@ def held_out_line(content: Mapping[str, Any]) -> str:
     held_out = content["held_out"]
     counts = f"{held_out['subjects']} subjects with {held_out['images']} images"
     used_for = ", ".join(held_out["used_for"])
-    if held_out["source"] == "out-of-fold":
+    if held_out["source"] == "out-of-fold" and "outliers" in content:
+        line = _development_line(held_out["subjects"], counts, used_for)
+    elif held_out["source"] == "out-of-fold":
         line = (
             f"Rules rest on out-of-fold predictions of {counts}. These choose: {used_for}. Figures "
             "of a patient are by rules that were chosen on other patients."
         )
     else:
         line = (
-            f"Rules rest on {counts} held out for validation. These choose: {used_for}. Figures of "
-            "them are too good; the test rows chose nothing."
+            f"Rules rest on {counts} held out for validation, which the network was not fitted to. "
+            f"These choose: {used_for}. Figures of them are too good; the test rows chose nothing."
         )
     return line + label_line(content)
+
+
+def _development_line(subjects: int, counts: str, used_for: str) -> str:
+    """Of a run without validation images, whose classifier is fitted to all but the test images."""
+    if not subjects:
+        return (
+            "No images were held out for validation, and a class has too few subjects in training "
+            "to leave any out, so that no rules could be chosen: probabilities are as the network "
+            "gave them."
+        )
+    return (
+        "No images were held out for validation: the classifier is fitted to all that are not for "
+        f"testing. Rules rest on out-of-fold predictions of {counts}, each by a classifier that "
+        f"was fitted to other subjects. These choose: {used_for}. The test rows chose nothing."
+    )
 
 
 def label_line(content: Mapping[str, Any]) -> str:

@@ -49,8 +49,10 @@ MASKS_SHEET = "masks.png"
 EXPLANATIONS = "explanations"
 EXPLANATIONS_INDEX = "explanations.json"
 
-# One folder for each stage, with its parameters, PREDICTIONS and STAGE record.
+# One folder for each stage, with its parameters, PREDICTIONS, STAGE record, and where no images
+# were held back for validation, predictions of the training images by classifiers of inner folds.
 STAGES = "stages"
+OUT_OF_FOLD = "out_of_fold.csv"
 MODEL = "model"
 STAGE = "stage.json"
 
@@ -325,6 +327,11 @@ class StageDir:
     def predictions(self) -> Path:
         """The table of the stage's predictions, not calibrated."""
         return self.path / PREDICTIONS
+
+    @property
+    def out_of_fold(self) -> Path:
+        """Predictions of the training images, each without its subject; not calibrated."""
+        return self.path / OUT_OF_FOLD
 
     @property
     def about(self) -> Path:

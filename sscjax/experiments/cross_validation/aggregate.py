@@ -279,7 +279,13 @@ def _of_fold(outcome: Outcome) -> dict[str, Any]:
         "final_stage": outcome.metrics["final_stage"],
         "search": outcome.search,
         "temperature": outcome.metrics["probabilities"]["temperature"],
-        "splits": {name: outcome.metrics["splits"][name] for name in ("val", "test")},
+        # Of the images that chose rules: validation images, or out-of-fold predictions.
+        "splits": {
+            name: outcome.metrics["splits"][name]
+            for name in ("val", "test")
+            if name in outcome.metrics["splits"]
+        },
+        **{name: outcome.metrics[name] for name in ("out_of_fold",) if name in outcome.metrics},
         "stages": {
             name: {key: stage[key] for key in keys}
             for name, stage in outcome.metrics["stages"].items()
