@@ -66,8 +66,7 @@ def make_splits(
         the set.
     """
     if image_set.splits is not None:
-        given = _given_splits(image_set, folds, test_subject)
-        return given if validation else without_validation(given)
+        return _given_splits(image_set, folds, test_subject, validation)
     check_arguments(by, fractions, counts, folds, fold, test_subject)
     if counts is not None:
         counted = _by_counts(image_set, counts, seed)
@@ -193,9 +192,11 @@ def read_splits(path: Path | str, image_set: ImageSet) -> np.ndarray:
 # --- checks -------------------------------------------------------------------------------------
 
 
-def _given_splits(image_set: ImageSet, folds: int, test_subject: str = "") -> np.ndarray:
-    splits = image_set.splits
-    assert splits is not None
+def _given_splits(
+    image_set: ImageSet, folds: int, test_subject: str, validation: bool
+) -> np.ndarray:
+    assert image_set.splits is not None
+    splits = image_set.splits if validation else without_validation(image_set.splits)
     if test_subject:
         raise UserError(
             f"{image_set.source}: prescribes its splits, so {test_subject!r} cannot be made the "
@@ -206,12 +207,13 @@ def _given_splits(image_set: ImageSet, folds: int, test_subject: str = "") -> np
             f"{image_set.source}: prescribes its splits, so they cannot be replaced by {folds} "
             "folds; set folds to 0 or remove the split column"
         )
-    for split in SPLITS:
+    needed = SPLITS if validation else ("train", "test")
+    for split in needed:
         for label, name in enumerate(image_set.classes):
             if not np.any((splits == split) & (image_set.labels == label)):
                 raise UserError(
                     f"{image_set.source}: the prescribed split {split!r} has no image of class "
-                    f"{name!r}, expected every class in train, val and test; correct the splits, "
+                    f"{name!r}, expected every class in {', '.join(needed)}; correct the splits, "
                     "or remove them to split automatically"
                 )
     return splits.astype("<U5")
