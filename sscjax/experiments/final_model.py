@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data import dataset, splits
+from sscjax.data import dataset
 from sscjax.data.dataset import Images, ImageSet
+from sscjax.data.splits import unlabelled_folds
 from sscjax.evaluation import ood, reliability, segmentation
 from sscjax.reports import figures
 from sscjax.system import run_dir
@@ -74,7 +75,7 @@ class FinalModel:
         """
         several = len(set(subjects.tolist())) > 1
         groups = subjects if several else np.arange(len(subjects)).astype(str)
-        folds = splits.unlabelled_folds(groups, linear_probe.FOLDS, self.seed)
+        folds = unlabelled_folds(groups, linear_probe.FOLDS, self.seed)
         return ood.out_of_fold_distances(features, folds)
 
     def masks(self, images: Images, folder: Path) -> segmentation.Table | None:
@@ -87,7 +88,7 @@ class FinalModel:
         originals = images.originals
         assert originals.masks is not None
         with_mask = dataset.with_masks(originals, np.arange(len(originals)))
-        masked, splits_of = originals.take(with_mask), images.splits[with_mask]
+        masked, splits = originals.take(with_mask), images.splits[with_mask]
         with Progress("masks of the images", len(masked)) as progress:
             counts = evaluate.mask_counts(
                 programs.make_masks(self.program),
@@ -97,17 +98,18 @@ class FinalModel:
                 batch_size=self.batch_size,
                 progress=progress.advance,
             )
-        self._draw_masks(masked.take(np.flatnonzero(splits_of == "test")), folder)
+        self._draw_masks(masked, splits, folder / run_dir.MASKS_SHEET)
         return segmentation.Table(
-            masked.files, masked.subjects, splits_of, masked.mask_classes, *counts
+            masked.files, masked.subjects, splits, masked.mask_classes, *counts
         )
 
-    def _draw_masks(self, masked: ImageSet, folder: Path) -> None:
-        """Draw a few images with their true and predicted masks, each of another subject."""
-        if not len(masked):
+    def _draw_masks(self, masked: ImageSet, splits: np.ndarray, path: Path) -> None:
+        """Draw a few test images with their true and predicted masks, each of another subject."""
+        tested = np.flatnonzero(splits == "test")
+        if not len(tested):
             return
-        _, first = np.unique(masked.subjects, return_index=True)
-        shown = np.sort(first)[:_MASKS_DRAWN]
+        _, first = np.unique(masked.subjects[tested], return_index=True)
+        shown = tested[np.sort(first)][:_MASKS_DRAWN]
         # Always the same number of images, so that XLA compiles one shape.
         pixels = masked.images[shown[frozen_features.batch_rows(len(shown), _MASKS_DRAWN)]]
         predict = programs.make_masks(self.program)
@@ -119,7 +121,7 @@ class FinalModel:
             np.asarray(predicted)[: len(shown)],
             masked.mask_classes,
         )
-        figures.write_png(folder / run_dir.MASKS_SHEET, sheet)
+        figures.write_png(path, sheet)
 
 
 def read(settings: Settings, folder: Path, network: Network, stage: str) -> FinalModel:

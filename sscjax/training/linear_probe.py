@@ -203,7 +203,8 @@ class Problem:
         width = self._features.shape[1]
         if chosen is None:
             return np.ones(width)
-        features, shares = np.asarray(self._features), chosen / chosen.sum()
+        features = np.asarray(self._features)
+        shares = (chosen / chosen.sum()).astype(np.float32)
         variances = shares @ np.square(features - shares @ features) * width
         constant = variances <= _SMALLEST_DEVIATION**2 * variances.max(initial=0.0)
         # What is constant gets the kernel 0 under any penalty: the bias, which has none, serves.
