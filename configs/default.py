@@ -127,8 +127,8 @@ def get_config() -> ConfigDict:
     config.split = ConfigDict()
     # 'subject': all images of a subject are in one split. 'image': as the paper did.
     config.split.by = "subject"
-    # Shares of the images, as near as whole subjects allow. Where every stage is fitted by 'lbfgs' the
-    # share `val` is trained on: nothing needs it.
+    # Shares of the images, as near as whole subjects allow. Where 'lbfgs' fits every stage `val` is
+    # trained on: nothing needs it.
     config.split.train = 0.7
     config.split.val = 0.15
     config.split.test = 0.15
