@@ -122,10 +122,10 @@ def test_fit_to_convergence_uses_both_sets(skin: Path, tmp_path: Path) -> None:
     """No epoch is to be chosen: the validation images are trained on, too."""
     data = sscjax.load_images(skin, classes=CLASSES, image_size=32)
     train, val, test = data.split(by="subject", seed=0)
-    stage = sscjax.Head(optimizer="lbfgs", l2=(1e-1, 1.0))
-    fields = {"micro_batch": 8, "augment.copies": 0}
+    stages = [sscjax.Head(optimizer="lbfgs", l2=(1e-1, 1.0))]
+    fields: dict[str, Any] = {"micro_batch": 8, "augment.copies": 0}
     fitted = sscjax.fit(
-        _cnn(cnn_dense=()), train, val, stages=stage, workdir=tmp_path / "work", **fields
+        _cnn(cnn_dense=()), train, val, stages=stages, workdir=tmp_path / "work", **fields
     )
     record = json.loads((tmp_path / "work" / "run.json").read_text("utf-8"))
     assert record["data"]["training_images"] == len(train) + len(val)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,7 +239,8 @@ def test_without_validation_the_same_images_are_tested(seed: int) -> None:
     """So that a recipe without a validation split can be compared with one that has it."""
     image_set = separate_subjects(np.random.default_rng(seed), low=4)
     for arguments in ({}, {"folds": 4, "fold": 2}, {"test_subject": "c0s0"}):
-        given = {"by": "subject", "fractions": (0.6, 0.2, 0.2), "seed": seed, **arguments}
+        given: dict[str, Any] = {"by": "subject", "fractions": (0.6, 0.2, 0.2), "seed": seed}
+        given.update(arguments)
         splits = make_splits(image_set, **given)
         fewer = make_splits(image_set, **given, validation=False)
         assert "val" in splits
@@ -248,7 +250,7 @@ def test_without_validation_the_same_images_are_tested(seed: int) -> None:
 def test_prescribed_splits_without_validation_images_serve_where_none_are_needed() -> None:
     given = np.array(["train", "train", "test"] * 4)
     image_set = make_set(np.repeat([0, 1], 6), np.arange(12), splits=given)
-    wanted = {"by": "subject", "fractions": FRACTIONS, "seed": 0}
+    wanted: dict[str, Any] = {"by": "subject", "fractions": FRACTIONS, "seed": 0}
     np.testing.assert_array_equal(make_splits(image_set, **wanted, validation=False), given)
     with pytest.raises(UserError, match="'val' has no image of class 'class0'"):
         make_splits(image_set, **wanted)
