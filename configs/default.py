@@ -97,6 +97,10 @@ def get_config() -> ConfigDict:
     # Whether the classes are ordered (grades): adds the quadratic-weighted kappa, where
     # `classes` gives the order.
     config.data.ordered = True
+    # What a subject counts as whose images have several labels: 'majority', what most of them have
+    # (of equally many the later class); 'worst', the latest class of any; 'image', nothing: it is
+    # left out of the figures per subject. The report says how many these are.
+    config.data.subject_label = "majority"
     # What to do about an image that cannot be read: 'error' stops the run before it trains, with a
     # line that names it; 'skip' leaves it out, and log, record and report say so.
     config.data.corrupt = "error"
@@ -123,7 +127,8 @@ def get_config() -> ConfigDict:
     config.split = ConfigDict()
     # 'subject': all images of a subject are in one split. 'image': as the paper did.
     config.split.by = "subject"
-    # Shares of the images, as near as whole subjects allow.
+    # Shares of the images, as near as whole subjects allow. Where 'lbfgs' fits every stage `val` is
+    # trained on: nothing needs it.
     config.split.train = 0.7
     config.split.val = 0.15
     config.split.test = 0.15
@@ -239,24 +244,33 @@ def get_config() -> ConfigDict:
     # The model that the run ends with: the 'best' stage by that metric, or the 'last'.
     config.select.stage = "best"
 
-    # What is done with the probabilities of the finished network. A finished run whose block has
-    # changed computes its metrics again without training. Choose before looking at the test images.
+    # What is done with the probabilities of the finished network, for subjects and for images, each
+    # by rules of its own that are chosen on held-out rows of that kind. A finished run whose block
+    # has changed computes its metrics again without training. Choose before looking at the test
+    # images.
     config.calibration = ConfigDict()
-    # Divide the logits by one number fitted on the validation images, so that about four in five of
-    # the images predicted with 80 % are right. False: the network's own probabilities.
+    # Divide the logits by one number, so that of those with 80 % about four in five are right, if
+    # that lowers the log loss of held-out subjects by more than a standard error. False leaves the
+    # probabilities as the network gives them.
     config.calibration.temperature = True
+    # How a subject's images become one row of probabilities: by their 'mean', or by their
+    # 'geometric' mean, which is that of the logits.
+    config.calibration.aggregation = "mean"
     # Bins of confidence, at most; each holds at least some ten images.
     config.calibration.bins = 10
     # 'mass': bins of equally many images. 'width': equally wide ones, most of them nearly empty.
     config.calibration.binning = "mass"
-    # Probability from which an image counts as any class but the first: 'youden' has the largest
-    # sensitivity + specificity on validation, 'sensitivity' at least the sensitivity below.
+    # Probability from which a row counts as any class but the first: 'youden' has the largest
+    # sensitivity + specificity of the held-out rows, 'sensitivity' at least the sensitivity below.
     config.calibration.threshold = "youden"
     config.calibration.sensitivity = 0.95
-    # Accuracy on validation of the images that are classified; on the others the model abstains.
+    # Accuracy of the held-out rows that are classified; on the others the model abstains. A target:
+    # the report says how likely new patients miss it.
     config.calibration.target_accuracy = 0.9
-    # Target share of images like the validation images that are flagged as unlike the training
-    # images.
+    # Share of new patients whose prediction set is to hold their class.
+    config.calibration.set_level = 0.9
+    # Share of images like the held-out images that are to be flagged as unlike the training images;
+    # a target.
     config.calibration.outlier_rate = 0.05
 
     config.checkpoint = ConfigDict()

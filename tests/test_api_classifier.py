@@ -114,7 +114,7 @@ def test_decisions_are_those_of_the_rules(tiny: SimpleNamespace) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     images = np.concatenate([tiny.test.images[:], noise])
     found = tiny.classifier.predict(images)
-    rules = tiny.classifier.rules
+    rules = tiny.classifier.rules.image
     least = 0 if rules.confidence_threshold is None else rules.confidence_threshold
     np.testing.assert_array_equal(found.abstained, found.probabilities.max(axis=1) < least)
     np.testing.assert_array_equal(

@@ -16,6 +16,7 @@ import sscjax
 import sscjax.experiments.api
 from sscjax.configs import default, smoke
 from sscjax.errors import UserError
+from sscjax.evaluation.predictions import Predictions
 
 CLASSES = ("normal", "early", "late")
 
@@ -115,6 +116,22 @@ def test_fit_without_subjects_to_spare_and_other_mistakes(skin: Path) -> None:
         with pytest.raises(UserError, match=message) as caught:
             sscjax.fit(*arguments, **more)
         assert "\n" not in str(caught.value)
+
+
+def test_fit_to_convergence_uses_both_sets(skin: Path, tmp_path: Path) -> None:
+    """No epoch is to be chosen: the validation images are trained on, too."""
+    data = sscjax.load_images(skin, classes=CLASSES, image_size=32)
+    train, val, test = data.split(by="subject", seed=0)
+    stages = [sscjax.Head(optimizer="lbfgs", l2=(1e-1, 1.0))]
+    fields: dict[str, Any] = {"micro_batch": 8, "augment.copies": 0}
+    fitted = sscjax.fit(
+        _cnn(cnn_dense=()), train, val, stages=stages, workdir=tmp_path / "work", **fields
+    )
+    record = json.loads((tmp_path / "work" / "run.json").read_text("utf-8"))
+    assert record["data"]["training_images"] == len(train) + len(val)
+    held_out = Predictions.read_csv(tmp_path / "work" / "stages" / "head" / "out_of_fold.csv")
+    assert held_out.files.tolist() == [*train.files.tolist(), *val.files.tolist()]
+    assert fitted.predict_proba(test.images).shape == (len(test), 3)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ from sscjax.errors import UserError
 Storage = Literal["direct", "array_record"]
 OnLeakage = Literal["stop", "report"]
 
+# What a subject counts as whose images have several labels.
+SubjectLabel = Literal["majority", "worst", "image"]
+
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSettings:
@@ -44,6 +47,7 @@ class DataSettings:
     mask_classes: tuple[str, ...] = ()
     merge: str = ""
     ordered: bool = True
+    subject_label: SubjectLabel = "majority"
     corrupt: sources.Policy = "error"
     storage: Storage = "direct"
     max_megabytes: float = 1000
@@ -53,7 +57,11 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.path and self.tfds:
             raise UserError("config.data.path and config.data.tfds are both set; empty one of them")
-        for field, known in (("storage", get_args(Storage)), ("corrupt", get_args(sources.Policy))):
+        for field, known in (
+            ("storage", get_args(Storage)),
+            ("corrupt", get_args(sources.Policy)),
+            ("subject_label", get_args(SubjectLabel)),
+        ):
             if getattr(self, field) not in known:
                 expected = " or ".join(map(repr, known))
                 raise UserError(

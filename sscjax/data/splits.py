@@ -37,10 +37,12 @@ def make_splits(
     folds: int = 0,
     fold: int = 0,
     test_subject: str = "",
+    validation: bool = True,
 ) -> np.ndarray:
     """Assign every image to 'train', 'val' or 'test', each with images of every class.
 
-    With `test_subject` the test split has only the classes of that subject.
+    With `test_subject` the test split has only the classes of that subject. Without `validation`
+    the test images are the same, and all others are 'train'.
 
     Args:
       image_set: N images; splits that it prescribes are returned as they are.
@@ -54,6 +56,7 @@ def make_splits(
       fold: index of the test part, 0 <= fold < folds. Over all folds each image is tested once.
       test_subject: if given, the test images are those of this subject, and the val images, a share
         `fractions[1]` of the set, are taken from the others; only by subject, without folds.
+      validation: whether there are val images; if not, those that would be are train images.
 
     Returns:
       [N] str.
@@ -63,10 +66,11 @@ def make_splits(
         the set.
     """
     if image_set.splits is not None:
-        return _given_splits(image_set, folds, test_subject)
+        return _given_splits(image_set, folds, test_subject, validation)
     check_arguments(by, fractions, counts, folds, fold, test_subject)
     if counts is not None:
-        return _by_counts(image_set, counts, seed)
+        counted = _by_counts(image_set, counts, seed)
+        return counted if validation else without_validation(counted)
     groups, group_of = _groups(image_set, by)
     table = _count_table(group_of, image_set.labels, len(groups), len(image_set.classes))
     names = (image_set.classes, by)
@@ -77,7 +81,10 @@ def make_splits(
         tested, share, number = part == fold, 1 / folds, fold
     else:
         part = partition(table, fractions, [seed], *names)
-        return np.array(SPLITS)[part][group_of]
+        drawn = np.array(SPLITS)[part][group_of]
+        return drawn if validation else without_validation(drawn)
+    if not validation:
+        return np.where(tested, "test", "train")[group_of]
     rest = np.flatnonzero(~tested)
     val_share = fractions[1] / (1 - share)
     # The fold is part of the seed, so that val differs between the folds.
@@ -85,6 +92,11 @@ def make_splits(
     split_of_group = np.full(len(groups), "test", dtype="<U5")
     split_of_group[rest] = np.array(SPLITS[:2])[inner]
     return split_of_group[group_of]
+
+
+def without_validation(splits: np.ndarray) -> np.ndarray:
+    """[N] str, where the images of 'val' are those of 'train', too."""
+    return np.where(splits == "val", "train", splits)
 
 
 def subject_folds(image_set: ImageSet, folds: int, seed: int) -> np.ndarray:
@@ -109,6 +121,22 @@ def subject_folds(image_set: ImageSet, folds: int, seed: int) -> np.ndarray:
         return partition(present, [1 / count] * count, [seed], names, "subject")[group_of]
     except UserError:  # subjects with several classes, too few to give each fold every class
         return np.zeros(len(image_set), np.int64)
+
+
+def unlabelled_folds(subjects: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Assign images to folds by subject, whatever their classes.
+
+    Args:
+      subjects: [N] str, two or more distinct ones.
+      folds: the largest number of folds; reduced to the number of subjects.
+      seed: of the random assignment.
+
+    Returns:
+      [N] int from 0; folds differ by one subject at most.
+    """
+    names, subject_of = np.unique(subjects, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return (order % min(folds, len(names)))[subject_of]
 
 
 def write_splits(path: Path | str, image_set: ImageSet, splits: np.ndarray) -> None:
@@ -164,9 +192,11 @@ def read_splits(path: Path | str, image_set: ImageSet) -> np.ndarray:
 # --- checks -------------------------------------------------------------------------------------
 
 
-def _given_splits(image_set: ImageSet, folds: int, test_subject: str = "") -> np.ndarray:
-    splits = image_set.splits
-    assert splits is not None
+def _given_splits(
+    image_set: ImageSet, folds: int, test_subject: str, validation: bool
+) -> np.ndarray:
+    assert image_set.splits is not None
+    splits = image_set.splits if validation else without_validation(image_set.splits)
     if test_subject:
         raise UserError(
             f"{image_set.source}: prescribes its splits, so {test_subject!r} cannot be made the "
@@ -177,12 +207,13 @@ def _given_splits(image_set: ImageSet, folds: int, test_subject: str = "") -> np
             f"{image_set.source}: prescribes its splits, so they cannot be replaced by {folds} "
             "folds; set folds to 0 or remove the split column"
         )
-    for split in SPLITS:
+    needed = SPLITS if validation else ("train", "test")
+    for split in needed:
         for label, name in enumerate(image_set.classes):
             if not np.any((splits == split) & (image_set.labels == label)):
                 raise UserError(
                     f"{image_set.source}: the prescribed split {split!r} has no image of class "
-                    f"{name!r}, expected every class in train, val and test; correct the splits, "
+                    f"{name!r}, expected every class in {', '.join(needed)}; correct the splits, "
                     "or remove them to split automatically"
                 )
     return splits.astype("<U5")

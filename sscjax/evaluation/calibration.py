@@ -1,8 +1,10 @@
 """Calibration of probabilities, and temperature scaling.
 
-Four in five of the images predicted with 80 % should be right. Networks are usually
-overconfident. Temperature scaling (Guo et al. 2017, ICML) divides all logits by one number that is
-fitted on the validation images: a class that was the most probable of an image stays so.
+Four in five of the rows predicted with 80 % should be right. Networks are usually
+overconfident of single images; the aggregate of a patient's images is usually not confident enough.
+Temperature scaling (Guo et al. 2017, ICML) divides all logits by one number that is fitted on
+held-out rows: a class that was the most probable of a row stays so. A temperature below 1 raises
+the confidence.
 
 Confidence is the largest probability of a row. Its bins hold equally many images by default: most
 confidences are high, and bins of equal width would be empty but for the last.
@@ -11,6 +13,7 @@ confidences are high, and bins of equal width would be empty but for the last.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,28 +21,35 @@ from scipy import optimize, special
 
 from sscjax.evaluation import calibration_error, intervals, metrics
 from sscjax.evaluation.calibration_error import Binning
-from sscjax.evaluation.predictions import Predictions
+from sscjax.evaluation.predictions import LEAST, Predictions
 
 # Temperatures are sought between these; a linear classifier of 1280 features that fitted all its
 # 900 training images needed 3 to 7.
 LOWEST, HIGHEST = 0.05, 20.0
 
-# Validation subjects that a temperature needs.
+# Held-out subjects that a temperature needs.
 FEWEST_SUBJECTS = 4
 
-# Parts of the validation subjects, each left out once, that a temperature has to prove itself on.
+# Parts of the held-out subjects, each left out once, that a temperature has to prove itself on.
 _PARTS = 10
-
-# The least positive number that float32, in which networks compute, keeps in full: 0 means less.
-_LEAST = float(np.finfo(np.float32).tiny)
 
 
 @dataclasses.dataclass(frozen=True)
 class Temperature:
-    """What the logits are divided by; `reason` says why it is 1 where none could be fitted."""
+    """What the logits are divided by.
+
+    Attributes:
+      value: above 0; 1 changes nothing.
+      reason: why it is 1 where none could be fitted, or none may be used; else ''.
+      gain: by how much temperatures fitted on some held-out subjects lower the log loss of the
+        others, the mean per row in nats; None where that was not tried.
+      standard_error: of the gain, by subject.
+    """
 
     value: float
     reason: str = ""
+    gain: float | None = None
+    standard_error: float | None = None
 
 
 def calibrate(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -58,7 +68,7 @@ def calibrate(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _logs(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(np.asarray(probabilities, np.float64), _LEAST))
+    return np.log(np.maximum(np.asarray(probabilities, np.float64), LEAST))
 
 
 def apply(predictions: Predictions, temperature: float) -> Predictions:
@@ -68,33 +78,38 @@ def apply(predictions: Predictions, temperature: float) -> Predictions:
 
 
 def fit_temperature(predictions: Predictions) -> Temperature:
-    """The temperature with the smallest log loss; 1 where none can be fitted.
+    """The temperature with the smallest log loss; 1 where none can be fitted, or none helps.
 
-    That is where they come from fewer than `FEWEST_SUBJECTS` subjects; where every row is right
-    (the loss then falls for ever as the temperature goes to 0) or the best lies outside `LOWEST` to
-    `HIGHEST`; and where temperatures fitted on a part of the subjects do not lower the loss of the
-    others. The last keeps a handful of images from making probabilities worse.
+    None can be fitted to fewer than `FEWEST_SUBJECTS` subjects; where every row is right (the loss
+    then falls for ever as the temperature goes to 0) or the best lies outside `LOWEST` to
+    `HIGHEST`. None is used unless temperatures fitted on parts of the subjects lower the loss of
+    the others by more than one standard error, which counts subjects: a handful of subjects would
+    otherwise make the probabilities worse about as often as better.
 
     Args:
-      predictions: the validation images.
+      predictions: held-out rows, of images or of subjects.
     """
     number = len(set(predictions.subjects.tolist()))
     if number < FEWEST_SUBJECTS:
-        return Temperature(1.0, f"only {number} validation subjects, {FEWEST_SUBJECTS} are needed")
+        return Temperature(1.0, f"only {number} held-out subjects, {FEWEST_SUBJECTS} are needed")
     logs, labels = _logs(predictions.probabilities), predictions.labels
     if (predictions.predicted == labels).all():
-        return Temperature(1.0, "every validation image is right, so the log loss has no minimum")
+        return Temperature(1.0, "every held-out row is right, so the log loss has no minimum")
     temperature = _smallest_loss(logs, labels)
     if not LOWEST * 1.01 < temperature < HIGHEST / 1.01:
         return Temperature(
             1.0, f"none between {LOWEST:g} and {HIGHEST:g} has the smallest log loss"
         )
-    if not _helps_others(logs, labels, predictions.subjects):
+    gain, error = _gain(logs, labels, predictions.subjects)
+    if gain <= error:
         return Temperature(
             1.0,
-            "fitted on some validation subjects, it does not lower the log loss of the others",
+            f"fitted on some of the {number} held-out subjects, it lowers the log loss of the "
+            f"others by {gain:.3f}, not more than one standard error ({error:.3f})",
+            gain,
+            error,
         )
-    return Temperature(temperature)
+    return Temperature(temperature, "", gain, error)
 
 
 def _losses(logs: np.ndarray, labels: np.ndarray, temperature: float) -> np.ndarray:
@@ -113,19 +128,26 @@ def _smallest_loss(logs: np.ndarray, labels: np.ndarray) -> float:
     return float(np.exp(result.x))
 
 
-def _helps_others(logs: np.ndarray, labels: np.ndarray, subjects: np.ndarray) -> bool:
-    """Whether temperatures of the other parts lower the loss of each part's subjects, in sum."""
+def _gain(logs: np.ndarray, labels: np.ndarray, subjects: np.ndarray) -> tuple[float, float]:
+    """Mean fall of the loss per row by temperatures of the other parts, and its standard error.
+
+    The standard error is that of a ratio of sums over subjects (Cochran 1977, Sampling Techniques,
+    section 6.4).
+    """
     _, group = np.unique(subjects, return_inverse=True)
     part = group % _PARTS
-    gain = 0.0
+    gains = np.zeros(len(labels))
     for excluded in sorted(set(part.tolist())):
         held_out = part == excluded
         temperature = _smallest_loss(logs[~held_out], labels[~held_out])
-        change = _losses(logs[held_out], labels[held_out], 1.0) - _losses(
+        gains[held_out] = _losses(logs[held_out], labels[held_out], 1.0) - _losses(
             logs[held_out], labels[held_out], temperature
         )
-        gain += float(change.sum())
-    return gain > 0
+    sizes, mean = np.bincount(group), float(gains.mean())
+    residuals = np.bincount(group, gains) - mean * sizes
+    number = len(sizes)
+    variance = number / (number - 1) * float((residuals**2).sum()) / len(labels) ** 2
+    return mean, float(np.sqrt(variance))
 
 
 # --- how far confidence is from accuracy ------------------------------------------------------
@@ -177,34 +199,34 @@ def quality(predictions: Predictions, bins: int, binning: Binning) -> dict[str, 
 
 
 def compare(
-    predictions: Predictions, temperature: Temperature, bins: int, binning: Binning
+    before: Mapping[str, Predictions],
+    after: Mapping[str, Predictions],
+    bins: int,
+    binning: Binning,
 ) -> dict[str, Any]:
-    """The quality of validation and test before and after scaling, ready for JSON.
+    """How good the probabilities of some tables are before and after scaling, ready for JSON.
 
     Args:
-      predictions: all images, as the network gave them.
-      temperature: what `fit_temperature` found on the validation images.
+      before: rows of one unit by the name of the table, such as 'held_out' and 'test'.
+      after: the same rows with calibrated probabilities.
       bins: see `bin_edges`.
       binning: see `bin_edges`.
 
     Returns:
-      temperature and reason; log_loss, for each split [before, after]; splits, for each split
-      {'before': quality, 'after': quality}.
+      binning; log_loss, for each table [before, after]; splits, for each table {'before': quality,
+      'after': quality}. Empty tables are left out.
     """
-    before, after = predictions, apply(predictions, temperature.value)
-    losses: dict[str, list[float | None]] = {}
-    splits: dict[str, Any] = {}
-    for split in ("val", "test"):
-        pair = before.where(split), after.where(split)
-        if len(pair[0]):
-            losses[split] = [metrics.log_loss(table) for table in pair]
-            good = [quality(table, bins, binning) for table in pair]
-            splits[split] = {"before": good[0], "after": good[1]}
+    names = [name for name, table in before.items() if len(table)]
     return {
-        "fitted_on": "val",
-        "temperature": temperature.value,
-        "reason": temperature.reason,
         "binning": binning,
-        "log_loss": losses,
-        "splits": splits,
+        "log_loss": {
+            name: [metrics.log_loss(before[name]), metrics.log_loss(after[name])] for name in names
+        },
+        "splits": {
+            name: {
+                "before": quality(before[name], bins, binning),
+                "after": quality(after[name], bins, binning),
+            }
+            for name in names
+        },
     }

@@ -204,13 +204,17 @@ def figures(predictions: Predictions, ordered: bool) -> dict[str, Any]:
     }
 
 
-def test_figures(predictions: Predictions, ordered: bool) -> dict[str, Any]:
-    """`figures` of the test split: {'image': intervals, 'subject': intervals}; {} without rows.
+def test_figures(
+    predictions: Predictions, ordered: bool, subjects: Predictions | None = None
+) -> dict[str, Any]:
+    """`figures` of the test split: {'subject': intervals, 'image': intervals}; {} without rows.
 
     Only of the test split: an interval says something of new patients, and those of training were
-    learnt from, those of validation used for model selection.
+    learnt from, those of validation used for model selection. `subjects` as of
+    `metrics.figures_by_split`.
     """
     table = predictions.where("test")
     if not len(table):
         return {}
-    return {"image": figures(table, ordered), "subject": figures(table.by_subject(), ordered)}
+    by_subject = table.by_subject() if subjects is None else subjects.where("test")
+    return {"subject": figures(by_subject, ordered), "image": figures(table, ordered)}

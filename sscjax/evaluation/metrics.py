@@ -208,17 +208,25 @@ def figures(predictions: Predictions, ordered: bool) -> dict[str, Any]:
     }
 
 
-def figures_by_split(predictions: Predictions, ordered: bool) -> dict[str, dict[str, Any]]:
-    """`figures` of each split that has rows: {split: {'image': figures, 'subject': figures}}."""
-    result = {}
-    for split in SPLITS:
-        table = predictions.where(split)
-        if len(table):
-            result[split] = {
-                "image": figures(table, ordered),
-                "subject": figures(table.by_subject(), ordered),
-            }
-    return result
+def figures_by_split(
+    predictions: Predictions, ordered: bool, subjects: Predictions | None = None
+) -> dict[str, dict[str, Any]]:
+    """`figures` of each split that has rows: {split: {'subject': figures, 'image': figures}}.
+
+    Args:
+      predictions: a row per image.
+      ordered: as of `figures`.
+      subjects: a row per subject and split; None takes `predictions.by_subject()`.
+    """
+    by_subject = predictions.by_subject() if subjects is None else subjects
+    return {
+        split: {
+            "subject": figures(by_subject.where(split), ordered),
+            "image": figures(predictions.where(split), ordered),
+        }
+        for split in SPLITS
+        if (predictions.splits == split).any()
+    }
 
 
 VALIDATION_METRICS: dict[str, Callable[[Predictions], float | None]] = {

@@ -15,19 +15,28 @@ the features of them all. By the features themselves in place of their direction
 39 % and the second 15 %.
 
 It can be no better than the features: those of a network from random weights may find nothing. So
-every run tries its flag on a few images that are clearly none of its own kind (`made_up`).
+every run tries its flag on a few images that are clearly none of its own kind (`made_up`); one that
+misses most of them is not used (`usable`). The rate is a target: with few held-out images, or
+images of few patients, the real share of flagged images can be several times as high.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from sscjax.errors import UserError
 from sscjax.system.files import read_npz, write_bytes
+
+# With fewer held-out images or subjects than these the rate of flagged images is not known.
+FEWEST_IMAGES, FEWEST_SUBJECTS = 50, 10
+
+# Share of the made-up images that a flag has to find.
+_LEAST_FOUND = 0.5
 
 METHOD = "Mahalanobis distance of the features' direction, principal components and noise"
 
@@ -82,6 +91,16 @@ class Detector:
         """[N] bool, whether each image is unlike the training images."""
         return self.distances(features) > self.threshold
 
+    def with_rate(self, held_out: np.ndarray, rate: float) -> Detector:
+        """The same detector with its threshold set by images that it was not fitted on.
+
+        Args:
+          held_out: [N] distances of such images, one or more.
+          rate: target share, in (0, 1), of images like these to be flagged. With few of them a
+            small rate cannot be met: their largest distance is then the threshold.
+        """
+        return dataclasses.replace(self, threshold=_quantile(held_out, rate))
+
     def save(self, path: Path | str) -> None:
         """Write the arrays as .npz, atomically; no pickle, and equal detectors give equal files."""
         memory = io.BytesIO()
@@ -109,14 +128,11 @@ class Detector:
             ) from error
 
 
-def fit(training: np.ndarray, held_out: np.ndarray, rate: float) -> Detector:
-    """Fit the training features, and set the threshold by the held-out ones.
+def fit(training: np.ndarray) -> Detector:
+    """A detector of training features, which flags nothing before it has a threshold.
 
     Args:
       training: [M,D] features of the training images.
-      held_out: [N,D] features of validation images, one or more.
-      rate: target share, in (0, 1), of images like the held-out ones to be flagged. With few
-        held-out images a small rate cannot be met: their largest distance is then the threshold.
     """
     directions = _directions(training)
     mean = directions.mean(axis=0)
@@ -135,14 +151,30 @@ def fit(training: np.ndarray, held_out: np.ndarray, rate: float) -> Detector:
     components = (vectors[:, :count] / np.linalg.norm(vectors[:, :count], axis=0)).T
     noise = variances[count:].sum() / (width - count)
     noise = max(noise, _SMALLEST_VARIANCE * variances[0], 1e-12)
-    detector = Detector(
+    return Detector(
         mean=mean.astype(np.float32),
         components=components.astype(np.float32),
         variances=variances[:count].astype(np.float32),
         noise=float(noise),
         threshold=np.inf,
     )
-    return dataclasses.replace(detector, threshold=_quantile(detector.distances(held_out), rate))
+
+
+def out_of_fold_distances(features: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Distances of images, each from a detector fitted on the other folds: [N] float64.
+
+    For features of one and the same frozen network. Where a network is trained in each fold, each
+    fold's own detector and features give the distances of its held-out images.
+
+    Args:
+      features: [N,D] of the development images.
+      folds: [N], the fold of each; all images of a subject are in one. Two folds or more.
+    """
+    distances = np.zeros(len(features))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        distances[inside] = fit(features[~inside]).distances(features[inside])
+    return distances
 
 
 def made_up(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -157,8 +189,55 @@ def made_up(images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     return {
         "noise": rng.integers(0, 256, images.shape, np.uint8),
         "one colour": np.broadcast_to(colours, images.shape),
+        "stripes": _stripes(images.shape, rng),
         "inverted": 255 - images,
     }
+
+
+def _stripes(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Two colours in waves of any direction, 4 to 32 pixels long: uint8 of the shape."""
+    count, height, width, _ = shape
+    angle, period = rng.uniform(0, np.pi, count), rng.uniform(4, 32, count)
+    first, second = rng.integers(0, 256, (2, count, 1, 1, 3))
+    down, right = np.mgrid[:height, :width]
+    along = np.cos(angle)[:, None, None] * right + np.sin(angle)[:, None, None] * down
+    share = (1 + np.sin(2 * np.pi * along / period[:, None, None]))[..., None] / 2
+    stripes: np.ndarray = (share * first + (1 - share) * second).round().astype(np.uint8)
+    return stripes
+
+
+def usable(made_up_flagged: Mapping[str, float]) -> bool:
+    """Whether a flag finds most of the images that are made up to try it.
+
+    Args:
+      made_up_flagged: share flagged, 0 to 1, by kind.
+    """
+    shares = list(made_up_flagged.values())
+    return not shares or sum(shares) / len(shares) >= _LEAST_FOUND
+
+
+def warnings(images: int, subjects: int, made_up_flagged: Mapping[str, float]) -> list[str]:
+    """What a reader of the flag must know, a line each.
+
+    Args:
+      images: held-out images that set its threshold.
+      subjects: how many subjects these are of.
+      made_up_flagged: see `usable`.
+    """
+    lines = []
+    if not usable(made_up_flagged):
+        shares = list(made_up_flagged.values())
+        lines.append(
+            f"The flag is not usable and is not applied: it finds only "
+            f"{100 * sum(shares) / len(shares):.0f} % of the images made up to try it."
+        )
+    if images < FEWEST_IMAGES or subjects < FEWEST_SUBJECTS:
+        lines.append(
+            f"Its limit rests on {images} held-out images of {subjects} subjects "
+            f"({FEWEST_IMAGES} of {FEWEST_SUBJECTS} or more are better): new patients may be "
+            "flagged several times as often as the target says, or hardly ever."
+        )
+    return lines
 
 
 def _quantile(distances: np.ndarray, rate: float) -> float:

@@ -6,9 +6,10 @@ import csv
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from scipy import special
 
 from sscjax.errors import UserError
 from sscjax.system.files import csv_name, csv_text, write_text
@@ -17,6 +18,18 @@ SPLITS = ("train", "val", "test")
 
 # The fixed columns of predictions.csv; one column `p_<class>` per class follows.
 CSV_COLUMNS = ("file", "subject", "split", "label", "prediction")
+
+# How a subject's images become one row of probabilities: by their mean, or by the mean of their
+# logarithms (the geometric mean, scaled to a sum of 1).
+Aggregation = Literal["mean", "geometric"]
+AGGREGATIONS: tuple[Aggregation, ...] = ("mean", "geometric")
+
+# What a subject is whose images have several labels: what most of them have (of equally many the
+# higher, which for ordered classes is the more severe), the highest of any, or no row at all.
+SubjectLabel = Literal["majority", "worst", "image"]
+
+# The least positive number that float32, in which networks compute, keeps in full: 0 means less.
+LEAST = float(np.finfo(np.float32).tiny)
 
 # How far a row of probabilities may be from summing to 1 (float32 softmax is within 1e-6).
 SUM_TOLERANCE = 1e-3
@@ -127,31 +140,50 @@ class Predictions:
         }
         return cls(**columns, classes=tables[0].classes)
 
-    def by_subject(self) -> Predictions:
+    def by_subject(
+        self, aggregation: Aggregation = "mean", label: SubjectLabel = "majority"
+    ) -> Predictions:
         """One row per subject, in the order of first appearance.
 
-        The probabilities are the mean over the subject's images. The label is the one most of its
-        images carry; of equally frequent ones the higher index, which for ordered classes is the
-        more severe. A subject with images in several splits (a split by image) gives one row for
-        each of them: what was seen in training never leaks into a row of the test split.
+        A subject with images in several splits (a split by image) gives one row for each of them:
+        what was seen in training never leaks into a row of the test split.
+
+        Args:
+          aggregation: how its images' probabilities become one row, see `AGGREGATIONS`.
+          label: what it is where its images have several labels, see `SubjectLabel`.
         """
         keys = list(zip(self.splits.tolist(), self.subjects.tolist(), strict=True))
         row_of = {key: row for row, key in enumerate(dict.fromkeys(keys))}
         group = np.array([row_of[key] for key in keys], dtype=np.int64)
-        num_classes = len(self.classes)
-        votes = np.zeros((len(row_of), num_classes), dtype=np.int64)
+        votes = np.zeros((len(row_of), len(self.classes)), dtype=np.int64)
         np.add.at(votes, (group, self.labels), 1)
-        # Searching the reversed columns makes the higher index win a tie.
-        labels = num_classes - 1 - np.argmax(votes[:, ::-1], axis=1)
+        labels = (votes > 0) if label == "worst" else votes
         subjects = np.array([subject for _, subject in row_of], dtype=str)
-        return Predictions(
+        table = Predictions(
             files=subjects,
             subjects=subjects,
             splits=np.array([split for split, _ in row_of], dtype=str),
-            labels=labels,
-            probabilities=group_means(self.probabilities, group),
+            labels=most_frequent(labels),
+            probabilities=aggregate(self.probabilities, group, aggregation),
             classes=self.classes,
         )
+        return table.take((votes > 0).sum(axis=1) == 1) if label == "image" else table
+
+    @property
+    def subjects_of_several_labels(self) -> int:
+        """How many subjects have images with different labels."""
+        labels: dict[str, set[int]] = {}
+        for subject, label in zip(self.subjects.tolist(), self.labels.tolist(), strict=True):
+            labels.setdefault(subject, set()).add(label)
+        return sum(len(distinct) > 1 for distinct in labels.values())
+
+    @property
+    def largest_share(self) -> tuple[str, float]:
+        """The subject with the most rows, and its share of them, 0 to 1; ('', 0) without rows."""
+        if not len(self):
+            return "", 0.0
+        names, counts = np.unique(self.subjects, return_counts=True)
+        return str(names[counts.argmax()]), float(counts.max() / len(self))
 
     def write_csv(self, path: Path | str) -> None:
         """Write the table atomically; `read_csv` gives back the same numbers to the bit."""
@@ -217,6 +249,25 @@ def group_means(probabilities: np.ndarray, group: np.ndarray) -> np.ndarray:
     sums = np.zeros((int(group.max(initial=-1)) + 1, probabilities.shape[1]))
     np.add.at(sums, group, probabilities)
     return sums / np.bincount(group, minlength=len(sums))[:, None]
+
+
+def aggregate(probabilities: np.ndarray, group: np.ndarray, aggregation: Aggregation) -> np.ndarray:
+    """One row of probabilities for each group of rows: [G,K] float64, rows sum to 1.
+
+    Args:
+      probabilities: [N,K] float, rows sum to 1.
+      group: [N] int, see `group_means`.
+      aggregation: see `AGGREGATIONS`.
+    """
+    if aggregation == "mean":
+        return group_means(probabilities, group)
+    logs = np.log(np.maximum(np.asarray(probabilities, np.float64), LEAST))
+    return special.softmax(group_means(logs, group), axis=1)
+
+
+def most_frequent(votes: np.ndarray) -> np.ndarray:
+    """The column with the most votes of each row [G,K], of equally many the highest: [G] int."""
+    return votes.shape[1] - 1 - np.argmax(votes[:, ::-1], axis=1)
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

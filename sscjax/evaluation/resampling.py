@@ -18,7 +18,7 @@ from scipy import stats
 
 from sscjax.evaluation import metrics, ranking
 from sscjax.evaluation.limits import LEVEL
-from sscjax.evaluation.predictions import Predictions
+from sscjax.evaluation.predictions import Predictions, most_frequent
 
 RESAMPLES = 2000
 
@@ -116,7 +116,7 @@ def subjects_of(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
     names, group = np.unique(predictions.subjects, return_inverse=True)
     votes = np.zeros((len(names), len(predictions.classes)), np.int64)
     np.add.at(votes, (group, predictions.labels), 1)
-    return group, votes.argmax(axis=1)
+    return group, most_frequent(votes)
 
 
 def weighted(

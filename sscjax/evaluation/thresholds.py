@@ -1,27 +1,26 @@
-"""From probabilities to decisions: call an image diseased, or abstain; by stated rules.
+"""From probabilities to decisions: call a row diseased by a stated rule.
 
-Thresholds are chosen on the validation images and then applied to the test images; only the results
-there describe new patients. A subject has the mean probabilities of its images, and the same
-thresholds.
+Thresholds are chosen on held-out rows, of images or of subjects, each unit its own, and then
+applied to the test rows, for which alone they say something of new patients: figures of the rows on
+which a threshold was chosen have no interval. Each rule with a target comes with the odds that new
+patients miss it (`odds`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from sscjax.evaluation import intervals, resampling
+from sscjax.evaluation import intervals, odds
 from sscjax.evaluation.predictions import Predictions
 
 RULES = ("youden", "sensitivity")
 
-# Images that have to remain where some are given no answer.
-FEWEST_ANSWERED = 10
-
-# Points of a coverage curve that are kept, at most.
-_POINTS = 101
+# Parts of the held-out subjects, each left out once, for the figures of Youden's threshold.
+_PARTS = 10
 
 _ROUNDING = 1e-12
 
@@ -74,7 +73,8 @@ def at_sensitivity(scores: np.ndarray, positives: np.ndarray, least: float) -> f
     return float(thresholds[np.flatnonzero(sensitivity >= least - _ROUNDING)[0]])
 
 
-def _share(right: np.ndarray, counted: np.ndarray, subjects: np.ndarray) -> dict[str, Any]:
+def share_of(right: np.ndarray, counted: np.ndarray, subjects: np.ndarray) -> dict[str, Any]:
+    """The share right of the rows that count: value, interval by subject and n, ready for JSON."""
     interval = intervals.clustered_share(right, counted, subjects)
     total = int(counted.sum())
     return {
@@ -84,186 +84,152 @@ def _share(right: np.ndarray, counted: np.ndarray, subjects: np.ndarray) -> dict
     }
 
 
-def figures_at(predictions: Predictions, classes: int, threshold: float) -> dict[str, Any]:
+def figures_at(
+    predictions: Predictions, classes: int, threshold: float | np.ndarray
+) -> dict[str, Any]:
     """Sensitivity, specificity, ppv, npv and accuracy: each value, interval and n, the images.
 
     Args:
       predictions: one row per image or per subject.
       classes: as of `disease_scores`.
-      threshold: of the disease score; what reaches it is called diseased.
+      threshold: of the disease score, one for all or of each row; what reaches it is called
+        diseased.
     """
     ill = predictions.labels > 0
     called = disease_scores(predictions, classes) >= threshold
     every, subjects = np.ones(len(ill), bool), predictions.subjects
     return {
-        "sensitivity": _share(called, ill, subjects),
-        "specificity": _share(~called, ~ill, subjects),
-        "ppv": _share(ill, called, subjects),
-        "npv": _share(~ill, ~called, subjects),
-        "accuracy": _share(called == ill, every, subjects),
+        "sensitivity": share_of(called, ill, subjects),
+        "specificity": share_of(~called, ~ill, subjects),
+        "ppv": share_of(ill, called, subjects),
+        "npv": share_of(~ill, ~called, subjects),
+        "accuracy": share_of(called == ill, every, subjects),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A threshold, and what is known of it.
+
+    Attributes:
+      value: 0 to 1; None where none could be chosen.
+      rule: how it was chosen, for people.
+      miss_odds: the odds, 0 to 1, that new patients miss the rule's target, see `odds`; None
+        without a target or a threshold.
+      index: of Youden's rule sensitivity + specificity - 1 of the rows where it was chosen, and by
+        cross-validation over their subjects; None for other rules.
+    """
+
+    value: float | None
+    rule: str
+    miss_odds: float | None = None
+    index: tuple[float, float | None] | None = None
+
+    @property
+    def text(self) -> str:
+        """The rule and how much it is to be trusted, for people."""
+        if self.miss_odds is not None:
+            return f"{self.rule}; odds that new ones miss it: {100 * self.miss_odds:.0f} %"
+        chosen, validated = self.index or (None, None)
+        if chosen is not None and validated is not None:
+            return f"{self.rule}; {1 + chosen:.2f}, by cross-validation {1 + validated:.2f}"
+        return self.rule
+
+
+def choose_disease(
+    held_out: Predictions, classes: int, rule: str, sensitivity: float, rows: str
+) -> Choice:
+    """A threshold for any disease, which is every class but the first.
+
+    Args:
+      held_out: rows on which it is chosen, calibrated.
+      classes: how many of the columns stand for a class.
+      rule: one of `RULES`.
+      sensitivity: least sensitivity of these rows, in (0, 1]; for that rule.
+      rows: what the rows are called, such as 'validation subjects'.
+    """
+    ill, scores = held_out.labels > 0, disease_scores(held_out, classes)
+    if not len(ill):
+        return Choice(0.5, f"one half, because there are no {rows}")
+    if ill.all() or not ill.any():
+        kind = "" if ill.all() else "not "
+        return Choice(0.5, f"one half, because all {rows} are {kind}diseased")
+    if rule == "youden":
+        value = youden(scores, ill)
+        if value is None:
+            return Choice(0.5, f"one half, because no threshold separates the {rows}")
+        index = (_index(scores >= value, ill), _cross_validated_index(scores, ill, held_out))
+        text = f"largest sensitivity + specificity (Youden) of the {rows}"
+        return Choice(value, text, index=index)
+    value = at_sensitivity(scores, ill, sensitivity)
+    return Choice(
+        value,
+        f"sensitivity of at least {100 * sensitivity:g} % of the {rows}",
+        miss_odds=odds.miss((scores >= value)[ill], held_out.subjects[ill], sensitivity),
+    )
+
+
+def _index(called: np.ndarray, ill: np.ndarray) -> float:
+    return float(called[ill].mean() - called[~ill].mean())
+
+
+def _cross_validated_index(
+    scores: np.ndarray, ill: np.ndarray, held_out: Predictions
+) -> float | None:
+    """Youden's index where each subject is called by a threshold of the others; None: undefined."""
+    _, group = np.unique(held_out.subjects, return_inverse=True)
+    part, called = group % _PARTS, np.zeros(len(ill), bool)
+    for excluded in sorted(set(part.tolist())):
+        inside = part == excluded
+        others = ill[~inside]
+        if others.all() or not others.any():
+            return None
+        value = youden(scores[~inside], others)
+        called[inside] = scores[inside] >= (0.5 if value is None else value)
+    return _index(called, ill)
 
 
 def operating_point(
-    predictions: Predictions, names: Sequence[str], rule: str, sensitivity: float
+    choice: Choice, tables: dict[str, Predictions], names: Sequence[str]
 ) -> dict[str, Any]:
-    """A threshold for any disease, chosen on validation, and its figures; ready for JSON.
+    """A threshold for any disease with its figures, ready for JSON.
 
     Args:
-      predictions: all images, calibrated.
+      choice: of `choose_disease`.
+      tables: calibrated rows by name, 'held_out' where it was chosen, and 'test'.
       names: the classes, without unused outputs; the first is no disease.
-      rule: one of `RULES`.
-      sensitivity: least sensitivity on validation, in (0, 1]; for that rule.
 
     Returns:
-      rule (for people), positive, value, val, test, and per_subject with val and test.
+      rule (for people), miss_odds, index, positive, negative, value, and the figures of each table
+      that has rows; those of 'held_out' without intervals.
     """
-    chosen = predictions.where("val")
-    ill, scores = chosen.labels > 0, disease_scores(chosen, len(names))
-    value, text = None, f"sensitivity of at least {100 * sensitivity:g} % on validation"
-    if ill.all() or not ill.any():
-        text = f"one half, because all validation images are {'' if ill.all() else 'not '}diseased"
-    elif rule == "youden":
-        value = youden(scores, ill)
-        text = "largest sensitivity + specificity (Youden) on validation"
-        if value is None:
-            text = "one half, because no threshold separates the validation images"
-    else:
-        value = at_sensitivity(scores, ill, sensitivity)
-    value = 0.5 if value is None else value
+    assert choice.value is not None
+    threshold = choice.value
     return {
-        "rule": text,
+        **described(choice),
         "positive": " or ".join(names[1:]),
         "negative": names[0],
-        "value": value,
-        **_both(predictions, lambda table: figures_at(table, len(names), value)),
+        **{
+            name: shown(name, figures_at(table, len(names), threshold))
+            for name, table in tables.items()
+            if len(table)
+        },
     }
 
 
-def _both(
-    predictions: Predictions, figures: Callable[[Predictions], dict[str, Any]]
-) -> dict[str, Any]:
-    """Figures of val and test by image, and under `per_subject` by subject."""
-    tables = {split: predictions.where(split) for split in ("val", "test")}
-    tables = {split: table for split, table in tables.items() if len(table)}
-    by_image = {split: figures(table) for split, table in tables.items()}
-    by_subject = {split: figures(table.by_subject()) for split, table in tables.items()}
-    return {**by_image, "per_subject": by_subject}
-
-
-# --- abstention ---------------------------------------------------------------------------------
-
-
-def _curve(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Falling distinct confidences [K], how many rows reach each, and how many of these are right.
-
-    Rows of equal confidence are answered together or not at all.
-    """
-    distinct, level = np.unique(confidence, return_inverse=True)
-    count = np.cumsum(np.bincount(level, minlength=len(distinct))[::-1])
-    hits = np.cumsum(np.bincount(level, right, len(distinct))[::-1])
-    return distinct[::-1], count, hits
-
-
-def coverage_curve(predictions: Predictions) -> list[dict[str, Any]]:
-    """Accuracy of the most confident rows, from few of them to all, at about a hundred points.
-
-    Each is a dict of coverage (share answered), threshold (lowest confidence answered), accuracy
-    and n (rows answered).
-    """
-    right = predictions.predicted == predictions.labels
-    thresholds, count, hits = _curve(predictions.confidence, right)
-    shown = np.unique(np.linspace(0, len(count) - 1, min(_POINTS, len(count))).round().astype(int))
-    return [
-        {
-            "coverage": float(count[index] / len(right)),
-            "threshold": float(thresholds[index]),
-            "accuracy": float(hits[index] / count[index]),
-            "n": int(count[index]),
-        }
-        for index in shown.tolist()
-    ]
-
-
-def coverage_area(predictions: Predictions) -> tuple[float, resampling.Interval | None]:
-    """Mean accuracy over all shares answered, 0..1, and its interval by subject.
-
-    The mean over k of the accuracy of the k most confident rows; 1 minus what is called AURC
-    (Geifman, Uziel and El-Yaniv 2019, ICLR). Rows of equal confidence count by their mean.
-    """
-    right = (predictions.predicted == predictions.labels).astype(np.float64)
-    distinct, level = np.unique(-predictions.confidence, return_inverse=True)
-    order = np.argsort(level, kind="stable")
-    starts = np.searchsorted(level[order], np.arange(len(distinct)))
-
-    def area(weights: np.ndarray) -> np.ndarray:
-        rows = weights[:, order]
-        count = np.add.reduceat(rows, starts, axis=1)
-        hits = np.add.reduceat(rows * right[order], starts, axis=1)
-        total, found = np.cumsum(count, axis=1), np.cumsum(hits, axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            accuracy = found / total
-        # Weighed by the rows that come in at each confidence; none, none.
-        return np.where(count > 0, accuracy * count, 0.0).sum(1) / weights.sum(1)
-
-    value = float(area(np.ones((1, len(predictions))))[0])
-    return value, resampling.bootstrap_interval(predictions, area)
-
-
-def confidence_threshold(predictions: Predictions, target: float) -> float | None:
-    """The lowest confidence threshold whose answered rows reach an accuracy; None without one.
-
-    Args:
-      predictions: the validation images.
-      target: accuracy 0..1 of the rows answered, at least `FEWEST_ANSWERED`.
-    """
-    right = predictions.predicted == predictions.labels
-    thresholds, count, hits = _curve(predictions.confidence, right)
-    good = np.flatnonzero((hits / count >= target - _ROUNDING) & (count >= FEWEST_ANSWERED))
-    if not len(good):
-        return None
-    last = good[-1]
-    # Halfway to the next row, which is not answered any more.
-    below = thresholds[last + 1] if last + 1 < len(thresholds) else 0.0
-    return float((thresholds[last] + below) / 2)
-
-
-def abstention(predictions: Predictions, target: float) -> dict[str, Any]:
-    """A confidence threshold, chosen on validation, below which is no answer; ready for JSON.
-
-    Args:
-      predictions: all images, calibrated.
-      target: accuracy that the answered validation images are to have, 0..1.
-
-    Returns:
-      rule, target_accuracy, threshold (None: no confidence reaches the target), area and
-      area_interval of the test images' coverage curve, and where there is a threshold val, test
-      and per_subject, each with coverage and accuracy (value, interval, n).
-    """
-    threshold = confidence_threshold(predictions.where("val"), target)
-    rule = f"accuracy of at least {100 * target:g} % of the validation images answered"
-    if threshold is None:
-        rule += f"; {FEWEST_ANSWERED} or more never reach it"
-    test = predictions.where("test")
-    area, area_interval = coverage_area(test) if len(test) else (None, None)
-    content: dict[str, Any] = {
-        "rule": rule,
-        "target_accuracy": target,
-        "threshold": threshold,
-        "area": area,
-        "area_interval": None if area_interval is None else list(area_interval),
-    }
-    if threshold is None:
-        return content
-    return {**content, **_both(predictions, lambda table: answered(table, threshold))}
-
-
-def answered(predictions: Predictions, threshold: float) -> dict[str, Any]:
-    """Share of the rows that reach a confidence, and their accuracy."""
-    reached = predictions.confidence >= threshold
-    right = predictions.predicted == predictions.labels
-    every = np.ones(len(reached), bool)
+def described(choice: Choice) -> dict[str, Any]:
+    """A choice without its figures, ready for JSON."""
+    index = None if choice.index is None else list(choice.index)
     return {
-        "coverage": _share(reached, every, predictions.subjects),
-        "accuracy": _share(right, reached, predictions.subjects),
+        "rule": choice.text,
+        "value": choice.value,
+        "miss_odds": choice.miss_odds,
+        "youden_index": index,
     }
+
+
+def shown(name: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Without intervals of the rows on which the threshold was chosen."""
+    if name != "held_out":
+        return figures
+    return {key: {**figure, "interval": None} for key, figure in figures.items()}

@@ -204,12 +204,15 @@ def fit(
     """Train a classifier, by the same code as `run`: with the same images, the same bits.
 
     The epoch, the temperature, the thresholds and the limit of the out-of-distribution flag are
-    chosen on the validation images.
+    chosen on the validation images. If every stage has `optimizer="lbfgs"`, which fits to
+    convergence, there is no epoch to choose: the classifier is then fitted to the images of `train`
+    and `val` together, and the rules are chosen on their out-of-fold predictions.
 
     Args:
       model: what `create_model` returns; it is not changed.
       train: images to train on, every class among them.
-      val: validation images, likewise; of other subjects.
+      val: validation images, likewise; of other subjects. They are trained on where no stage needs
+        a validation set, see above.
       stages: what is trained, one after the other.
       seed: of augmentation, dropout and the order of the images.
       batch_size: images per step.

@@ -136,12 +136,14 @@ def split_images(
       image_set: its N images.
       synthetic: whether they are the embedded synthetic set.
       made: [N] str, their splits, where the caller has made them; without test images there are no
-        figures of any.
+        figures of any. Validation images that the run does not need are trained on, here as well.
     """
-    assigned, augmentation = made, settings.augment
-    if assigned is None:
+    augmentation = settings.augment
+    if made is None:
         image_set = without_outer_fold(settings, copies_before_split(settings, image_set))
         assigned = make_splits(settings, image_set)
+    else:
+        assigned = made if settings.validates else splits.without_validation(made)
     refuse_unmasked(settings, image_set, assigned)
     training = offline_augment.augmented_copies(
         image_set.take(np.flatnonzero(assigned == "train")),
@@ -164,6 +166,8 @@ def refuse_unmasked(settings: Settings, image_set: ImageSet, assigned: np.ndarra
       assigned: [N] the split of each.
     """
     if settings.select.metric != MASK_METRIC or not settings.loss.segmentation:
+        return
+    if not settings.validates:  # the stages themselves refuse the metric
         return
     if not len(with_masks(image_set, np.flatnonzero(assigned == "val"))):
         raise UserError(
@@ -198,7 +202,7 @@ def without_outer_fold(settings: Settings, image_set: ImageSet) -> ImageSet:
 
 
 def make_splits(settings: Settings, image_set: ImageSet) -> np.ndarray:
-    """[N] str of 'train', 'val', 'test', as the settings give them."""
+    """[N] str of 'train', 'test' and, where the run validates, 'val', as the settings give them."""
     split = settings.split
     return splits.make_splits(
         image_set,
@@ -209,6 +213,7 @@ def make_splits(settings: Settings, image_set: ImageSet) -> np.ndarray:
         folds=split.folds,
         fold=split.fold,
         test_subject=split.test_subject,
+        validation=settings.validates,
     )
 
 

@@ -11,11 +11,19 @@ import numpy as np
 
 from sscjax.data import dataset
 from sscjax.data.dataset import Images, ImageSet
+from sscjax.data.splits import unlabelled_folds
 from sscjax.evaluation import ood, reliability, segmentation
 from sscjax.reports import figures
 from sscjax.system import run_dir
 from sscjax.system.progress import Progress
-from sscjax.training import checkpoint, evaluate, frozen_features, programs, setup
+from sscjax.training import (
+    checkpoint,
+    evaluate,
+    frozen_features,
+    linear_probe,
+    programs,
+    setup,
+)
 from sscjax.training.network import Network
 from sscjax.training.settings import Settings
 
@@ -37,9 +45,10 @@ class FinalModel:
 
     def features(self, images: Images) -> reliability.Features:
         """What the network hands to its classifier, for every original and for made-up images."""
-        originals = images.originals.images
-        of_validation = originals[np.flatnonzero(images.splits == "val")[:_MADE_UP]]
-        made_up = ood.made_up(of_validation, self.seed)
+        originals, training = images.originals.images, images.splits == "train"
+        validation = np.flatnonzero(images.splits == "val")
+        inverted = validation if len(validation) else np.flatnonzero(training)
+        made_up = ood.made_up(originals[inverted[:_MADE_UP]], self.seed)
         total = len(originals) + sum(map(len, made_up.values()))
         with Progress("features of the images", total) as progress:
             extract = functools.partial(
@@ -50,9 +59,24 @@ class FinalModel:
                 batch_size=self.batch_size,
                 progress=progress.advance,
             )
+            features = extract(originals)
             return reliability.Features(
-                extract(originals), {kind: extract(pixels) for kind, pixels in made_up.items()}
+                features,
+                {kind: extract(pixels) for kind, pixels in made_up.items()},
+                None
+                if len(validation)
+                else self._out_of_fold(features[training], images.originals.subjects[training]),
             )
+
+    def _out_of_fold(self, features: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+        """[T] distances of the training images, each from a detector without its subject.
+
+        Of a single subject the folds are of images: for a new one the limit is then too low.
+        """
+        several = len(set(subjects.tolist())) > 1
+        groups = subjects if several else np.arange(len(subjects)).astype(str)
+        folds = unlabelled_folds(groups, linear_probe.FOLDS, self.seed)
+        return ood.out_of_fold_distances(features, folds)
 
     def masks(self, images: Images, folder: Path) -> segmentation.Table | None:
         """Pixels of each class in the masks of the originals; None without masks.

@@ -33,7 +33,8 @@ def compare_outcomes(folder: Path, target: Path) -> dict[str, Any]:
     }
     run = run_dir.RunDir(folder)
     paths = [run.predictions]
-    paths += [stage.predictions for stage in run.stages() if stage.predictions.is_file()]
+    of_stages = [path for stage in run.stages() for path in (stage.predictions, stage.out_of_fold)]
+    paths += [path for path in of_stages if path.is_file()]
     names = [path.relative_to(folder).as_posix() for path in paths]
     predictions = {name: _compare_predictions(folder / name, target / name) for name in names}
     count, differing = 0, []

@@ -39,6 +39,11 @@ def log_splits(images: dataset.Images) -> None:
         )
         subjects = len(set(originals.subjects[chosen].tolist()))
         _LOG.info("%s: %d images of %d subjects (%s)", split, chosen.sum(), subjects, counts)
+    if "val" not in images.splits:
+        _LOG.info(
+            "no validation images: every stage is fitted to convergence, so all images that are "
+            "not for testing are trained on, and rules rest on out-of-fold predictions"
+        )
     copies = len(images.training) - int((images.splits == "train").sum())
     if copies:
         _LOG.info("train: %d augmented copies besides", copies)

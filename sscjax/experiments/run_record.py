@@ -46,6 +46,7 @@ def make(
             "images": len(images.originals),
             "training_images": len(images.training),
             **({"mask_classes": list(mask_classes)} if mask_classes else {}),
+            **({} if "val" in images.splits else {"validation": "none: all are trained on"}),
             **skipped(images.originals),
         },
         "weights": network.weights.identity(),
@@ -101,6 +102,7 @@ _FREE = (
     "config.data.corrupt",
     "config.data.max_megabytes",
     "config.data.path",
+    "config.data.subject_label",
     "config.data.storage",
     "config.pretrained",
 )
@@ -137,7 +139,10 @@ def free_to_change(then: Mapping[str, Any]) -> tuple[str, ...]:
 
 def same_evaluation(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether a finished run's figures would be made by the same rules again."""
-    return then["config"].get("calibration") == now["config"]["calibration"]
+    same_label = (
+        then["config"]["data"].get("subject_label") == now["config"]["data"]["subject_label"]
+    )
+    return same_label and then["config"].get("calibration") == now["config"]["calibration"]
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

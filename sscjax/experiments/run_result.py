@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
-from sscjax.errors import UserError
 from sscjax.evaluation import result
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments.cross_validation import all_folds
@@ -41,40 +38,22 @@ class RunResult:
         """Figures of the test images with their intervals, as `sscjax.evaluate` gives them.
 
         Of a cross-validation all test predictions of its folds are aggregated; where it has
-        repeats, a subject's images are averaged within a repeat and not across.
+        repeats, a subject's images are aggregated within a repeat and not across.
         """
         splits = files.read_json(self.folder / run_dir.METRICS)["splits"]
         ordered = splits["test"]["image"]["quadratic_kappa"] is not None
-        repeat = self._repeats()
-        if repeat is None:
-            test = self.predictions.where("test")
-            return result.of_tables(test, test.by_subject(), ordered)
-        tables = [self.predictions.take(repeat == number) for number in np.unique(repeat)]
-        subjects = Predictions.join([table.by_subject() for table in tables])
-        return result.of_tables(Predictions.join(tables), subjects, ordered)
-
-    def _repeats(self) -> np.ndarray | None:
-        """[N] int, the repeat of each prediction of a cross-validation; None of a run."""
-        path = self.folder / run_dir.FOLDS_TABLE
-        if not path.is_file():
-            return None
-        with path.open(encoding="utf-8", newline="") as file:
-            numbers = [int(row["repeat"]) for row in csv.DictReader(file)]
-        if len(numbers) != len(self.predictions):
-            raise UserError(
-                f"{path} has {len(numbers)} rows, predictions.csv {len(self.predictions)}: give "
-                "the same command again"
-            )
-        return np.array(numbers)
+        subjects = Predictions.read_csv(self.folder / run_dir.SUBJECT_PREDICTIONS)
+        return result.of_tables(self.predictions.where("test"), subjects.where("test"), ordered)
 
     def classifier(self) -> Classifier | Ensemble:
         """The trained classifier; of a cross-validation its folds' models together."""
         return ensemble.open_folder(self.folder)
 
     def __repr__(self) -> str:
-        accuracy = self.figures["balanced_accuracy"].per_image.value
+        accuracy = self.figures["balanced_accuracy"].per_subject.value
         folder = formatting.clean_file(str(self.folder), 60)
-        return f"RunResult({folder}: balanced accuracy {formatting.percent(accuracy)} on test)"
+        share = formatting.percent(accuracy)
+        return f"RunResult({folder}: balanced accuracy {share} of test subjects)"
 
 
 def run(

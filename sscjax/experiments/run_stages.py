@@ -167,16 +167,22 @@ def _write_finished(
     """Write a stage's model and predictions; stage.json comes last and marks it as complete."""
     checkpoint.save_model(stage_dir.model, result.variables)
     result.predictions.write_csv(stage_dir.predictions)
-    value = result.progress.best_value if stage.metric == metrics.MASK_METRIC else None
-    if stage.metric in metrics.VALIDATION_METRICS:
-        value = metrics.validation_metric(stage.metric, result.predictions.where("val"))
+    if result.out_of_fold is not None:
+        result.out_of_fold.write_csv(stage_dir.out_of_fold)
+    value = result.progress.best_value
+    validation = result.predictions.where("val")
+    if stage.metric in metrics.VALIDATION_METRICS and len(validation):
+        value = metrics.validation_metric(stage.metric, validation)
     about = {
         "progress": dataclasses.asdict(result.progress),
         "counts": dataclasses.asdict(result.counts),
         "value": value,
+        "out_of_fold": result.out_of_fold is not None,
     }
     files.write_json(stage_dir.about, about)
-    return FinishedStage(result.progress, result.counts, result.predictions, value)
+    return FinishedStage(
+        result.progress, result.counts, result.predictions, value, result.out_of_fold
+    )
 
 
 def _read_finished(stage_dir: run_dir.StageDir) -> FinishedStage | None:
@@ -189,6 +195,11 @@ def _read_finished(stage_dir: run_dir.StageDir) -> FinishedStage | None:
             counts=Counts(**about["counts"]),
             predictions=predictions.Predictions.read_csv(stage_dir.predictions),
             value=about["value"],
+            out_of_fold=(
+                predictions.Predictions.read_csv(stage_dir.out_of_fold)
+                if about.get("out_of_fold")
+                else None
+            ),
         )
     except UserError as error:
         raise UserError(f"{error}; or delete {stage_dir.path} to train this stage again") from error

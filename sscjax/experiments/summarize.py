@@ -9,13 +9,20 @@ from typing import Any
 
 from sscjax.data import dataset
 from sscjax.data.dataset import ImageSet
-from sscjax.evaluation import intervals, metrics, reliability, segmentation
+from sscjax.evaluation import calibration, intervals, metrics, reliability, segmentation
+from sscjax.evaluation.predictions import Predictions
 from sscjax.inference import explanations
-from sscjax.reports import figures, paper, tables
+from sscjax.reports import calibration_text, figures, paper, tables
 from sscjax.system import files, formatting, run_dir
 from sscjax.training.network import Network
 from sscjax.training.settings import SelectSettings, Settings
 from sscjax.training.stage import FinishedStage
+
+# What the rows of out-of-fold predictions are called in tables: they are no other patients.
+_OUT_OF_FOLD = "train (out of fold)"
+
+# Share of the test images of one subject above which figures per image are warned of.
+_LARGE_SHARE = 0.2
 
 # Files that cannot be read which the report's first lines name.
 _NAMED = 3
@@ -43,6 +50,10 @@ class Summary:
       calibration: calibration.json.
       warnings: what a reader must know before any figure.
       masks: figures of the masks by split; None without masks.
+      out_of_fold: as `figures`, of out-of-fold predictions of the training images; None where there
+        are none.
+      held_out_by_stage: of each stage the figures of the rows that chose between stages, of the
+        probabilities that its networks gave; None where there are none.
     """
 
     chosen: str
@@ -53,6 +64,8 @@ class Summary:
     calibration: dict[str, Any]
     warnings: list[str]
     masks: dict[str, Any] | None
+    out_of_fold: dict[str, Any] | None
+    held_out_by_stage: dict[str, dict[str, Any] | None]
 
 
 # One argument for each part of the run, as its caller has them.
@@ -74,33 +87,59 @@ def write(
     are as its network gave them.
     """
     chosen, ordered = choose(settings.select, finished), images.ordered
+    predictions = finished[chosen].predictions
     assessment = reliability.assess(
-        finished[chosen].predictions, images.originals.classes, features, settings.calibration
+        predictions,
+        finished[chosen].held_out,
+        images.originals.classes,
+        features,
+        settings.calibration,
+        subject_label=settings.data.subject_label,
+        source="validation" if settings.validates else "out-of-fold",
+        also_used_for=_chosen_before(settings.select, finished),
     )
-    assessment.detector.save(folder / run_dir.OUTLIERS)
-    files.write_json(folder / run_dir.CALIBRATION, assessment.found)
-    assessment.predictions.write_csv(folder / run_dir.PREDICTIONS)
+    run = run_dir.RunDir(folder)
+    assessment.detector.save(run.outliers)
+    files.write_json(folder / run_dir.CALIBRATION, assessment.content)
+    assessment.predictions.write_csv(run.predictions)
+    assessment.subjects.write_csv(run.subject_predictions)
     if masks is not None:
         masks.write_csv(folder / run_dir.MASKS)
     tables_of = {name: stage.predictions for name, stage in finished.items()}
+    subjects_of = {
+        name: reliability.of_subjects(table, settings.calibration, settings.data.subject_label)
+        for name, table in tables_of.items()
+    }
     summary = Summary(
         chosen=chosen,
         by_stage={
-            name: metrics.figures_by_split(table, ordered) for name, table in tables_of.items()
+            name: metrics.figures_by_split(table, ordered, subjects_of[name])
+            for name, table in tables_of.items()
         },
         stage_intervals={
-            name: intervals.test_figures(table, ordered) for name, table in tables_of.items()
+            name: intervals.test_figures(table, ordered, subjects=subjects_of[name])
+            for name, table in tables_of.items()
         },
-        figures=metrics.figures_by_split(assessment.predictions, ordered),
-        intervals=intervals.test_figures(assessment.predictions, ordered),
-        calibration=assessment.found,
-        warnings=warnings(
-            images,
-            fallback=stand_in(network.weights.identity()),
-            named=names_classes(settings, images.synthetic),
-            leaks=leaks,
+        figures=metrics.figures_by_split(assessment.predictions, ordered, assessment.subjects),
+        intervals=intervals.test_figures(
+            assessment.predictions, ordered, subjects=assessment.subjects
         ),
+        calibration=assessment.content,
+        warnings=[
+            *warnings(
+                images,
+                fallback=stand_in(network.weights.identity()),
+                named=names_classes(settings, images.synthetic),
+                leaks=leaks,
+            ),
+            *of_one_subject(assessment.predictions.where("test")),
+        ],
         masks=None if masks is None else segmentation.by_split(masks),
+        out_of_fold=_out_of_fold_figures(settings, finished[chosen], assessment, ordered),
+        held_out_by_stage={
+            name: _held_out_figures(settings, stage.held_out, ordered)
+            for name, stage in finished.items()
+        },
     )
     files.write_json(folder / run_dir.METRICS, _metrics(finished, summary))
     if pictures:
@@ -113,6 +152,45 @@ def write(
     return text
 
 
+def _held_out_figures(
+    settings: Settings, images: Predictions, ordered: bool, subjects: Predictions | None = None
+) -> dict[str, Any] | None:
+    """{'subject': ..., 'image': ...} of rows of a single split; None without rows."""
+    if not len(images):
+        return None
+    if subjects is None:
+        subjects = reliability.of_subjects(
+            images, settings.calibration, settings.data.subject_label
+        )
+    [by_unit] = metrics.figures_by_split(images, ordered, subjects).values()
+    return by_unit
+
+
+def _out_of_fold_figures(
+    settings: Settings, stage: FinishedStage, assessment: reliability.Assessment, ordered: bool
+) -> dict[str, Any] | None:
+    """Figures of the stage's out-of-fold predictions, calibrated; None where there are none."""
+    if stage.out_of_fold is None:
+        return None
+    rules = assessment.rules
+    images = calibration.apply(stage.out_of_fold, rules.image.temperature)
+    subjects = reliability.of_subjects(images, settings.calibration, settings.data.subject_label)
+    subjects = calibration.apply(subjects, rules.subject.temperature)
+    return _held_out_figures(settings, images, ordered, subjects)
+
+
+def _chosen_before(settings: SelectSettings, finished: Mapping[str, FinishedStage]) -> list[str]:
+    """What was chosen by the held-out images before any rule was."""
+    if settings.metric == "none":
+        return []
+    # A classifier that is fitted to convergence has no epochs.
+    epochs = any(
+        stage.progress.best_epoch and stage.progress.l2 is None for stage in finished.values()
+    )
+    stages = len(finished) > 1 and settings.stage != "last"
+    return ["epoch"] * epochs + ["stage"] * stages
+
+
 def _metrics(finished: Mapping[str, FinishedStage], summary: Summary) -> dict[str, Any]:
     """The content of metrics.json."""
     return {
@@ -120,11 +198,13 @@ def _metrics(finished: Mapping[str, FinishedStage], summary: Summary) -> dict[st
         "probabilities": {
             "splits": "calibrated",
             "stages": "as the network gave them",
-            "temperature": summary.calibration["temperature"],
+            "temperature": summary.calibration["image"]["temperature"],
+            "temperature_of_subjects": summary.calibration["subject"]["temperature"],
         },
         "warnings": summary.warnings,
         "splits": summary.figures,
         "test_intervals": summary.intervals,
+        **({} if summary.out_of_fold is None else {"out_of_fold": summary.out_of_fold}),
         **({} if summary.masks is None else {"segmentation": summary.masks}),
         "stages": {
             name: {
@@ -154,7 +234,9 @@ def _draw(folder: Path, finished: Mapping[str, FinishedStage], summary: Summary)
     if any(stage.progress.l2 is None for stage in finished.values()):
         figures.write_png(folder / run_dir.CURVES_PLOT, figures.learning_curves(curves, best))
     shown = figures.calibration(
-        summary.calibration, title="test images: probabilities, and abstention"
+        summary.calibration["subject"],
+        title="test subjects: probabilities, and abstention",
+        rows="subjects",
     )
     figures.write_png(folder / run_dir.CALIBRATION_PLOT, shown)
     for split in ("val", "test"):
@@ -260,6 +342,18 @@ def warnings(
     return parts
 
 
+def of_one_subject(tested: Predictions) -> list[str]:
+    """A warning where one subject has many of the test images, so that it decides their figures."""
+    subject, share = tested.largest_share
+    if share <= _LARGE_SHARE or len(tested) == len(set(tested.subjects.tolist())):
+        return []
+    return [
+        f"ONE SUBJECT HAS {formatting.percent(share)} OF THE TEST IMAGES "
+        f"({formatting.clean_name(subject, 40)}):\nread the figures per subject; those per image "
+        "are mostly its own."
+    ]
+
+
 def _text(
     settings: Settings,
     images: dataset.Images,
@@ -269,18 +363,25 @@ def _text(
     """The report, but for where the run lies."""
     parts = list(summary.warnings)
     if len(finished) > 1:
-        parts.append(_stages_table(finished, summary))
-    parts.append(tables.results_table(summary.figures))
+        held_out = "validation" if settings.validates else "out of fold"
+        parts.append(_stages_table(finished, summary, held_out))
+    shown = {**summary.figures}
+    if summary.out_of_fold is not None:
+        shown[_OUT_OF_FOLD] = summary.out_of_fold
+    parts.append(tables.results_table(shown, ("val", _OUT_OF_FOLD, "test")))
     if "test" in summary.figures:
         of_test = summary.figures["test"]
         parts.append(
             tables.intervals_table(of_test, summary.intervals, reach(images, summary.intervals))
         )
-        test = of_test["image"]
-        parts.append("test images\n" + tables.confusion_text(test["confusion"], test["classes"]))
+        parts += [
+            f"test {tables.UNITS[unit]}\n"
+            + tables.confusion_text(figures_of["confusion"], figures_of["classes"])
+            for unit, figures_of in of_test.items()
+        ]
     if summary.masks is not None:
         parts.append(segmentation.text(summary.masks))
-    parts.append(tables.calibration_text(summary.calibration))
+    parts.append(calibration_text.text(summary.calibration))
     if paper.compares(settings.name, images.synthetic):
         parts.append(
             tables.paper_table(
@@ -294,18 +395,30 @@ def _text(
     return "\n\n".join(parts)
 
 
-def _stages_table(finished: Mapping[str, FinishedStage], summary: Summary) -> str:
-    cells = [["stage", "epochs", "best", "val accuracy", "val balanced", "val log loss, raw"]]
+def _stages_table(finished: Mapping[str, FinishedStage], summary: Summary, held_out: str) -> str:
+    cells = [
+        [
+            f"{held_out}, raw",
+            "epochs",
+            "best",
+            "balanced per subject",
+            "per image",
+            "log loss",
+            "per image",
+        ]
+    ]
     for name, stage in finished.items():
-        val = summary.by_stage[name]["val"]["image"]
+        of = summary.held_out_by_stage[name]
         cells.append(
             [
                 name + (" (chosen)" if name == summary.chosen else ""),
                 str(stage.progress.epoch),
                 str(stage.progress.best_epoch or "-"),
-                formatting.percent(val["accuracy"]),
-                formatting.percent(val["balanced_accuracy"]),
-                formatting.number(val["log_loss"]),
+                *(
+                    formatting.percent(of[unit]["balanced_accuracy"]) if of else "-"
+                    for unit in tables.UNITS
+                ),
+                *(formatting.number(of[unit]["log_loss"]) if of else "-" for unit in tables.UNITS),
             ]
         )
     return formatting.align(cells)

@@ -143,7 +143,7 @@ def from_classifier(opened: Classifier) -> Graph:
         scale=scale,
         shift=shift,
         operations=tuple(operations),
-        temperature=opened.rules.temperature,
+        temperature=opened.rules.image.temperature,
         trunk=trunk,
         features=model.layer_names[model.features_end - 1],
         masks=MASK if opened.mask_classes else "",

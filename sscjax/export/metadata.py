@@ -11,9 +11,12 @@ Its keys:
 - classes, columns (names of the probabilities: the classes, then outputs without
   a class), ordered (whether the classes are a scale).
 - outputs: names, in their order.
-- temperature: float, applied inside the graph.
-- threshold: value, positive, negative, rule. confidence_threshold: value or null, rule.
-  distance: limit, rule.
+- temperature: float, of images, applied inside the graph.
+- rules: aggregation ('mean' or 'geometric'), positive, negative, and for `subject` and `image`
+  each: temperature, threshold, threshold_rule, confidence_threshold (float or null),
+  abstention_rule, and prediction_set: level, limits (of each class a float or null), by_class,
+  subjects (how many patients the limits rest on), cross, rule.
+- distance: limit (float, or null where the flag is not usable and nothing is flagged), rule.
 - maps: method, layers (whose maps are added), size [h,w]; or null where there are none, and
   maps_absent says why.
 - mask_classes: names of what the values of masks mean, from 0; empty without masks.
@@ -45,7 +48,7 @@ from sscjax.system import files, formatting
 KEY = "sscjax"
 
 # Of the keys below; another number means that they mean something else.
-VERSION = 2
+VERSION = 3
 
 INPUT = "images"
 PROBABILITIES, DISTANCE, MAPS, MASKS = "probabilities", "distance", "maps", "masks"
@@ -55,16 +58,20 @@ def metadata(opened: Classifier) -> dict[str, Any]:
     """What a program needs to use an opened run's network, and a reader to judge it.
 
     The rules are those of `decisions.decide`: with p the row of probabilities of an image, s the
-    sum of p over the classes (without unused columns), the decision is
+    sum of p over the classes (without unused columns), and r the key `rules.image`, the decision is
 
-    - 'out_of_distribution' where distance > `distance.limit`;
-    - else 'abstain' where `confidence_threshold.value` is not null and max(p) is below it;
+    - 'out_of_distribution' where `distance.limit` is not null and distance is above it;
+    - else 'abstain' where r.confidence_threshold is not null and max(p) is below it;
     - else `columns[argmax(p)]`.
 
-    Apart from that, (s - p[0]) / s is the score of disease, called `threshold.positive` from
-    `threshold.value` on, else `threshold.negative`. For several images of a subject the rules are
-    applied to the mean of p and the median of the distances; it is out-of-distribution where more
-    than half of its images are.
+    Apart from that, (s - p[0]) / s is the score of disease, called `rules.positive` from
+    r.threshold on, else `rules.negative`; and the prediction set holds each class whose
+    1 - p is at most its limit in r.prediction_set.limits (null: always), and the most probable one.
+
+    Of a subject with several images the row is their mean p, or, where `rules.aggregation` is
+    'geometric', the softmax of their mean ln p; then p^(1 / temperature), scaled to a sum of 1,
+    with the temperature of `rules.subject`, whose other rules are then applied. The distance is the
+    median; the subject is out-of-distribution where more than half of its images are.
 
     Returns:
       a dict, ready for JSON, with the keys that this module's docstring lists.
@@ -122,24 +129,17 @@ def _preparation(network: Graph) -> dict[str, Any]:
 
 
 def _rules(opened: Classifier) -> dict[str, Any]:
-    """Temperature, thresholds, and the limit of the distance."""
+    """Rules of subjects and of images, and the limit of the distance."""
     rules, rate = opened.rules, float(opened.record["config"]["calibration"]["outlier_rate"])
     return {
-        "temperature": rules.temperature,
-        "threshold": {
-            "value": rules.threshold,
-            "positive": rules.positive,
-            "negative": rules.negative,
-            "rule": rules.threshold_rule,
-        },
-        "confidence_threshold": {
-            "value": rules.confidence_threshold,
-            "rule": rules.abstention_rule,
-        },
+        "temperature": rules.image.temperature,
+        "rules": rules.to_json(),
         "distance": {
-            "limit": opened.detector.threshold,
-            "rule": f"chosen on validation so that about {formatting.percent(rate)} of images like "
-            "these lie beyond: a target, met only roughly with few images",
+            "limit": opened.distance_limit if opened.flags else None,
+            "rule": f"chosen on held-out images so that about {formatting.percent(rate)} of images "
+            "like these lie beyond: a target, met only roughly with few images or patients"
+            if opened.flags
+            else "nothing is flagged: the flag misses most of the images made up to try it",
         },
     }
 

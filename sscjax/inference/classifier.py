@@ -21,9 +21,10 @@ import numpy as np
 import sscjax
 from sscjax.errors import UserError
 from sscjax.evaluation import calibration, ood
+from sscjax.evaluation.rules import Rules
 from sscjax.inference import predictor, saliency
 from sscjax.inference.outputs import BATCH as BATCH
-from sscjax.inference.outputs import Outputs, Rules
+from sscjax.inference.outputs import Outputs
 from sscjax.models import MASK, Model, base, factory
 from sscjax.models.factory import ModelSettings
 from sscjax.models.pretrained import preprocessing
@@ -51,6 +52,7 @@ class Classifier(predictor.Predictor):
       batch_stats: all running averages, by layer; empty without BatchNorm.
       rules: what is made of the probabilities.
       detector: the flag for images unlike the training images.
+      usable_flag: whether that flag finds most of the images made up to try it.
       record: the run's, see `run_record.make`.
       warnings: what a reader of the run's figures must know.
       ordered: whether the classes are a scale, so that kappa has a meaning.
@@ -70,6 +72,7 @@ class Classifier(predictor.Predictor):
     batch_stats: dict[str, Any]
     rules: Rules
     detector: ood.Detector
+    usable_flag: bool
     record: Mapping[str, Any]
     warnings: tuple[str, ...]
     ordered: bool
@@ -87,8 +90,8 @@ class Classifier(predictor.Predictor):
 
     @property
     def distance_limit(self) -> float:
-        """Images at a distance above this are unlike those of the training."""
-        return self.detector.threshold
+        """Images at a distance above this are unlike those of the training; infinite: unusable."""
+        return self.detector.threshold if self.usable_flag else math.inf
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -162,7 +165,7 @@ class Classifier(predictor.Predictor):
         found, features, masks = run(self.params, self.batch_stats, jnp.asarray(filled))
         probabilities = np.asarray(found)[:count]
         return Outputs(
-            calibration.calibrate(probabilities, self.rules.temperature),
+            calibration.calibrate(probabilities, self.rules.image.temperature),
             self.detector.distances(np.asarray(features)[:count]),
             None if masks is None else np.asarray(masks)[:count],
         )
@@ -201,7 +204,8 @@ def _make_run(
 # What a folder needs beside the model, to be opened, exported and audited later.
 _SAVED = (
     *(run_dir.RECORD, run_dir.METRICS, run_dir.CALIBRATION, run_dir.OUTLIERS),
-    *(run_dir.PREDICTIONS, run_dir.REPORT, run_dir.MANIFEST, run_dir.SLIDES),
+    *(run_dir.PREDICTIONS, run_dir.SUBJECT_PREDICTIONS),
+    *(run_dir.REPORT, run_dir.MANIFEST, run_dir.SLIDES),
 )
 
 
@@ -259,9 +263,6 @@ def _build(
     # A name from a file becomes a part of a path below.
     if stage not in [stage_record["name"] for stage_record in record["stages"]]:
         raise ValueError(f"no stage is called {stage!r}")
-    temperature = float(calibrated["temperature"])
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}")
     classes = tuple(record["data"]["classes"])
     outputs = settings.output_count(len(classes))
     assumed = preprocessing.CONVENTIONS[record["weights"]["convention"]]
@@ -291,16 +292,9 @@ def _build(
         program=program,
         params=variables["params"],
         batch_stats=variables["batch_stats"],
-        rules=Rules(
-            temperature=temperature,
-            threshold=float(calibrated["threshold"]["value"]),
-            positive=calibrated["threshold"]["positive"],
-            negative=calibrated["threshold"]["negative"],
-            threshold_rule=calibrated["threshold"]["rule"],
-            confidence_threshold=calibrated["abstention"]["threshold"],
-            abstention_rule=calibrated["abstention"]["rule"],
-        ),
+        rules=Rules.from_json(calibrated["rules"], len(classes)),
         detector=detector,
+        usable_flag=bool(calibrated["outliers"]["usable"]),
         record=record,
         warnings=tuple(" ".join(line.split()) for line in figures["warnings"]),
         ordered=any(

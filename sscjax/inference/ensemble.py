@@ -2,16 +2,17 @@
 
 A cross-validation ends with a model for each fold and none for new patients. Together they are an
 ensemble: probabilities are the mean of the folds' calibrated ones (Breiman 1996, Machine Learning
-24, 123-140), a pixel's mask class is the one that most of them predict. The threshold of disease
-and the confidence threshold are chosen on the aggregated test predictions, where each image was
-predicted by a model that had not seen it. Those are predictions of single models. The performance
-of the ensemble, such as its sensitivity at that threshold, is not measured; its mean probabilities
-are less extreme, so it abstains more often.
+24, 123-140), a pixel's mask class is the one that most of them predict. Its rules, for subjects and
+for images, are chosen on the aggregated test predictions, where each image was predicted by a model
+that had not seen it (`evaluation.cross_fit`). Those are predictions of single models. The
+performance of the ensemble, such as its sensitivity at that threshold, is not measured; its mean
+probabilities are less extreme, so it abstains more often, and its sets are rather too large.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,12 @@ import numpy as np
 
 import sscjax
 from sscjax.errors import UserError
-from sscjax.evaluation import reliability, thresholds
-from sscjax.evaluation.predictions import Predictions, group_means
+from sscjax.evaluation.rules import Rules
 from sscjax.inference import classifier
 from sscjax.inference.classifier import Classifier
-from sscjax.inference.outputs import Outputs, Rules
+from sscjax.inference.outputs import Outputs
 from sscjax.inference.predictor import Predictor, refuse_folder, write_files
 from sscjax.system import run_dir
-from sscjax.training.settings import read_block
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -50,8 +49,9 @@ class Ensemble(Predictor):
 
     @property
     def distance_limit(self) -> float:
-        """Distances are in units of each member's own limit."""
-        return 1.0
+        """Distances are in units of each member's own limit; infinite: most flags are unusable."""
+        usable = sum(member.usable_flag for member in self.members)
+        return 1.0 if 2 * usable > len(self.members) else math.inf
 
     @property
     def networks(self) -> tuple[Classifier, ...]:
@@ -139,7 +139,7 @@ class Ensemble(Predictor):
                 member.outputs_of(images, run)
                 for member, run in zip(self.members, runs, strict=True)
             ]
-            limits = [member.distance_limit for member in self.members]
+            limits = [member.detector.threshold for member in self.members]
             masks = [member.masks for member in parts if member.masks is not None]
             yield Outputs(
                 np.mean([member.probabilities for member in parts], axis=0),
@@ -184,7 +184,7 @@ def open_folder(folder: Path | str) -> Classifier | Ensemble:
         )
     try:
         return _build(folder, record)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         then = (record.get("versions") or {}).get("sscjax", "an unknown version")
         raise UserError(
             f"{folder / run_dir.PROTOCOL}, made by sscjax {then}, does not say what sscjax "
@@ -205,42 +205,10 @@ def _build(folder: Path, record: dict[str, Any]) -> Ensemble:
             f"predict together: name one, such as {members[0].folder}"
         )
     warnings = tuple(dict.fromkeys(line for member in members for line in member.warnings))
-    names = (run_dir.PROTOCOL, run_dir.PREDICTIONS)
+    names = (
+        *(run_dir.PROTOCOL, run_dir.CALIBRATION),
+        *(run_dir.PREDICTIONS, run_dir.SUBJECT_PREDICTIONS),
+    )
     content = {name: (folder / name).read_bytes() for name in names}
-    return Ensemble(
-        folder, members, _rules(folder, record["config"], members[0]), warnings, content
-    )
-
-
-def _rules(folder: Path, config: Mapping[str, Any], member: Classifier) -> Rules:
-    """Chosen on the aggregated test predictions, all of images that the model had not seen.
-
-    Where repeats tested an image several times, it counts once, with the mean of its probabilities.
-    """
-    table = Predictions.read_csv(run_dir.RunDir(folder).predictions)
-    _, first, image = np.unique(table.files, return_index=True, return_inverse=True)
-    aggregated = dataclasses.replace(
-        table.take(first),
-        splits=np.full(len(first), "val"),
-        probabilities=group_means(table.probabilities, image),
-    )
-    options = read_block(reliability.Options, config["calibration"], of_record=True)
-    names = member.classes
-    point = thresholds.operating_point(aggregated, names, options.threshold, options.sensitivity)
-    abstention = thresholds.abstention(aggregated, options.target_accuracy)
-    return Rules(
-        temperature=1.0,  # each model has its own
-        threshold=float(point["value"]),
-        positive=point["positive"],
-        negative=point["negative"],
-        threshold_rule=_on_test_images(point["rule"]),
-        confidence_threshold=abstention["threshold"],
-        abstention_rule=_on_test_images(abstention["rule"]),
-    )
-
-
-def _on_test_images(rule: str) -> str:
-    """A rule's wording, with what stands in for the validation images."""
-    rule = rule.replace("the validation images", "the folds' test images")
-    rule = rule.replace("all validation images", "all test images of the folds")
-    return rule.replace("on validation", "on the folds' test images")
+    rules = Rules.from_json(run.calibration()["rules"], len(members[0].classes))
+    return Ensemble(folder, members, rules, warnings, content)

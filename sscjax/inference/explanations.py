@@ -45,7 +45,7 @@ def write(
       stage: whose model is explained.
       predictions: of that model, for every original image.
     """
-    split = "test" if (predictions.splits == "test").any() else "val"
+    split = next(name for name in ("test", "val", "train") if name in predictions.splits)
     errors, right = choose(predictions, split)
     chosen = np.concatenate([errors, right])
     run = run_dir.RunDir(folder)

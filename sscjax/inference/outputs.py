@@ -1,4 +1,4 @@
-"""What a network outputs for images, and the rules that turn it into decisions."""
+"""What a network outputs for images."""
 
 from __future__ import annotations
 
@@ -11,35 +11,13 @@ import numpy as np
 BATCH = 32
 
 
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """What is made of probabilities, as chosen on the run's validation images.
-
-    Attributes:
-      temperature: the logits are divided by it.
-      threshold: a probability of disease from here on is called positive; disease is every class
-        but the first.
-      positive, negative: names of the two results of that threshold.
-      threshold_rule: how the threshold was chosen, for people.
-      confidence_threshold: 0 to 1; below it the classifier abstains; None: none could be chosen.
-      abstention_rule: how that was chosen, for people.
-    """
-
-    temperature: float
-    threshold: float
-    positive: str
-    negative: str
-    threshold_rule: str
-    confidence_threshold: float | None
-    abstention_rule: str
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Outputs:
     """What a network gives for N images.
 
     Attributes:
-      probabilities: [N,C] float64, calibrated, rows sum to 1; a column for each of `columns`.
+      probabilities: [N,C] float64, calibrated by the temperature of images, rows sum to 1; a column
+        for each of `columns`.
       distances: [N] float64, 0 or more, see `ood.Detector`; about 1 is like the training images.
       masks: [N,image_size,image_size] uint8, the most probable mask class of each pixel; None of a
         network without masks.

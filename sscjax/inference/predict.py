@@ -21,7 +21,8 @@ from sscjax.data import anonymize, image_folder
 from sscjax.data.inputs import InputImage, decode, find
 from sscjax.data.manifest import hash_files, read
 from sscjax.errors import UserError
-from sscjax.evaluation import intervals, metrics, predictions
+from sscjax.evaluation import calibration, conformal, intervals, metrics, predictions
+from sscjax.evaluation.rules import Unit
 from sscjax.inference import classifier, decisions, ensemble, mask_writer
 from sscjax.inference import slides as whole_slides
 from sscjax.inference.classifier import Classifier
@@ -286,13 +287,9 @@ def _write(out: Path, results: Results, mask_files: MaskFiles | None) -> None:
         },
         "classes": list(opened.classes),
         "rules": {
-            "temperature": rules.temperature,
-            "threshold": rules.threshold,
-            "positive": rules.positive,
-            "threshold_rule": rules.threshold_rule,
-            "confidence_threshold": rules.confidence_threshold,
-            "abstention_rule": rules.abstention_rule,
-            "distance_limit": opened.distance_limit,
+            **rules.to_json(),
+            # null: the flag is not usable.
+            "distance_limit": opened.distance_limit if opened.flags else None,
         },
         "trained_on": None if trained_on is None else int(trained_on.sum()),
         "failed": results.failed,
@@ -321,7 +318,10 @@ def _write(out: Path, results: Results, mask_files: MaskFiles | None) -> None:
 def _against_labels(
     opened: Classifier | Ensemble, table: Decisions, trained_on: np.ndarray | None
 ) -> dict[str, Any] | None:
-    """Figures and intervals where all labels are known; of images the run has not seen, if any."""
+    """Figures and intervals where all labels are known; of images the run has not seen, if any.
+
+    A subject's label is the one of most of its images.
+    """
     if not set(table.labels.tolist()) <= set(opened.classes):
         return None
     chosen = np.ones(len(table), bool) if trained_on is None or trained_on.all() else ~trained_on
@@ -334,24 +334,32 @@ def _against_labels(
         probabilities=table.probabilities[chosen],
         classes=opened.columns,
     )
+    rules = opened.rules
+    subjects = calibration.apply(predicted.by_subject(rules.aggregation), rules.subject.temperature)
+    by_unit: dict[Unit, predictions.Predictions] = {"subject": subjects, "image": predicted}
     return {
+        "subjects": len(subjects),
         "images": len(predicted),
-        "subjects": len(set(predicted.subjects.tolist())),
-        "figures": metrics.figures_by_split(predicted, opened.ordered)["test"],
-        "intervals": intervals.test_figures(predicted, opened.ordered),
+        "figures": metrics.figures_by_split(predicted, opened.ordered, subjects)["test"],
+        "intervals": intervals.test_figures(predicted, opened.ordered, subjects=subjects),
+        "prediction_sets": {
+            unit: conformal.figures(table, rules.of(unit).sets.members(table.probabilities))
+            for unit, table in by_unit.items()
+        },
     }
 
 
 def _text(out: Path, results: Results) -> str:
     """What the terminal shows."""
     opened, images, subjects = results.opened, results.images, results.subjects
-    shown, unit, file = images, "image", IMAGES
+    unit: Unit = "image"
+    shown, file = images, IMAGES
     if len(subjects) < len(images):
         shown, unit, file = subjects, "subject", SUBJECTS
     blocks = [
         *(f"warning: {line}" for line in opened.warnings),
         decisions.table_text(shown, opened.columns, unit, str(out / file)),
-        decisions.legend(opened.rules, opened.distance_limit),
+        decisions.legend(opened.rules, unit, opened.distance_limit, opened.classes),
     ]
     trained_on, against_labels = results.trained_on, results.against_labels
     if trained_on is not None and trained_on.any():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ from PIL import Image
 
 from sscjax.data import batches
 from sscjax.errors import UserError
+from sscjax.evaluation.rules import Rules
 from sscjax.inference import decisions, saliency
-from sscjax.inference.outputs import BATCH, Outputs, Rules
+from sscjax.inference.outputs import BATCH, Outputs
 from sscjax.reports import figures, overlays
 from sscjax.system import files, formatting
 
@@ -33,10 +35,10 @@ _MOST_PRINTED = 20
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Predicted:
-    """What a classifier predicts of N images; printed, it is a table.
+    """What a classifier predicts of N images, or of N subjects; printed, it is a table.
 
     Attributes:
-      files: [N] str, the images' names; of arrays '0', '1' and so on.
+      files: [N] str, the images' names; of arrays '0', '1' and so on; of subjects theirs.
       subjects: [N] str, as far as the input names them.
       decisions: [N] str, a class name, or 'abstain' where the classifier is not confident enough,
         or 'out_of_distribution' where the image is unlike the training images.
@@ -44,10 +46,12 @@ class Predicted:
       probabilities: [N,C] float64, calibrated; columns in the order of `columns`.
       confidence: [N] float64, the probability of the most probable class.
       scores: [N] float64, the probability of any class but the first.
-      positive: [N] bool, whether the score reaches the threshold chosen on validation.
-      abstained: [N] bool, the confidence is below the limit chosen on validation.
+      positive: [N] bool, whether the score reaches the threshold chosen on held-out patients.
+      abstained: [N] bool, the confidence is below the threshold chosen on held-out patients.
       out_of_distribution: [N] bool, unlike the training images.
       distances: [N] float64, how unlike the training images; about 1 is like them.
+      prediction_sets: N tuples, the names of the classes that cannot be excluded, see
+        `evaluation.conformal`.
       columns: C names of the probabilities.
     """
 
@@ -62,13 +66,14 @@ class Predicted:
     abstained: np.ndarray
     out_of_distribution: np.ndarray
     distances: np.ndarray
+    prediction_sets: tuple[tuple[str, ...], ...]
     columns: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def records(self) -> list[dict[str, Any]]:
-        """A dict for each image, ready for JSON or a data frame."""
+        """A dict for each row, ready for JSON or a data frame."""
         named = {
             "file": self.files,
             "subject": self.subjects,
@@ -85,7 +90,10 @@ class Predicted:
             dict(zip(named, row, strict=True))
             for row in zip(*(column.tolist() for column in named.values()), strict=True)
         ]
-        for record, row in zip(entries, self.probabilities.tolist(), strict=True):
+        for record, row, names in zip(
+            entries, self.probabilities.tolist(), self.prediction_sets, strict=True
+        ):
+            record["prediction_set"] = list(names)
             record["probabilities"] = dict(zip(self.columns, row, strict=True))
         return entries
 
@@ -108,7 +116,12 @@ class Predictor(abc.ABC):
     @property
     @abc.abstractmethod
     def distance_limit(self) -> float:
-        """Images at a distance above this are unlike those of the training."""
+        """Images at a distance above this are unlike those of the training; infinite: unusable."""
+
+    @property
+    def flags(self) -> bool:
+        """Whether the flag for images unlike the training images is usable."""
+        return math.isfinite(self.distance_limit)
 
     @property
     @abc.abstractmethod
@@ -156,18 +169,35 @@ class Predictor(abc.ABC):
         Raises:
           UserError: likewise.
         """
+        return self._predicted(self._decide(images))
+
+    def predict_subjects(self, images: batches.Images) -> Predicted:
+        """The same by subject, in the order of first appearance.
+
+        Args:
+          images: as of `predict_proba`, which have to name their subjects: an `ImageSet`, a folder
+            or a manifest. Each image that names none counts as a subject.
+
+        Raises:
+          UserError: likewise.
+        """
+        classes = len(self.networks[0].classes)
+        return self._predicted(decisions.by_subject(self._decide(images), self.rules, classes))
+
+    def _decide(self, images: batches.Images) -> decisions.Decisions:
         given = batches.of(images, *self._form)
         outputs = self._outputs(given)
-        table = decisions.decide(
+        return decisions.decide(
             given.named, outputs, self.rules, len(self.networks[0].classes), self.distance_limit
         )
+
+    def _predicted(self, table: decisions.Decisions) -> Predicted:
         columns = np.array(self.networks[0].columns)
-        classes = columns[table.predicted]
         return Predicted(
             files=table.names,
             subjects=table.subjects,
             decisions=np.array(table.outcomes(self.networks[0].columns), str),
-            classes=classes,
+            classes=columns[table.predicted],
             probabilities=table.probabilities,
             confidence=table.confidence,
             scores=table.scores,
@@ -175,6 +205,7 @@ class Predictor(abc.ABC):
             abstained=table.abstained,
             out_of_distribution=table.out_of_distribution,
             distances=table.distances,
+            prediction_sets=tuple(map(tuple, table.set_names(columns.tolist()))),
             columns=tuple(columns.tolist()),
         )
 

@@ -222,7 +222,7 @@ def _heat_map(
         scores,
         title=formatting.clean_file(source.name, 60),
         label=f"probability of {formatting.clean_name(opened.rules.positive, 40)}",
-        threshold=opened.rules.threshold,
+        threshold=opened.rules.image.threshold,
     )
     figures.write_png(path, drawn)
 

@@ -1,7 +1,7 @@
 """A run's figures as text for the terminal: plain ASCII, at most `WIDTH` columns.
 
 `Figures` is what `metrics.figures` returns and `BySplit` what `metrics.figures_by_split` returns:
-{split: {'image': Figures, 'subject': Figures}}.
+{split: {'subject': Figures, 'image': Figures}}.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from sscjax.system.formatting import (
     clean_name,
     number,
     percent,
-    share_span,
     span,
 )
 
 Figures = Mapping[str, Any]
 BySplit = Mapping[str, Mapping[str, Figures]]
 
-UNITS = {"image": "images", "subject": "subjects"}
+# In the order in which they are shown: the patient first.
+UNITS = {"subject": "subjects", "image": "images"}
 
 STAND_INS = {
     "random": "RANDOM starting weights",
@@ -86,10 +86,10 @@ def _overall(figures_by_split: BySplit, splits: Sequence[str]) -> str:
 def intervals_table(
     figures: Mapping[str, Figures], ranges: Mapping[str, Figures], reach: str
 ) -> str:
-    """Every figure of the test split with its interval, per image and per subject.
+    """Every figure of the test split with its interval, per subject and per image.
 
     Args:
-      figures: {'image': Figures, 'subject': Figures} of the test split.
+      figures: {'subject': Figures, 'image': Figures} of the test split.
       ranges: what `intervals.test_figures` gives for the same predictions.
       reach: what the intervals can say, in view of how the run was split; lines for the end.
     """
@@ -159,112 +159,6 @@ def _interval_names(figures: Figures) -> list[str]:
 
 def _value(name: str, value: float | None) -> str:
     return percent(value) if name in SHARES else number(value)
-
-
-def calibration_text(content: Mapping[str, Any]) -> str:
-    """What calibration.json says, in short: how far probabilities and predictions can be trusted.
-
-    Args:
-      content: the content of calibration.json, see `reliability.assess`.
-    """
-    blocks = [_temperature(content), _operating_point(content["threshold"])]
-    blocks.append("\n".join([_abstention(content["abstention"]), _flagged(content["outliers"])]))
-    return "\n\n".join(blocks)
-
-
-def _temperature(content: Mapping[str, Any]) -> str:
-    value, reason = content["temperature"], content["reason"]
-    if reason:
-        line = f"Probabilities are as the network gave them, temperature 1:\n{reason}."
-    else:
-        was = "overconfident" if value > 1 else "underconfident"
-        line = (
-            f"Probabilities are calibrated: temperature {value:.2f}, fitted on validation\n"
-            f"(the network was {was})."
-        )
-    rows = [["split", "calibration error", "95 % interval", "chance", "Brier", "95 % interval"]]
-    rows[0].append("log loss")
-    for split, states in content["splits"].items():
-        # Without a temperature both are the same.
-        for place, state in enumerate(states if not reason else ("after",)):
-            quality = states[state]
-            rows.append(
-                [
-                    f"{split} {state}" if not reason else split,
-                    number(quality["ece"]),
-                    span("ece", quality["ece_interval"]),
-                    number(quality["ece_by_chance"]),
-                    number(quality["brier"]),
-                    span("brier", quality["brier_interval"]),
-                    number(content["log_loss"][split][place]),
-                ]
-            )
-    return f"{line}\n{align(rows)}"
-
-
-_OPERATING = {
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "ppv": "PPV",
-    "npv": "NPV",
-}
-
-
-def _operating_point(point: Mapping[str, Any]) -> str:
-    """Without intervals of validation, where the threshold was chosen."""
-    title = (
-        f"Called {clean_name(point['positive'], 60)} from a probability of {point['value']:.3f} on"
-        f"\n({point['rule']})."
-    )
-    columns = [["", *_OPERATING.values()]]
-    if "val" in point:
-        columns += [["val images", *(percent(point["val"][name]["value"]) for name in _OPERATING)]]
-    if "test" in point:
-        for heading, unit_figures in (("images", point), ("subjects", point["per_subject"])):
-            figures = [unit_figures["test"][name] for name in _OPERATING]
-            columns += [
-                [f"test {heading}", *(percent(figure["value"]) for figure in figures)],
-                ["95 % interval", *(share_span(figure["interval"]) for figure in figures)],
-            ]
-    return f"{title}\n{align(list(zip(*columns, strict=True)))}"
-
-
-def _abstention(abstention: Mapping[str, Any]) -> str:
-    lines = []
-    if abstention["threshold"] is None:
-        lines.append(
-            f"No confidence threshold, the network never abstains\n({abstention['rule']})."
-        )
-    else:
-        lines.append(
-            "No answer (abstain) below the confidence threshold of "
-            f"{abstention['threshold']:.3f}\n({abstention['rule']})."
-        )
-    if "test" in abstention:
-        coverage, accuracy = abstention["test"]["coverage"], abstention["test"]["accuracy"]
-        lines.append(
-            f"Of the test images {percent(coverage['value'])} are answered, and of these "
-            f"{percent(accuracy['value'])} right ({share_span(accuracy['interval'])})."
-        )
-    if abstention["area"] is not None:
-        lines.append(
-            "Mean accuracy over all coverages, the most confident first: "
-            f"{percent(abstention['area'])} ({share_span(abstention['area_interval'])})."
-        )
-    return "\n".join(lines)
-
-
-def _flagged(outliers: Mapping[str, Any]) -> str:
-    shares = ", ".join(
-        f"{percent(share)} of {split}" for split, share in outliers["share_flagged"].items()
-    )
-    made_up = ", ".join(
-        f"{percent(share)} of {kind}" for kind, share in outliers["made_up_flagged"].items()
-    )
-    return (
-        f"Flagged as unlike the training images: {shares} (target {percent(outliers['rate'])});\n"
-        f"of images made up to test the flag: {made_up}."
-    )
 
 
 def _per_class(split: str, units: Mapping[str, Figures]) -> str:

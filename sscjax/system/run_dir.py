@@ -23,9 +23,10 @@ SPLITS = "splits.csv"
 SLIDES = "slides.json"
 AUDIT = "audit.json"
 
-# Results of the selected stage, calibrated. FOLDS_TABLE belongs to a cross-validation, MASKS to
-# networks that predict masks.
+# Results of the selected stage, calibrated, by image and by subject. FOLDS_TABLE belongs to a
+# cross-validation, MASKS to networks that predict masks.
 PREDICTIONS = "predictions.csv"
+SUBJECT_PREDICTIONS = "predictions_by_subject.csv"
 METRICS = "metrics.json"
 CALIBRATION = "calibration.json"
 OUTLIERS = "outliers.npz"
@@ -48,8 +49,10 @@ MASKS_SHEET = "masks.png"
 EXPLANATIONS = "explanations"
 EXPLANATIONS_INDEX = "explanations.json"
 
-# One folder for each stage, with its parameters, PREDICTIONS and STAGE record.
+# One folder for each stage, with its parameters, PREDICTIONS, STAGE record, and where no images
+# were held back for validation, predictions of the training images by classifiers of inner folds.
 STAGES = "stages"
+OUT_OF_FOLD = "out_of_fold.csv"
 MODEL = "model"
 STAGE = "stage.json"
 
@@ -138,6 +141,11 @@ class RunDir:
     def predictions(self) -> Path:
         """The table of the selected stage's predictions."""
         return self.path / PREDICTIONS
+
+    @property
+    def subject_predictions(self) -> Path:
+        """The same by subject, calibrated by the subjects' own temperature."""
+        return self.path / SUBJECT_PREDICTIONS
 
     @property
     def outliers(self) -> Path:
@@ -319,6 +327,11 @@ class StageDir:
     def predictions(self) -> Path:
         """The table of the stage's predictions, not calibrated."""
         return self.path / PREDICTIONS
+
+    @property
+    def out_of_fold(self) -> Path:
+        """Predictions of the training images, each without its subject; not calibrated."""
+        return self.path / OUT_OF_FOLD
 
     @property
     def about(self) -> Path:

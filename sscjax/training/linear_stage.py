@@ -1,4 +1,7 @@
-"""A stage that L-BFGS fits: one set of metrics and one checkpoint instead of epochs."""
+"""A stage that L-BFGS fits: one set of metrics and one checkpoint instead of epochs.
+
+In a run that has no validation images, its metrics are those of out-of-fold predictions.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def fit(work: StageWork, tree: dict[str, Any], progress: StageProgress) -> dict[
         last["params"][layer]["bias"].shape[0],
         max_iter=stage.epochs,
     )
-    choice = _penalty(work, problem)
+    choice, out_of_fold = _cross_validate(work, problem)
     classifier = problem.fit(choice.l2)
     params = {
         layer: {"kernel": jnp.asarray(classifier.kernel), "bias": jnp.asarray(classifier.bias)}
@@ -54,14 +57,17 @@ def fit(work: StageWork, tree: dict[str, Any], progress: StageProgress) -> dict[
         last["batch_stats"],
         tree["opt_state"],
     )
-    figures, value = validation.make_validate(work)(state, 1)
-    figures = {"train_loss": classifier.loss, "train_accuracy": classifier.accuracy, **figures}
+    if len(work.validation):
+        held_out, value = validation.make_validate(work)(state, 1)
+    else:
+        held_out, value = validation.out_of_fold(work, out_of_fold)
+    figures = {"train_loss": classifier.loss, "train_accuracy": classifier.accuracy, **held_out}
     progress.end_epoch(1, figures)
     progress.best_epoch, progress.best_value = 1, value
     progress.l2, progress.seconds = choice.l2, time.monotonic() - started
     work.on_epoch(progress.curves)
     best = None if stage.metric == "none" else snapshot(params, state.batch_stats)
-    tree = work.checkpoint_tree(state, best)
+    tree = work.checkpoint_tree(state, best, out_of_fold)
     work.save(progress, tree)
     _LOG.info(
         "stage %s: fitted by L-BFGS in %d evaluations, %s",
@@ -70,23 +76,36 @@ def fit(work: StageWork, tree: dict[str, Any], progress: StageProgress) -> dict[
     return tree
 
 
-def _penalty(work: StageWork, problem: linear_probe.Problem) -> linear_probe.Choice:
-    """The strength of the penalty, by cross-validation where the stage names several."""
-    stage = work.stage
+def _cross_validate(
+    work: StageWork, problem: linear_probe.Problem
+) -> tuple[linear_probe.Choice, np.ndarray]:
+    """The penalty, and out-of-fold probabilities as of `StageWork.no_out_of_fold`.
+
+    Both by folds of the training subjects. A class with a single subject leaves no folds: then the
+    penalty is the middle one, and there are no out-of-fold probabilities.
+    """
+    stage, out_of_fold = work.stage, work.no_out_of_fold()
+    # Augmented copies are in the fold of their subject.
     folds = splits.subject_folds(work.images.training, linear_probe.FOLDS, stage.seed)
-    if len(set(stage.l2)) > 1 and not folds.any():
-        middle = sorted(stage.l2)[len(stage.l2) // 2]
-        _LOG.warning(
-            "stage %s: too few subjects of a class to choose l2 by cross-validation: %g is taken",
-            stage.name,
-            middle,
-        )
-        return linear_probe.Choice(middle, {}, 0)
-    choice = problem.choose(stage.l2, folds)
+    if not folds.any():
+        l2 = linear_probe.middle(stage.l2)
+        if len(set(stage.l2)) > 1:
+            _LOG.warning(
+                "stage %s: too few subjects of a class to choose l2 by cross-validation: %g is "
+                "taken",
+                *(stage.name, l2),
+            )
+        return linear_probe.Choice(l2, {}, 0), out_of_fold
+    if len(work.validation):
+        choice = problem.choose(stage.l2, folds)
+    else:
+        choice, predicted = problem.cross_fit(stage.l2, folds)
+        # The originals come first; copies of them are not predicted.
+        out_of_fold = predicted.probabilities[: len(out_of_fold)]
     if choice.losses:
         losses = ", ".join(f"{l2:g}: {loss:.3f}" for l2, loss in choice.losses.items())
         _LOG.info(
             "stage %s: l2 %g, by %d-fold cross-validation over the training subjects (log loss %s)",
             *(stage.name, choice.l2, choice.folds, losses),
         )
-    return choice
+    return choice, out_of_fold

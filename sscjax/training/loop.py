@@ -83,7 +83,10 @@ def run_stage(
         batch_size=stage.batch_size,
     )
     predictions = evaluate.table(images.originals, images.splits, probabilities)
-    return StageResult(params, chosen["batch_stats"], progress, predictions, counts)
+    out_of_fold = None
+    if "out_of_fold" in tree:
+        out_of_fold = validation.out_of_fold_table(images, tree["out_of_fold"])
+    return StageResult(params, chosen["batch_stats"], progress, predictions, counts, out_of_fold)
 
 
 def _resume(work: StageWork, curves: list[dict[str, Any]]) -> tuple[StageProgress, dict[str, Any]]:

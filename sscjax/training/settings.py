@@ -247,6 +247,15 @@ class Settings:
         """Of the split, which may differ from that of all else."""
         return self.seed if self.split.seed < 0 else self.split.seed
 
+    @property
+    def validates(self) -> bool:
+        """Whether images are held back for validation.
+
+        Epochs are chosen by them. A classifier that L-BFGS fits to convergence has none to choose,
+        so a run of nothing else fits it to all images that are not for testing.
+        """
+        return not all(stage.uses_lbfgs for stage in self.ordered_stages())
+
     def ordered_stages(self) -> list[Stage]:
         """The stages to be run, in order, each with what it takes from the other blocks.
 

@@ -188,13 +188,18 @@ class StageProgress:
 
 @dataclasses.dataclass(frozen=True)
 class StageResult:
-    """What training a stage returns: its chosen parameters and predictions of all originals."""
+    """What training a stage returns: its chosen parameters and predictions of all originals.
+
+    `out_of_fold` are predictions of the training images, each by a classifier that was fitted to
+    none of the images of its subject; None with validation images, or where there are no folds.
+    """
 
     params: freezing.Params
     batch_stats: freezing.Params
     progress: StageProgress
     predictions: Predictions
     counts: freezing.Counts
+    out_of_fold: Predictions | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -204,9 +209,19 @@ class StageResult:
 
 @dataclasses.dataclass(frozen=True)
 class FinishedStage:
-    """A finished stage as it lies in the run's folder; `value` is its validation metric."""
+    """A finished stage as it lies in the run's folder; `out_of_fold` as of `StageResult`.
+
+    `value` is its metric of the validation images, or of the out-of-fold predictions.
+    """
 
     progress: StageProgress
     counts: freezing.Counts
     predictions: Predictions
     value: float | None
+    out_of_fold: Predictions | None = None
+
+    @property
+    def held_out(self) -> Predictions:
+        """The rows that rules are chosen on: validation images, or out-of-fold predictions."""
+        validation = self.predictions.where("val")
+        return validation if self.out_of_fold is None else self.out_of_fold

@@ -49,7 +49,8 @@ class StageWork:
       stored_originals: the same of all originals [N,...].
       masked: the validation images that have a mask, where masks are trained; else None.
       training_labels: [M] int.
-      validation: indices of the validation images among the originals.
+      validation: indices of the validation images among the originals; none where every stage of
+        the run is fitted to convergence, which needs no validation.
       checkpoints: of the run.
       on_epoch: called with the learning curves of the run after each epoch.
     """
@@ -86,13 +87,25 @@ class StageWork:
         return jnp.asarray(self.training_labels)
 
     def checkpoint_tree(
-        self, state: TrainState, best: dict[str, freezing.Params] | None
+        self,
+        state: TrainState,
+        best: dict[str, freezing.Params] | None,
+        out_of_fold: np.ndarray | None = None,
     ) -> dict[str, Any]:
         """What a checkpoint holds. Frozen layers are those that the stage starts from: omitted."""
         trained, _ = freezing.partition(state.params, self.labels)
         last = {"step": state.step, "params": trained, "batch_stats": state.batch_stats}
         tree = {"last": last, "opt_state": state.opt_state}
+        if out_of_fold is not None:
+            tree["out_of_fold"] = out_of_fold
         return tree if best is None else {**tree, "best": best}
+
+    def no_out_of_fold(self) -> np.ndarray:
+        """[T,C] float32 NaN, in place of out-of-fold probabilities of the T original images."""
+        trained, _ = freezing.partition(self.network.params, self.labels)
+        [classifier] = trained.values()
+        columns = max(2, classifier["bias"].shape[0])
+        return np.full(((self.images.splits == "train").sum(), columns), np.nan, np.float32)
 
     def start_tree(self) -> dict[str, Any]:
         """What a checkpoint holds at the start of the stage: the trained layers alone."""
@@ -104,6 +117,8 @@ class StageWork:
         tree: dict[str, Any] = {"last": last, "opt_state": opt_state}
         if self.stage.metric != "none":
             tree["best"] = snapshot(trained, batch_stats)
+        if self.stage.uses_lbfgs:
+            tree["out_of_fold"] = self.no_out_of_fold()
         return tree
 
     def save(self, progress: StageProgress, tree: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The validation metrics of an epoch: those of the learning curves, and the one that selects."""
+"""The metrics of held-out images: those of the learning curves, and the one that selects."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import jax
 import numpy as np
 
 from sscjax.data import lazy
+from sscjax.data.dataset import Images
 from sscjax.errors import DivergedError
 from sscjax.evaluation import metrics, segmentation
+from sscjax.evaluation.predictions import Predictions
 from sscjax.training import evaluate, programs
 from sscjax.training.stage_work import StageWork
 from sscjax.training.train_step import TrainState
@@ -52,11 +54,7 @@ def validate(
     table = evaluate.table(
         images.originals.take(work.validation), images.splits[work.validation], probabilities
     )
-    figures = {
-        "val_loss": metrics.validation_metric("log_loss", table),
-        "val_accuracy": metrics.validation_metric("accuracy", table),
-        "val_balanced_accuracy": metrics.validation_metric("balanced_accuracy", table),
-    }
+    figures = _figures("val", table)
     if work.masked is not None:
         counts, _ = evaluate.mask_counts(
             predict_masks,
@@ -74,6 +72,38 @@ def validate(
     return figures, metrics.validation_metric(stage.metric, table)
 
 
+def _figures(prefix: str, table: Predictions) -> dict[str, Any]:
+    """Columns of the learning curves."""
+    return {
+        f"{prefix}_loss": metrics.validation_metric("log_loss", table),
+        f"{prefix}_accuracy": metrics.validation_metric("accuracy", table),
+        f"{prefix}_balanced_accuracy": metrics.validation_metric("balanced_accuracy", table),
+    }
+
+
+def out_of_fold(work: StageWork, probabilities: np.ndarray) -> tuple[dict[str, Any], float | None]:
+    """As `validate`, of out-of-fold predictions of the training images.
+
+    Args:
+      work: of a stage without validation images.
+      probabilities: [T,C] of the original training images; NaN where there are none.
+    """
+    table = out_of_fold_table(work.images, probabilities)
+    if table is None:
+        return {}, None
+    metric = work.stage.metric
+    value = None if metric == "none" else metrics.validation_metric(metric, table)
+    return _figures("out_of_fold", table), value
+
+
+def out_of_fold_table(images: Images, probabilities: np.ndarray) -> Predictions | None:
+    """Out-of-fold predictions of the original training images; None where they are NaN."""
+    if np.isnan(probabilities).any():
+        return None
+    chosen = np.flatnonzero(images.splits == "train")
+    return evaluate.table(images.originals.take(chosen), images.splits[chosen], probabilities)
+
+
 def is_better(metric: str, value: float | None, best: float | None) -> bool:
     """Whether a value of the metric is better than the best before; without a value it is not."""
     if value is None or best is None:
@@ -83,8 +113,11 @@ def is_better(metric: str, value: float | None, best: float | None) -> bool:
 
 def summary(figures: dict[str, Any]) -> str:
     """An epoch's figures on one line."""
-    dice = f", val Dice {figures['val_mean_dice']:.3f}" if "val_mean_dice" in figures else ""
-    return (
-        f"loss {figures['train_loss']:.3f}, val loss {figures['val_loss']:.3f}, "
-        f"val accuracy {figures['val_accuracy']:.1%}{dice}"
-    )
+    line = f"loss {figures['train_loss']:.3f}"
+    for prefix, title in (("val", "val"), ("out_of_fold", "out-of-fold")):
+        if f"{prefix}_loss" in figures:
+            loss, accuracy = figures[f"{prefix}_loss"], figures[f"{prefix}_accuracy"]
+            line += f", {title} loss {loss:.3f}, {title} accuracy {accuracy:.1%}"
+    if "val_mean_dice" in figures:
+        line += f", val Dice {figures['val_mean_dice']:.3f}"
+    return line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -231,6 +232,28 @@ def test_exact_counts():
         assert found == list(counts[name])
     other = make_splits(image_set, by="image", fractions=FRACTIONS, seed=2, counts=counts)
     assert np.any(splits != other)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_validation_the_same_images_are_tested(seed: int) -> None:
+    """So that a recipe without a validation split can be compared with one that has it."""
+    image_set = separate_subjects(np.random.default_rng(seed), low=4)
+    for arguments in ({}, {"folds": 4, "fold": 2}, {"test_subject": "c0s0"}):
+        given: dict[str, Any] = {"by": "subject", "fractions": (0.6, 0.2, 0.2), "seed": seed}
+        given.update(arguments)
+        splits = make_splits(image_set, **given)
+        fewer = make_splits(image_set, **given, validation=False)
+        assert "val" in splits
+        np.testing.assert_array_equal(fewer, np.where(splits == "test", "test", "train"))
+
+
+def test_prescribed_splits_without_validation_images_serve_where_none_are_needed() -> None:
+    given = np.array(["train", "train", "test"] * 4)
+    image_set = make_set(np.repeat([0, 1], 6), np.arange(12), splits=given)
+    wanted: dict[str, Any] = {"by": "subject", "fractions": FRACTIONS, "seed": 0}
+    np.testing.assert_array_equal(make_splits(image_set, **wanted, validation=False), given)
+    with pytest.raises(UserError, match="'val' has no image of class 'class0'"):
+        make_splits(image_set, **wanted)
 
 
 def test_many_images_without_subjects_are_quick_and_exact():

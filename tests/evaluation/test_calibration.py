@@ -78,7 +78,7 @@ def test_known_temperature_is_found(temperature: float, classes: int) -> None:
     found = calibration.fit_temperature(drawn(1, 4000, temperature, classes))
     if found.reason:
         assert temperature == found.value == 1.0
-        assert "does not lower the log loss" in found.reason
+        assert "not more than one standard error" in found.reason
     assert found.value == pytest.approx(temperature, rel=0.08)
 
 
@@ -104,14 +104,14 @@ def test_calibration_makes_the_test_images_better() -> None:
 def test_perfect_validation_keeps_one() -> None:
     says = np.array([[0.9, 0.1]] * 20 + [[0.4, 0.6]] * 20)
     found = calibration.fit_temperature(table_of(says, np.repeat([0, 1], 20)))
-    assert found.value == 1.0 and "every validation image is right" in found.reason
+    assert found.value == 1.0 and "every held-out row is right" in found.reason
 
 
 def test_few_subjects_keep_one() -> None:
     table = drawn(5, 300, 3.0)
     few = dataclasses.replace(table, subjects=np.arange(300) % 3)
     found = calibration.fit_temperature(few)
-    assert found.value == 1.0 and "only 3 validation subjects" in found.reason
+    assert found.value == 1.0 and "only 3 held-out subjects" in found.reason
 
 
 def test_worse_than_chance_keeps_one() -> None:
@@ -130,6 +130,72 @@ def test_tiny_validation_sets_do_little_harm() -> None:
         plain += abs(np.log(calibration._smallest_loss(logs, table.labels))) > 0.3
         guarded += abs(np.log(calibration.fit_temperature(table).value)) > 0.3
     assert guarded < 0.5 * plain
+
+
+def clustered(rng: np.random.Generator, subjects: int, images: int) -> Predictions:
+    """A calibrated network's rows of subjects who differ in how hard they are."""
+    owner = np.repeat(np.arange(subjects), images)
+    logits = rng.normal(0, 1, (len(owner), 3)) + rng.normal(0, 1, (subjects, 3))[owner]
+    truth = special.softmax(logits, axis=1)
+    # All images of a subject have the label that is drawn for it.
+    mean = np.stack([truth[owner == k].mean(0) for k in range(subjects)])
+    drawn_labels = (rng.random((subjects, 1)) > mean.cumsum(1)).sum(1).clip(max=2)
+    return table_of(truth, drawn_labels[owner], owner)
+
+
+def test_a_temperature_must_gain_more_than_its_standard_error() -> None:
+    """Of eight rows of a calibrated network, any gain above 0 makes new rows worse far too often.
+
+    Simulated: how often the log loss of many new rows rises by more than 0.01.
+    """
+    new = drawn(9999, 20000, 1.0)
+    before = metrics.log_loss(new)
+    assert before is not None
+    any_gain = one_error = 0
+    for seed in range(80):
+        held_out = drawn(seed, 8, 1.0)
+        fitted = calibration.fit_temperature(held_out)
+        if fitted.gain is None or fitted.standard_error is None:
+            continue
+        value = calibration._smallest_loss(np.log(held_out.probabilities), held_out.labels)
+        after = metrics.log_loss(calibration.apply(new, value))
+        assert after is not None
+        any_gain += fitted.gain > 0 and after > before + 0.01
+        one_error += fitted.value != 1 and after > before + 0.01
+    assert any_gain >= 4 and one_error < 0.5 * any_gain
+
+
+def test_gain_and_its_standard_error_by_hand() -> None:
+    """Ten subjects in ten parts: each left out once; the error counts subjects, not images."""
+    rng = np.random.default_rng(1)
+    table = clustered(rng, 10, 4)
+    logs, labels = np.log(table.probabilities), table.labels
+    gains = []
+    for subject in range(10):
+        out = table.subjects == str(subject)
+        value = calibration._smallest_loss(logs[~out], labels[~out])
+        changed = calibration.calibrate(table.probabilities[out], value)
+        rows = np.arange(out.sum())
+        before = -np.log(table.probabilities[out][rows, labels[out]]).mean()
+        gains.append(before + np.log(changed[rows, labels[out]]).mean())
+    gain, error = calibration._gain(logs, labels, table.subjects)
+    # Equally many images each: the mean over subjects and its plain standard error.
+    assert gain == pytest.approx(np.mean(gains), abs=1e-5)
+    assert error == pytest.approx(np.std(gains, ddof=1) / np.sqrt(10), abs=1e-5)
+
+
+def test_the_useful_temperature_of_subjects_is_used() -> None:
+    """The mean of ten images' probabilities is not confident enough, and 40 subjects show it."""
+    rng = np.random.default_rng(2)
+    subjects = rng.integers(0, 3, 40)
+    owner = np.repeat(np.arange(40), 10)
+    logits = rng.normal(0, 1.5, (400, 3))
+    logits[np.arange(400), subjects[owner]] += 1.5
+    images = table_of(special.softmax(logits, axis=1), subjects[owner], owner)
+    found = calibration.fit_temperature(images.by_subject())
+    assert found.reason == "" and found.value < 0.7
+    assert found.gain is not None and found.standard_error is not None
+    assert found.gain > found.standard_error
 
 
 # ---- bins and the calibration error -------------------------------------------------------------

@@ -26,6 +26,12 @@ def features_of(seed: int, count: int, width: int = 40) -> np.ndarray:
     return rng.gamma(2.0, 1.0, (count, 6)) @ patterns + 0.3 * rng.random((count, width))
 
 
+def detector_of(training: np.ndarray, held_out: np.ndarray, rate: float) -> ood.Detector:
+    """Fitted on the first, its threshold set by the second."""
+    detector = ood.fit(training)
+    return detector.with_rate(detector.distances(held_out), rate)
+
+
 # ---- the distance -------------------------------------------------------------------------------
 
 
@@ -33,7 +39,7 @@ def features_of(seed: int, count: int, width: int = 40) -> np.ndarray:
 def test_distance_is_mahalanobis_of_the_whole_covariance(count: int) -> None:
     """Built as a D by D matrix and inverted, with few images and with many."""
     training = features_of(0, count)
-    detector = ood.fit(training, features_of(1, 50), 0.1)
+    detector = detector_of(training, features_of(1, 50), 0.1)
     width, number = 40, len(detector.components)
     assert number == min(64, count // 5, 39)
     outside = np.eye(width) - detector.components.T @ detector.components
@@ -52,7 +58,7 @@ def test_distance_is_mahalanobis_of_the_whole_covariance(count: int) -> None:
 
 
 def test_strength_of_the_features_does_not_matter() -> None:
-    detector = ood.fit(features_of(0, 100), features_of(1, 50), 0.1)
+    detector = detector_of(features_of(0, 100), features_of(1, 50), 0.1)
     new = features_of(2, 5)
     np.testing.assert_allclose(detector.distances(7 * new), detector.distances(new))
     assert detector.flag(np.zeros((1, 40))).all()
@@ -63,7 +69,8 @@ def test_rate_holds_for_images_of_the_same_kind(rate: float) -> None:
     """On average over held-out sets, as conformal prediction promises."""
     training, new = features_of(0, 200), features_of(1, 2000)
     shares = [
-        ood.fit(training, features_of(seed, 60), rate).flag(new).mean() for seed in range(100, 140)
+        detector_of(training, features_of(seed, 60), rate).flag(new).mean()
+        for seed in range(100, 140)
     ]
     # (1 - rate) 61 is rounded up; the standard error over 40 sets is below 0.01.
     assert rate - 0.03 < np.mean(shares) < rate + 0.015
@@ -71,15 +78,28 @@ def test_rate_holds_for_images_of_the_same_kind(rate: float) -> None:
 
 def test_few_held_out_images_set_the_largest_distance() -> None:
     held_out = features_of(1, 5)
-    detector = ood.fit(features_of(0, 100), held_out, 0.01)
+    detector = detector_of(features_of(0, 100), held_out, 0.01)
     assert detector.threshold == detector.distances(held_out).max()
     assert not detector.flag(held_out).any()
+
+
+def test_out_of_fold_distances_are_those_of_detectors_that_saw_the_other_folds() -> None:
+    """And a threshold set by them holds its rate, where that of the fitted images does not."""
+    training, folds = features_of(0, 60), np.arange(60) % 5
+    distances = ood.out_of_fold_distances(training, folds)
+    expected = ood.fit(training[folds != 3]).distances(training[folds == 3])
+    np.testing.assert_array_equal(distances[folds == 3], expected)
+    detector = ood.fit(training)
+    new = features_of(1, 2000)
+    fair = detector.with_rate(distances, 0.1).flag(new).mean()
+    own = detector.with_rate(detector.distances(training), 0.1).flag(new).mean()
+    assert abs(fair - 0.1) < 0.06 < own - 0.1
 
 
 @pytest.mark.parametrize("count", [1, 4, 7])
 def test_tiny_and_constant_sets(count: int) -> None:
     for training in (features_of(0, count), np.ones((count, 40)), np.zeros((count, 40))):
-        detector = ood.fit(training, features_of(1, 3), 0.05)
+        detector = detector_of(training, features_of(1, 3), 0.05)
         assert np.isfinite(detector.distances(features_of(2, 9))).all()
         assert np.isfinite(detector.threshold)
 
@@ -88,7 +108,7 @@ def test_tiny_and_constant_sets(count: int) -> None:
 
 
 def test_file_gives_the_same_flags(tmp_path: Path) -> None:
-    detector = ood.fit(features_of(0, 400, 1280), features_of(1, 50, 1280), 0.1)
+    detector = detector_of(features_of(0, 400, 1280), features_of(1, 50, 1280), 0.1)
     detector.save(tmp_path / "outliers.npz")
     again = ood.Detector.load(tmp_path / "outliers.npz")
     new = features_of(2, 50, 1280)
@@ -103,7 +123,7 @@ def test_file_gives_the_same_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "text", "other arrays"])
 def test_damaged_file_is_said(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "outliers.npz"
-    ood.fit(features_of(0, 50), features_of(1, 9), 0.1).save(path)
+    detector_of(features_of(0, 50), features_of(1, 9), 0.1).save(path)
     whole = path.read_bytes()
     if damage == "missing":
         path.unlink()
@@ -155,7 +175,7 @@ def test_foreign_images_are_flagged_and_new_biopsies_are_not(shared_data: Path) 
     assert found.shape == (len(tiles), 1280)
     part = owner % 5  # biopsies in no order of class or centre
     held_out, new = part == 0, part == 1
-    detector = ood.fit(found[part > 1], found[held_out], 0.05)
+    detector = detector_of(found[part > 1], found[held_out], 0.05)
     assert detector.flag(found[new]).mean() < 0.2
     for kind, images in foreign_images.no_tissue(8, 128).items():
         assert detector.flag(features(images)).all(), kind

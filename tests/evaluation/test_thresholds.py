@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 from sklearn.metrics import confusion_matrix, roc_curve
 
-from sscjax.evaluation import intervals, thresholds
+from sscjax.evaluation import abstention, intervals, odds, thresholds
 from sscjax.evaluation.predictions import Predictions
 
 NAMES = ("normal", "early", "late")
@@ -121,32 +121,72 @@ def test_nothing_called_leaves_ppv_open() -> None:
     assert found["sensitivity"]["value"] == 0.0 and found["specificity"]["value"] == 1.0
 
 
+def split(table: Predictions) -> dict[str, Predictions]:
+    return {"held_out": table.where("val"), "test": table.where("test")}
+
+
 @pytest.mark.parametrize(("rule", "text"), [("youden", "Youden"), ("sensitivity", "90 %")])
-def test_operating_point_is_chosen_on_validation_alone(rule: str, text: str) -> None:
-    table = table_of(2)
-    found = thresholds.operating_point(table, NAMES, rule, 0.9)
+def test_operating_point_is_chosen_on_held_out_rows_alone(rule: str, text: str) -> None:
+    tables = split(table_of(2))
+    choice = thresholds.choose_disease(tables["held_out"], 3, rule, 0.9, "validation images")
+    found = thresholds.operating_point(choice, tables, NAMES)
     assert text in found["rule"] and found["positive"] == "early or late"
+    held_out = tables["held_out"]
+    ill, scores = held_out.labels > 0, thresholds.disease_scores(held_out, 3)
     if rule == "sensitivity":
-        assert found["val"]["sensitivity"]["value"] >= 0.9
-    # Other test images change nothing of the threshold.
-    test = table.splits == "test"
-    turned = np.where(test[:, None], table.probabilities[:, ::-1], table.probabilities)
-    other = thresholds.operating_point(
-        dataclasses.replace(table, probabilities=turned), NAMES, rule, 0.9
-    )
-    assert other["value"] == found["value"] and other["test"] != found["test"]
-    subjects = table.where("test").by_subject()
-    assert found["per_subject"]["test"] == thresholds.figures_at(subjects, 3, found["value"])
-    assert found["per_subject"]["test"]["accuracy"]["n"] == 12
+        assert found["held_out"]["sensitivity"]["value"] >= 0.9
+        reached = (scores >= found["value"])[ill]
+        assert found["miss_odds"] == odds.miss(reached, held_out.subjects[ill], 0.9)
+        assert f"miss it: {100 * found['miss_odds']:.0f} %" in found["rule"]
+    else:
+        chosen, validated = found["youden_index"]
+        called = scores >= found["value"]
+        assert chosen == pytest.approx(called[ill].mean() - called[~ill].mean())
+        assert validated < chosen and found["miss_odds"] is None
+    # An interval of the rows on which the threshold was chosen would say nothing.
+    assert all(figure["interval"] is None for figure in found["held_out"].values())
+    assert found["test"] == thresholds.figures_at(tables["test"], 3, found["value"])
+
+
+def test_cross_validated_index_is_that_of_new_subjects() -> None:
+    """Simulated: chosen on eight subjects, Youden's index is too good by far; validated, not."""
+    rng = np.random.default_rng(0)
+
+    def drawn(subjects: int) -> Predictions:
+        ill = np.arange(subjects) % 2
+        disease = special.expit(rng.normal(0, 1, subjects) + 1.2 * (2 * ill - 1))
+        return Predictions(
+            files=np.arange(subjects).astype(str),
+            subjects=np.arange(subjects).astype(str),
+            splits=np.full(subjects, "val"),
+            labels=ill,
+            probabilities=np.stack([1 - disease, disease], 1),
+            classes=("well", "ill"),
+        )
+
+    new = drawn(20000)
+    chosen, validated, truth = [], [], []
+    for _ in range(120):
+        choice = thresholds.choose_disease(drawn(12), 2, "youden", 0.9, "rows")
+        assert choice.index is not None and choice.index[1] is not None
+        assert choice.value is not None
+        called, ill = new.probabilities[:, 1] >= choice.value, new.labels > 0
+        chosen.append(choice.index[0])
+        validated.append(choice.index[1])
+        truth.append(called[ill].mean() - called[~ill].mean())
+    assert np.mean(chosen) > np.mean(truth) + 0.08
+    assert abs(np.mean(validated) - np.mean(truth)) < 0.06
 
 
 @pytest.mark.parametrize(("label", "says"), [(0, "not diseased"), (2, "are diseased")])
-def test_one_kind_in_validation(label: int, says: str) -> None:
+def test_one_kind_among_the_held_out(label: int, says: str) -> None:
     table = table_of(3)
     table.labels[table.splits == "val"] = label
-    found = thresholds.operating_point(table, NAMES, "youden", 0.9)
+    tables = split(table)
+    choice = thresholds.choose_disease(tables["held_out"], 3, "youden", 0.9, "validation images")
+    found = thresholds.operating_point(choice, tables, NAMES)
     assert found["value"] == 0.5 and says in found["rule"]
-    assert found["val"]["specificity" if label else "sensitivity"]["value"] is None
+    assert found["held_out"]["specificity" if label else "sensitivity"]["value"] is None
 
 
 # ---- abstention ---------------------------------------------------------------------------------
@@ -155,7 +195,7 @@ def test_one_kind_in_validation(label: int, says: str) -> None:
 def test_coverage_curve_row_by_row() -> None:
     table = table_of(4).where("test")
     right = table.predicted == table.labels
-    points = thresholds.coverage_curve(table)
+    points = abstention.coverage_curve(table)
     assert points[-1]["coverage"] == 1.0 and points[-1]["accuracy"] == pytest.approx(right.mean())
     shares = [point["coverage"] for point in points]
     assert shares == sorted(shares)
@@ -163,7 +203,7 @@ def test_coverage_curve_row_by_row() -> None:
         kept = table.confidence >= point["threshold"]
         assert point["n"] == kept.sum() and point["coverage"] == pytest.approx(kept.mean())
         assert point["accuracy"] == pytest.approx(right[kept].mean())
-    assert len(thresholds.coverage_curve(table_of(4, count=6000))) <= 101
+    assert len(abstention.coverage_curve(table_of(4, count=6000))) <= 101
 
 
 def test_coverage_area_by_hand() -> None:
@@ -177,7 +217,7 @@ def test_coverage_area_by_hand() -> None:
         probabilities=np.stack([sure, 1 - sure], 1),
         classes=("a", "b"),
     )
-    area, interval = thresholds.coverage_area(table)
+    area, interval = abstention.coverage_area(table)
     assert area == pytest.approx((1 + 1 / 2 + 1 / 2 + 1 / 2) / 4)
     assert interval is None  # four subjects
 
@@ -185,25 +225,48 @@ def test_coverage_area_by_hand() -> None:
 def test_confidence_for_an_accuracy() -> None:
     table = table_of(6, count=600).where("val")
     right = table.predicted == table.labels
-    threshold = thresholds.confidence_threshold(table, 0.75)
+    threshold = abstention.confidence_threshold(table, 0.75)
     assert threshold is not None
     assert right[table.confidence >= threshold].mean() >= 0.75 > right.mean()
     # No lower threshold reaches it.
     for lower in np.unique(table.confidence[table.confidence < threshold]):
         assert right[table.confidence >= lower].mean() < 0.75
-    assert thresholds.confidence_threshold(table, float(right.mean())) is not None
-    assert thresholds.confidence_threshold(table_of(6, count=30).where("val"), 1.0) is None
+    assert abstention.confidence_threshold(table, float(right.mean())) is not None
+    assert abstention.confidence_threshold(table_of(6, count=30).where("val"), 1.0) is None
 
 
 def test_abstention_is_reported_on_test() -> None:
-    table = table_of(7, count=600)
-    found = thresholds.abstention(table, 0.75)
-    test = table.where("test")
-    kept = test.confidence >= found["threshold"]
+    tables = split(table_of(7, count=600))
+    choice = abstention.choose_confidence(tables["held_out"], 0.75, "validation images")
+    found = abstention.report(choice, tables, 0.75)
+    test = tables["test"]
+    kept = test.confidence >= found["value"]
     assert found["test"]["coverage"]["value"] == pytest.approx(kept.mean())
     right = (test.predicted == test.labels)[kept]
     assert found["test"]["accuracy"]["value"] == pytest.approx(right.mean())
     assert found["test"]["accuracy"]["n"] == kept.sum()
-    assert found["val"]["accuracy"]["value"] >= 0.75
-    never = thresholds.abstention(table_of(6, count=30), 1.0)
-    assert never["threshold"] is None and "never reach" in never["rule"] and "test" not in never
+    assert found["held_out"]["accuracy"]["value"] >= 0.75
+    assert found["held_out"]["accuracy"]["interval"] is None
+    assert 0 < found["miss_odds"] < 1
+    few = split(table_of(6, count=30))
+    none = abstention.choose_confidence(few["held_out"], 1.0, "validation images")
+    never = abstention.report(none, few, 1.0)
+    assert never["value"] is None and "never reach" in never["rule"] and "test" not in never
+
+
+def test_answered_rows_are_of_five_subjects_or_more() -> None:
+    """Two subjects with many sure images are no evidence, however many images they are."""
+    owner = np.repeat(np.arange(12), 20)
+    sure = np.where(owner < 2, 0.99, 0.6)
+    labels = np.where(owner < 2, 0, np.arange(240) % 2)
+    table = Predictions(
+        files=np.arange(240).astype(str),
+        subjects=owner.astype(str),
+        splits=np.full(240, "val"),
+        labels=labels,
+        probabilities=np.stack([sure, 1 - sure], 1),
+        classes=("a", "b"),
+    )
+    assert abstention.confidence_threshold(table, 0.9) is None
+    each = dataclasses.replace(table, subjects=np.arange(240).astype(str))
+    assert abstention.confidence_threshold(each, 0.9) == pytest.approx(0.795)

@@ -17,6 +17,7 @@ from small_runs import one_stage_config, small_config, write_folder, written
 
 from sscjax.data import image_io
 from sscjax.errors import UserError
+from sscjax.evaluation import calibration
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import data_from_config, run_stages, single_run, summarize
 from sscjax.experiments.cross_validation import all_folds
@@ -27,7 +28,10 @@ from sscjax.training import checkpoint, settings, setup
 # Some thirty runs of a second each: the time is the compiler's.
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
-RESULTS = ("predictions.csv", "metrics.json", "folds.csv", "protocol.json")
+RESULTS = (
+    *("predictions.csv", "predictions_by_subject.csv", "metrics.json"),
+    *("calibration.json", "folds.csv", "protocol.json"),
+)
 
 
 def kfold_config() -> ConfigDict:
@@ -314,16 +318,21 @@ def test_all_models_predict_together(
         [row["distance"] for row in found["images"]], np.median(distances, axis=0), rtol=1e-5
     )
     assert found["run"]["models"] == [str(folder) for folder in folders]
-    # Youden's threshold of all test predictions, each value tried.
-    with (kfold / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    ill = np.array([row["label"] != names[0] for row in rows])
-    scores = np.array([1 - float(row[f"p_{names[0]}"]) for row in rows])
-    best = max((scores[ill] >= value).mean() + (scores[~ill] < value).mean() for value in scores)
-    chosen = found["rules"]["threshold"]
-    assert (scores[ill] >= chosen).mean() + (scores[~ill] < chosen).mean() == pytest.approx(best)
-    assert found["rules"]["distance_limit"] == 1.0
-    assert "on the folds' test images" in capsys.readouterr().out
+    # Youden's threshold of all test predictions, of subjects and of images, each value tried.
+    images_of = Predictions.read_csv(kfold / "predictions.csv")
+    rules = found["rules"]
+    by_subject = calibration.apply(
+        images_of.by_subject(rules["aggregation"]), rules["subject"]["temperature"]
+    )
+    for table, unit in ((images_of, "image"), (by_subject, "subject")):
+        ill, scores = table.labels > 0, 1 - table.probabilities[:, 0]
+        sums = [(scores[ill] >= value).mean() + (scores[~ill] < value).mean() for value in scores]
+        chosen = rules[unit]["threshold"]
+        reached = (scores[ill] >= chosen).mean() + (scores[~ill] < chosen).mean()
+        assert reached == pytest.approx(max(max(sums), 1.0))
+    usable = [classifier.open_run(folder).usable_flag for folder in folders]
+    assert found["rules"]["distance_limit"] == (1.0 if sum(usable) >= 2 else None)
+    assert "of the out-of-fold subjects" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_unfinished_cross_validation_does_not_predict(kfold: Path, tmp_path: Path) -> None:

@@ -210,6 +210,20 @@ def test_impossible_protocols_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_two_subjects_of_a_class_suffice_where_nothing_is_validated() -> None:
+    image_set = make_set(low=2, high=2)
+    config = config_of("kfold", folds=2)
+    config.stage_order = ("head",)
+    config.stages.head.optimizer = "lbfgs"
+    for fold in folds.plan(config, image_set):
+        splits = data_from_config.make_splits(fold.settings, image_set)
+        assert set(splits.tolist()) == {"train", "test"}
+        assert set(image_set.labels[splits == "train"].tolist()) == {0, 1, 2}
+    config.protocol = "repeated"
+    with pytest.raises(UserError, match=r"'normal' has 2 subject\(s\).*needs 3 or more"):
+        folds.plan(config, image_set)
+
+
 def test_too_few_subjects_and_none_named() -> None:
     image_set = make_set(low=2, high=2)
     for protocol in ("kfold", "nested", "loso", "repeated"):

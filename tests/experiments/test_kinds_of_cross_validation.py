@@ -63,6 +63,30 @@ def test_repeats_by_image_of_copies_made_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_folds_that_are_fitted_to_convergence_have_no_validation(tmp_path: Path) -> None:
+    """Each image is tested once and in the out-of-fold predictions of all other folds."""
+    config = one_stage_config()
+    config.protocol = "nested"
+    config.cv.folds = config.cv.inner_folds = 2
+    config.cv.search = ("loss.class_weights=balanced,none",)
+    config.model.cnn_dense = ()
+    config.stages.head.optimizer = "lbfgs"
+    config.stages.head.l2 = (1e-1, 1.0)
+    text = all_folds.run(config, tmp_path / "run")
+    assert "Each fold chose its settings by 2 inner folds" in text
+    table = Predictions.read_csv(tmp_path / "run" / "predictions.csv")
+    for place in sorted((tmp_path / "run" / "folds").iterdir()):
+        tested = Predictions.read_csv(place / "predictions.csv").where("test")
+        held_out = Predictions.read_csv(place / "stages" / "head" / "out_of_fold.csv")
+        assert {*tested.files, *held_out.files} == set(table.files.tolist())
+        assert not set(tested.subjects.tolist()) & set(held_out.subjects.tolist())
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text("utf-8"))
+    for fold in found["folds"]:
+        assert list(fold["splits"]) == ["test"]
+        assert fold["out_of_fold"]["image"]["n"] == 48 - fold["splits"]["test"]["image"]["n"]
+
+
+@pytest.mark.slow
 def test_leaving_out_subjects_of_one_class_each(tmp_path: Path) -> None:
     """Six subjects; every test fold holds one class, and of the other nothing can be said."""
     config = one_stage_config()

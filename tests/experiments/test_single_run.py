@@ -37,7 +37,8 @@ def _outcome(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / "stages" / name / "stage.json").read_text("utf-8"))
         found[f"{name} value"] = record["value"]
     for name in (
-        *("predictions.csv", "metrics.json", "curves.csv", "splits.csv"),
+        *("predictions.csv", "predictions_by_subject.csv", "metrics.json"),
+        *("curves.csv", "splits.csv"),
         *("calibration.json", "outliers.npz"),
     ):
         found[name] = (folder / name).read_bytes()
@@ -203,9 +204,11 @@ def test_changed_calibration_makes_the_figures_again_without_training(tmp_path: 
     config.calibration.threshold = "sensitivity"
     config.calibration.sensitivity = 0.5
     text = single_run.run(config, tmp_path / "run")
-    assert "sensitivity of at least 50 %" in text and "50 %" not in first["threshold"]["rule"]
+    rules = [first[unit]["threshold"]["rule"] for unit in ("subject", "image")]
+    assert "sensitivity of at least 50 %" in text and not any("50 %" in rule for rule in rules)
     second = json.loads((tmp_path / "run" / "calibration.json").read_text("utf-8"))
-    assert "50 %" in second["threshold"]["rule"] and second["outliers"] == first["outliers"]
+    assert "least 50 %" in second["subject"]["threshold"]["rule"]
+    assert second["outliers"] == first["outliers"]
     assert {path: path.stat().st_mtime_ns for path in model.rglob("*")} == before
     record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
     assert record["status"] == "finished"
@@ -216,13 +219,21 @@ def test_run_s_probabilities_are_the_stage_s_calibrated(reference: Path) -> None
     """And a later program flags and calibrates from the run's folder alone."""
     found = json.loads((reference / "calibration.json").read_text("utf-8"))
     recorded = json.loads((reference / "metrics.json").read_text("utf-8"))
-    assert recorded["probabilities"]["temperature"] == found["temperature"]
+    own = {unit: found[unit]["temperature"] for unit in ("subject", "image")}
+    assert recorded["probabilities"]["temperature"] == own["image"]
+    assert recorded["probabilities"]["temperature_of_subjects"] == own["subject"]
     raw = predictions.Predictions.read_csv(
         reference / "stages" / recorded["final_stage"] / "predictions.csv"
     )
     ours = predictions.Predictions.read_csv(reference / "predictions.csv")
-    expected = calibration.calibrate(raw.probabilities, found["temperature"])
+    expected = calibration.calibrate(raw.probabilities, own["image"])
     np.testing.assert_array_equal(ours.probabilities, expected)
+    by_subject = predictions.Predictions.read_csv(reference / "predictions_by_subject.csv")
+    aggregated = ours.by_subject(found["aggregation"]).probabilities
+    expected = calibration.calibrate(aggregated, own["subject"])
+    np.testing.assert_array_equal(by_subject.probabilities, expected)
+    figures = metrics.figures(by_subject.where("test"), ordered=True)
+    assert recorded["splits"]["test"]["subject"] == figures
     detector = ood.Detector.load(reference / "outliers.npz")
     assert detector.threshold == found["outliers"]["threshold"]
 

@@ -120,8 +120,8 @@ def changed(opened: Classifier, kind: str) -> Classifier:
 
 
 def _calibrated(opened: Classifier, temperature: float) -> Classifier:
-    rules = dataclasses.replace(opened.rules, temperature=temperature)
-    return dataclasses.replace(opened, rules=rules)
+    image = dataclasses.replace(opened.rules.image, temperature=temperature)
+    return dataclasses.replace(opened, rules=dataclasses.replace(opened.rules, image=image))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from exported import EXACT, REASON, Runs, noise
+from hand_rules import rules, unit_rules
 from PIL import Image
 from small_runs import put
 from snippets import snippets
@@ -27,7 +28,7 @@ from sscjax.export import write as export_file
 from sscjax.export.verify import ExportOptions
 from sscjax.inference import classifier, decisions
 from sscjax.inference.classifier import Classifier
-from sscjax.inference.outputs import Outputs, Rules
+from sscjax.inference.outputs import Outputs
 from sscjax.system import terminal
 
 pytest.importorskip("onnx", reason=REASON)
@@ -75,9 +76,13 @@ def test_metadata_says_what_the_run_says(runs: Runs) -> None:
     }
     assert about["classes"] == about["columns"] == files["run"]["data"]["classes"]
     calibration = files["calibration"]
-    assert about["temperature"] == calibration["temperature"]
-    assert about["threshold"]["value"] == calibration["threshold"]["value"]
-    assert about["confidence_threshold"]["value"] == calibration["abstention"]["threshold"]
+    assert about["rules"] == calibration["rules"]
+    for unit in ("subject", "image"):
+        own, reported = about["rules"][unit], calibration[unit]
+        assert own["temperature"] == reported["temperature"]
+        assert own["threshold"] == reported["threshold"]["value"]
+        assert own["confidence_threshold"] == reported["abstention"]["value"]
+    assert about["temperature"] == calibration["image"]["temperature"]
     assert about["distance"]["limit"] == pytest.approx(calibration["outliers"]["threshold"])
     assert about["run"]["trained"] == files["manifest"]["sessions"][-1]["finished"]
     assert about["run"]["weights"]["sha256"] == files["run"]["weights"]["sha256"]
@@ -103,15 +108,12 @@ def test_date_and_names_may_be_missing(runs: Runs, tmp_path: Path) -> None:
 
 def test_documented_rules_are_those_of_the_run(runs: Runs) -> None:
     """Against `decisions.decide`, limits included, with a column that stands for no class."""
-    rules = Rules(1.0, 0.5, "sick", "well", "by hand", 0.6, "by hand")
     names: dict[str, Any] = {"np": np}
     exec(snippets("What goes in and what comes out"), names)
     columns = ["a", "b", "unused"]
     about: dict[str, Any] = {
         "classes": ["a", "b"],
         "columns": columns,
-        "threshold": {"value": 0.5, "positive": "sick", "negative": "well"},
-        "confidence_threshold": {"value": 0.6},
         "distance": {"limit": 2.0},
     }
     rng = np.random.default_rng(0)
@@ -120,15 +122,32 @@ def test_documented_rules_are_those_of_the_run(runs: Runs) -> None:
     shares = shares[shares[:, :2].sum(axis=1) > 0]
     distances = rng.integers(1, 4, len(shares)).astype(float)
     some = [InputImage(Path(), str(k), str(k)) for k in range(len(shares))]
-    for least in (0.6, None):
-        about["confidence_threshold"]["value"] = least
-        own = dataclasses.replace(rules, confidence_threshold=least)
+    for least, aggregation in ((0.6, "mean"), (None, "geometric")):
+        # Those of subjects are others, so that one taken for the other would be seen.
+        own = rules(
+            image=unit_rules(confidence_threshold=least),
+            subject=unit_rules(temperature=0.4, threshold=0.3, confidence_threshold=0.8),
+            aggregation=aggregation,
+        )
+        about["rules"] = own.to_json()
         table = decisions.decide(some, Outputs(shares, distances), own, 2, 2.0)
         pairs = list(zip(shares, distances, strict=True))
-        assert table.outcomes(columns) == [names["decide"](about, *one) for one in pairs]
-        disease = [names["disease"](about, p) == "sick" for p in shares]
-        assert table.positive.tolist() == disease
-    assert len(set(table.outcomes(columns))) == 4
+        of_image = about["rules"]["image"]
+        for row, pair, outcome in zip(
+            range(len(pairs)), pairs, table.outcomes(columns), strict=True
+        ):
+            assert outcome == names["decide"](about, of_image, *pair)
+            positive = names["disease"](about, of_image, pair[0]) == "sick"
+            assert positive == table.positive[row]
+            assert (
+                names["prediction_set"](about, of_image, pair[0]) == table.set_names(columns)[row]
+            )
+        assert len(set(table.outcomes(columns))) >= 4
+        subject = decisions.by_subject(
+            dataclasses.replace(table, subjects=np.full(len(table), "one")), own, 2
+        )
+        aggregated = names["aggregate"](about, shares)
+        np.testing.assert_allclose(aggregated, subject.probabilities[0], rtol=1e-6)
 
 
 def test_documented_preparation_is_that_of_the_run(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_predicts_as_the_run(opened: Opened, runs: Runs, tiles: list[Path]) -> N
     batches = (image_io.read_image(tile, network.image_size)[None] for tile in tiles)
     outputs = Outputs.join(list(network.outputs(batches)))
     images = [inputs.InputImage(tile, tile.name, tile.name) for tile in tiles]
-    limit = network.detector.threshold
+    limit = network.distance_limit
     table = decisions.decide(images, outputs, network.rules, len(network.classes), limit)
     text = decisions.csv_text(decisions.as_rows(table, network.columns, "image"))
     expected = list(csv.DictReader(io.StringIO(text)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 from browsing import Served
+from hand_rules import rules, unit_rules
 from PIL import Image, ImageCms
 
 from sscjax.data import image_io, inputs
+from sscjax.evaluation.conformal import Sets
+from sscjax.evaluation.rules import Rules
 from sscjax.inference import decisions
-from sscjax.inference.outputs import Outputs, Rules
+from sscjax.inference.outputs import Outputs
 from sscjax.reports import overlays
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
@@ -181,52 +185,70 @@ def test_maps_are_drawn_as_reports_draw_them(modules: Any) -> None:
     assert difference.max() <= 3 and difference.mean() < 0.3
 
 
-RULES = Rules(
-    temperature=1.0,
-    threshold=0.6,
-    threshold_rule="",
-    positive="late or early",
-    negative="normal",
-    confidence_threshold=0.5,
-    abstention_rule="",
-)
+def drawn_rules(aggregation: str) -> Rules:
+    """Of images and of subjects others, so that one taken for the other would be seen."""
+    return rules(
+        image=unit_rules(
+            threshold=0.6,
+            confidence_threshold=0.5,
+            sets=Sets(0.9, (0.5, 0.7, None), True, 20, False),
+        ),
+        subject=unit_rules(
+            temperature=0.4,
+            threshold=0.7,
+            confidence_threshold=0.55,
+            sets=Sets(0.9, (0.8, 0.75, 0.7), True, 20, False),
+        ),
+        aggregation=aggregation,
+        positive="late or early",
+        negative="normal",
+    )
 
 
 COLUMNS = ["normal", "early", "late", "none"]
 
 
-ABOUT = {
-    "columns": COLUMNS,
-    "classes": COLUMNS[:3],
-    "threshold": {"value": 0.6},
-    "confidence_threshold": {"value": 0.5},
-    "distance": {"limit": 1.2},
-}
+def about_of(aggregation: str, limit: float | None = 1.2) -> dict[str, Any]:
+    return {
+        "columns": COLUMNS,
+        "classes": COLUMNS[:3],
+        "rules": drawn_rules(aggregation).to_json(),
+        "distance": {"limit": limit},
+    }
 
 
-def test_rules_are_those_of_predict(modules: Any) -> None:
+@pytest.mark.parametrize(
+    ("aggregation", "limit"), [("mean", 1.2), ("geometric", 1.2), ("mean", None)]
+)
+def test_rules_are_those_of_predict(modules: Any, aggregation: str, limit: float | None) -> None:
     rng = np.random.default_rng(1)
     shares = rng.dirichlet(np.full(4, 0.7), 60)
     distances = rng.uniform(0.5, 1.6, 60)
     some = [inputs.InputImage(Path(), f"{k}", "one" if k < 20 else "two") for k in range(60)]
-    table = decisions.decide(some, Outputs(shares, distances), RULES, 3, 1.2)
+    own = drawn_rules(aggregation)
+    reach = math.inf if limit is None else limit
+    table = decisions.decide(some, Outputs(shares, distances), own, 3, reach)
     found = modules.evaluate(
         """async ([about, shares, distances]) => {
           const { decide, together } = await import("./rules.js");
           const all = shares.map((row, k) => decide(about, row, distances[k]));
           return [...all, together(about, all.slice(0, 20)), together(about, all.slice(20))];
         }""",
-        [ABOUT, shares.tolist(), distances.tolist()],
+        [about_of(aggregation, limit), shares.tolist(), distances.tolist()],
     )
-    subjects = decisions.by_subject(table, RULES, 3)
+    subjects = decisions.by_subject(table, own, 3)
     wanted = [*decisions.as_rows(table, COLUMNS, "image")]
     wanted += decisions.as_rows(subjects, COLUMNS, "subject")
-    assert {one["decision"] for one in found[:60]} == {"abstain", "out_of_distribution", *COLUMNS}
+    outside = set() if limit is None else {"out_of_distribution"}
+    assert {one["decision"] for one in found[:60]} == {"abstain", *outside, *COLUMNS}
     for one, other in zip(found, wanted, strict=True):
         assert one["decision"] == other["decision"]
         assert (one["positive"], one["abstained"]) == (other["positive"], other["abstained"])
         assert one["score"] == pytest.approx(other["disease_score"])
         assert one["distance"] == pytest.approx(other["distance"])
+        assert one["set"] == other["prediction_set"]
+        given = list(other["probabilities"].values())
+        assert one["probabilities"] == pytest.approx(given, abs=1e-9)
 
 
 def test_names_in_the_table_are_text(modules: Any) -> None:
@@ -237,7 +259,7 @@ def test_names_in_the_table_are_text(modules: Any) -> None:
           const one = decide(about, [0.1, 0.2, 0.6, 0.1], 1);
           return csv(about, names.map((name) => ({ name, ...one })));
         }""",
-        [ABOUT, names],
+        [about_of("mean"), names],
     )
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert [row["file"] for row in rows] == ["'=1+1.png", *names[1:3], "'+49.jpg", *names[4:]]

@@ -44,7 +44,7 @@ def changed(site: Path, place: Path, threshold: float) -> Path:
     """Another export: the same network with another threshold."""
     shutil.copytree(site, place)
     about = json.loads(next(site.glob("*/model.json")).read_text("utf-8"))
-    about["threshold"]["value"] = threshold
+    about["rules"]["subject"]["threshold"] = threshold
     content = {path.name: path.read_bytes() for path in site.glob("*/*")}
     content["model.json"] = json.dumps(about).encode()
     shutil.rmtree(next(path for path in place.iterdir() if path.is_dir()))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hand_rules import rules, unit_rules
 from sklearn.metrics import accuracy_score
 from small_runs import finished_run, put, write_folder
 
@@ -21,9 +23,10 @@ from sscjax.data.inputs import InputImage
 from sscjax.data.slides import output
 from sscjax.errors import UserError
 from sscjax.evaluation import predictions
+from sscjax.evaluation.conformal import Sets
 from sscjax.inference import classifier, decisions, slides
 from sscjax.inference import predict as inference_predict
-from sscjax.inference.outputs import Outputs, Rules
+from sscjax.inference.outputs import Outputs
 from sscjax.system import terminal
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -72,8 +75,17 @@ def test_answers_are_those_of_the_run(
     for row in found["images"]:
         if row["file"] in far:
             assert row["distance"] == pytest.approx(far[row["file"]]["distance"], rel=1e-4)
-    assert found["rules"]["temperature"] == kept["temperature"]
-    assert found["rules"]["threshold"] == kept["threshold"]["value"]
+    assert {key: found["rules"][key] for key in kept["rules"]} == kept["rules"]
+    usable = kept["outliers"]["usable"]
+    assert (found["rules"]["distance_limit"] is None) is not usable
+    # Subjects, too: the run's own table, calibrated by their own temperature.
+    by_subject = predictions.Predictions.read_csv(run / "predictions_by_subject.csv")
+    expected = dict(
+        zip(by_subject.subjects.tolist(), by_subject.probabilities.tolist(), strict=True)
+    )
+    for row in found["subjects"]:
+        got = [row["probabilities"][name] for name in table.classes]
+        np.testing.assert_allclose(got, expected[row["subject"]], atol=1e-5)
 
 
 def test_order_and_batches_change_nothing(run: Path, images: Path) -> None:
@@ -134,7 +146,9 @@ def test_csv_holds_what_json_holds(run: Path, images: Path, tmp_path: Path) -> N
 
 # ---- rules by hand ------------------------------------------------------------------------------
 
-RULES = Rules(1.0, 0.5, "early or late", "normal", "by hand", 0.6, "by hand")
+THREE = Sets(0.9, (0.6, 0.75, None), True, 20, False)
+IMAGE = unit_rules(confidence_threshold=0.6, sets=THREE)
+RULES = rules(image=IMAGE, subject=IMAGE, positive="early or late", negative="normal")
 
 
 def test_rules_by_hand() -> None:
@@ -155,12 +169,21 @@ def test_rules_by_hand() -> None:
     ]
     assert judged.positive.tolist() == [False, True, True, True, True]
     np.testing.assert_allclose(judged.scores, [0.3, 0.55, 0.9, 0.9, 0.5])
+    # Limits of 0.6 and 0.75 keep probabilities from 0.4 and from 0.25 on; the last class stays.
+    assert judged.set_names(columns) == [
+        ["normal", "late"],
+        ["normal", "early", "late"],
+        ["early", "late"],
+        ["late"],
+        ["normal", "early", "late"],
+    ]
     subjects = decisions.by_subject(judged, RULES, 3)
     assert subjects.names.tolist() == ["s0", "s1"] and subjects.images.tolist() == [3, 2]
     np.testing.assert_allclose(subjects.probabilities[0], [1.25 / 3, 1.3 / 3, 0.45 / 3])
     # One of three images is out-of-distribution: not most of them. The mean is below 60 %.
     assert subjects.outcomes(columns) == ["abstain", "abstain"]
-    always = dataclasses.replace(RULES, confidence_threshold=None)
+    never = dataclasses.replace(IMAGE, confidence_threshold=None)
+    always = dataclasses.replace(RULES, subject=never)
     assert decisions.by_subject(judged, always, 3).outcomes(columns) == ["early", "late"]
     most = dataclasses.replace(
         judged, out_of_distribution=np.array([True, True, False, True, False])
@@ -172,9 +195,39 @@ def test_rules_by_hand() -> None:
     ]
 
 
+def test_subjects_have_rules_of_their_own() -> None:
+    """Aggregated, calibrated and judged by the subject's rules; an unusable flag flags nothing."""
+    rows = np.array([[0.6, 0.3, 0.1], [0.4, 0.35, 0.25]])
+    some = [InputImage(Path(f"{k}"), f"{k}", "s") for k in range(2)]
+    own = unit_rules(
+        temperature=0.5,
+        threshold=0.4,
+        confidence_threshold=0.65,
+        sets=Sets(0.9, (0.8, 0.8, 0.8), True, 20, False),
+    )
+    # Logits divided by one half: squares of the mean, and of the geometric mean.
+    mean = rows.mean(0) ** 2 / (rows.mean(0) ** 2).sum()
+    product = rows.prod(0) / rows.prod(0).sum()
+    for aggregation, expected in (("mean", mean), ("geometric", product)):
+        given = rules(image=IMAGE, subject=own, aggregation=aggregation)
+        judged = decisions.decide(some, Outputs(rows, np.array([9.0, 9.0])), given, 3, math.inf)
+        subject = decisions.by_subject(judged, given, 3)
+        np.testing.assert_allclose(subject.probabilities[0], expected)
+        assert not subject.out_of_distribution.any()
+        confident = expected.max() >= 0.65
+        assert subject.outcomes(("a", "b", "c")) == ["a" if confident else "abstain"]
+        assert subject.positive[0] == (1 - expected[0] >= 0.4)
+        assert subject.set_names(("a", "b", "c")) == [
+            [name for name, p in zip("abc", expected, strict=True) if p >= 0.2]
+        ]
+    text = decisions.legend(given, "subject", math.inf, ("a", "b", "c"))
+    assert "geometric mean" in text and "out of distribution: never" in text
+    assert "temperature of 0.50" in text and max(map(len, text.splitlines())) <= 100
+
+
 def test_unused_outputs_do_not_count_as_disease() -> None:
     answer = Outputs(np.array([[0.3, 0.3, 0.4]]), np.array([1.0]))
-    judged = decisions.decide([InputImage(Path("a"), "a", "a")], answer, RULES, 2, 2.0)
+    judged = decisions.decide([InputImage(Path("a"), "a", "a")], answer, rules(), 2, 2.0)
     assert judged.scores.tolist() == pytest.approx([0.5])
 
 
@@ -182,7 +235,7 @@ def test_long_tables_are_cut() -> None:
     count = decisions.MOST_ROWS + 3
     some = [InputImage(Path(f"{k}"), f"{k}\x1b[2J.png", f"{k}") for k in range(count)]
     found = Outputs(np.tile([[0.7, 0.3]], (count, 1)), np.ones(count))
-    judged = decisions.decide(some, found, RULES, 2, 2.0)
+    judged = decisions.decide(some, found, rules(), 2, 2.0)
     text = decisions.table_text(judged, ("a", "b"), "image", "images.csv")
     assert text.endswith("... and 3 more in images.csv") and "\x1b" not in text
 

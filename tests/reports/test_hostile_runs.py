@@ -111,7 +111,7 @@ def ask(folder: Path) -> None:
             clear(error)
             continue
         if isinstance(found, classifier.Classifier):
-            assert 0 < found.rules.temperature < math.inf
+            assert 0 < found.rules.image.temperature < math.inf
             assert found.stage == "head"
 
 

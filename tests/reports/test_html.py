@@ -139,7 +139,7 @@ def test_figures_are_those_of_the_run(run: Path) -> None:
     root, kept = parse(run), json.loads((run / "metrics.json").read_text("utf-8"))
     figures, ranges = kept["splits"]["test"], kept["test_intervals"]
     rows = {row[0]: row[1:] for row in table_rows(root, "Test figures with 95 % intervals")}
-    for column, unit in ((0, "image"), (2, "subject")):
+    for column, unit in ((0, "subject"), (2, "image")):
         assert rows["accuracy"][column] == formatting.percent(figures[unit]["accuracy"])
         interval = formatting.span("accuracy", ranges[unit]["accuracy"])
         assert rows["accuracy"][column + 1] == interval
@@ -147,7 +147,7 @@ def test_figures_are_those_of_the_run(run: Path) -> None:
         for entry in figures[unit]["per_class"]:
             found = rows[f"sensitivity {entry['name']}"][column]
             assert found == formatting.percent(entry["sensitivity"])
-    for title, unit in (("Test, images", "image"), ("Test, subjects", "subject")):
+    for title, unit in (("Test, subjects", "subject"), ("Test, images", "image")):
         matrix = table_rows(root, title)
         counts = [[int(cell.split()[0]) for cell in row[1:]] for row in matrix[1:]]
         assert counts == figures[unit]["confusion"]
@@ -166,7 +166,7 @@ def test_figures_are_those_of_the_run(run: Path) -> None:
 def test_subjects_and_provenance(run: Path) -> None:
     root = parse(run)
     table = Predictions.read_csv(run / "predictions.csv").where("test")
-    subjects = table.by_subject()
+    subjects = Predictions.read_csv(run / "predictions_by_subject.csv").where("test")
     rows = {row[0]: row for row in table_rows(root, "Test subjects")[1:]}
     assert set(rows) == set(subjects.subjects.tolist())
     for index, name in enumerate(subjects.subjects.tolist()):
@@ -242,6 +242,7 @@ def rename(folder: Path) -> None:
         classes=NASTY[:2] + NASTY[5:],
     )
     renamed.write_csv(folder / "predictions.csv")
+    renamed.by_subject().write_csv(folder / "predictions_by_subject.csv")
     kept = json.loads((folder / "metrics.json").read_text("utf-8"))
     kept["splits"] = metrics.figures_by_split(renamed, True)
     kept["test_intervals"] = intervals.test_figures(renamed, True)
@@ -324,48 +325,47 @@ def test_model_card_keeps_its_form(copy: Path) -> None:
 # ---- calibration and protocols ------------------------------------------------------------------
 
 
-def quality(ece: float) -> dict[str, Any]:
-    bins = [
-        {"low": k / 2, "high": (k + 1) / 2, "n": 5 - 2 * k, "confidence": 0.3 + k / 2,
-         "accuracy": 0.4 + k / 2, "interval": [0.1, 0.95]}
-        for k in range(2)
-    ]  # fmt: skip
-    empty = {"low": 1, "high": 1, "n": 0, "confidence": None, "accuracy": None, "interval": None}
-    return {"ece": ece, "ece_interval": [0.1, 0.3], "brier": 0.5, "brier_interval": None,
-            "bins": [*bins, empty]}  # fmt: skip
-
-
-def test_calibration_is_shown(copy: Path) -> None:
-    point = {"sensitivity": {"value": 0.9, "interval": [0.7, 1.0]}}
-    write_json(
-        copy / "calibration.json",
-        {
-            "fitted_on": "val",
-            "temperature": 1.7,
-            "log_loss": {"test": [1.25, 0.75]},
-            "splits": {"test": {"before": quality(0.234), "after": quality(0.111)}},
-            "threshold": {"rule": "Youden", "positive": "early or late", "value": 0.4, "val": point,
-                          "test": {"sensitivity": {"value": 0.6, "interval": None}}},
-            "coverage": [{"coverage": k / 4, "threshold": 0.5, "accuracy": 0.9 - k / 9, "n": 3 * k}
-                         for k in range(1, 5)],
-            "abstention": {"rule": "at least 90 %", "threshold": 0.8,
-                           "test": {"coverage": {"value": 0.5}, "accuracy": {"value": 0.875}}},
-            "outliers": {"method": "Mahalanobis", "threshold": 3, "share_flagged": {"test": 0.25}},
-        },
-    )  # fmt: skip
+def test_calibration_is_shown_for_subjects_first(copy: Path) -> None:
+    content = json.loads((copy / "calibration.json").read_text("utf-8"))
+    for unit, ece in (("subject", 0.234), ("image", 0.456)):
+        block = content[unit]
+        block |= {"temperature": 1.7, "reason": "", "gain": 0.25, "standard_error": 0.125}
+        after = block["splits"]["test"]["after"]
+        after |= {"ece": ece, "ece_interval": [0.1, 0.3], "brier": 0.5, "brier_interval": None}
+        block["log_loss"]["test"] = [1.25, 0.75]
+        block["threshold"]["test"]["sensitivity"] = {"value": 0.6, "interval": [0.4, 0.8], "n": 5}
+        block["threshold"]["held_out"]["sensitivity"] = {"value": 0.9, "interval": None, "n": 5}
+        block["abstention"] |= {"value": 0.8, "rule": f"of {unit}s"}
+        block["abstention"]["test"] = {
+            "coverage": {"value": 0.5, "interval": None, "n": 16},
+            "accuracy": {"value": 0.875, "interval": None, "n": 8},
+        }
+    content["outliers"]["share_flagged"]["test"] = 0.25
+    content["outliers"]["warnings"] = ["The flag is not usable."]
+    write_json(copy / "calibration.json", content)
     html.write(copy)
     root = parse(copy)
-    rows = table_rows(root, "Calibration, with 95 % intervals where there are enough subjects")
-    assert rows[1] == ["Test", "before", "0.234 (0.100 to 0.300)", "-", "0.500", "1.250"]
-    assert rows[2][2:] == ["0.111 (0.100 to 0.300)", "-", "0.500", "0.750"]
-    assert table_rows(root, "At this threshold")[1] == [
-        *("sensitivity", "90.0 %", "70.0 to 100.0 %", "60.0 %", "-")
-    ]
     said = text_of(section(root, "calibration"))
-    for part in ("1.700", "Youden", "87.5 % of these predictions are right", "25.0 % of test"):
+    assert said.index("Per subject") < said.index("Per image")
+    assert "held out for validation" in said
+    for unit, shown in (("subject", "0.234"), ("image", "0.456")):
+        name = f"Calibration per {unit}, with 95 % intervals where there are enough subjects"
+        rows = table_rows(root, name)
+        last = next(row for row in rows if row[:2] == ["test", "after"])
+        assert last[2] == f"{shown} (0.100 to 0.300)" and last[4:] == ["0.500", "0.750"]
+        # No interval of the rows on which the temperature was fitted.
+        held_out = [row for row in rows if row[0] == "held-out"]
+        assert held_out and all("(" not in cell for row in held_out for cell in row)
+        assert table_rows(root, f"At the threshold of {unit}s")[1] == [
+            *("sensitivity", "60.0 %", "40.0 to 80.0 %", "90.0 %")
+        ]
+        assert f"(of {unit}s)" in said
+    for part in ("1.70", "of these 87.5 % right", "25.0 % of test", "The flag is not usable."):
         assert part in said
     names = [svg.get("aria-labelledby") for svg in section(root, "calibration").iter(SVG + "svg")]
-    assert names == ["reliability-test-t reliability-test-d", "coverage-t coverage-d"]
+    for unit in ("subject", "image"):
+        assert f"reliability-{unit}-test-t reliability-{unit}-test-d" in names
+        assert f"coverage-{unit}-t coverage-{unit}-d" in names
 
 
 def test_protocol_sums_up_its_folds(run: Path, tmp_path: Path) -> None:
@@ -378,6 +378,7 @@ def test_protocol_sums_up_its_folds(run: Path, tmp_path: Path) -> None:
         changed = Predictions(whole.files, whole.subjects, splits, whole.labels,
                               whole.probabilities, whole.classes)  # fmt: skip
         changed.write_csv(fold / "predictions.csv")
+        changed.by_subject().write_csv(fold / "predictions_by_subject.csv")
         kept = json.loads((fold / "metrics.json").read_text("utf-8"))
         kept["splits"] = metrics.figures_by_split(changed, True)
         write_json(fold / "metrics.json", kept)
@@ -400,10 +401,11 @@ def test_protocol_sums_up_its_folds(run: Path, tmp_path: Path) -> None:
     root = parse(folder)
     assert "2 of 3 folds are here" in text_of(next(all_of(root, "section")))
     rows = table_rows(root, "Test figures with 95 % intervals")
-    assert rows[1][1] == formatting.percent(figures["test"]["image"]["accuracy"])
+    assert rows[1][1] == formatting.percent(figures["test"]["subject"]["accuracy"])
+    assert rows[1][3] == formatting.percent(figures["test"]["image"]["accuracy"])
     folds = table_rows(root, "Fold by fold")
     assert [row[0] for row in folds[1:]] == ["fold_0", "fold_1"]
-    assert [int(row[1]) for row in folds[1:]] == [
+    assert [int(row[4]) for row in folds[1:]] == [
         int((whole.splits == split).sum()) for split in ("test", "val")
     ]
     assert "fold_0, head" in [row[0] for row in table_rows(root, "Stages in their order")]

@@ -16,14 +16,14 @@ from small_runs import one_stage_config, written
 from sscjax.data import splits, synthetic
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
-from sscjax.evaluation import predictions
+from sscjax.evaluation import metrics, predictions
 from sscjax.experiments import data_from_config, run_stages, single_run, summarize
 from sscjax.inference import classifier
 from sscjax.inference.outputs import Outputs
 from sscjax.reports import html
 from sscjax.reports.html import provenance
 from sscjax.reports.html import run_data as page_folder
-from sscjax.training import linear_probe, losses, settings
+from sscjax.training import class_weights, linear_probe, losses, settings
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -94,17 +94,18 @@ def test_weights_of_images_equal_repeating_them() -> None:
     objective = losses.Objective("softmax")
     weighted = linear_probe.Problem(data.features, data.labels, objective, 3)
     repeated = linear_probe.Problem(data.features[rows], data.labels[rows], objective, 3)
-    # The same standardisation: what differs is how often an image is counted.
-    repeated._mean, repeated._scale = weighted._mean, weighted._scale
-    x = (data.features[rows] - weighted._mean) / weighted._scale
-    repeated._arrays = (x, x.T.copy(), repeated._arrays[2])
-    first, _ = weighted.minimise(1e-2, 1.0 + twice)
-    second, _ = repeated.minimise(1e-2)
-    np.testing.assert_allclose(first, second, atol=2e-3 * np.abs(second).max())
+    first = weighted.classifier(weighted.minimise(1e-2, 1.0 + twice)[0])
+    second = repeated.fit(1e-2)
+    spread = data.features.std(0)[:, None]
+    np.testing.assert_allclose(
+        first.kernel * spread,
+        second.kernel * spread,
+        atol=2e-3 * np.abs(second.kernel * spread).max(),
+    )
 
 
 def test_penalty_is_chosen_by_held_out_loss() -> None:
-    """The sums of a loop over folds and strengths with scikit-learn, standardised alike."""
+    """The sums of a loop over folds and strengths with scikit-learn, each fit standardised."""
     data = made(60, 3)
     folds = np.arange(60) // 3 % 4
     strengths = (1e-4, 1e-2, 1.0)
@@ -112,20 +113,112 @@ def test_penalty_is_chosen_by_held_out_loss() -> None:
         data.features, data.labels, losses.Objective("softmax"), 3, max_iter=999
     )
     choice = problem.choose(strengths, folds)
-    x = data.features[:, :-1].astype(np.float64)
-    x = (x - x.mean(0)) / x.std(0) / np.sqrt(13)
     for l2 in strengths:
         total = 0.0
         for fold in range(4):
             inside = folds != fold
-            model = LogisticRegression(C=1 / (l2 * inside.sum()), tol=1e-8, max_iter=5000)
-            model.fit(x[inside], data.labels[inside])
-            rest = model.predict_proba(x[~inside])[np.arange((~inside).sum()), data.labels[~inside]]
-            total -= np.log(rest).sum()
+            rest = fitted_without(data, inside, l2)[~inside]
+            total -= np.log(rest[np.arange((~inside).sum()), data.labels[~inside]]).sum()
         assert choice.losses[l2] == pytest.approx(total / 60, rel=2e-2)
     assert choice.l2 == min(choice.losses, key=choice.losses.__getitem__)
     assert choice.folds == 4
     assert problem.choose([0.5], folds) == linear_probe.Choice(0.5, {}, 0)
+
+
+# --- out-of-fold predictions ---------------------------------------------------------------------
+
+
+def fitted_without(
+    data: Made, inside: np.ndarray, l2: float, *, balanced: bool = False
+) -> np.ndarray:
+    """Probabilities of all images by scikit-learn, fitted to some; all is learnt from these."""
+    x = data.features[:, :-1].astype(np.float64)
+    x = (x - x[inside].mean(0)) / x[inside].std(0) / np.sqrt(data.features.shape[1])
+    labels = data.labels[inside]
+    weights = 1 / np.bincount(labels)[labels] if balanced else np.ones(len(labels))
+    model = LogisticRegression(C=1 / (l2 * weights.sum()), tol=1e-8, max_iter=5000)
+    return model.fit(x[inside], labels, sample_weight=weights).predict_proba(x)
+
+
+def balanced_problem(data: Made) -> linear_probe.Problem:
+    weights = class_weights.class_weights("balanced", data.labels, 3)
+    objective = losses.Objective("softmax", class_weights=weights)
+    return linear_probe.Problem(data.features, data.labels, objective, 3, max_iter=999)
+
+
+def unbalanced(seed: int) -> tuple[Made, np.ndarray]:
+    """60 images of which half have the first class, and their folds of five images each."""
+    data = made(60, seed)
+    labels = np.array([0, 1, 2, 0, 1, 0] * 10)
+    return dataclasses.replace(data, labels=labels), np.arange(60) // 6 % 4
+
+
+def test_out_of_fold_equals_nested_cross_validation_with_scikit_learn() -> None:
+    """Strengths, scales and class weights are all chosen without the fold that is predicted."""
+    data, folds = unbalanced(4)
+    strengths = (1e-4, 1e-2, 1.0)
+    choice, predicted = balanced_problem(data).cross_fit(strengths, folds)
+    for fold in range(4):
+        others, totals = folds != fold, {}
+        weights = 1 / np.bincount(data.labels[others])[data.labels]
+        for l2 in strengths:
+            totals[l2] = 0.0
+            for inner in set(range(4)) - {fold}:
+                inside, tested = others & (folds != inner), folds == inner
+                rest = fitted_without(data, inside, l2, balanced=True)
+                true = rest[np.arange(60), data.labels]
+                totals[l2] -= (weights * np.log(true))[tested].sum()
+        best = min(totals, key=totals.__getitem__)
+        assert predicted.l2[fold] == best
+        wanted = fitted_without(data, others, best, balanced=True)
+        np.testing.assert_allclose(predicted.probabilities[~others], wanted[~others], atol=5e-3)
+    assert choice == balanced_problem(data).choose(strengths, folds)
+
+
+@pytest.mark.parametrize("strengths", [(1e-3,), (1e-4, 1e-3, 1e-2, 1e-1)])
+def test_own_labels_do_not_change_an_out_of_fold_prediction(strengths: tuple[float, ...]) -> None:
+    data, folds = unbalanced(5)
+    inside = folds == 2
+    changed = np.where(inside, (data.labels + 1) % 3, data.labels)
+    _, before = balanced_problem(data).cross_fit(strengths, folds)
+    _, after = balanced_problem(dataclasses.replace(data, labels=changed)).cross_fit(
+        strengths, folds
+    )
+    np.testing.assert_array_equal(before.probabilities[inside], after.probabilities[inside])
+    assert before.l2[2] == after.l2[2]
+    difference = np.abs(before.probabilities - after.probabilities)[~inside]
+    assert difference.max() > 0.05, "the other folds do use these labels"
+
+
+def test_labels_without_a_pattern_are_predicted_no_better_than_by_chance() -> None:
+    """1,024 features fit 48 images of random labels perfectly; out of fold nothing is left."""
+    rng = np.random.default_rng(6)
+    labels = np.tile([0, 1, 2], 16)
+    data = Made(rng.normal(size=(48, 1024)).astype(np.float32), labels)
+    problem = balanced_problem(data)
+    choice, predicted = problem.cross_fit((1e-4, 1e-2), np.arange(48) // 12)
+    assert problem.fit(1e-4).accuracy == 1.0
+    # Of 48 images, 16 are expected by chance; 27 or more have a probability below 0.1 %.
+    assert (predicted.probabilities.argmax(1) == labels).sum() < 27
+    assert choice.l2 == 1e-2
+
+
+def test_with_two_folds_the_middle_strength_predicts() -> None:
+    data, _ = unbalanced(7)
+    folds = np.arange(60) // 6 % 2
+    choice, predicted = balanced_problem(data).cross_fit((1.0, 1e-4, 1e-2), folds)
+    assert predicted.l2 == {0: 1e-2, 1: 1e-2} and choice.folds == 2
+    wanted = fitted_without(data, folds == 1, 1e-2, balanced=True)
+    np.testing.assert_allclose(predicted.probabilities[folds == 0], wanted[folds == 0], atol=5e-3)
+
+
+def test_out_of_fold_of_one_logit() -> None:
+    data = made(40, 8, classes=2)
+    folds = np.arange(40) // 2 % 4
+    problem = linear_probe.Problem(data.features, data.labels, losses.Objective("sigmoid"), 1)
+    _, predicted = problem.cross_fit((1e-2, 1e-1), folds)
+    assert predicted.probabilities.shape == (40, 2)
+    np.testing.assert_allclose(predicted.probabilities.sum(1), 1, atol=1e-6)
 
 
 # --- folds of the training images ----------------------------------------------------------------
@@ -145,6 +238,18 @@ def test_folds_keep_subjects_and_have_every_class() -> None:
     for fold in range(4):
         assert set(found.labels[folds == fold].tolist()) == {0, 1, 2}
     assert not splits.subject_folds(subject_set({"normal": 3, "early": 1, "late": 3}), 5, 0).any()
+
+
+def test_folds_that_know_no_classes_keep_subjects() -> None:
+    subjects = np.array(list("aabbbcddde"))
+    folds = splits.unlabelled_folds(subjects, 3, 0)
+    of_subject = {(name, fold) for name, fold in zip(subjects, folds.tolist(), strict=True)}
+    assert len(of_subject) == 5 and sorted(np.bincount(sorted(f for _, f in of_subject))) == [
+        1,
+        2,
+        2,
+    ]
+    assert set(splits.unlabelled_folds(subjects, 9, 0).tolist()) == set(range(5))
 
 
 # --- runs ----------------------------------------------------------------------------------------
@@ -173,7 +278,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_a_run_fitted_by_lbfgs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Ends, says its penalty, is left alone when finished, and answers."""
+    """Ends, says its penalty, is left alone when finished, and answers.
+
+    It trains on all images that are not for testing, and rules rest on out-of-fold predictions.
+    """
     # On several layers of MobileNetV2: test_export.py.
     config = lbfgs_config("cnn")
     with caplog.at_level(logging.INFO):
@@ -182,7 +290,8 @@ def test_a_run_fitted_by_lbfgs(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     recorded = json.loads((tmp_path / "one/stages/head/stage.json").read_text("utf-8"))
     assert recorded["progress"]["l2"] in (1e-3, 1e-1) and recorded["progress"]["best_epoch"] == 1
     [row] = recorded["progress"]["curves"]
-    assert row["train_accuracy"] > 0.5 and np.isfinite(row["val_loss"])
+    assert row["train_accuracy"] > 0.5 and np.isfinite(row["out_of_fold_loss"])
+    assert "no validation images: every stage is fitted to convergence" in caplog.text
     before = written(tmp_path / "one")
     single_run.run(config, tmp_path / "one")
     assert written(tmp_path / "one") == before
@@ -194,6 +303,27 @@ def test_a_run_fitted_by_lbfgs(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert table.files.tolist() == image_set.files.tolist()
     found = Outputs.join(opened.outputs([image_set.images[:32], image_set.images[32:]]))
     np.testing.assert_allclose(found.probabilities, table.probabilities, atol=1e-6)
+    assert set(table.splits.tolist()) == {"train", "test"}
+    _refer_to_out_of_fold(tmp_path / "one", table)
+
+
+def _refer_to_out_of_fold(folder: Path, table: predictions.Predictions) -> None:
+    """Each training image once, copies not; stage, rules and report go by these predictions."""
+    held_out = predictions.Predictions.read_csv(folder / "stages/head/out_of_fold.csv")
+    assert held_out.files.tolist() == table.where("train").files.tolist()
+    stage = json.loads((folder / "stages/head/stage.json").read_text("utf-8"))
+    [row] = stage["progress"]["curves"]
+    assert stage["value"] == row["out_of_fold_balanced_accuracy"]
+    assert stage["value"] == metrics.validation_metric("balanced_accuracy", held_out)
+    content = json.loads((folder / "calibration.json").read_text("utf-8"))
+    assert content["held_out"]["source"] == "out-of-fold"
+    assert content["held_out"]["images"] == len(held_out)
+    assert content["image"]["log_loss"]["held_out"][0] == pytest.approx(row["out_of_fold_loss"])
+    figures = json.loads((folder / "metrics.json").read_text("utf-8"))
+    assert figures["out_of_fold"]["image"]["n"] == len(held_out)
+    text = (folder / "report.txt").read_text("utf-8")
+    assert "train (out of fold)" in text
+    assert "each by a classifier that was" in " ".join(text.split())
 
 
 @pytest.mark.slow
@@ -213,7 +343,10 @@ def test_resumes_after_it_was_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         patch.setattr(linear_probe, "Problem", die)
         single_run.run(config, tmp_path / "two")
-    for name in ("predictions.csv", "metrics.json", "curves.csv"):
+    for name in (
+        *("predictions.csv", "metrics.json", "curves.csv", "calibration.json"),
+        "stages/head/out_of_fold.csv",
+    ):
         assert (undisturbed / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
@@ -229,15 +362,25 @@ def test_without_epochs_no_curve_is_drawn(tmp_path: Path) -> None:
 def test_one_subject_of_a_class_leaves_no_choice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """And no out-of-fold predictions: no rule is chosen, and the report says so."""
     config = lbfgs_config("cnn")
-    # Three subjects of each class: one for each split.
+    # Two subjects of each class: one to test, one to train on.
     for name in ("normal", "early", "late"):
-        config.data.synthetic[f"{name}_subjects"] = 3
+        config.data.synthetic[f"{name}_subjects"] = 2
+    config.split.folds = 2
     config.stages.head.l2 = (1e-4, 1e-2, 1.0)
     single_run.run(config, tmp_path)
     assert "too few subjects of a class to choose l2" in caplog.text
     recorded = json.loads((tmp_path / "stages/head/stage.json").read_text("utf-8"))
-    assert recorded["progress"]["l2"] == 1e-2
+    assert recorded["progress"]["l2"] == 1e-2 and recorded["value"] is None
+    assert not (tmp_path / "stages/head/out_of_fold.csv").exists()
+    content = json.loads((tmp_path / "calibration.json").read_text("utf-8"))
+    assert content["image"]["temperature"] == content["subject"]["temperature"] == 1
+    assert content["image"]["abstention"]["value"] is None
+    assert content["image"]["threshold"]["value"] == 0.5
+    # The limit of the flag needs no labels: other subjects' images are there.
+    assert content["outliers"]["threshold"] > 0
+    assert "no rules could be chosen" in " ".join((tmp_path / "report.txt").read_text().split())
 
 
 @pytest.mark.parametrize(

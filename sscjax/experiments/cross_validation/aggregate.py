@@ -17,7 +17,7 @@ import numpy as np
 
 from sscjax.data import dataset
 from sscjax.data.dataset import ImageSet
-from sscjax.evaluation import intervals, metrics, segmentation
+from sscjax.evaluation import cross_fit, intervals, metrics, reliability, segmentation
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import data_from_config, summarize
 from sscjax.experiments.cross_validation import folds, report_text
@@ -62,8 +62,17 @@ def write(
         name: by_repeat([outcome.stages[name] for outcome in outcomes], outcomes)
         for name in outcomes[0].stages
     }
+    assessment = cross_fit.assess(
+        [cross_fit.Fold(outcome.predictions, outcome.fold.repeat) for outcome in outcomes],
+        image_set.classes,
+        settings.calibration,
+        by_subject=settings.split.by == "subject",
+        subject_label=settings.data.subject_label,
+    )
     run = run_dir.RunDir(folder)
     joined(tables).write_csv(run.predictions)
+    joined(assessment.subjects).write_csv(run.subject_predictions)
+    files.write_json(folder / run_dir.CALIBRATION, assessment.content)
     for name, of_stage in by_stage.items():
         joined(of_stage).write_csv(run.stage(name).predictions)
     _write_folds(folder / run_dir.FOLDS_TABLE, image_set, outcomes)
@@ -73,7 +82,11 @@ def write(
         named=summarize.names_classes(settings, synthetic),
         leaks=leaks,
     )
-    aggregated = {"warnings": warnings, **_metrics(settings, outcomes, tables, by_stage, images)}
+    warnings += summarize.of_one_subject(joined(tables[:1]))
+    aggregated = {
+        "warnings": warnings,
+        **_metrics(settings, outcomes, (tables, assessment), by_stage, images),
+    }
     masks = [outcome.masks for outcome in outcomes if outcome.masks is not None]
     if masks:
         table = segmentation.join(masks)
@@ -83,7 +96,7 @@ def write(
     test = aggregated["splits"]["test"]["image"]
     matrix = figures.confusion(test["confusion"], test["classes"], title="test images")
     figures.write_png(folder / run_dir.confusion_plot("test"), matrix)
-    text = report_text.report(settings, folder, images, outcomes, aggregated)
+    text = report_text.report(settings, folder, images, outcomes, aggregated, assessment.content)
     files.write_text(folder / run_dir.REPORT, text)
     return text
 
@@ -132,15 +145,22 @@ def _write_folds(path: Path, image_set: ImageSet, outcomes: Sequence[Outcome]) -
 
 
 def aggregate(
-    tables: Sequence[Predictions], ordered: bool
+    tables: Sequence[Predictions], ordered: bool, subjects: Sequence[Predictions] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Figures and intervals of all rows, {'image': ..., 'subject': ...} each.
+    """Figures and intervals of all rows, {'subject': ..., 'image': ...} each.
 
     A subject's images are averaged within a repeat, not across: models are no ensemble.
+
+    Args:
+      tables: of each repeat the rows of images.
+      ordered: whether the classes are a scale.
+      subjects: of each repeat the rows of subjects; None takes `by_subject` of the images.
     """
     units = {
+        "subject": joined(
+            [table.by_subject() for table in tables] if subjects is None else subjects
+        ),
         "image": joined(tables),
-        "subject": joined([table.by_subject() for table in tables]),
     }
     return (
         {unit: metrics.figures(table, ordered) for unit, table in units.items()},
@@ -197,18 +217,21 @@ def spread(figures_of: Sequence[dict[str, Any]], classes: int) -> dict[str, Any]
 def _metrics(
     settings: Settings,
     outcomes: Sequence[Outcome],
-    tables: Sequence[Predictions],
+    calibrated: tuple[Sequence[Predictions], cross_fit.Assessment],
     by_stage: dict[str, list[Predictions]],
     images: dataset.Images,
 ) -> dict[str, Any]:
     """The content of metrics.json: the keys of a run's, aggregated, and the folds beside them."""
     ordered, classes = images.ordered, len(images.originals.classes)
-    test, ranges = aggregate(tables, ordered)
+    tables, assessment = calibrated
+    test, ranges = aggregate(tables, ordered, assessment.subjects)
     chosen = {outcome.metrics["final_stage"] for outcome in outcomes}
     tests = [outcome.metrics["splits"]["test"] for outcome in outcomes]
     stages = {}
     for name, of_stage in by_stage.items():
-        of_test, of_ranges = aggregate(of_stage, ordered)
+        options, label = settings.calibration, settings.data.subject_label
+        by_subject = [reliability.of_subjects(table, options, label) for table in of_stage]
+        of_test, of_ranges = aggregate(of_stage, ordered, by_subject)
         first = outcomes[0].metrics["stages"][name]
         stage_tests = [outcome.metrics["stages"][name]["splits"]["test"] for outcome in outcomes]
         stages[name] = {
@@ -218,7 +241,10 @@ def _metrics(
             "frozen_parameters": first["frozen_parameters"],
             "trained_parameters": first["trained_parameters"],
         }
-    repeats = [metrics.figures_by_split(table, ordered)["test"] for table in tables]
+    repeats = [
+        metrics.figures_by_split(table, ordered, subjects)["test"]
+        for table, subjects in zip(tables, assessment.subjects, strict=True)
+    ]
     # Of repeated hold-outs each repeat is one fold.
     several = len(tables) > 1 and settings.protocol in folds.EXHAUSTIVE
     return {
@@ -240,7 +266,7 @@ def _metrics(
 
 
 def _over(tests: Sequence[dict[str, Any]], classes: int) -> dict[str, Any]:
-    return {unit: spread([test[unit] for test in tests], classes) for unit in ("image", "subject")}
+    return {unit: spread([test[unit] for test in tests], classes) for unit in ("subject", "image")}
 
 
 def _of_fold(outcome: Outcome) -> dict[str, Any]:
@@ -253,7 +279,13 @@ def _of_fold(outcome: Outcome) -> dict[str, Any]:
         "final_stage": outcome.metrics["final_stage"],
         "search": outcome.search,
         "temperature": outcome.metrics["probabilities"]["temperature"],
-        "splits": {name: outcome.metrics["splits"][name] for name in ("val", "test")},
+        # Of the images that chose rules: validation images, or out-of-fold predictions.
+        "splits": {
+            name: outcome.metrics["splits"][name]
+            for name in ("val", "test")
+            if name in outcome.metrics["splits"]
+        },
+        **{name: outcome.metrics[name] for name in ("out_of_fold",) if name in outcome.metrics},
         "stages": {
             name: {key: stage[key] for key in keys}
             for name, stage in outcome.metrics["stages"].items()

@@ -234,8 +234,10 @@ def _check_holders(settings: Settings, image_set: ImageSet) -> None:
             "its subject: add a column 'subject' to manifest.csv or a folder for each, or set "
             "config.protocol=kfold"
         )
-    # One to test, one to validate, one to train on; and of k folds each is to test one.
-    least = max(3, settings.cv.folds if kind in ("kfold", "nested") else 0)
+    # One to test, one to train on, and one to validate, which a hold-out always sets aside first;
+    # and of k folds each is to test one.
+    roles = 3 if settings.validates or kind == "repeated" else 2
+    least = max(roles, settings.cv.folds if kind in ("kfold", "nested") else 0)
     for label, name in enumerate(image_set.classes):
         of_class = image_set.labels == label
         groups = image_set.subjects if by == "subject" else image_set.files
@@ -244,7 +246,7 @@ def _check_holders(settings: Settings, image_set: ImageSet) -> None:
             continue
         other = " or split by='image'" if by == "subject" else ""
         fix = f"merge classes (config.data.merge){other}"
-        if holders >= 3:
+        if holders >= roles:
             fix = f"set config.cv.folds={holders} or fewer, {fix}"
         raise UserError(
             f"class {name!r} has {holders} {by}(s), but config.protocol={kind!r} needs "

@@ -11,8 +11,14 @@ from sscjax.evaluation import metrics, segmentation
 from sscjax.experiments import summarize
 from sscjax.experiments.cross_validation import folds
 from sscjax.experiments.cross_validation.outcomes import Outcome
-from sscjax.reports import paper
-from sscjax.reports.tables import confusion_text, intervals_table, paper_table, results_table
+from sscjax.reports import calibration_text, paper
+from sscjax.reports.tables import (
+    UNITS,
+    confusion_text,
+    intervals_table,
+    paper_table,
+    results_table,
+)
 from sscjax.system import formatting
 from sscjax.training.settings import Settings
 
@@ -23,6 +29,7 @@ def report(
     images: dataset.Images,
     outcomes: Sequence[Outcome],
     figures: dict[str, Any],
+    calibration: dict[str, Any],
 ) -> str:
     """The report of a cross-validation.
 
@@ -32,16 +39,16 @@ def report(
       images: all of them, each with the split 'test'.
       outcomes: of every fold.
       figures: its metrics.json.
+      calibration: its calibration.json.
     """
     test, ranges = figures["splits"]["test"], figures["test_intervals"]
-    shown = test["image"]
     reach = summarize.reach(images, ranges) + (
         "\nThey take the models as they are; what other training images change, the folds show."
     )
     parts = [
         *figures["warnings"],
         _title(settings, images, outcomes),
-        _folds_table(settings, outcomes, figures["over_folds"]["image"]),
+        _folds_table(settings, outcomes, figures["over_folds"]),
     ]
     if settings.protocol == "nested":
         parts.append(_search_table(outcomes))
@@ -52,7 +59,11 @@ def report(
         results_table(figures["splits"]),
         intervals_table(test, ranges, reach),
         *([segmentation.text(figures["segmentation"])] if "segmentation" in figures else []),
-        "test images\n" + confusion_text(shown["confusion"], shown["classes"]),
+        *(
+            f"test {UNITS[unit]}\n" + confusion_text(shown["confusion"], shown["classes"])
+            for unit, shown in test.items()
+        ),
+        calibration_text.text(calibration),
     ]
     if paper.compares(settings.name, images.synthetic):
         parts.append(
@@ -96,10 +107,14 @@ def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str
     loso = settings.protocol == "loso"
     names = ("accuracy", "log_loss") if loso else metrics.OVERALL
     shares = ("accuracy", "balanced_accuracy")
-    heads = {"balanced_accuracy": "balanced", "macro_auroc": "AUROC", "quadratic_kappa": "kappa"}
+    heads = {
+        "balanced_accuracy": "balanced",
+        "macro_auroc": "AUROC",
+        "quadratic_kappa": "quadratic kappa",
+    }
     columns = [heads.get(name, name.replace("_", " ")) for name in names]
     head = "subject" if loso else "subjects"
-    rows = [["fold", head, "images", "stage", "val balanced", *columns]]
+    rows = [["fold", head, *([] if loso else ["right"]), "images", "stage", *columns]]
 
     def cell(name: str, value: float | None) -> str:
         return formatting.percent(value) if name in shares else formatting.number(value)
@@ -112,15 +127,18 @@ def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str
             [
                 outcome.fold.name,
                 tested,
+                *([] if loso else [formatting.percent(splits["test"]["subject"]["accuracy"])]),
                 str(len(outcome.predictions)),
                 formatting.clean_name(outcome.metrics["final_stage"], 12),
-                formatting.percent(splits["val"]["image"]["balanced_accuracy"]),
                 *(cell(name, splits["test"]["image"][name]) for name in names),
             ]
         )
     for title, key in (("mean of folds", "mean"), ("sd of folds", "sd")):
-        rows.append([title, "", "", "", "", *(cell(name, over[name][key]) for name in names)])
-    return formatting.align(rows, left=2 if loso else 1)
+        right = [] if loso else [formatting.percent(over["subject"]["accuracy"][key])]
+        of_images = (cell(name, over["image"][name][key]) for name in names)
+        rows.append([title, "", *right, "", "", *of_images])
+    table = formatting.align(rows, left=2 if loso else 1)
+    return f"{table}\nRight: share of the subjects. After `stage`: figures per image."
 
 
 def _search_table(outcomes: Sequence[Outcome]) -> str:
@@ -163,25 +181,21 @@ def _own_auroc(macro: dict[str, Any]) -> str:
 
 def _stages_table(stages: dict[str, Any]) -> str:
     rows = [
-        [
-            "stage, aggregated",
-            "accuracy",
-            "95 % interval",
-            "balanced",
-            "macro AUROC",
-            "log loss, raw",
-        ]
+        ["stage, aggregated, raw", "per", "accuracy", "95 % interval", "balanced", "macro AUROC"]
     ]
+    rows[0].append("log loss")
     for name, stage in stages.items():
-        own, range_ = stage["splits"]["test"]["image"], stage["test_intervals"]["image"]
-        rows.append(
-            [
-                formatting.clean_name(name),
-                formatting.percent(own["accuracy"]),
-                formatting.span("accuracy", range_["accuracy"]),
-                formatting.percent(own["balanced_accuracy"]),
-                formatting.number(own["macro_auroc"]),
-                formatting.number(own["log_loss"]),
-            ]
-        )
-    return formatting.align(rows)
+        for unit in UNITS:
+            own, range_ = stage["splits"]["test"][unit], stage["test_intervals"][unit]
+            rows.append(
+                [
+                    formatting.clean_name(name),
+                    unit,
+                    formatting.percent(own["accuracy"]),
+                    formatting.span("accuracy", range_["accuracy"]),
+                    formatting.percent(own["balanced_accuracy"]),
+                    formatting.number(own["macro_auroc"]),
+                    formatting.number(own["log_loss"]),
+                ]
+            )
+    return formatting.align(rows, left=2)

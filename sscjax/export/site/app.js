@@ -101,24 +101,30 @@ function describe() {
 }
 
 function facts() {
-  const { threshold, confidence_threshold: confidence, distance, run, network, preparation } = about;
+  const { rules, distance, run, network, preparation } = about;
+  const { subject, image } = rules;
   const weights = run.weights.name ?? run.weights.kind;
   return [
-    ["Probabilities", about.temperature === 1
+    [
+      "One patient",
+      `${rules.aggregation === "geometric" ? "geometric mean" : "mean"} of the images' probabilities, calibrated ` +
+        `by a temperature of ${subject.temperature.toFixed(2)}; out of distribution where most images are`,
+    ],
+    ["Disease, of a patient", disease(subject)],
+    ["Abstained, of a patient", abstention(subject)],
+    ["Set, of a patient", `the classes that cannot be excluded: ${subject.prediction_set.rule}`],
+    ["One image", image.temperature === 1
         ? "not calibrated: as the network gives them"
-        : `calibrated on validation images (temperature ${about.temperature.toFixed(2)})`],
+        : `calibrated on held-out images (temperature ${image.temperature.toFixed(2)})`],
+    ["Disease, of an image", disease(image)],
+    ["Abstained, of an image", abstention(image)],
+    ["Set, of an image", `the classes that cannot be excluded: ${image.prediction_set.rule}`],
     [
-      "Disease",
-      `${threshold.positive} from ${percent(threshold.value)} on, else ${threshold.negative}: ${threshold.rule}`,
+      "Out of distribution",
+      distance.limit === null
+        ? distance.rule
+        : `unlike the training images, at a distance above ${distance.limit.toFixed(2)}: ${distance.rule}`,
     ],
-    [
-      "Abstained",
-      confidence.value === null
-        ? `never, there is no confidence threshold: ${confidence.rule}`
-        : `below the confidence threshold of ${percent(confidence.value)}: ${confidence.rule}`,
-    ],
-    ["Out of distribution", `unlike the training images, at a distance above ${distance.limit.toFixed(2)}: ${distance.rule}`],
-    ["Several images", "mean of the probabilities; out of distribution where most images are"],
     ["Colours", about.maps ? `${about.maps.method} of ${about.maps.layers.join(", ")}` : `none: ${about.maps_absent}`],
     ["Images", `${preparation.crop}, reduced to ${preparation.image_size}x${preparation.image_size} pixels`],
     [
@@ -129,6 +135,18 @@ function facts() {
     ["Network", `${network.name}, ${network.parameters} numbers, SHA-256 ${network.sha256}`],
     ["Exported", `by sscjax ${about.sscjax}; run by onnxruntime-web ${about.site.onnxruntime}`],
   ];
+}
+
+function disease(rules) {
+  const { positive, negative } = about.rules;
+  return `${positive} from ${percent(rules.threshold)} on, else ${negative}: ${rules.threshold_rule}`;
+}
+
+function abstention(rules) {
+  const threshold = rules.confidence_threshold;
+  return threshold === null
+    ? `never, there is no confidence threshold: ${rules.abstention_rule}`
+    : `below the confidence threshold of ${percent(threshold)}: ${rules.abstention_rule}`;
 }
 
 function lines(list, texts) {
@@ -274,7 +292,7 @@ function toggle() {
 }
 
 /** The decision, a bar for each probability, and the numbers that decide. */
-function verdict(image) {
+function verdict(image, rules = about.rules.image) {
   const kind = image.outOfDistribution ? OUT_OF_DISTRIBUTION : image.abstained ? ABSTAIN : "";
   const [title, reason] = TITLES[kind] ?? [image.decision, ""];
   const decision = element("p", reason ? "decision none" : "decision", title);
@@ -291,12 +309,14 @@ function verdict(image) {
     bar.append(meter);
     row.append(head, bar, element("td", "n", percent(image.probabilities[k])));
   });
-  const { positive, negative } = about.threshold;
-  const score = `disease ${percent(image.score)}, threshold ${percent(about.threshold.value)}`;
-  const distance = `distance ${image.distance.toFixed(2)}, limit ${about.distance.limit.toFixed(2)}`;
+  const { positive, negative } = about.rules;
+  const score = `disease ${percent(image.score)}, threshold ${percent(rules.threshold)}`;
+  const { limit } = about.distance;
+  const distance = `distance ${image.distance.toFixed(2)}, ${limit === null ? "no limit" : `limit ${limit.toFixed(2)}`}`;
   // Without a decision neither disease nor its absence is named.
   const disease = reason ? score : `${image.positive ? positive : negative} (${score})`;
-  return [decision, table, element("p", "soft", `${disease}; ${distance}`)];
+  const set = element("p", "soft", `Cannot be excluded: ${image.set.join(", ")}`);
+  return [decision, set, table, element("p", "soft", `${disease}; ${distance}`)];
 }
 
 function summarise() {
@@ -304,7 +324,7 @@ function summarise() {
   if (predicted.length < 2) return;
   const item = element("div", "card");
   const title = `If these ${predicted.length} images are of one patient`;
-  item.append(element("h3", "", title), ...verdict(together(about, predicted)));
+  item.append(element("h3", "", title), ...verdict(together(about, predicted), about.rules.subject));
   at("together").append(item);
 }
 

@@ -3,45 +3,79 @@
 export const ABSTAIN = "abstain";
 export const OUT_OF_DISTRIBUTION = "out_of_distribution";
 
+// As in `sscjax.evaluation.predictions`: the least positive number that float32 keeps in full.
+const LEAST = 1.1754943508222875e-38;
+
 /**
- * The decision from calibrated probabilities.
+ * The decision for one image.
  *
  * @param {object} about the network's metadata.
- * @param {number[]} probabilities one for each of `about.columns`.
+ * @param {number[]} probabilities one for each of `about.columns`, calibrated.
  * @param {number} distance how unlike the training images.
- * @param {boolean} outOfDistribution whether that is too far.
  */
-export function decide(
-  about,
-  probabilities,
-  distance,
-  outOfDistribution = distance > about.distance.limit,
-) {
+export function decide(about, probabilities, distance) {
+  const { limit } = about.distance;
+  return decision(about, about.rules.image, probabilities, distance, limit !== null && distance > limit);
+}
+
+/**
+ * The decision for images of one patient: by the patient's own rules, from the aggregate of the
+ * images' probabilities and the median of their distances.
+ */
+export function together(about, images) {
+  const rows = images.map((image) => image.probabilities);
+  const geometric = about.rules.aggregation === "geometric";
+  const parts = geometric ? rows.map(logarithms) : rows;
+  const means = about.columns.map((_, k) => mean(parts.map((row) => row[k])));
+  const row = calibrated(geometric ? softmax(means) : means, about.rules.subject.temperature);
+  const flagged = mean(images.map((image) => Number(image.outOfDistribution))) > 0.5;
+  const distance = median(images.map((image) => image.distance));
+  return decision(about, about.rules.subject, row, distance, flagged);
+}
+
+function decision(about, rules, probabilities, distance, outOfDistribution) {
   const best = probabilities.indexOf(Math.max(...probabilities));
   if (best < 0 || Number.isNaN(distance)) throw new Error("an output of the network is not a number");
   const used = probabilities.slice(0, about.classes.length);
   const score = total(used.slice(1)) / total(used);
-  const lowest = about.confidence_threshold.value;
+  const lowest = rules.confidence_threshold;
   const abstained = lowest !== null && probabilities[best] < lowest;
   const ofConfidence = abstained ? ABSTAIN : about.columns[best];
-  const decision = outOfDistribution ? OUT_OF_DISTRIBUTION : ofConfidence;
-  const positive = score >= about.threshold.value;
-  return { probabilities, distance, best, score, positive, abstained, outOfDistribution, decision };
+  return {
+    ...{ probabilities, distance, best, score, abstained, outOfDistribution },
+    positive: score >= rules.threshold,
+    set: members(about, rules.prediction_set.limits, used),
+    decision: outOfDistribution ? OUT_OF_DISTRIBUTION : ofConfidence,
+  };
 }
 
-/** The decision for images of one patient: mean of probabilities, median of distances. */
-export function together(about, images) {
-  const probabilities = about.columns.map((_, k) => mean(images.map((image) => image.probabilities[k])));
-  const flagged = mean(images.map((image) => Number(image.outOfDistribution))) > 0.5;
-  return decide(about, probabilities, median(images.map((image) => image.distance)), flagged);
+/** The classes that cannot be excluded; the most probable one never is. */
+function members(about, limits, used) {
+  const best = used.indexOf(Math.max(...used));
+  return about.classes.filter((_, k) => k === best || limits[k] === null || 1 - used[k] <= limits[k] + 1e-9);
+}
+
+const logarithms = (row) => row.map((value) => Math.log(Math.max(value, LEAST)));
+
+/** Logits divided by a temperature. */
+function calibrated(row, temperature) {
+  return temperature === 1 ? row : softmax(logarithms(row).map((value) => value / temperature));
+}
+
+function softmax(logits) {
+  const highest = Math.max(...logits);
+  const powers = logits.map((value) => Math.exp(value - highest));
+  const sum = total(powers);
+  return powers.map((value) => value / sum);
 }
 
 /** A table of predictions, with the columns of images.csv of `sscjax predict`, but for the subject. */
 export function csv(about, images) {
-  const head = ["file", "decision", "most_probable", "confidence", "disease_score", "positive"];
+  const head = ["file", "decision", "prediction_set", "most_probable", "confidence", "disease_score", "positive"];
   const rows = images.map((image) => [
     image.name,
     image.decision,
+    image.set.join(" | "),
     about.columns[image.best],
     image.probabilities[image.best],
     image.score,

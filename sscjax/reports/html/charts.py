@@ -17,7 +17,8 @@ from sscjax.reports.figures.reliability import COVERAGE, coverage_points, reliab
 from sscjax.reports.figures.roc_curves import area_label
 from sscjax.reports.figures.training import QUANTITIES
 from sscjax.reports.html.run_data import Folder
-from sscjax.reports.html.sections import SPLIT_TITLES, evaluated_split
+from sscjax.reports.html.sections import evaluated_split
+from sscjax.reports.tables import UNITS
 from sscjax.system import formatting
 
 # Of more classes than this, curves are drawn of the first ones; the table has all.
@@ -42,9 +43,9 @@ def _chart(name: str, title: str, description: str, figure: Figure) -> Chart:
 def roc_charts(folder: Folder) -> list[dict[str, Any]]:
     """For each unit the ROC and precision-recall charts of each class."""
     split = evaluated_split(folder)
-    images = folder.predictions.where(split)
+    tables = {"subject": folder.subjects.where(split), "image": folder.predictions.where(split)}
     groups = []
-    for unit, table in (("image", images), ("subject", images.by_subject())):
+    for unit, table in tables.items():
         # Of several repeats they are the intervals of all tests, and not of what is drawn.
         every = {} if folder.repeated else folder.metrics.get("test_intervals") or {}
         aurocs = [entry["auroc"] for entry in every.get(unit, {}).get("per_class", [])]
@@ -162,22 +163,25 @@ def _best_epoch(folder: Folder) -> int | None:
 # ---- calibration --------------------------------------------------------------------------------
 
 
-def reliability(folder: Folder) -> list[Chart]:
-    """Reliability diagrams of test and validation."""
-    calibration = folder.optional["calibration"] or {}
-    states = figures.calibration_states(calibration)
-    charts = []
-    for split in ("test", "val"):
-        bins = {state: reliability_bins(calibration, split, state) for state in states}
-        if any(bins.values()):
-            charts.append(
-                _chart(
-                    f"reliability-{split}",
-                    f"Reliability on {SPLIT_TITLES[split].lower()} images",
-                    " ".join(_describe(state, bins[state], len(states)) for state in states),
-                    figures.calibration(calibration, (split,)),
+def reliability(folder: Folder) -> dict[str, list[Chart]]:
+    """Reliability diagrams by unit, of the test rows first."""
+    content = folder.optional["calibration"] or {}
+    charts: dict[str, list[Chart]] = {}
+    for unit, rows in UNITS.items():
+        block = content.get(unit) or {}
+        states = figures.calibration_states(block)
+        charts[unit] = []
+        for table, title in (("test", "test"), ("held_out", "held-out")):
+            bins = {state: reliability_bins(block, table, state) for state in states}
+            if any(bins.values()):
+                charts[unit].append(
+                    _chart(
+                        f"reliability-{unit}-{table}",
+                        f"Reliability on {title} {rows}",
+                        " ".join(_describe(state, bins[state], len(states)) for state in states),
+                        figures.calibration(block, (table,), rows=rows),
+                    )
                 )
-            )
     return charts
 
 
@@ -190,10 +194,14 @@ def _describe(state: str, bins: Sequence[Mapping[str, Any]], states: int) -> str
     return f"{state.capitalize()} temperature scaling: {points}." if states > 1 else f"{points}."
 
 
-def coverage(folder: Folder) -> Chart | None:
-    """Accuracy of what is answered, over how much is answered."""
-    calibration = folder.optional["calibration"] or {}
-    points = coverage_points(calibration)
+def coverage(folder: Folder) -> dict[str, Chart | None]:
+    """By unit: accuracy of what is answered, over how much is answered."""
+    content = folder.optional["calibration"] or {}
+    return {unit: _coverage(content.get(unit) or {}, unit) for unit in UNITS}
+
+
+def _coverage(block: Mapping[str, Any], unit: str) -> Chart | None:
+    points = coverage_points(block)
     if len(points) < 2:
         return None
     first, last = (
@@ -202,8 +210,8 @@ def coverage(folder: Folder) -> Chart | None:
         for point in (points[0], points[-1])
     )
     return _chart(
-        "coverage",
-        "Accuracy of the images that are answered, by how many are",
+        f"coverage-{unit}",
+        f"Accuracy of the {UNITS[unit]} that are answered, by how many are",
         f"{first.capitalize()}, {last}.",
-        figures.calibration(calibration, (COVERAGE,)),
+        figures.calibration(block, (COVERAGE,), rows=UNITS[unit]),
     )

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sscjax.reports import figures
+from sscjax.reports import calibration_text, figures
 from sscjax.reports.html.run_data import Folder
-from sscjax.reports.html.sections import SPLIT_TITLES
+from sscjax.reports.tables import UNITS
 from sscjax.system import formatting
 
 
@@ -51,49 +51,66 @@ def _cell(value: Any) -> str:
 
 
 def calibration(folder: Folder) -> dict[str, Any] | None:
-    """calibration.json with its tables ready; of a cross-validation also a row for each fold."""
+    """calibration.json with its tables ready, the subjects' part first; see `calibration_text`."""
     content = folder.optional["calibration"]
     folds = [
-        {"name": name, "temperature": quality.get("temperature")}
+        {"name": name, **{unit: (quality.get(unit) or {}).get("temperature") for unit in UNITS}}
         for name, fold in folder.folds.items()
         if (quality := fold.optional["calibration"]) is not None
     ]
     if content is None and not folds:
         return None
     content = content or {}
-    lines = []
-    for split, states in (content.get("splits") or {}).items():
-        for state in figures.calibration_states(content):
-            if state in states:
-                quality = states[state]
-                lines.append(
-                    {
-                        "split": SPLIT_TITLES.get(split, split),
-                        "state": state,
-                        "ece": _with_interval(quality.get("ece"), quality.get("ece_interval")),
-                        "by_chance": formatting.number(quality.get("ece_by_chance")),
-                        "brier": _with_interval(
-                            quality.get("brier"), quality.get("brier_interval")
-                        ),
-                        "log_loss": formatting.number(_log_loss(content, split, state)),
-                    }
-                )
     return {
-        "fitted_on": SPLIT_TITLES.get(content.get("fitted_on", ""), content.get("fitted_on", "")),
-        "temperature": content.get("temperature"),
-        "reason": content.get("reason") or "",
-        "rows": lines,
-        "threshold": _threshold(content.get("threshold")),
-        "coverage": content.get("coverage") or [],
-        "abstention": content.get("abstention"),
-        "outliers": content.get("outliers"),
+        "held_out": content.get("held_out"),
+        "held_out_line": calibration_text.held_out_line(content) if "held_out" in content else "",
+        "aggregated": calibration_text.AGGREGATED.get(content.get("aggregation", ""), ""),
+        "units": [_unit(unit, content[unit]) for unit in UNITS if unit in content],
+        "flag": calibration_text.flag_lines(content["outliers"]) if "outliers" in content else [],
+        "flag_method": (content.get("outliers") or {}).get("method", ""),
         "folds": folds,
     }
 
 
-def _log_loss(content: Mapping[str, Any], split: str, state: str) -> float | None:
-    pair = (content.get("log_loss") or {}).get(split)
-    return None if not pair else pair[0 if state == "before" else 1]
+def _unit(unit: str, block: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page shows of a unit."""
+    threshold = block["threshold"]
+    return {
+        "unit": unit,
+        "rows_called": UNITS[unit],
+        "line": calibration_text.temperature_line(block),
+        "rows": _quality_rows(block),
+        "positive": threshold["positive"],
+        "value": threshold["value"],
+        "rule": threshold["rule"],
+        "threshold_rows": _threshold_rows(threshold, UNITS[unit]),
+        "abstention": calibration_text.abstention_lines(block["abstention"], unit),
+        "sets": calibration_text.set_lines(block["prediction_set"], unit),
+    }
+
+
+def _quality_rows(block: Mapping[str, Any]) -> list[list[str]]:
+    """Calibration error, Brier's score and log loss, the test rows first."""
+    lines = [["rows", "scaling", "expected calibration error", "by chance alone"]]
+    lines[0] += ["Brier score", "log loss"]
+    for table in ("test", "held_out"):
+        states = block["splits"].get(table, {})
+        for state in figures.calibration_states(block):
+            if state in states:
+                quality = states[state]
+                # Chosen on these rows: an interval would say nothing.
+                ends = ("ece_interval", "brier_interval") if table == "test" else ("", "")
+                lines.append(
+                    [
+                        calibration_text.TABLES[table],
+                        state,
+                        _with_interval(quality.get("ece"), quality.get(ends[0])),
+                        formatting.number(quality.get("ece_by_chance")),
+                        _with_interval(quality.get("brier"), quality.get(ends[1])),
+                        formatting.number(block["log_loss"][table][state == "after"]),
+                    ]
+                )
+    return lines if len(lines) > 1 else []
 
 
 def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
@@ -105,28 +122,16 @@ def _with_interval(value: float | None, interval: Sequence[float] | None) -> str
 _NAMES = {"ppv": "PPV", "npv": "NPV"}
 
 
-def _threshold(point: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The operating point, with each figure on validation and on test side by side."""
-    if not point:
-        return None
-    sides = {
-        "validation": point.get("val") or {},
-        "test": point.get("test") or {},
-        "test subjects": (point.get("per_subject") or {}).get("test") or {},
-    }
-    sides = {title: side for title, side in sides.items() if side}
-    names = [
-        name
-        for name in dict.fromkeys(name for side in sides.values() for name in side)
-        if any(isinstance(side.get(name), Mapping) for side in sides.values())
-    ]
-    lines = [["figure", *(title for side in sides for title in (side, "95 % interval"))]]
+def _threshold_rows(point: Mapping[str, Any], rows: str) -> list[list[str]]:
+    """Figures at the operating point, of the test rows with intervals, then of the held-out."""
+    test, held_out = point.get("test") or {}, point.get("held_out") or {}
+    names = list(dict.fromkeys([*test, *held_out]))
+    lines = [["figure", f"test {rows}", "95 % interval"] + [f"held-out {rows}"] * bool(held_out)]
     for name in names:
-        cells = [_NAMES.get(name, name.replace("_", " "))]
-        for side in sides.values():
-            figure = side.get(name)
-            figure = figure if isinstance(figure, Mapping) else {}
-            cells.append(formatting.percent(figure.get("value")))
-            cells.append(formatting.span("accuracy", figure.get("interval")))
+        figure = test.get(name) or {}
+        cells = [_NAMES.get(name, name.replace("_", " ")), formatting.percent(figure.get("value"))]
+        cells.append(formatting.span("accuracy", figure.get("interval")))
+        if held_out:
+            cells.append(formatting.percent((held_out.get(name) or {}).get("value")))
         lines.append(cells)
-    return {**{key: point.get(key) for key in ("rule", "positive", "value")}, "rows": lines}
+    return lines if names else []

@@ -24,6 +24,8 @@ class Folder:
         in its place.
       metrics: metrics.json.
       predictions: predictions.csv; of an image that several repeats tested, the first test.
+      subjects: predictions_by_subject.csv, likewise; of folders without one, the subjects' mean
+        probabilities.
       curves: rows of curves.csv, numbers as float, what is empty as None.
       stages: stage.json by the stage's name, in the order of the config.
       optional: audit, calibration, manifest, explanations and protocol, by name; None where the
@@ -35,6 +37,7 @@ class Folder:
     record: dict[str, Any]
     metrics: dict[str, Any]
     predictions: Predictions
+    subjects: Predictions
     curves: list[dict[str, Any]]
     stages: dict[str, Mapping[str, Any]]
     optional: dict[str, Any]
@@ -93,11 +96,16 @@ def read(path: Path) -> Folder:
         recorded = {key: protocol[key] for key in ("config", "data", "command") if key in protocol}
         record = {**next(iter(folds.values())).record, **recorded}
     _check(path / run_dir.RECORD, record)
+    predictions = _first_tests(Predictions.read_csv(run.predictions))
+    by_subject = run.has(run_dir.SUBJECT_PREDICTIONS)
     return Folder(
         path=path,
         record=record,
         metrics=run.metrics(),
-        predictions=_first_tests(Predictions.read_csv(run.predictions)),
+        predictions=predictions,
+        subjects=_first_tests(Predictions.read_csv(run.subject_predictions))
+        if by_subject
+        else predictions.by_subject(),
         curves=run.curves(),
         stages={
             name: about
@@ -110,8 +118,10 @@ def read(path: Path) -> Folder:
 
 
 def _first_tests(table: Predictions) -> Predictions:
-    """Each image once: the models of several repeats are not to be averaged into one."""
-    _, first = np.unique(table.files, return_index=True)
+    """Each row once: the models of several repeats are not to be averaged into one."""
+    # Split by image, a subject has a row in each split.
+    names = [f"{split} {file}" for split, file in zip(table.splits, table.files, strict=True)]
+    _, first = np.unique(names, return_index=True)
     return table if len(first) == len(table) else table.take(np.sort(first))
 
 

@@ -100,10 +100,10 @@ def summary(folder: Folder) -> dict[str, Any]:
     ranges = folder.metrics.get("test_intervals") or {} if split == "test" else {}
     cards = []
     for unit, key, title in (
-        ("image", "accuracy", "Accuracy per image"),
         ("subject", "accuracy", "Accuracy per subject"),
+        ("subject", "balanced_accuracy", "Balanced accuracy per subject"),
+        ("subject", "macro_auroc", "Mean AUROC per subject"),
         ("image", "balanced_accuracy", "Balanced accuracy per image"),
-        ("image", "macro_auroc", "Mean AUROC per image"),
     ):
         ours, interval = figures[unit], ranges.get(unit, {}).get(key)
         show = formatting.number if key == "macro_auroc" else formatting.percent
@@ -313,10 +313,9 @@ def _shown_classes(figures: Mapping[str, Any], classes: Sequence[str]) -> list[i
 
 
 def subjects(folder: Folder) -> dict[str, Any]:
-    """Each subject of that split: its label, the mean of its images, right or wrong."""
+    """Each subject of that split: its label, its aggregated prediction, right or wrong."""
     split = evaluated_split(folder)
-    images = folder.predictions.where(split)
-    table = images.by_subject()
+    images, table = folder.predictions.where(split), folder.subjects.where(split)
     names, group = np.unique(images.subjects, return_inverse=True)
     tiles = dict(zip(names.tolist(), np.bincount(group).tolist(), strict=True))
     right = np.bincount(group, images.predicted == images.labels).astype(int)
