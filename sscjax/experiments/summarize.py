@@ -281,7 +281,7 @@ def _text(
     if summary.masks is not None:
         parts.append(segmentation.text(summary.masks))
     parts.append(tables.calibration_text(summary.calibration))
-    if paper.compares(settings.name, images.synthetic):
+    if paper.compares(settings.name):
         parts.append(
             tables.paper_table(
                 len(images.originals.classes),

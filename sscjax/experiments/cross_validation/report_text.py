@@ -54,7 +54,7 @@ def report(
         *([segmentation.text(figures["segmentation"])] if "segmentation" in figures else []),
         "test images\n" + confusion_text(shown["confusion"], shown["classes"]),
     ]
-    if paper.compares(settings.name, images.synthetic):
+    if paper.compares(settings.name):
         parts.append(
             paper_table(
                 len(images.originals.classes),

@@ -268,7 +268,7 @@ def results(folder: Folder) -> dict[str, Any]:
 
 def paper(folder: Folder) -> dict[str, Any] | None:
     """The paper's figures beside the run's, or why there are none; None: see `paper.compares`."""
-    if not published.compares(folder.config["name"], folder.record["data"]["synthetic"]):
+    if not published.compares(folder.config["name"]):
         return None
     classes, model = len(folder.record["data"]["classes"]), folder.config["model"]["name"]
     rows = tables.paper_rows(classes, model, folder.metrics["splits"])
