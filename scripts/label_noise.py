@@ -6,7 +6,8 @@ FOLDER is an image set with subjects (a manifest.csv), FILE are ImageNet weights
 each repeat other subjects, or other images, get another label, chosen at random. Five folds by
 subject predict every image by the L2-regularised classifier on frozen features of
 `configs/best_three_class.py`, trained on the wrong labels, too; the penalty is fixed. The labels of
-the set are taken for right: real errors among them count as false alarms.
+the set are taken for right: real errors among them count as false alarms. `first n` is the share
+of planted ones among as many first rows, `class` that of listed ones whose true class is suggested.
 """
 
 from __future__ import annotations
@@ -48,9 +49,8 @@ def main() -> None:
     nothing = np.zeros(len(head.images), dtype=bool)
     for unit, suspects in zip(("images", "subjects"), _lists(head, nothing, 0), strict=True):
         print(f"nothing planted: {int(suspects.listed.sum())} of {len(suspects)} {unit} listed")
-    print(
-        "\n| planted | list | planted | listed | precision | recall | among the first n | class |"
-    )
+    heading = ("planted", "list", "planted", "listed", "precision", "recall", "first n", "class")
+    print(f"\n| {' | '.join(heading)} |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for unit, share in DESIGNS:
         for row in _rows(head, unit, share, args.repeats):
@@ -59,33 +59,28 @@ def main() -> None:
 
 def _rows(head: FrozenHead, unit: str, share: float, repeats: int) -> Iterator[list[str]]:
     """A row for each list: sums over the repeats."""
-    lists = ("subjects",) if unit == "subjects" else ("images", "images, subjects ignored")
-    counts = {name: np.zeros(5, int) for name in lists}
+    counts: dict[str, np.ndarray] = {}
+    holders = head.images.subjects if unit == "subjects" else head.images.files
+    true = dict(zip(holders.tolist(), head.images.labels.tolist(), strict=True))
     for repeat in range(repeats):
         planted = _plant(head, unit, share, repeat)
-        images, subjects = _lists(head, planted, repeat)
-        files = set(head.images.files[planted].tolist())
-        names = set(head.images.subjects[planted].tolist()) if unit == "subjects" else files
-        true = dict(zip(head.images.files.tolist(), head.images.labels.tolist(), strict=True))
+        predictions = _predictions(head, planted, repeat)
+        images, subjects = label_noise.suspects(predictions)
+        suspects = subjects if unit == "subjects" else images
+        lists = {f"{unit}, listed": suspects}
         if unit == "subjects":
-            true = dict(
-                zip(head.images.subjects.tolist(), head.images.labels.tolist(), strict=True)
-            )
-        shown = {"subjects": subjects, "images": images, "images, subjects ignored": images}
-        if unit == "images":
-            alone = _predictions(head, planted, repeat)
-            alone = dataclasses.replace(alone, subjects=alone.files)
-            shown["images, subjects ignored"] = label_noise.suspects(alone)[0]
-        for name in lists:
-            counts[name] += _count(shown[name], names, true)
+            lists["subjects, confident"] = dataclasses.replace(suspects, listed=suspects.confident)
+        else:
+            alone = dataclasses.replace(predictions, subjects=predictions.files)
+            each = label_noise.suspects(alone)[0]
+            lists["images, subjects ignored"] = dataclasses.replace(each, listed=each.confident)
+        names = set(holders[planted].tolist())
+        for name, one in lists.items():
+            counts[name] = counts.get(name, np.zeros(5, int)) + _count(one, names, true)
     for name, (planted_, listed, right, first, suggested) in counts.items():
         shares = (right / max(listed, 1), right / planted_, first / planted_)
-        suggested_share = formatting.percent(suggested / max(right, 1))
-        yield [
-            *(name, str(planted_), str(listed)),
-            *(formatting.percent(value) for value in shares),
-            suggested_share,
-        ]
+        shown = map(formatting.percent, (*shares, suggested / max(right, 1)))
+        yield [name, str(planted_), str(listed), *shown]
 
 
 def _count(suspects: Suspects, names: set[str], true: dict[str, int]) -> np.ndarray:

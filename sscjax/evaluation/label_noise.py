@@ -30,8 +30,8 @@ from sscjax.evaluation.predictions import Predictions
 _LEAST = 1e-3
 
 # Standard deviations within subjects by which an image must be contradicted more than the others
-# of its subject.
-_DEVIATIONS = 1.0
+# of its subject. With 1.0 half of the additional images are false alarms (docs/results.md).
+_DEVIATIONS = 1.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,8 +48,10 @@ class Suspects:
       scores: [K] float, the ranking, higher is more suspect. Of subjects the mean log ratio of the
         suggested class to the label, each divided by its class's threshold; of images how far that
         exceeds the mean of the subject's other images, in standard deviations within subjects.
-      listed: [K] bool, contradicted by confident learning; of images also by more than the others
-        of their subject.
+      listed: [K] bool, another class is predicted, each probability divided by its threshold; of
+        images also more clearly than for the others of their subject.
+      confident: [K] bool, counted as another class by confident learning, whose threshold the
+        other class reaches.
       thresholds: [C] float, mean self-confidence of each class; NaN for a class without rows.
       classes: C names.
     """
@@ -62,6 +64,7 @@ class Suspects:
     suggested_confidence: np.ndarray
     scores: np.ndarray
     listed: np.ndarray
+    confident: np.ndarray
     thresholds: np.ndarray
     classes: tuple[str, ...]
 
@@ -175,11 +178,7 @@ def _subjects(images: Predictions) -> Suspects:
     means /= means.sum(axis=1, keepdims=True)
     limits = thresholds(means, table.labels)
     scores, best = _margins(means, table.labels, limits)
-    counted = confident_class(means, limits)
-    listed = (counted >= 0) & (counted != table.labels)
-    # The class that it counts as, where it counts as another.
-    suggested = np.where(listed, counted, best)
-    return _ranked(table, means, suggested, scores, listed, limits)
+    return _ranked(table, means, best, scores, scores > 0, limits)
 
 
 def _images(images: Predictions) -> Suspects:
@@ -188,11 +187,8 @@ def _images(images: Predictions) -> Suspects:
     limits = thresholds(probabilities, labels)
     margins, best = _margins(probabilities, labels, limits)
     deviations = _deviations(margins, images.subjects)
-    counted = confident_class(probabilities, limits)
-    contradicted = (counted >= 0) & (counted != labels)
-    suggested = np.where(contradicted, counted, best)
-    listed = contradicted & (deviations > _DEVIATIONS)
-    return _ranked(images, probabilities, suggested, deviations, listed, limits)
+    listed = (margins > 0) & (deviations > _DEVIATIONS)
+    return _ranked(images, probabilities, best, deviations, listed, limits)
 
 
 def _deviations(margins: np.ndarray, subjects: np.ndarray) -> np.ndarray:
@@ -238,6 +234,7 @@ def _ranked(
     limits: np.ndarray,
 ) -> Suspects:
     rows = np.arange(len(table))
+    counted = confident_class(probabilities, limits)
     # Listed ones first; equal scores by name, so that the same table gives the same list.
     order = np.lexsort((table.files, -scores, ~listed))
     return Suspects(
@@ -249,6 +246,7 @@ def _ranked(
         probabilities[rows, suggested],
         scores,
         listed,
+        (counted >= 0) & (counted != table.labels),
         limits,
         table.classes,
     ).take(order)
