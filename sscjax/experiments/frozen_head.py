@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from sscjax.data import splits
 from sscjax.data.dataset import Images, ImageSet
 from sscjax.errors import UserError
-from sscjax.experiments import data_from_config, run_stages
+from sscjax.experiments import data_from_config
 from sscjax.system import cache_dir
 from sscjax.training import (
     class_weights,
@@ -27,7 +27,10 @@ from sscjax.training import (
     stage_inputs,
     stage_work,
 )
+from sscjax.training import settings as settings_module
 from sscjax.training.losses import Objective
+from sscjax.training.network import Network
+from sscjax.training.settings import Settings
 from sscjax.training.stage import StageSettings
 
 _MAX_ITERATIONS = 200
@@ -104,59 +107,59 @@ def load(config: ConfigDict) -> FrozenHead:
     Raises:
       UserError: another network or random weights, or what `data_from_config.load_images` raises.
     """
-    config = config.copy_and_resolve_references()
-    if config.model.name != "mobilenet_v2":
+    settings = settings_module.read(config, of_record=True)
+    if settings.model.name != "mobilenet_v2":
         raise UserError(
-            f"config.model.name={config.model.name!r}: its features are random before it is "
+            f"config.model.name={settings.model.name!r}: its features are random before it is "
             "trained, and frozen features are needed here; use a config with mobilenet_v2, such as "
             "best_three_class"
         )
-    config.model.outputs = 0
-    image_set, synthetic = data_from_config.load_images(config)
+    # One output for each class, whatever the run had.
+    settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, outputs=0))
+    image_set, synthetic = data_from_config.load_images(settings)
     # Prescribed splits play no part here.
     image_set = dataclasses.replace(image_set, splits=None)
-    classes = len(image_set.classes)
-    network = setup.create_network(config, classes, 0, earlier_fallback=False)
+    network = setup.create_network(settings, len(image_set.classes), 0, earlier_fallback=False)
     if network.weights.kind != "file":
         raise UserError(
-            f"config.pretrained={config.pretrained!r}: frozen features need trained weights; set "
+            f"config.pretrained={settings.pretrained!r}: frozen features need trained weights; set "
             "imagenet, bundled, or a weight file"
         )
-    stage = dataclasses.replace(
-        run_stages.make_stages(config)[0], trainable="head", freeze_first=0, online_augment=False
-    )
+    ordered = data_from_config.is_ordered(settings, image_set, synthetic)
     everything = np.full(len(image_set), "train")
-    ordered = data_from_config.is_ordered(config, image_set, synthetic)
-    images = Images(image_set, everything, image_set, synthetic, config.split.by, ordered)
-    scaling = network.weights.convention.scaling
-    program = programs.Program(
-        network.model,
-        network.objective,
-        setup.make_inputs(config, scaling, online=False),
-        micro_batch=stage.micro_batch,
-    )
-    store = frozen_features.Store(
-        cache_dir.cache_dir() / "features", float(config.features.disk_megabytes) * 2**20
-    )
-    labels = stage_work.layer_labels(stage, network)
-    ready, _, features = stage_inputs.prepare(stage, images, network, program, labels, store)
-    if ready.first == 0:
-        raise UserError("the features are not computed ahead: raise config.features.max_megabytes")
+    images = Images(image_set, everything, image_set, synthetic, settings.split.by, ordered)
     return FrozenHead(
         images=image_set,
         ordered=ordered,
-        features=np.reshape(features[:], (len(features), -1)),
+        features=_features(settings, images, network),
         objective=network.objective,
-        weighting=config.loss.class_weights,
-        penalties=_penalties(config),
-        seed=config.seed,
+        weighting=settings.loss.class_weights,
+        penalties=_penalties(settings),
+        seed=settings.seed,
         weights=network.weights.name,
     )
 
 
-def _penalties(config: ConfigDict) -> tuple[float, ...]:
-    """Those of the config's stage that L-BFGS fits, or the default ones."""
-    for name in config.stage_order:
-        if config.stages[name].optimizer == "lbfgs":
-            return tuple(config.stages[name].l2)
-    return StageSettings().l2
+def _features(settings: Settings, images: Images, network: Network) -> np.ndarray:
+    """What the classifier is fed, of each image: [N,D] float32."""
+    stage = dataclasses.replace(
+        settings.ordered_stages()[0], trainable="head", freeze_first=0, online_augment=False
+    )
+    program = programs.Program(
+        network.model,
+        network.objective,
+        setup.make_inputs(network.weights.convention.scaling),
+        micro_batch=stage.micro_batch,
+    )
+    store = frozen_features.Store(cache_dir.cache_dir() / "features", settings.features.disk_bytes)
+    labels = stage_work.layer_labels(stage, network)
+    ready, _, features = stage_inputs.prepare(stage, images, network, program, labels, store)
+    if ready.first == 0:
+        raise UserError("the features are not computed ahead: raise config.features.max_megabytes")
+    return np.reshape(features[:], (len(features), -1))
+
+
+def _penalties(settings: Settings) -> tuple[float, ...]:
+    """Those of the stage that L-BFGS fits, or the default ones."""
+    fitted = [settings.stages[name] for name in settings.stage_order]
+    return next((stage.l2 for stage in fitted if stage.uses_lbfgs), StageSettings().l2)

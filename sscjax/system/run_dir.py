@@ -63,6 +63,7 @@ CHECKPOINTS = "checkpoints"
 
 # Labels that the predictions of a cross-validation contradict.
 LABEL_NOISE = "label_noise.csv"
+LABEL_NOISE_SHEET = "label_noise.png"
 
 # Written by `sscjax learning-curve`: a folder with a text, two tables and a picture.
 LEARNING_CURVE = "learning_curve"
