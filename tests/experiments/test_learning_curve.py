@@ -115,7 +115,7 @@ def better(predictions: Predictions, gain: float) -> Predictions:
 
 def measured_tables(repeats: int = 3) -> Measured:
     sizes = np.array([6, 12, 24])
-    gains = 0.5 - 0.8 / sizes
+    gains = 0.3 - 0.9 / sizes
     tables = [
         [better(table(seed, (8, 8, 8), images=4), gain) for gain in gains]
         for seed in range(repeats)
