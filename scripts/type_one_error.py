@@ -41,7 +41,7 @@ def main() -> None:
     print("| subjects by class | images each | p per image | p per subject | McNemar per image |")
     print("|---|---|---|---|---|", flush=True)
     for of_class, images in DESIGNS:
-        rejected = {"image": {}, "subject": {}}
+        rejected: dict[str, dict[str, int]] = {"image": {}, "subject": {}}
         naive = 0
         rng = np.random.default_rng(1)
         for study in range(args.studies):
@@ -50,7 +50,7 @@ def main() -> None:
                 first, second = pair if unit == "image" else [one.by_subject() for one in pair]
                 for name, p in paired_tests.swap_test(first, second, True, study)[0].items():
                     if name.partition(" ")[0] in FIGURES:
-                        counts[name] = counts.get(name, 0) + (p <= 0.05)
+                        counts[name] = counts.get(name, 0) + int(p <= 0.05)
             right = [one.predicted == one.labels for one in pair]
             alone = [int((right[k] & ~right[1 - k]).sum()) for k in (0, 1)]
             naive += sum(alone) > 0 and stats.binomtest(alone[0], sum(alone)).pvalue <= 0.05
