@@ -27,7 +27,9 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from sscjax.evaluation import intervals
+from sscjax.evaluation import resampling
+from sscjax.evaluation.clustered import Interval
+from sscjax.evaluation.limits import LEVEL
 from sscjax.evaluation.predictions import Predictions
 
 ASSURANCE = 0.8
@@ -62,8 +64,8 @@ class Contributions:
       shares: [G] float, the share of subjects in each group; sums to 1.
       mass: [S] float, how much of a subject each counts as, 1, or less for one that the prior adds.
       widening: the pilot's own interval over that of the formula, 1 or more.
-      value: of the figure where it is a share of the rows, else None: its interval is then that of
-        Korn and Graubard, as in `intervals.clustered_share`.
+      value: of the figure where it is a share of the rows, else None: the formula is then Korn and
+        Graubard's, which is exact where all rows are right.
       counted: share of the subjects whose rows are in its denominator.
     """
 
@@ -117,10 +119,10 @@ class Contributions:
             moved += share * mean
         variance /= total
         freedom = max(total - len(self.shares), 1)
-        quantile = float(stats.t.ppf((1 + intervals.LEVEL) / 2, freedom))
+        quantile = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
         known = max(2.0, self.counted * total)
         if self.value is not None:
-            return _share_half_widths(self.value + moved, variance, known, quantile)
+            return self.widening * _share_half_widths(self.value + moved, variance, known, quantile)
         return self.widening * quantile * np.sqrt(variance)
 
 
@@ -128,7 +130,7 @@ def _share_half_widths(
     shares: np.ndarray, variances: np.ndarray, subjects: float, quantile: float
 ) -> np.ndarray:
     """Of Korn and Graubard's intervals of shares [B] with these variances [B]: [B]."""
-    tail = (1 - intervals.LEVEL) / 2
+    tail = (1 - LEVEL) / 2
     shares = np.clip(shares, 0, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         effective = shares * (1 - shares) / variances * (stats.norm.isf(tail) / quantile) ** 2
@@ -160,7 +162,7 @@ class Plan:
 def contributions(
     predictions: Predictions, ordered: bool, *, prior: bool
 ) -> dict[str, Contributions]:
-    """What each subject contributes to each figure, by the names of `intervals.bootstrap`.
+    """What each subject contributes to each figure, by the names of `resampling.bootstrap`.
 
     Args:
       predictions: of the pilot, a row per image or per subject.
@@ -169,13 +171,13 @@ def contributions(
     """
     count = len(np.unique(predictions.subjects))
     table = _with_prior(predictions) if prior else predictions
-    group, strata = intervals.subjects_of(table)
+    group, strata = resampling.subjects_of(table)
     number = len(strata)
     real = np.zeros(number, dtype=bool)
     real[np.unique(group[: len(predictions)])] = True
     weights = np.where(real, 1.0, 0.0)[None]
-    base = intervals.weighted(table, group, weights, ordered)
-    moved = intervals.weighted(table, group, weights + _STEP * np.eye(number), ordered)
+    base = resampling.weighted(table, group, weights, ordered)
+    moved = resampling.weighted(table, group, weights + _STEP * np.eye(number), ordered)
     _, dense = np.unique(strata, return_inverse=True)
     shares = np.bincount(dense[real]) / count
     mass = np.where(real, 1.0, _PRIOR)
@@ -210,8 +212,14 @@ def widened(own: Contributions, half_width: float) -> Contributions:
         weights[:, inside] = 1 / inside.sum()
     count = int(real.sum())
     freedom = max(count - len(own.shares), 1)
-    quantile = stats.t.ppf((1 + intervals.LEVEL) / 2, freedom)
-    formula = quantile * float(own.deviation(weights)[0]) / math.sqrt(freedom)
+    quantile = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    variance = own.deviation(weights) ** 2 / freedom
+    if own.value is None:
+        formula = quantile * math.sqrt(float(variance[0]))
+    else:
+        known = max(2.0, own.counted * count)
+        shares = np.array([own.value])
+        formula = float(_share_half_widths(shares, variance, known, quantile)[0])
     ratio = half_width / formula if formula > 0 else _WIDEST
     return dataclasses.replace(own, widening=float(np.clip(ratio, 1.0, _WIDEST)))
 
@@ -232,7 +240,7 @@ def plan(
     """
     weights = own.populations(seed)
     spread = own.widening * own.deviation(weights)
-    quantile = stats.norm.ppf((1 + intervals.LEVEL) / 2)
+    quantile = stats.norm.ppf((1 + LEVEL) / 2)
     needed = (quantile * spread / half_width) ** 2
     low, high = np.quantile(needed, [(1 - RANGE) / 2, (1 + RANGE) / 2])
     smallest = 2 * len(own.shares)
@@ -261,7 +269,7 @@ def fewest(enough: Callable[[int], bool], least: int) -> int:
 
 def _with_prior(predictions: Predictions) -> Predictions:
     """The table and, of each class that occurs, a subject of typical size that is all wrong."""
-    _, strata = intervals.subjects_of(predictions)
+    _, strata = resampling.subjects_of(predictions)
     classes = len(predictions.classes)
     tables = [predictions]
     for label in np.unique(strata).tolist():
@@ -299,7 +307,7 @@ class Clustering:
 
     share: float
     correlation: float
-    interval: intervals.Interval | None
+    interval: Interval | None
     images: float
     shares: np.ndarray
     correlations: np.ndarray
@@ -327,7 +335,7 @@ def clustering(predictions: Predictions, seed: int = 0) -> Clustering:
     return Clustering(
         float(share[0]),
         float(correlation[0]),
-        intervals.percentile(correlations, len(names)) if len(names) > 1 else None,
+        resampling.percentile(correlations, len(names)) if len(names) > 1 else None,
         float(sizes.mean()),
         shares,
         correlations,
@@ -380,7 +388,7 @@ def subjects_with_images(
     freedom_share = 2 / np.maximum(np.asarray(excess, np.float64) + 2, 0.1)
 
     def enough(subjects: int) -> bool:
-        quantile = stats.t.ppf((1 + intervals.LEVEL) / 2, max(subjects - 1, 1))
+        quantile = stats.t.ppf((1 + LEVEL) / 2, max(subjects - 1, 1))
         freedom = np.maximum(freedom_share * subjects, 1.0)
         limit = (half_width / quantile) ** 2 * subjects / variance
         return float(stats.chi2.cdf(limit * freedom, freedom).mean()) >= assurance

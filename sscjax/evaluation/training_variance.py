@@ -21,7 +21,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from sscjax.evaluation.intervals import LEVEL, Interval
+from sscjax.evaluation.clustered import Interval
+from sscjax.evaluation.limits import LEVEL
 
 # With fewer folds their scatter is not known.
 FEWEST_FOLDS = 3

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from sscjax.data import splits
 from sscjax.errors import UserError
-from sscjax.evaluation import intervals, metrics, power_law
+from sscjax.evaluation import metrics, power_law, resampling
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import frozen_head, overrides
 from sscjax.experiments.frozen_head import FrozenHead
@@ -207,7 +207,7 @@ def measure(head: FrozenHead, options: Options) -> Measured:
     np.add.at(votes, (group, images.labels), 1)
     strata = votes.argmax(axis=1)
     of_class = np.bincount(strata, minlength=len(images.classes))
-    least = max(options.folds, intervals.FEWEST_SUBJECTS)
+    least = max(options.folds, resampling.FEWEST_SUBJECTS)
     if of_class.min() < least:
         raise UserError(
             f"class {images.classes[int(of_class.argmin())]!r} has {of_class.min()} subjects: a "
@@ -310,7 +310,7 @@ def curve_of(measured: Measured, figure: str, unit: str, rises: bool, seed: int 
     fits = power_law.fit(sizes, drawn, variances, rises=rises, bounds=bounds)
 
     def point(subjects: int, value: float, resampled: np.ndarray) -> Point:
-        ends = intervals.percentile(resampled, *freedom)
+        ends = resampling.percentile(resampled, *freedom)
         return Point(int(subjects), float(value), *(ends or (None, None)))
 
     def along(numbers: np.ndarray) -> list[Point]:
@@ -335,13 +335,13 @@ def _resampled(
     tables: Sequence[Sequence[Predictions]], figure: str, seed: int
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """[B,P] means over drawn repeats of the figure of drawn subjects; subjects and classes."""
-    group, strata = intervals.subjects_of(tables[0][0])
+    group, strata = resampling.subjects_of(tables[0][0])
     occurring = np.unique(strata)
     rngs = [np.random.default_rng([seed, k]) for k in range(int(strata.max()) + 1)]
-    weights = intervals.subject_draws(strata, RESAMPLES, rngs).astype(np.float64)
+    weights = resampling.subject_draws(strata, RESAMPLES, rngs).astype(np.float64)
     values = np.array(
         [
-            [intervals.weighted(table, group, weights, False)[figure] for table in row]
+            [resampling.weighted(table, group, weights, False)[figure] for table in row]
             for row in tables
         ]
     )

@@ -20,6 +20,7 @@ from scipy import stats
 
 from sscjax.errors import UserError
 from sscjax.evaluation import intervals, metrics, paired_tests, study_size
+from sscjax.evaluation.limits import LEVEL
 from sscjax.evaluation.predictions import Predictions
 from sscjax.evaluation.study_size import Clustering, Contributions, Plan
 from sscjax.experiments import compare
@@ -148,7 +149,7 @@ def fewest_for(wanted: float) -> int:
 
     Clopper and Pearson's interval of n right of n is as wide as 2 * `wanted`.
     """
-    return math.ceil(math.log((1 - intervals.LEVEL) / 2) / math.log(1 - 2 * wanted) - 1e-9)
+    return math.ceil(math.log((1 - LEVEL) / 2) / math.log(1 - 2 * wanted) - 1e-9)
 
 
 def needs_of(
@@ -180,8 +181,7 @@ def needs_of(
         own = (others if of_area else shares).get(key)
         if value is None or span is None or own is None:
             continue
-        if own.value is None:
-            own = study_size.widened(own, (span[1] - span[0]) / 2)
+        own = study_size.widened(own, (span[1] - span[0]) / 2)
         plans = tuple(_plan(own, key, half, classes, assurance) for half in half_widths)
         title = tables.figure_title(name) if key == name else name
         needs.append(Need(title, value, (span[0], span[1]), plans))
@@ -222,7 +222,7 @@ def subjects_to_show(
       difference: the true one, above 0.
       power: probability of finding it.
     """
-    z, z_power = stats.norm.ppf(1 - (1 - intervals.LEVEL) / 2), stats.norm.ppf(power)
+    z, z_power = stats.norm.ppf(1 - (1 - LEVEL) / 2), stats.norm.ppf(power)
     return ((z + z_power) * deviation / difference) ** 2
 
 
