@@ -17,6 +17,10 @@ COMMANDS = {
     "slides": ("sscjax.cli.slides", "cut whole slides into tiles"),
     "compare": ("sscjax.cli.compare", "test whether one run is better than another"),
     "sample-size": ("sscjax.cli.sample_size", "plan how many patients the next study needs"),
+    "learning-curve": (
+        "sscjax.cli.learning_curve",
+        "estimate what more training patients would gain",
+    ),
     "report": ("sscjax.cli.report", "write a run's page and model card again"),
     "export": ("sscjax.cli.export", "write a run's model as ONNX, StableHLO or a web page"),
     "reproduce": ("sscjax.cli.reproduce", "repeat a run and compare it with the first"),
@@ -26,7 +30,7 @@ COMMANDS = {
 
 def usage() -> str:
     """The help of the command itself."""
-    lines = [f"  {name:12} {about}" for name, (_, about) in COMMANDS.items()]
+    lines = [f"  {name:14} {about}" for name, (_, about) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: sscjax COMMAND ...",

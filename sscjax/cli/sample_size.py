@@ -12,8 +12,9 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     made = Parser(
         "sample-size",
-        "Plan how many patients the next study needs: for intervals of a given width, and with a "
-        "second run on the same images for showing that one is better.",
+        "Plan how many patients the next study needs: for intervals of a given width, with an "
+        "assurance, with more images per patient in exchange for patients, and with a second run "
+        "on the same images for showing that one is better.",
         """
         sscjax sample-size runs/skin
         sscjax sample-size runs/skin runs/other --within 5 2.5 --power=0.9
@@ -45,6 +46,13 @@ def parser() -> argparse.ArgumentParser:
         help="probability of showing a true difference, 0 to 1 (default: 0.8)",
     )
     made.add_argument(
+        "--assurance",
+        type=float,
+        default=0.8,
+        metavar="SHARE",
+        help="probability that the next study reaches the width, 0.5 to 1 (default: 0.8)",
+    )
+    made.add_argument(
         "--json", type=Path, metavar="FILE", help="write all of it as JSON (default: print only)"
     )
     return made
@@ -53,10 +61,9 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Compute and print."""
     given = parser().parse_args()
-    from sscjax.experiments.sample_size import samplesize
+    from sscjax.experiments.sample_size import Options, samplesize
     from sscjax.system import terminal
 
     terminal.set_up_log()
-    return samplesize(
-        given.run, given.other, within=given.within, power=given.power, json_path=given.json
-    )
+    options = Options(given.within, given.power, given.assurance)
+    return samplesize(given.run, given.other, options, json_path=given.json)

@@ -382,7 +382,7 @@ def _text(
     if summary.masks is not None:
         parts.append(segmentation.text(summary.masks))
     parts.append(calibration_text.text(summary.calibration))
-    if paper.compares(settings.name, images.synthetic):
+    if paper.compares(settings.name):
         parts.append(
             tables.paper_table(
                 len(images.originals.classes),

@@ -46,19 +46,17 @@ def _escaped(text: str) -> str:
 
 def _sections(compared: Mapping[str, Any]) -> list[tuple[str, Rows, list[str]]]:
     """(title, rows, notes) of the paper's table, of the runs, and of each pair and unit."""
-    sections = [_paper_section(compared["paper"]), _runs_section(compared)]
-    corrected = len(compared["pairs"]) > 1
+    sections = [_paper_section(compared["paper"])] if compared["paper"] else []
+    sections.append(_runs_section(compared))
     for pair in compared["pairs"]:
-        for unit in ("image", "subject"):
-            sections.append(_pair_section(pair, unit, corrected))
-    sections.append(("", [], _notes(compared, corrected)))
+        sections += [_pair_section(pair, unit) for unit in tables.UNITS]
+    sections.append(("", [], _notes(compared)))
     return sections
 
 
 def _paper_section(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Rows, list[str]]:
     first, second = (paper.MODEL_TITLES[model] for model in paper.MODELS)
-    rows = [["classes", "split", first, second, "difference", "95 % interval", "p, unpaired",
-             "p, any pairing"]]  # fmt: skip
+    rows = [["classes", "split", first, second, "difference", "95 % interval"]]
     for entry in entries:
         rows.append(
             [
@@ -67,15 +65,12 @@ def _paper_section(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Rows, lis
                 *(f"{entry[place]}/{entry['n']}" for place in ("first", "second")),
                 _difference("accuracy", entry["difference"]),
                 _span("accuracy", entry["interval"]),
-                p_value(entry["unpaired_p"]),
-                " to ".join(map(p_value, entry["mcnemar_p"])),
             ]
         )
     notes = (
-        "Which images both networks have right is not published: the interval and Fisher's p take "
-        "the two as independent, and McNemar's p is given for all pairings that the counts allow. "
-        "All of them count augmented copies of one biopsy as independent images: the true "
-        "intervals are wider, the true p-values larger, by how much nobody can tell."
+        "Which images both networks have right is not published: the interval takes the two as "
+        "independent. It counts augmented copies of one biopsy as independent images: the true "
+        "interval is wider, by how much nobody can tell, and a p-value would mean nothing."
     )
     return f"The paper's own comparison, images right: {first} - {second}", rows, _lines(notes)
 
@@ -91,29 +86,25 @@ def _runs_section(compared: Mapping[str, Any]) -> tuple[str, Rows, list[str]]:
     return f"These runs: {what}, {same}", [], lines
 
 
-def _pair_section(
-    pair: Mapping[str, Any], unit: str, corrected: bool
-) -> tuple[str, Rows, list[str]]:
+def _pair_section(pair: Mapping[str, Any], unit: str) -> tuple[str, Rows, list[str]]:
     first, second, values = pair["first"], pair["second"], pair[unit]
-    head = [f"per {unit}", first, second, f"{first} - {second}", "95 % interval", "p"]
-    rows = [[*head, "p (Holm)"] if corrected else head]
-
-    def add(name: str, cells: Sequence[str], entry: Mapping[str, Any], key: str = "p") -> None:
-        p_values = [entry[key], entry["p_holm"]] if corrected else [entry[key]]
-        rows.append([name, *cells, *map(p_value, p_values)])
-
+    rows = [[f"per {unit}", first, second, f"{first} - {second}", "95 % interval", "p", "p (Holm)"]]
     for entry in values["figures"]:
         if entry["first"] is not None or entry["second"] is not None:
-            add(tables.figure_title(entry["name"]), _cells(entry["name"], entry), entry)
-    pairs = values["mcnemar"]
-    only = [str(pairs["first_only"]), str(pairs["second_only"])]
-    gap = f"{pairs['first_only'] - pairs['second_only']:+d}"
-    add("right alone (McNemar)", [*only, gap, formatting.UNDEFINED], pairs, "mid_p")
-    for entry in values["delong"]:
-        name = "macro" if entry["name"] == "macro" else formatting.clean_name(entry["name"], 14)
-        add(f"AUROC {name} (DeLong)", _cells("macro_auroc", entry), entry)
+            name = entry["name"]
+            p_values = map(p_value, (entry["p"], entry["p_holm"]))
+            rows.append([_title(name), *_cells(name, entry), *p_values])
+    alone = [values["correct"][key] for key in ("first_only", "second_only")]
+    dash = formatting.UNDEFINED
+    gap = f"{alone[0] - alone[1]:+d}"
+    rows.append(["right in one alone", *map(str, alone), gap, dash, dash, dash])
     count = f"{values['n']} {tables.UNITS[unit]}"
     return f"{first} - {second}, {count}", rows, []
+
+
+def _title(name: str) -> str:
+    figure, _, of_class = name.partition(" ")
+    return f"{tables.figure_title(figure)} {formatting.clean_name(of_class, 14)}".strip()
 
 
 def _cells(name: str, entry: Mapping[str, Any]) -> list[str]:
@@ -150,20 +141,18 @@ def p_value(value: float | None) -> str:
     return f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
 
 
-def _notes(compared: Mapping[str, Any], corrected: bool) -> list[str]:
+def _notes(compared: Mapping[str, Any]) -> list[str]:
     first = compared["pairs"][0]["image"]
-    counts = {pair[unit]["swaps"] for pair in compared["pairs"] for unit in ("image", "subject")}
+    counts = {pair[unit]["swaps"] for pair in compared["pairs"] for unit in tables.UNITS}
     swaps = "all of them" if counts == {"all"} else f"all, or {max(counts - {'all'})} drawn"
     text = (
-        f"Intervals: bootstrap of subjects, {first['resamples']} times, the same ones for both; "
-        "DeLong's by the sums over each subject. p: swaps of the two models' predictions of whole "
-        f"subjects ({swaps}), which holds however few they are. McNemar's p (mid-p) per image "
-        "takes images for independent: there, read the p of the accuracy. Only the log loss is "
-        "better where it is smaller. A dash: too few subjects to tell."
+        f"Intervals: bootstrap of subjects, {first['resamples']} times, the same ones for both; of "
+        "AUROC DeLong's, clustered by subject. p: the two models' predictions of all images of a "
+        f"subject are swapped ({swaps}), which is valid however few subjects there are. p (Holm): "
+        f"corrected for the {compared['tests']} tests of these tables, all pairs, figures and "
+        "units; read this one unless you chose one figure beforehand. Only the log loss is better "
+        "where it is smaller. A dash: too few subjects to tell, or no test."
     )
-    if corrected:
-        pairs = len(compared["pairs"])
-        text += f" p (Holm): corrected for the {pairs} pairs, for each figure by itself."
     return _lines(text)
 
 

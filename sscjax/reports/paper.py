@@ -107,17 +107,15 @@ RESULTS: tuple[Result, ...] = (
 )
 
 
-def compares(config: str, synthetic: bool) -> bool:
-    """Whether a run's figures may stand beside the paper's.
+def compares(config: str) -> bool:
+    """Whether a run's figures may stand beside the paper's: only for the paper's own configs.
 
-    They may for the configs that follow the paper, and for the synthetic set that imitates its
-    counts; beside the figures of other patients they would invite a comparison that says nothing.
+    Beside figures of another protocol they would invite a comparison that says nothing.
 
     Args:
       config: the name of the run's config.
-      synthetic: whether the run's images are the synthetic set.
     """
-    return synthetic or config.startswith("paper_")
+    return config.startswith("paper_")
 
 
 def result(num_classes: int, model: str, split: str) -> Result:
@@ -215,12 +213,12 @@ def printed(num_classes: int, model: str, split: str, quantity: str) -> float | 
 
 @dataclasses.dataclass(frozen=True)
 class Erratum:
-    """Two figures of the paper that cannot both hold.
+    """Two statements of the paper that cannot both hold.
 
     Attributes:
-      what: what the figures are said to be.
-      states: the figure that does not follow from the paper's own counts.
-      follows: the figure that does.
+      what: what is stated.
+      states: what does not follow from the paper's own counts.
+      follows: what does.
       why: how it follows.
     """
 
@@ -235,49 +233,82 @@ ERRATA: tuple[Erratum, ...] = (
         "accuracy of the 3-class CNN, validation",
         states="87.7 %",
         follows="87.4 %",
-        why="the abstract repeats the 2-class figure; 160 of 183 images are right",
+        why="the abstract repeats the 2-class figure, and 160 of 183 images are right",
     ),
     Erratum(
         "accuracy of the 3-class CNN, test",
         states="82.9 %",
         follows="87.5 %",
-        why="the abstract repeats the 2-class figure; 168 of 192 images are right",
+        why="the abstract repeats the 2-class figure, and 168 of 192 images are right",
     ),
     Erratum(
         "accuracy of the 3-class MobileNetV2, test",
         states="94.8 %",
         follows="94.7 %",
-        why="182 of 192 is 94.79 %: rounded here, while every other percentage is truncated",
+        why="182 of 192 is 94.79 %, rounded here while every other percentage is truncated",
     ),
     Erratum(
         "SSc images in the training split of study 1",
         states="1512",
         follows="678",
-        why="1512 is the whole training split, 834 normal and 678 SSc",
+        why="1512 is all of the training split, 834 normal and 678 SSc",
     ),
     Erratum(
         "SSc images in the training split of study 2",
         states="1512",
         follows="678",
-        why="1512 is the whole training split, 834 normal, 334 early and 344 late",
+        why="1512 is all of the training split, 834 normal, 334 early and 344 late",
     ),
     Erratum(
         "parameters of the head in study 1",
         states="1280",
         follows="1281",
-        why="2,259,265 - 2,257,984 of the base: one output with 1280 weights and a bias",
+        why="2,259,265 less the base's 2,257,984 is one output with 1280 weights and a bias",
     ),
     Erratum(
         "parameters of the head in study 2",
         states="1280",
         follows="5124",
-        why="2,263,108 - 2,257,984 of the base: four outputs, though there are three classes",
+        why="2,263,108 less the base's 2,257,984 is four outputs, though there are three classes",
     ),
     Erratum(
         "parameters of the first 10 layers in study 1",
         states="34112",
         follows="37664",
-        why="34,112 are the moving statistics of BatchNorm alone: no weight was frozen; study 2, "
-        "which does freeze those layers, has 37,664",
+        why="34,112 are the moving statistics of BatchNorm alone, so no weight was frozen; "
+        "study 2, which does freeze those layers, has 37,664",
+    ),
+    Erratum(
+        "images of study 2",
+        states="an additional 1887",
+        follows="those of study 1",
+        why="the 846 SSc images of study 1 are the 423 early and 423 late ones of study 2, and "
+        "1,042 normal ones became 1,041",
+    ),
+    Erratum(
+        "epochs with a frozen base in study 2",
+        states="100",
+        follows="200",
+        why="the discussion says 100 of both studies, and the section on study 2 says 200",
+    ),
+    Erratum(
+        "the output of study 1",
+        states="softmax",
+        follows="sigmoid",
+        why="its parameters imply one output, and a softmax of one output is always 1",
     ),
 )
+
+TRUNCATED = (
+    "The paper truncates its percentages, except 94.8 %, which is rounded (182 of 192 is 94.79 %); "
+    "per class they follow from its counts."
+)
+
+
+def errata() -> list[str]:
+    """The contradictions, a sentence each."""
+    return [
+        f"Contradiction, {entry.what}: it states {entry.states}; from its own figures follows "
+        f"{entry.follows}, for {entry.why}."
+        for entry in ERRATA
+    ]

@@ -219,8 +219,8 @@ def paper_table(
     if not rows:
         return paper_gap(num_classes, model)
     title = f"The paper's {paper.MODEL_TITLES[model]}, {num_classes} classes, beside this run"
-    lines = [title, "", align(rows, left=2), "", *paper_notes(split_by, synthetic)]
-    return "\n".join(lines)
+    notes = [textwrap.fill(note, WIDTH - 4) for note in paper_notes(split_by, synthetic)]
+    return "\n".join([title, "", align(rows, left=2), "", *notes])
 
 
 def paper_gap(num_classes: int, model: str) -> str:
@@ -268,23 +268,23 @@ def _paper_rows(entry: paper.Result, study: paper.Study, ours: Figures) -> list[
 
 
 def paper_notes(split_by: str, synthetic: bool) -> list[str]:
-    """What to bear in mind when the paper's figures stand beside the run's."""
-    notes = ["The paper truncates its percentages; per class they follow from its counts."]
+    """What to bear in mind when the paper's figures stand beside the run's; a paragraph each."""
+    notes = [paper.TRUNCATED]
     if synthetic:
         notes.append("Not comparable: this run's images are synthetic, the paper's are biopsies.")
     else:
         notes.append("The paper's images are private: this run's are others.")
     if split_by == "subject":
         notes.append(
-            "Not comparable: the paper splits augmented images, so copies of one biopsy stand in\n"
+            "Not comparable: the paper splits augmented images, so copies of one biopsy stand in "
             "train and test; this run keeps each subject in one split, a harder and fairer test."
         )
     else:
         notes.append(
-            "Split by image as in the paper: images of one biopsy stand in train and test, so\n"
+            "Split by image as in the paper: images of one biopsy stand in train and test, so "
             "both columns overstate what a new patient would get."
         )
-    return notes
+    return notes + paper.errata()
 
 
 def parameter_line(frozen: int, trained: int, frozen_layers: Sequence[str] = ()) -> str:

@@ -64,6 +64,17 @@ SEARCH_RESULT = "search.json"
 # To resume from; a finished run no longer needs them.
 CHECKPOINTS = "checkpoints"
 
+# Labels that the predictions of a cross-validation contradict.
+LABEL_NOISE = "label_noise.csv"
+LABEL_NOISE_SHEET = "label_noise.png"
+
+# Written by `sscjax learning-curve`: a folder with a text, two tables and a picture.
+LEARNING_CURVE = "learning_curve"
+LEARNING_CURVE_TEXT = "learning_curve.txt"
+LEARNING_CURVE_JSON = "learning_curve.json"
+LEARNING_CURVE_TABLE = "learning_curve.csv"
+LEARNING_CURVE_PLOT = "learning_curve.png"
+
 # Written by `sscjax reproduce`: which results of a repeated run are the same.
 REPRODUCTION = "reproduction.json"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sscjax.reports import paper
+from sscjax.reports import paper, tables
 
 # Keras' MobileNetV2 at 128x128, alpha 1, without top; the second number within the first.
 BASE_PARAMETERS = 2_257_984
@@ -122,6 +122,29 @@ def test_errata_name_two_different_figures() -> None:
         if entry.in_abstract not in (None, entry.percent):
             expected.add((f"{entry.in_abstract} %", f"{entry.percent} %"))
     assert percentages == expected and len(expected) == 3
+
+
+def test_errata_stand_in_the_report_and_the_docs() -> None:
+    """Eleven, each beside the paper's table; one percentage is said to be rounded."""
+    assert len(paper.ERRATA) == 11
+    notes = tables.paper_notes("image", synthetic=False)
+    page = Path(__file__).resolve().parents[2] / "docs" / "results.md"
+    documented = page.read_text(encoding="utf-8")
+    for erratum in paper.ERRATA:
+        [note] = [one for one in notes if f", {erratum.what}:" in one]
+        assert erratum.states in note and erratum.follows in note and erratum.why in note
+        assert f"| {erratum.what} | {erratum.states} | {erratum.follows} |" in documented
+    assert "except 94.8 %, which is rounded" in notes[0]
+
+
+def test_only_the_papers_own_configs_stand_beside_it() -> None:
+    assert paper.compares("paper_three_class") and not paper.compares("three_class")
+
+
+def test_study_2_has_the_images_of_study_1() -> None:
+    first, second = paper.STUDIES[2], paper.STUDIES[3]
+    assert first.total[1] == sum(second.total[1:]) and first.total[0] - second.total[0] == 1
+    assert second.head_epochs == 200 and first.outputs == 1
 
 
 def test_printed_lookup() -> None:

@@ -17,12 +17,20 @@ import numpy as np
 
 from sscjax.data import dataset
 from sscjax.data.dataset import ImageSet
-from sscjax.evaluation import cross_fit, intervals, metrics, reliability, segmentation
+from sscjax.evaluation import (
+    cross_fit,
+    intervals,
+    label_noise,
+    metrics,
+    reliability,
+    segmentation,
+)
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import data_from_config, summarize
-from sscjax.experiments.cross_validation import folds, report_text
+from sscjax.experiments.cross_validation import folds, procedure, report_text
 from sscjax.experiments.cross_validation.outcomes import Outcome
 from sscjax.reports import figures
+from sscjax.reports import label_noise as label_report
 from sscjax.system import files, run_dir
 from sscjax.training.settings import Settings
 
@@ -96,7 +104,10 @@ def write(
     test = aggregated["splits"]["test"]["image"]
     matrix = figures.confusion(test["confusion"], test["classes"], title="test images")
     figures.write_png(folder / run_dir.confusion_plot("test"), matrix)
-    text = report_text.report(settings, folder, images, outcomes, aggregated, assessment.content)
+    labels = _check_labels(settings, folder, image_set, tables)
+    text = report_text.report(
+        settings, folder, images, outcomes, aggregated, assessment.content, labels
+    )
     files.write_text(folder / run_dir.REPORT, text)
     return text
 
@@ -139,6 +150,24 @@ def _write_folds(path: Path, image_set: ImageSet, outcomes: Sequence[Outcome]) -
         label = image_set.classes[image_set.labels[i]]
         table.append([str(image_set.files[i]), label, str(image_set.subjects[i]), repeat, name])
     files.write_text(path, files.csv_text(table))
+
+
+def _check_labels(
+    settings: Settings, folder: Path, image_set: ImageSet, tables: Sequence[Predictions]
+) -> str | None:
+    """Write the labels that predictions contradict; returns the text, None where there is none.
+
+    Only models that never saw a subject can contradict its label.
+    """
+    if settings.split.by != "subject" or settings.protocol not in folds.EXHAUSTIVE:
+        return None
+    by_image, by_subject = label_noise.suspects(joined(tables))
+    rows = label_report.csv_rows(by_image, by_subject)
+    files.write_text(folder / run_dir.LABEL_NOISE, files.csv_text(rows))
+    picture = label_report.picture(by_image, image_set.files, image_set.images)
+    if picture is not None:
+        figures.write_png(folder / run_dir.LABEL_NOISE_SHEET, picture)
+    return label_report.text(by_image, by_subject)
 
 
 # --- figures ------------------------------------------------------------------------------------
@@ -261,6 +290,7 @@ def _metrics(
         "stages": stages,
         "over_folds": _over(tests, classes),
         "over_repeats": _over(repeats, classes) if several else None,
+        "procedure_intervals": procedure.intervals_of(settings, tests, classes),
         "folds": [_of_fold(outcome) for outcome in outcomes],
     }
 

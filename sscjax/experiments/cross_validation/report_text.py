@@ -9,7 +9,7 @@ from typing import Any
 from sscjax.data import dataset
 from sscjax.evaluation import metrics, segmentation
 from sscjax.experiments import summarize
-from sscjax.experiments.cross_validation import folds
+from sscjax.experiments.cross_validation import folds, procedure
 from sscjax.experiments.cross_validation.outcomes import Outcome
 from sscjax.reports import calibration_text, paper
 from sscjax.reports.tables import (
@@ -30,6 +30,7 @@ def report(
     outcomes: Sequence[Outcome],
     figures: dict[str, Any],
     calibration: dict[str, Any],
+    labels: str | None = None,
 ) -> str:
     """The report of a cross-validation.
 
@@ -40,11 +41,15 @@ def report(
       outcomes: of every fold.
       figures: its metrics.json.
       calibration: its calibration.json.
+      labels: on labels that predictions contradict; None where there is nothing to say.
     """
     test, ranges = figures["splits"]["test"], figures["test_intervals"]
     reach = summarize.reach(images, ranges) + (
-        "\nThey take the models as they are; what other training images change, the folds show."
+        "\nThey take the models as they are. The standard deviation of the folds is mostly the "
+        "difference\nbetween their test subjects; it does not show what other training subjects "
+        "would change."
     )
+    again = procedure.text(figures["over_folds"], figures["procedure_intervals"])
     parts = [
         *figures["warnings"],
         _title(settings, images, outcomes),
@@ -58,6 +63,7 @@ def report(
     parts += [
         results_table(figures["splits"]),
         intervals_table(test, ranges, reach),
+        *([again] if again else []),
         *([segmentation.text(figures["segmentation"])] if "segmentation" in figures else []),
         *(
             f"test {UNITS[unit]}\n" + confusion_text(shown["confusion"], shown["classes"])
@@ -65,7 +71,7 @@ def report(
         ),
         calibration_text.text(calibration),
     ]
-    if paper.compares(settings.name, images.synthetic):
+    if paper.compares(settings.name):
         parts.append(
             paper_table(
                 len(images.originals.classes),
@@ -75,6 +81,8 @@ def report(
                 synthetic=images.synthetic,
             )
         )
+    if labels:
+        parts.append(labels)
     parts.append(f"Everything lies in {folder}")
     return "\n\n".join(parts) + "\n"
 

@@ -13,6 +13,7 @@ from sscjax.reports.figures.confusion_matrix import confusion
 from sscjax.reports.figures.images import heat_map, image_sheet, mask_palette, mask_sheet
 from sscjax.reports.figures.reliability import calibration, calibration_states
 from sscjax.reports.figures.roc_curves import precision_recall, roc
+from sscjax.reports.figures.subject_curve import subject_curves
 from sscjax.reports.figures.training import fold_curves, learning_curves, write_curves_csv
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "mask_sheet",
     "precision_recall",
     "roc",
+    "subject_curves",
     "svg",
     "write_curves_csv",
     "write_png",

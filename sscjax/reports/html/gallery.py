@@ -7,7 +7,7 @@ from typing import Any
 
 from sscjax.errors import UserError
 from sscjax.evaluation import segmentation
-from sscjax.reports import overlays
+from sscjax.reports import label_noise, overlays
 from sscjax.reports.html.run_data import Folder
 from sscjax.system import run_dir
 
@@ -59,6 +59,19 @@ def masks(folder: Folder) -> dict[str, Any] | None:
     return {
         "rows": segmentation.rows(figures),
         "note": segmentation.note(figures),
+        "uri": overlays.data_uri(picture, MASKS_SIDE) if picture.is_file() else "",
+    }
+
+
+def labels(folder: Folder) -> dict[str, Any] | None:
+    """Labels that the predictions contradict, and a picture of such images; None without."""
+    path = folder.path / run_dir.LABEL_NOISE
+    if not path.is_file():
+        return None
+    picture = folder.path / run_dir.LABEL_NOISE_SHEET
+    return {
+        "tables": label_noise.read_rows(path),
+        "note": " ".join(label_noise.NOTE.split()),
         "uri": overlays.data_uri(picture, MASKS_SIDE) if picture.is_file() else "",
     }
 

@@ -32,6 +32,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], bool]], ...] = (
     ),
     ("subjects", "Subject by subject", lambda context: bool(context["subjects"]["rows"])),
     ("errors", "Errors, and where the network looked", lambda context: bool(context["galleries"])),
+    ("labels", "Labels to check", lambda context: context["labels"] is not None),
     ("provenance", "What was run", lambda context: True),
     ("limits", "Limits", lambda context: True),
     ("checklists", "Reporting guidelines", lambda context: True),
@@ -100,13 +101,14 @@ def gather(folder: Folder) -> dict[str, Any]:
         "courses": charts.learning_curves(folder),
         "subjects": sections.subjects(folder),
         "galleries": gallery.galleries(folder),
+        "labels": gallery.labels(folder),
         "provenance": provenance.provenance(folder),
     }
     context["sections"] = [
         {"id": key, "title": title, "available": present(context)}
         for key, title, present in SECTIONS
-        # Few runs have masks or follow the paper, and the others do not miss these sections.
-        if key not in ("masks", "paper") or present(context)
+        # Few runs have masks, folds or the paper's config: the others do not miss these sections.
+        if key not in ("masks", "paper", "labels") or present(context)
     ]
     by_id = {entry["id"]: entry for entry in context["sections"]}
     context["checklists"] = [_with_links(checklist, by_id) for checklist in CHECKLISTS]

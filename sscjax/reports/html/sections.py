@@ -263,12 +263,33 @@ def results(folder: Folder) -> dict[str, Any]:
             if split in by_split
         ],
         "folds": [_fold(name, fold) for name, fold in folder.folds.items()],
+        "procedure": _procedure(folder),
     }
+
+
+def _procedure(folder: Folder) -> list[list[str]]:
+    """Means of the folds with intervals of the training procedure; [] where there are none."""
+    ranges, means = folder.metrics.get("procedure_intervals"), folder.metrics.get("over_folds")
+    if not ranges or not means:
+        return []
+    rows = [["mean of folds", "per image", "95 % interval", "per subject", "95 % interval"]]
+    for name in ranges["image"]:
+        show = formatting.percent if name in formatting.SHARES else formatting.number
+        cells = [
+            cell
+            for unit in ("image", "subject")
+            for cell in (
+                show(means[unit][name]["mean"]),
+                formatting.span(name, ranges[unit][name]),
+            )
+        ]
+        rows.append([tables.figure_title(name), *cells])
+    return rows
 
 
 def paper(folder: Folder) -> dict[str, Any] | None:
     """The paper's figures beside the run's, or why there are none; None: see `paper.compares`."""
-    if not published.compares(folder.config["name"], folder.record["data"]["synthetic"]):
+    if not published.compares(folder.config["name"]):
         return None
     classes, model = len(folder.record["data"]["classes"]), folder.config["model"]["name"]
     rows = tables.paper_rows(classes, model, folder.metrics["splits"])
