@@ -215,12 +215,12 @@ def test_areas_have_delongs_interval_and_the_p_of_the_swap() -> None:
     found = {e["name"]: e for e in paired_tests.compare(first, second, ordered=True)["figures"]}
     p_values, _ = paired_tests.swap_test(first, second, ordered=True)
     for index, name in enumerate(CLASSES):
-        areas = [
-            delong.area(one.probabilities[:, index], one.labels == index, one.subjects)
-            for one in (first, second)
-        ]
-        assert areas[0] is not None and areas[1] is not None
-        difference = delong.compare(*areas, 0.95)
+        of_first, of_second = (
+            delong.area(table.probabilities[:, index], table.labels == index, table.subjects)
+            for table in (first, second)
+        )
+        assert of_first is not None and of_second is not None
+        difference = delong.compare(of_first, of_second, 0.95)
         assert difference is not None
         entry = found[f"auroc {name}"]
         assert entry["difference"] == pytest.approx(difference.value)
