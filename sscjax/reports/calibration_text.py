@@ -75,8 +75,8 @@ def held_out_line(content: Mapping[str, Any]) -> str:
         )
     else:
         line = (
-            f"Rules rest on {counts} held out for validation, which the network was not fitted to. "
-            f"These choose: {used_for}. Figures of them are too good; the test rows chose nothing."
+            f"Rules rest on {counts} held out for validation. These choose: {used_for}. They were "
+            "not used for fitting. Figures of them are too good; the test rows chose nothing."
         )
     return line + label_line(content)
 
