@@ -9,8 +9,9 @@ from typing import Any
 
 from sscjax.data import dataset
 from sscjax.data.dataset import ImageSet
-from sscjax.evaluation import calibration, intervals, metrics, reliability, segmentation
+from sscjax.evaluation import intervals, metrics, reliability, segmentation
 from sscjax.evaluation.predictions import Predictions
+from sscjax.experiments import held_out
 from sscjax.inference import explanations
 from sscjax.reports import calibration_text, figures, paper, tables
 from sscjax.system import files, formatting, run_dir
@@ -96,7 +97,7 @@ def write(
         settings.calibration,
         subject_label=settings.data.subject_label,
         source="validation" if settings.validates else "out-of-fold",
-        also_used_for=_chosen_before(settings.select, finished),
+        also_used_for=held_out.chosen_before(settings.select, finished),
     )
     run = run_dir.RunDir(folder)
     assessment.detector.save(run.outliers)
@@ -135,9 +136,9 @@ def write(
             *of_one_subject(assessment.predictions.where("test")),
         ],
         masks=None if masks is None else segmentation.by_split(masks),
-        out_of_fold=_out_of_fold_figures(settings, finished[chosen], assessment, ordered),
+        out_of_fold=held_out.out_of_fold_figures(settings, finished[chosen], assessment, ordered),
         held_out_by_stage={
-            name: _held_out_figures(settings, stage.held_out, ordered)
+            name: held_out.figures(settings, stage.held_out, ordered)
             for name, stage in finished.items()
         },
     )
@@ -150,45 +151,6 @@ def write(
     text += f"\n\nEverything lies in {folder}{page}.\n"
     files.write_text(folder / run_dir.REPORT, text)
     return text
-
-
-def _held_out_figures(
-    settings: Settings, images: Predictions, ordered: bool, subjects: Predictions | None = None
-) -> dict[str, Any] | None:
-    """{'subject': ..., 'image': ...} of rows of a single split; None without rows."""
-    if not len(images):
-        return None
-    if subjects is None:
-        subjects = reliability.of_subjects(
-            images, settings.calibration, settings.data.subject_label
-        )
-    [by_unit] = metrics.figures_by_split(images, ordered, subjects).values()
-    return by_unit
-
-
-def _out_of_fold_figures(
-    settings: Settings, stage: FinishedStage, assessment: reliability.Assessment, ordered: bool
-) -> dict[str, Any] | None:
-    """Figures of the stage's out-of-fold predictions, calibrated; None where there are none."""
-    if stage.out_of_fold is None:
-        return None
-    rules = assessment.rules
-    images = calibration.apply(stage.out_of_fold, rules.image.temperature)
-    subjects = reliability.of_subjects(images, settings.calibration, settings.data.subject_label)
-    subjects = calibration.apply(subjects, rules.subject.temperature)
-    return _held_out_figures(settings, images, ordered, subjects)
-
-
-def _chosen_before(settings: SelectSettings, finished: Mapping[str, FinishedStage]) -> list[str]:
-    """What was chosen by the held-out images before any rule was."""
-    if settings.metric == "none":
-        return []
-    # A classifier that is fitted to convergence has no epochs.
-    epochs = any(
-        stage.progress.best_epoch and stage.progress.l2 is None for stage in finished.values()
-    )
-    stages = len(finished) > 1 and settings.stage != "last"
-    return ["epoch"] * epochs + ["stage"] * stages
 
 
 def _metrics(finished: Mapping[str, FinishedStage], summary: Summary) -> dict[str, Any]:
@@ -363,8 +325,8 @@ def _text(
     """The report, but for where the run lies."""
     parts = list(summary.warnings)
     if len(finished) > 1:
-        held_out = "validation" if settings.validates else "out of fold"
-        parts.append(_stages_table(finished, summary, held_out))
+        source = "validation" if settings.validates else "out of fold"
+        parts.append(_stages_table(finished, summary, source))
     shown = {**summary.figures}
     if summary.out_of_fold is not None:
         shown[_OUT_OF_FOLD] = summary.out_of_fold
@@ -395,10 +357,10 @@ def _text(
     return "\n\n".join(parts)
 
 
-def _stages_table(finished: Mapping[str, FinishedStage], summary: Summary, held_out: str) -> str:
+def _stages_table(finished: Mapping[str, FinishedStage], summary: Summary, source: str) -> str:
     cells = [
         [
-            f"{held_out}, raw",
+            f"{source}, raw",
             "epochs",
             "best",
             "balanced per subject",
