@@ -17,27 +17,27 @@ def parser() -> argparse.ArgumentParser:
         "features, which takes minutes. Writes text, JSON, CSV and a picture.",
         """
         sscjax learning-curve runs/skin
-        sscjax learning-curve skin --classes normal early late --repeats=10 --out=curve
+        sscjax learning-curve skin --classes normal early late --out=curve
         """,
     )
     made.add_argument(
         "path",
         type=Path,
-        metavar="RUN|FOLDER",
+        metavar="PATH",
         help="folder of a finished run or cross-validation, or of images",
     )
     made.add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="folder to write to (default: learning_curve in RUN, or runs/learning_curve)",
+        help="folder to write to (default: learning_curve in the run, or runs/learning_curve)",
     )
     made.add_argument(
         "--sizes",
         type=int,
         nargs="+",
         default=[],
-        metavar="NUMBER",
+        metavar="N",
         help="numbers of training patients (default: six, from a few to all)",
     )
     made.add_argument(
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         help="classes in order, for a folder of images (default: sorted)",
     )
     made.add_argument(
-        "--data", metavar="FOLDER", help="the images of RUN (default: where its record says)"
+        "--data", metavar="FOLDER", help="the images of the run (default: where its record says)"
     )
     made.add_argument(
         "--weights", metavar="FILE", help="weights of the backbone (default: those of the config)"
