@@ -150,8 +150,8 @@ def evaluate(
       >>> result = sscjax.evaluate([0, 0, 1, 1], [0.1, 0.4, 0.8, 0.3], classes=("normal", "ssc"))
       >>> result["accuracy"].per_image.value
       0.75
-      >>> result["accuracy"].per_image.method
-      'Clopper and Pearson (1934), exact binomial'
+      >>> result["sensitivity ssc"].per_image.method
+      'Clopper and Pearson 1934, exact binomial'
     """
     table = _probabilities(probabilities)
     names = _names(classes, labels, table.shape[1])

@@ -184,7 +184,7 @@ def test_what_held_out_rows_were_used_for_is_said_once() -> None:
     uses = found.content["held_out"]["used_for"]
     assert uses == ["epoch", *reliability.USES] and len(uses) == 6
     said = " ".join(calibration_text.text(found.content).split())
-    assert said.startswith("Rules rest on 21 subjects with 168 images held out for validation, ")
+    assert said.startswith("Rules rest on 21 subjects with 168 images held out for validation")
     assert said.count(", ".join(uses)) == 1
 
 

@@ -83,7 +83,8 @@ def test_run_writes_everything_and_says_synthetic(reference: Path) -> None:
     assert list((reference / "tensorboard").glob("events.out.tfevents.*"))
     text = (reference / "report.txt").read_text(encoding="utf-8")
     assert text.startswith("SYNTHETIC IMAGES")
-    assert str(reference) in text and "87.4 %" in text
+    # The paper's table stands only in runs of its own configs.
+    assert str(reference) in text and "87.4 %" not in text
     assert not list(reference.rglob("*.tmp"))
 
 
