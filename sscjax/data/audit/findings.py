@@ -178,10 +178,11 @@ def _missed_copies(view: View) -> Finding | None:
     missing = round(max(by_itself * implied / direct - len(copies), 0))
     if not missing:
         return None
-    title = f"about {missing:,} more pairs of copies must be expected"
+    pairs = "pair" if missing == 1 else "pairs"
+    title = f"about {missing:,} more {pairs} of copies must be expected"
     detail = (
         f"of {implied:,} pairs that follow from two others the search had found {direct:,} by "
-        f"itself ({direct / implied:.0%}). Name the subjects: then no split parts what was missed."
+        f"itself ({100 * direct / implied:.1f} %). Name the subjects: then no split parts what was missed."
     )
     return _finding("missed_copies", "note", title, detail, missing)
 

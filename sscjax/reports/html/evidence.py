@@ -11,6 +11,9 @@ from sscjax.reports.html.run_data import Folder
 from sscjax.reports.tables import UNITS
 from sscjax.system import formatting
 
+# Of a finding on the page; audit.json has more.
+MOST_EXAMPLES = 20
+
 
 def audit(folder: Folder) -> dict[str, Any] | None:
     """audit.json, the gravest findings first."""
@@ -27,12 +30,14 @@ def audit(folder: Folder) -> dict[str, Any] | None:
         "seconds": content.get("seconds"),
         "findings": [_finding(finding) for finding in findings],
         "checks": content.get("checks", []),
+        "unchecked": content.get("unchecked", []),
     }
 
 
 def _finding(finding: Mapping[str, Any]) -> dict[str, Any]:
     """A finding with its examples as a table: columns are whatever fields the examples have."""
     examples = finding.get("examples", [])
+    more, examples = max(0, len(examples) - MOST_EXAMPLES), examples[:MOST_EXAMPLES]
     columns = list(dict.fromkeys(key for example in examples for key in example))
     cells = [[_cell(example.get(key)) for key in columns] for example in examples]
     return {
@@ -41,6 +46,7 @@ def _finding(finding: Mapping[str, Any]) -> dict[str, Any]:
         "detail": finding.get("detail", ""),
         "count": finding.get("count"),
         "rows": [[key.replace("_", " ") for key in columns], *cells] if cells else [],
+        "more": more,
     }
 
 
