@@ -204,7 +204,8 @@ def _build(folder: Path, record: dict[str, Any]) -> Ensemble:
             f"{folder}: its folds have networks of different classes or image sizes, which cannot "
             f"predict together: name one, such as {members[0].folder}"
         )
-    warnings = tuple(dict.fromkeys(line for member in members for line in member.warnings))
+    # Those of the whole: a fold's own are of its test patients alone.
+    warnings = tuple(" ".join(line.split()) for line in run.metrics()["warnings"])
     names = (
         *(run_dir.PROTOCOL, run_dir.CALIBRATION),
         *(run_dir.PREDICTIONS, run_dir.SUBJECT_PREDICTIONS),
