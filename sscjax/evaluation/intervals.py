@@ -16,8 +16,8 @@ their sources):
 Losses are in `clustered.mean_loss`, the calibration error in `calibration_error`.
 
 Per image, an interval is of the mean over images, in a set with as many images of each class as
-this one; per subject, each subject counts once. `scripts/coverage.py` measures how often intervals
-hold the true value.
+this one; per subject, each subject counts once. `scripts/evidence/interval_coverage.py` measures
+how often intervals hold the true value.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Confidence limits of means over images that come in clusters: pure functions of sums by subject.
 
 Every function takes leading axes, so that all figures of a table, or thousands of simulated tables
-(`scripts/coverage.py`), are computed at once. S subjects enter by two numbers each: the sum of a
-quantity over the subject's images, and how many images that is; 0 images is a subject that has no
-part in the figure.
+(`scripts/evidence/interval_coverage.py`), are computed at once. S subjects enter by two numbers
+each: the sum of a quantity over the subject's images, and how many images that is; 0 images is a
+subject that has no part in the figure.
 
 1. Variance of a mean (`spread`): squared residuals of the subjects, corrected for how far each
    subject pulls the mean towards itself (HC2), with Satterthwaite's degrees of freedom, as Bell and

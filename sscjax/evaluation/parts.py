@@ -19,7 +19,7 @@ from sscjax.evaluation.predictions import Predictions
 
 # `caution` of rankings (`limits.spread`): placements of few subjects are skewed. With 1, intervals
 # of AUROC and average precision held the truth in 86 to 91 % of the tables of three designs of the
-# grid of `scripts/coverage.py`, with 2 in 92 % or more.
+# grid of `scripts/evidence/interval_coverage.py`, with 2 in 92 % or more.
 _CAUTION = 2.0
 
 # `fewest` of placements (`limits.mean_limits`): with that caution two are enough.

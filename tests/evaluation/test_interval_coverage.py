@@ -1,4 +1,4 @@
-"""A small part of the grid of `scripts/coverage.py`; its population against drawn tables."""
+"""A small part of the grid of `scripts/evidence/interval_coverage.py`; its population, drawn."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from sscjax.evaluation import metrics
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-import coverage
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "evidence"))
 import coverage_population
+import interval_coverage
 
 
 @pytest.mark.parametrize("unit", coverage_population.UNITS)
@@ -23,7 +23,7 @@ def test_population_is_what_large_tables_show(unit: str) -> None:
     rows = rows if unit == "image" else rows.by_subject()
     counts = np.bincount(rows.labels).astype(float)
     truth = coverage_population.Population(design, unit, 6000)
-    known = truth.figures(counts, coverage.edges_of(rows), rows.classes)
+    known = truth.figures(counts, interval_coverage.edges_of(rows), rows.classes)
     figures = metrics.figures(rows, ordered=True)
     for name in (*metrics.OVERALL, *metrics.PROBABILITIES):
         assert known[name] == pytest.approx(figures[name], abs=0.02), name
@@ -47,7 +47,7 @@ def test_population_is_what_large_tables_show(unit: str) -> None:
 )
 def test_coverage(design: coverage_population.Design) -> None:
     """Designs in which the methods of earlier versions held the truth in 64 to 85 % of tables."""
-    measured = list(coverage.measure(design, repeats=60, size=4000))
+    measured = list(interval_coverage.measure(design, repeats=60, size=4000))
     assert len(measured) == 2 * (7 + 7 * len(design.subjects))
     for one in measured:
         # Of 95 %, 60 tables fall below 0.88 less than twice in a hundred times.

@@ -182,7 +182,8 @@ def _missed_copies(view: View) -> Finding | None:
     title = f"about {missing:,} more {pairs} of copies must be expected"
     detail = (
         f"of {implied:,} pairs that follow from two others the search had found {direct:,} by "
-        f"itself ({100 * direct / implied:.1f} %). Name the subjects: then no split parts what was missed."
+        f"itself ({100 * direct / implied:.1f} %). Name the subjects: then no split parts what was "
+        "missed."
     )
     return _finding("missed_copies", "note", title, detail, missing)
 

@@ -1,6 +1,6 @@
 """Measure what the audit finds: recall of planted copies, false alarms, seconds and memory.
 
-    python scripts/audit_recall.py --data=FOLDER [--rounds=2] [--size=128]
+    python scripts/evidence/audit_recall.py --data=FOLDER [--rounds=2] [--size=128]
 
 FOLDER is an image set with subjects (a manifest.csv). In each round every image is planted once:
 image k with transformation k + round, so that an audit sees each image and one copy of it. Two

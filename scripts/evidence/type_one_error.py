@@ -1,6 +1,6 @@
 """How often `sscjax compare` finds a difference between two equally good models, by simulation.
 
-    python scripts/type_one_error.py --studies=400
+    python scripts/evidence/type_one_error.py --studies=400
 
 Patients differ in how hard they are, for both models and for each of them; images of a patient are
 alike. Printed is the share of studies with p <= 0.05, per image and per subject, for the p of each

@@ -1,6 +1,6 @@
 """Measure how a patient's images best become one row of probabilities.
 
-    python scripts/patients.py --data=FOLDER --weights=FILE --classes A B C
+    python scripts/evidence/patients.py --data=FOLDER --weights=FILE --classes A B C
 
 FOLDER is an image set with subjects. Features are those of configs/best_three_class.py, from the
 frozen backbone. In each of five folds by subject the other subjects are the development subjects:

@@ -1,6 +1,6 @@
 """Plant wrong labels, and measure how many of them the lists of suspects hold.
 
-    python scripts/label_noise.py --data=FOLDER --weights=FILE --repeats=10
+    python scripts/evidence/label_noise.py --data=FOLDER --weights=FILE --repeats=10
 
 FOLDER is an image set with subjects (a manifest.csv), FILE are ImageNet weights of MobileNetV2. In
 each repeat other subjects, or other images, get another label, chosen at random. Five folds by

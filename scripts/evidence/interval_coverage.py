@@ -1,7 +1,8 @@
 """How often 95 % intervals hold the true value, in small and unequal designs.
 
-    python scripts/coverage.py                    # the whole grid, 300 tables for each design
-    python scripts/coverage.py --repeats 50 --every 8
+    # The whole grid, 300 tables for each design, or a part of it:
+    python scripts/evidence/interval_coverage.py
+    python scripts/evidence/interval_coverage.py --repeats 50 --every 8
 
 Tables of predictions are drawn from a population whose figures are known, and every interval that
 `sscjax.evaluation` gives is compared with them. A table without an interval counts neither as held
@@ -17,7 +18,7 @@ probabilities of its images.
 Run with a checkout of an earlier version on PYTHONPATH, it measures that version:
 
     git worktree add ../before 5a2fde5
-    PYTHONPATH=../before python scripts/coverage.py --every 8 --repeats 60
+    PYTHONPATH=../before python scripts/evidence/interval_coverage.py --every 8 --repeats 60
 """
 
 from __future__ import annotations
