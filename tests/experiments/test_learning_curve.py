@@ -17,10 +17,12 @@ from sscjax.cli import learning_curve as command
 from sscjax.configs import best_three_class, cnn_three_class
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
+from sscjax.evaluation import learning_curve as curves
 from sscjax.evaluation import metrics
+from sscjax.evaluation.learning_curve import Measured
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import frozen_head, learning_curve
-from sscjax.experiments.learning_curve import Measured, Options
+from sscjax.experiments.learning_curve import Options
 from sscjax.system import formatting, terminal
 from sscjax.training.losses import Objective
 
@@ -126,7 +128,7 @@ def measured_tables(repeats: int = 3) -> Measured:
 @pytest.mark.parametrize(("figure", "unit", "rises"), learning_curve.FIGURES)
 def test_points_are_means_of_the_repeats_figures(figure: str, unit: str, rises: bool) -> None:
     measured = measured_tables()
-    curve = learning_curve.curve_of(measured, figure, unit, rises)
+    curve = curves.curve_of(measured, figure, unit, rises)
     for place, point in enumerate(curve.points):
         tables = [row[place] for row in measured.tables]
         tables = tables if unit == "image" else [one.by_subject() for one in tables]
@@ -144,9 +146,9 @@ def test_points_are_means_of_the_repeats_figures(figure: str, unit: str, rises: 
 
 def test_intervals_hold_the_tested_subjects_and_the_repeats() -> None:
     """More repeats of equal classifiers do not make the tested subjects more."""
-    one = learning_curve.curve_of(measured_tables(1), "log_loss", "image", False).points[0]
+    one = curves.curve_of(measured_tables(1), "log_loss", "image", False).points[0]
     same = Measured(measured_tables(1).sizes, measured_tables(1).tables * 8)
-    many = learning_curve.curve_of(same, "log_loss", "image", False).points[0]
+    many = curves.curve_of(same, "log_loss", "image", False).points[0]
     assert (many.low, many.high) == pytest.approx((one.low, one.high))
 
 
