@@ -70,7 +70,7 @@ def area(scores: np.ndarray, positives: np.ndarray, clusters: np.ndarray) -> Are
     """The area under one ROC curve; None with too few clusters on either side.
 
     Args:
-      scores: [N] float, higher speaks for positive.
+      scores: [N] float, a higher score means more likely positive.
       positives: [N] bool.
       clusters: [N], what rows are not independent within.
     """

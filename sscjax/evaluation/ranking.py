@@ -53,7 +53,7 @@ def cumulated(
     """The counts of a ranking.
 
     Args:
-      scores: [N] float, higher speaks for positive.
+      scores: [N] float, a higher score means more likely positive.
       positives: [N] bool.
       weights: [R,G] float64, not negative, how often each group counts; None: once.
       group: [N] int, the group of each row, such as its subject; None: each row is one.
@@ -80,7 +80,7 @@ def auroc(scores: np.ndarray, positives: np.ndarray) -> float | None:
     """Area under the ROC curve, the Mann-Whitney statistic with ties counted half.
 
     Args:
-      scores: [N] float, higher speaks for positive.
+      scores: [N] float, a higher score means more likely positive.
       positives: [N] bool.
 
     Returns:

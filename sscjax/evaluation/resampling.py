@@ -4,7 +4,7 @@ It draws whole subjects, within each class so that no class is ever missing, wit
 widened for few subjects (Hesterberg 2015, The American Statistician 69: 371-386, section 3.1).
 Figures of one model have better intervals in `intervals`.
 
-None stands for an interval that cannot be had: an undefined figure, a class of too few subjects, or
+None stands where there is no interval: an undefined figure, a class of too few subjects, or
 resamples that do not differ, which say how few the subjects are and not how sure the figure is.
 """
 

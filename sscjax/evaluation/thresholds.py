@@ -56,7 +56,7 @@ def youden(scores: np.ndarray, positives: np.ndarray) -> float | None:
     Youden 1950, Cancer 3: 32-35. None where that is 0: no threshold separates the two.
 
     Args:
-      scores: [N] float, higher speaks for positive; positive is what reaches the threshold.
+      scores: [N] float, higher means more likely positive; positive is what reaches the threshold.
       positives: [N] bool, with some of either kind.
     """
     thresholds, sensitivity, false_positive = _candidates(scores, positives)

@@ -111,7 +111,7 @@ def learning_curve(path: Path, config: ConfigDict, options: Options, out: Path) 
       out: folder to write to.
 
     Raises:
-      UserError: too few subjects, sizes out of range, images or weights that cannot be had.
+      UserError: too few subjects, sizes out of range, images or weights that are not available.
     """
     options.check()
     head = frozen_head.load(config)

@@ -218,7 +218,7 @@ class Predictor(abc.ABC):
         method: saliency.Method = "grad_cam",
         save: str | os.PathLike[str] | None = None,
     ) -> np.ndarray:
-        """Heat maps of what speaks for a class.
+        """Heat maps of the evidence for a class.
 
         Args:
           images: as of `predict_proba`.
@@ -230,7 +230,7 @@ class Predictor(abc.ABC):
 
         Returns:
           [N,H,W] float32, 0 to 1, of the prepared square images; each map's largest value is 1, or
-          all of it 0 where nothing speaks for the class. Of several networks the mean.
+          all of it 0 where there is no evidence for the class. Of several networks the mean.
 
         Raises:
           UserError: no such class, layer or method, or an image that cannot be read.
@@ -347,7 +347,7 @@ def _draw(
     for name, pixels, values in zip(names, shown, heat, strict=False):
         title = formatting.clean_file(name, 24)
         panels += [(title, pixels), ("heat map", overlays.overlay(pixels, values))]
-    title = f"What speaks for {formatting.clean_name(of) if of else 'the most probable class'}"
+    title = f"Evidence for {formatting.clean_name(of) if of else 'the most probable class'}"
     try:
         sheet = figures.image_sheet(title, panels, columns=min(len(panels), 2 * _PAIRS))
         figures.write_png(path, sheet)

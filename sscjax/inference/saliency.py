@@ -67,7 +67,7 @@ def score_weights(classes: np.ndarray, outputs: int) -> np.ndarray:
 
     Args:
       classes: [N] int.
-      outputs: logits. A single one speaks for class 1, and turned about for class 0.
+      outputs: logits. A single one is the evidence for class 1, and negated for class 0.
     """
     if outputs == 1:
         return np.where(np.asarray(classes) == 1, 1.0, -1.0).astype(np.float32)[:, None]
