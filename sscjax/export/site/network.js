@@ -21,8 +21,8 @@ export async function open(about, progress) {
   ]);
   env.wasm.numThreads = 1;
   env.wasm.wasmBinary = wasm;
-  if (about.format !== "sscjax" || about.version !== 2) {
-    throw new Error(`model.json is of format ${about.format} ${about.version}, expected sscjax 2`);
+  if (about.format !== "sscjax" || about.version !== 3) {
+    throw new Error(`model.json is of format ${about.format} ${about.version}, expected sscjax 3`);
   }
   const session = await InferenceSession.create(model, { executionProviders: ["wasm"] });
   const size = about.preparation.image_size;
