@@ -148,9 +148,10 @@ def test_every_p_value_holds_its_level_in_clustered_designs(
         right = [one.predicted == one.labels for one in images]
         alone = [int((right[k] & ~right[1 - k]).sum()) for k in (0, 1)]
         naive += sum(alone) > 0 and stats.binomtest(alone[0], sum(alone)).pvalue <= 0.05
-    # At 5 % the standard deviation of these shares is 1.3 points: 6 % at most, and two of these.
+    # The standard deviation of a share of 6 % is 1.4 points; the largest of some twenty shares may
+    # lie three of these above.
     for name, count in rejected.items():
-        assert count / studies <= 0.06 + 0.026, name
+        assert count / studies <= 0.06 + 0.042, name
     assert naive / studies > 0.15
 
 
