@@ -207,7 +207,7 @@ def _build(folder: Path, record: dict[str, Any]) -> Ensemble:
     # Those of the whole: a fold's own are of its test patients alone.
     warnings = tuple(" ".join(line.split()) for line in run.metrics()["warnings"])
     names = (
-        *(run_dir.PROTOCOL, run_dir.CALIBRATION),
+        *(run_dir.PROTOCOL, run_dir.METRICS, run_dir.CALIBRATION),
         *(run_dir.PREDICTIONS, run_dir.SUBJECT_PREDICTIONS),
     )
     content = {name: (folder / name).read_bytes() for name in names}

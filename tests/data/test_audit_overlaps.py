@@ -299,4 +299,4 @@ def test_missed_copies_are_estimated_from_those_that_follow() -> None:
     missed = next(finding for finding in every if finding["kind"] == "missed_copies")
     # 90 were found directly, which is 3 of 4: there are 120.
     assert missed["count"] == 20
-    assert "about 20 more pairs" in missed["title"] and "75%" in missed["detail"]
+    assert "about 20 more pairs" in missed["title"] and "(75.0 %)" in missed["detail"]
