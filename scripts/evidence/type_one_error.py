@@ -26,6 +26,7 @@ DESIGNS: tuple[tuple[tuple[int, ...], int | None], ...] = (
     ((16, 4), 10),
     ((7, 7, 6), None),
     ((20, 20), None),
+    ((3, 3, 2), None),
 )
 
 FIGURES = ("accuracy", "balanced_accuracy", "macro_auroc", "quadratic_kappa", "log_loss", "auroc")

@@ -85,9 +85,12 @@ def swap_test(
 ) -> tuple[dict[str, float], bool]:
     """Two-sided p-values of the differences of all figures, by swaps of whole subjects.
 
-    AUROC is of ranks: each model's probabilities are ranked among its own before they are swapped
-    (Bandos, Rockette and Gur 2005, Statistics in Medicine 24: 2873-2893), or models of equal areas
-    of different confidence would seem to differ.
+    The null hypothesis is that the two models' predictions of a subject could as well stand in each
+    other's place; then the level is exact, for AUROC too. Between models of equal areas that differ
+    in confidence the test of AUROC rejects more rarely than its level says. Ranking each model's
+    probabilities before they are swapped (Bandos, Rockette and Gur 2005, Statistics in Medicine 24:
+    2873-2893) would not care for confidence, but exceeds its level where subjects are few: a
+    subject's ranks depend on all others of its model, so they are no longer its own to swap.
 
     Args:
       first: one model's predictions.
@@ -102,13 +105,11 @@ def swap_test(
     number = len(strata)
     stacked = Predictions.join([first, second])
     groups = np.concatenate([group, group + number])
-    ranks = np.concatenate([stats.rankdata(one.probabilities, axis=0) for one in (first, second)])
 
     def differences(swapped: np.ndarray) -> dict[str, np.ndarray]:
         mine = np.concatenate([~swapped, swapped], axis=1).astype(np.float64)
         one, other = (
-            resampling.weighted(stacked, groups, weights, ordered, ranks)
-            for weights in (mine, 1 - mine)
+            resampling.weighted(stacked, groups, weights, ordered) for weights in (mine, 1 - mine)
         )
         return {name: one[name] - other[name] for name in one}
 

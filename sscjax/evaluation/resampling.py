@@ -120,11 +120,7 @@ def subjects_of(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
 
 
 def weighted(
-    predictions: Predictions,
-    group: np.ndarray,
-    weights: np.ndarray,
-    ordered: bool,
-    scores: np.ndarray | None = None,
+    predictions: Predictions, group: np.ndarray, weights: np.ndarray, ordered: bool
 ) -> dict[str, np.ndarray]:
     """Every figure of a table whose subjects weigh more or less, as `bootstrap` returns them.
 
@@ -133,10 +129,8 @@ def weighted(
       group: [N] int, each row's subject, 0 to S-1.
       weights: [R,S] float64, not negative.
       ordered: whether quadratic kappa has a meaning.
-      scores: [N,C] float, what AUROC ranks the rows by; None takes the probabilities.
     """
-    if scores is None:
-        scores = predictions.probabilities
+    scores = predictions.probabilities
     classes, subjects = len(predictions.classes), weights.shape[1]
     cells = np.zeros((subjects, classes, classes))
     np.add.at(cells, (group, predictions.labels, predictions.predicted), 1)
