@@ -86,6 +86,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert all(getattr(sscjax, name) is getattr(api, name) for name in sscjax.__all__)
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_it_stands(notebook: SimpleNamespace) -> None:
     count = len(notebook.train)
     assert notebook.features.shape == (count, 1280) and np.isfinite(notebook.features).all()
@@ -98,6 +99,7 @@ def test_the_page_runs_as_it_stands(notebook: SimpleNamespace) -> None:
     assert (notebook.folder / "runs" / "smoke" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_everything_is_short_when_printed(notebook: SimpleNamespace) -> None:
     many = notebook.classifier.predict(np.zeros((100, 32, 32, 3), np.uint8))
     values = [getattr(notebook, name) for name in ("data", "train", "model", "classifier", "run")]

@@ -56,6 +56,7 @@ def _fit_alike(skin: Path, **arguments: Any) -> Any:
     return sscjax.fit(_cnn(), train, val, **given)
 
 
+@pytest.mark.slow
 def test_fit_gives_the_bits_of_a_run(ran: Any, skin: Path, tmp_path: Path) -> None:
     """Also where it is interrupted between its stages, and called again."""
     of_run = ran.classifier()
@@ -199,6 +200,7 @@ def test_run_returns_what_the_command_writes(
     assert ran.figures["brier"].per_image.value == pytest.approx(brier, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_run_of_a_cross_validation(tmp_path: Path) -> None:
     config = small_config()
     config.stage_order = ("head",)

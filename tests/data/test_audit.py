@@ -353,6 +353,7 @@ def test_program(
     assert terminal.call(audit.main) == terminal.USER_ERROR
 
 
+@pytest.mark.slow
 def test_training_stops_or_says_so_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "images")
     lines = (folder / "manifest.csv").read_text("utf-8").splitlines()

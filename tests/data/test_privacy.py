@@ -232,6 +232,7 @@ def private_config(images: Path, *, private: bool = True) -> ConfigDict:
     return config
 
 
+@pytest.mark.slow
 def test_private_runs_tell_no_names(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -152,6 +152,7 @@ def _tiles(folder: Path, each: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(pixels), np.array(owner)
 
 
+@pytest.mark.slow
 def test_foreign_images_are_flagged_and_new_biopsies_are_not(shared_data: Path) -> None:
     """MobileNetV2 with ImageNet's weights; 36 biopsies train, 10 set the threshold, 10 are new."""
     model = MobileNetV2(outputs=3)

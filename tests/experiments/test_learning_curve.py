@@ -203,6 +203,7 @@ def _program(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return terminal.call(command.main)
 
 
+@pytest.mark.slow
 def test_a_finished_run_gives_text_tables_and_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

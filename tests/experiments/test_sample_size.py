@@ -68,6 +68,7 @@ def half_width(table: Predictions, name: str) -> float:
     return (high - low) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unit", "mean"), [("image", 0.9), ("subject", 0.9), ("subject", 1.8)])
 def test_next_studies_reach_the_width_with_the_assurance(unit: str, mean: float) -> None:
     """Each pilot of 40 subjects plans a study, which is then made, three times: at least 80 % of
@@ -205,6 +206,7 @@ def _program(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return terminal.call(sample_size.main)
 
 
+@pytest.mark.slow
 def test_whole_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

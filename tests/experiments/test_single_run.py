@@ -110,6 +110,7 @@ def test_head_stage_leaves_the_base_alone(reference: Path) -> None:
     assert not np.array_equal(tuned["conv1_1"]["kernel"], head["conv1_1"]["kernel"])
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits_other_seed_other_result(reference: Path, tmp_path: Path) -> None:
     single_run.run(small_config(), tmp_path / "again")
     assert _outcome(tmp_path / "again") == _outcome(reference)

@@ -35,7 +35,7 @@ from sscjax.reports.html import render
 from sscjax.system import run_dir
 from sscjax.training import checkpoint, frozen_features, programs, settings, setup
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
 
 
 def unet_config(images: Path) -> ConfigDict:
@@ -85,7 +85,6 @@ def test_a_run_writes_report_and_page(run: Path) -> None:
     assert maps["layer"] == "up1_1_concat"
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_an_interrupted_run_ends_identical(
     run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -204,7 +203,6 @@ def masked(quick_compiler: None, tmp_path_factory: pytest.TempPathFactory) -> Ma
     return Masked(folder, place / "run", text, drawn, np.asarray(drawn.masks))
 
 
-@pytest.mark.slow
 def test_predictions_of_a_run_with_masks(
     masked: Masked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,7 +241,6 @@ def test_predictions_of_a_run_with_masks(
             assert recorded["masks"][index]["shares"][name] == pytest.approx(shares[place])
 
 
-@pytest.mark.slow
 def test_masks_of_earlier_predictions(masked: Masked, run: Path, tmp_path: Path) -> None:
     """Kept where nothing comes in their place, gone with it; a folder of the user's stays."""
     image = put(tmp_path / "a.png")
@@ -264,7 +261,6 @@ def test_masks_of_earlier_predictions(masked: Masked, run: Path, tmp_path: Path)
     assert own.is_file()
 
 
-@pytest.mark.slow
 def test_masks_of_folds_are_aggregated(masked: Masked, tmp_path: Path) -> None:
     """Each image once; a fold's table that is not its own is refused."""
     names = masked.drawn.files
@@ -287,7 +283,6 @@ def test_masks_of_folds_are_aggregated(masked: Masked, tmp_path: Path) -> None:
         outcomes._masks(other, masked.run / run_dir.MASKS, masked.drawn, recorded)
 
 
-@pytest.mark.slow
 @pytest.mark.extra
 def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> None:
     """In every runtime; other answers are detected."""
@@ -322,7 +317,6 @@ def test_exported_masks_are_those_of_the_run(masked: Masked, tmp_path: Path) -> 
         verify.demand(wrong, "a.onnx")
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_run_with_masks(masked: Masked, tmp_path: Path) -> None:
     """Told better than by the commonest tissue; counted, reported, gone on with, and answered."""

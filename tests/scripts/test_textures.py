@@ -20,7 +20,7 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from pretrain_textures import draw, fields, scanner  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
 
 SIZE, COUNT = 48, 24
 
@@ -151,7 +151,6 @@ CLAIMS: list[tuple[str, int, Callable[..., np.ndarray], Figure, bool]] = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "index", "field", "figure", "grows"),
     CLAIMS,
@@ -170,7 +169,6 @@ def test_parameter_shows(
     assert growth > 3 * error, (low.mean(), high.mean(), error)
 
 
-@pytest.mark.slow
 def test_fields_are_densities() -> None:
     assert {name for name, *_ in CLAIMS} == set(draw.FAMILIES)
     for name in draw.FAMILIES:

@@ -21,6 +21,7 @@ from sscjax.experiments import single_run
 from sscjax.training import checkpoint, frozen_features
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(os.name != "posix", reason="signals and small disks are POSIX'"),
     # Orbax reads all arrays at once: when one is damaged it leaves the others unawaited.
     pytest.mark.filterwarnings(
@@ -72,7 +73,6 @@ def test_damaged_newest_checkpoint(
         assert (run / "checkpoints" / "1000002000000.damaged").is_dir()
 
 
-@pytest.mark.slow
 def test_no_checkpoint_can_be_read(
     run: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -85,7 +85,6 @@ def test_no_checkpoint_can_be_read(
     assert "stage head: already finished" in caplog.text
 
 
-@pytest.mark.slow
 def test_any_bit_of_a_checkpoint(tmp_path: Path) -> None:
     """A changed bit in any file is found, or changes nothing that is read."""
     tree = {"a": np.arange(12, dtype=np.float32), "b": {"c": np.float32(3)}}
@@ -110,7 +109,6 @@ def test_any_bit_of_a_checkpoint(tmp_path: Path) -> None:
     assert found > 5
 
 
-@pytest.mark.slow
 def test_damaged_end_of_a_stage(run: Path, undisturbed: Path) -> None:
     path = run / "stages" / "head" / "stage.json"
     path.write_bytes(path.read_bytes()[:-20])
@@ -150,7 +148,6 @@ def test_damaged_features_are_computed_again(
     assert place == 3 or "computed again" in caplog.text
 
 
-@pytest.mark.slow
 def test_damaged_features_that_are_read_while_training(tmp_path: Path) -> None:
     """Features too large for memory are read later: one line, and the file is removed."""
     entry = frozen_features.Store(tmp_path, 2**20).entry("key", held=False)
@@ -177,7 +174,6 @@ for _ in range(25):
 """
 
 
-@pytest.mark.slow
 def test_two_processes_write_one_cache_file(tmp_path: Path) -> None:
     path, wanted = tmp_path / "key.npy", np.arange(200_000, dtype=np.float32).reshape(1000, 200)
     writers = [faulty_runs.start(WRITER, str(path)) for _ in range(2)]

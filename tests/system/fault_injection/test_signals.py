@@ -24,6 +24,7 @@ from sscjax.system import signals, terminal
 from sscjax.system.progress import Progress
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(os.name != "posix", reason="signals and small disks are POSIX'"),
     # Orbax reads all arrays at once: when one is damaged it leaves the others unawaited.
     pytest.mark.filterwarnings(
@@ -36,7 +37,6 @@ pytestmark = [
 # ---- memory ------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_killed_for_memory_goes_on_with_a_smaller_micro_batch(
     run: Path, undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -100,7 +100,6 @@ def at_step(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[], None]
     monkeypatch.setattr(Progress, "advance", counted)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "at", "saved"),
     [
@@ -132,7 +131,6 @@ def test_signal_while_training(
     faulty_runs.assert_ends_alike(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.slow
 def test_interrupted_epoch_is_interrupted_again(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +145,6 @@ def test_interrupted_epoch_is_interrupted_again(
     faulty_runs.assert_ends_alike(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
 def test_signal_before_training_stops_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -163,7 +160,6 @@ def test_signal_before_training_stops_at_once(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_second_signal_does_not_wait() -> None:
     reached = []
 
