@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sscjax.data import dataset
+from sscjax.data import dataset, lazy
 from sscjax.data.dataset import Images, ImageSet
+from sscjax.data.lazy import Rows
 from sscjax.data.splits import unlabelled_folds
 from sscjax.evaluation import ood, reliability, segmentation
 from sscjax.reports import figures
@@ -40,33 +42,73 @@ class FinalModel:
 
     program: programs.Program
     variables: dict[str, Any]
+    scaling: str
     batch_size: int
     seed: int
 
-    def features(self, images: Images) -> reliability.Features:
-        """What the network hands to its classifier, for every original and for made-up images."""
+    def features(self, images: Images, store: frozen_features.Store) -> reliability.Features:
+        """What the network hands to its classifier, for every original and for made-up images.
+
+        Args:
+          images: the run's images.
+          store: where a stage that trained the classifier alone has kept those of the originals.
+        """
         originals, training = images.originals.images, images.splits == "train"
         validation = np.flatnonzero(images.splits == "val")
         inverted = validation if len(validation) else np.flatnonzero(training)
         made_up = ood.made_up(originals[inverted[:_MADE_UP]], self.seed)
-        total = len(originals) + sum(map(len, made_up.values()))
-        with Progress("features of the images", total) as progress:
+        features = self._kept(originals, store)
+        parts = [originals] * (features is None) + list(made_up.values())
+        with Progress("features of the images", sum(map(len, parts))) as progress:
             extract = functools.partial(
                 evaluate.penultimate,
-                evaluate.make_penultimate(self.program),
+                self._function(originals),
                 self.variables["params"],
                 self.variables["batch_stats"],
                 batch_size=self.batch_size,
                 progress=progress.advance,
             )
-            features = extract(originals)
-            return reliability.Features(
-                features,
-                {kind: extract(pixels) for kind, pixels in made_up.items()},
-                None
-                if len(validation)
-                else self._out_of_fold(features[training], images.originals.subjects[training]),
-            )
+            of_parts = [extract(pixels) for pixels in parts]
+        if features is None:
+            features = of_parts.pop(0)
+        return reliability.Features(
+            features,
+            dict(zip(made_up, of_parts, strict=True)),
+            None
+            if len(validation)
+            else self._out_of_fold(features[training], images.originals.subjects[training]),
+        )
+
+    def _shape(self, images: Rows) -> tuple[int, ...]:
+        """Of what the classifier is fed, before maps are averaged: [N,D] or [N,h,w,D]."""
+        model = self.program.model
+        return frozen_features.prefix_shape(
+            model, self.variables, model.features_end, tuple(images.shape)
+        )
+
+    def _function(self, images: Rows) -> Callable[..., Any]:
+        """From parameters, averages and images [B,H,W,3] to what the classifier is fed."""
+        if len(self._shape(images)) > 2:
+            return evaluate.make_penultimate(self.program)
+        # The function of a stage that trains the classifier alone, which is then compiled already.
+        return programs.make_features(self.program, self.program.model.features_end)
+
+    def _kept(self, originals: Rows, store: frozen_features.Store) -> np.ndarray | None:
+        """[N,D] from the store; None where nothing is, as after a stage that trained more."""
+        shape = self._shape(originals)
+        if len(shape) > 2:
+            return None  # stages keep maps, of which only the means are wanted here
+        key = frozen_features.key(
+            self.program,
+            self.program.model.features_end,
+            self.variables["params"],
+            self.variables["batch_stats"],
+            images=lazy.fingerprint(originals),
+            scaling=self.scaling,
+            batch_size=self.batch_size,
+        )
+        kept = store.entry(key, held=True).read(shape)
+        return None if kept is None else np.asarray(kept)
 
     def _out_of_fold(self, features: np.ndarray, subjects: np.ndarray) -> np.ndarray:
         """[T] distances of the training images, each from a detector without its subject.
@@ -140,4 +182,5 @@ def read(settings: Settings, folder: Path, network: Network, stage: str) -> Fina
         setup.make_inputs(network.weights.convention.scaling),
         micro_batch=settings.micro_batch,
     )
-    return FinalModel(program, dict(variables), settings.batch_size, settings.seed)
+    scaling = network.weights.convention.scaling
+    return FinalModel(program, dict(variables), scaling, settings.batch_size, settings.seed)

@@ -217,7 +217,7 @@ def _train_and_report(request: _Request, prepared: _Prepared, lock: locks.Lock) 
         settings, folder, prepared.stages, images, network, store=store, lock=lock
     )
     model = final_model.read(settings, folder, network, summarize.choose(settings.select, finished))
-    features = model.features(images)
+    features = model.features(images, store)
     masks = model.masks(images, folder)
     lock.check()
     return summarize.write(
