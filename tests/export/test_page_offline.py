@@ -60,7 +60,7 @@ def replaced(served: Path, by: Path) -> None:
 
 def threshold_said(page: Any) -> str:
     page.wait_for_selector("body[data-ready]")
-    return str(page.locator("#facts dt:text-is('Disease') + dd").text_content())
+    return str(page.locator("#facts dt:text-is('Disease, of a patient') + dd").text_content())
 
 
 def reloaded(page: Any) -> str:

@@ -115,7 +115,7 @@ def ask(folder: Path) -> None:
             assert found.stage == "head"
 
 
-@tried(80)
+@tried(40)
 @given(data=st.data())
 def test_records_with_something_else_in_them(run: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(RECORDS))
