@@ -22,6 +22,9 @@ _LOG = logging.getLogger("sscjax")
 
 USER_ERROR, INTERRUPTED = 2, 130
 
+# As the shell reports a program that was ended by SIGPIPE.
+_NOBODY_READS = 141
+
 
 # Errors of the disk or the machine, and how the user fixes them.
 _SAVED = "run the same command again: it resumes from what was saved"
@@ -49,7 +52,8 @@ def call(program: Callable[[], int | None]) -> int:
     """Run a program and return its exit code: its own, 2 for a `UserError`, 130 for Ctrl-C.
 
     SIGTERM counts as Ctrl-C. System errors that the user can fix, such as a full disk, count as a
-    `UserError`. A program that returns None gives 0.
+    `UserError`. A program that returns None gives 0, one whose output nobody reads any more, as
+    after `| head`, 141.
 
     Any other exception is a bug and keeps its traceback.
     """
@@ -57,7 +61,15 @@ def call(program: Callable[[], int | None]) -> int:
     try:
         _refuse_undecodable()
         with signals.handled():
-            return program() or 0
+            try:
+                return program() or 0
+            finally:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would try once more to print what is left, and complain.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NOBODY_READS
     except UserError as error:
         _say(f"error: {error}")
         return USER_ERROR

@@ -249,3 +249,16 @@ def test_results_are_not_overwritten_without_the_option(
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "add --overwrite" in err and "--out=FOLDER" in err
     assert err.startswith("error: --out=predictions holds earlier results")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes end otherwise on Windows")
+def test_help_whose_reader_leaves_ends_silently() -> None:
+    """As in `sscjax train --helpfull | head -n 1`."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-u", "-m", "sscjax", "train", "--helpfull"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as started:
+        assert started.stdout is not None and started.stderr is not None
+        started.stdout.close()
+        assert started.stderr.read() == b"" and started.wait(60) == 141
