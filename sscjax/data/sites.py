@@ -307,6 +307,12 @@ def tested(
         chosen, number = parts(image_set, [1 / folds] * folds, seed) == fold, fold
     else:
         chosen, number = parts(image_set, [1 - fractions[2], fractions[2]], seed) == 1, 0
+    shared = np.intersect1d(image_set.subjects[chosen], image_set.subjects[~chosen])
+    if shared.size:
+        raise UserError(
+            f"subject {str(shared[0])!r} is at several sites, so they cannot be kept apart; give "
+            "each subject one site"
+        )
     share = float(chosen.mean())
     if share + fractions[1] >= 1 - 1e-9:
         which = f"site {test_site!r} has" if test_site else f"the sites of fold {number} have"
