@@ -75,8 +75,14 @@ def input_images(images: Sequence[InputImage]) -> list[InputImage]:
     of_file, of_subject = _both(
         [image.file for image in images], [image.subject for image in images]
     )
+    of_site = {"": "", **numbers({image.site for image in images} - {""}, "site", 2)}
     return [
-        dataclasses.replace(image, file=of_file[image.file], subject=of_subject[image.subject])
+        dataclasses.replace(
+            image,
+            file=of_file[image.file],
+            subject=of_subject[image.subject],
+            site=of_site[image.site],
+        )
         for image in images
     ]
 

@@ -48,6 +48,12 @@ def simulated(
     return found, features[images] + rng.standard_normal((len(images), 24))
 
 
+def of(table: ImageSet) -> np.ndarray:
+    """Its sites, which it has."""
+    assert table.sites is not None
+    return table.sites
+
+
 def kinds(found: ImageSet, features: np.ndarray) -> dict[str, str]:
     return {one["kind"]: one["severity"] for one in sites.findings(found, features)}
 
@@ -73,13 +79,13 @@ def test_a_site_that_is_visible_is_named_and_others_are_not() -> None:
     assert kinds(*simulated(0, subjects=90, follows=0.6, shift=3.0)) == both
     found, features = simulated(0)
     assert kinds(dataclasses.replace(found, sites=None), features) == {}
-    mixed = np.where(np.arange(len(found)) % 2, "A", found.sites)
+    mixed = np.where(np.arange(len(found)) % 2, "A", of(found))
     assert kinds(dataclasses.replace(found, sites=mixed), features)["subjects_across_sites"]
 
 
 def test_association_against_scipy() -> None:
     found, _ = simulated(1, subjects=90, follows=0.25)
-    _, site, label = sites.per_subject(found.subjects, found.sites, found.labels, 3)
+    _, site, label = sites.per_subject(found.subjects, of(found), found.labels, 3)
     ours = sites.with_labels(site, label)
     table = np.histogram2d(site, label, bins=3)[0].astype(int)
     n, v = table.sum(), association(table, "cramer")
@@ -93,7 +99,7 @@ def test_association_against_scipy() -> None:
 def test_predictions_by_the_others_are_those_of_scikit_learn() -> None:
     """With one class: ridge regression without each subject in turn, ranked by its area."""
     found, features = simulated(2, subjects=30, shift=2.0)
-    _, site, _ = sites.per_subject(found.subjects, found.sites, found.labels, 3)
+    _, site, _ = sites.per_subject(found.subjects, of(found), found.labels, 3)
     features = features[::2]
     _, first = np.unique(found.subjects[::2], return_index=True)
     features = features[first]

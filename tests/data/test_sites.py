@@ -50,6 +50,12 @@ def make_set(seed: int, of_sites: int, mixed: bool = True) -> ImageSet:
     )
 
 
+def of(table: ImageSet) -> np.ndarray:
+    """Its sites, which it has."""
+    assert table.sites is not None
+    return table.sites
+
+
 # ---- reading ------------------------------------------------------------------------------------
 
 
@@ -69,11 +75,10 @@ def test_a_manifest_names_sites(tmp_path: Path, header: str, cells: str) -> None
         for k, (file, site) in enumerate(zip(FILES, cells.split(","), strict=True))
     ]
     found = loading.load(write_manifest(tmp_path, *rows, header=f"file,label,subject,{header}"), 32)
-    assert found.sites is not None
-    assert found.sites.tolist() == [cell.removeprefix("'") for cell in cells.split(",")]
-    assert found.take(np.array([2, 0])).sites.tolist() == [found.sites[2], found.sites[0]]
+    assert of(found).tolist() == [cell.removeprefix("'") for cell in cells.split(",")]
+    assert of(found.take(np.array([2, 0]))).tolist() == [of(found)[2], of(found)[0]]
     # The name of a hospital is no more to be written than that of a patient.
-    assert anonymize.image_set(found).sites.tolist() == ["site 01"] * 2 + ["site 02"] * 2
+    assert of(anonymize.image_set(found)).tolist() == ["site 01"] * 2 + ["site 02"] * 2
     without = dataclasses.replace(found, sites=None)
     assert found.fingerprint() != without.fingerprint()
 
@@ -116,7 +121,7 @@ def test_a_level_of_folders_names_sites(tmp_path: Path) -> None:
 def test_each_site_is_left_out_as_by_scikit_learn() -> None:
     image_set = make_set(1, 5)
     plan = folds.plan(config_of("leave_one_site_out"), image_set)
-    reference = LeaveOneGroupOut().split(image_set.files, image_set.labels, image_set.sites)
+    reference = LeaveOneGroupOut().split(image_set.files, image_set.labels, of(image_set))
     for fold, (trained, tested) in zip(plan, reference, strict=True):
         np.testing.assert_array_equal(fold.tested, tested)
         splits = data_from_config.make_splits(fold.settings, image_set)
@@ -141,8 +146,8 @@ def test_folds_keep_sites_apart_and_balance_as_well_as_scikit_learn() -> None:
         fold_of = np.zeros(len(image_set), int)
         for number, fold in enumerate(plan):
             fold_of[fold.tested] = number
-            held_back = np.delete(image_set.sites, fold.tested)
-            assert not set(image_set.sites[fold.tested]) & set(held_back)
+            held_back = np.delete(of(image_set), fold.tested)
+            assert not set(of(image_set)[fold.tested]) & set(held_back)
             # Every class is trained on.
             assert set(np.delete(image_set.labels, fold.tested)) == {0, 1, 2}
         once = np.concatenate([fold.tested for fold in plan])
@@ -150,7 +155,7 @@ def test_folds_keep_sites_apart_and_balance_as_well_as_scikit_learn() -> None:
         ours.append(unevenness(image_set, fold_of, 4))
         # The reference sees each patient once, too: patients are what is balanced.
         _, first, inverse = np.unique(image_set.subjects, return_index=True, return_inverse=True)
-        labels, places = image_set.labels[first], image_set.sites[first]
+        labels, places = image_set.labels[first], of(image_set)[first]
         reference = StratifiedGroupKFold(4, shuffle=True, random_state=seed)
         other = np.zeros(len(first), int)
         for number, (_, tested) in enumerate(reference.split(first, labels, places)):
@@ -171,13 +176,13 @@ def test_sites_are_kept_apart_where_that_can_be_done() -> None:
         (few, "auto", "subject", 5, False),
         (few, "auto", "subject", 3, True),
         (single, "auto", "subject", 4, True),  # each class is at two sites
-        (single.take(np.flatnonzero(single.sites != "site 0")), "auto", "subject", 4, False),
+        (single.take(np.flatnonzero(of(single) != "site 0")), "auto", "subject", 4, False),
         (few, "apart", "subject", 0, True),
     ):
         assert sites.kept_apart(image_set, wanted, by, count) is apart
     given: dict[str, Any] = {"by": "subject", "fractions": (0.6, 0.15, 0.25), "seed": 0}
     splits = make_splits(many, **given, keep_sites="apart")
-    assert not set(many.sites[splits == "test"]) & set(many.sites[splits != "test"])
+    assert not set(of(many)[splits == "test"]) & set(of(many)[splits != "test"])
     assert 0.1 < np.mean(splits == "test") < 0.4 and set(splits) == {"train", "val", "test"}
     without = make_splits(many, **given, keep_sites="apart", validation=False)
     np.testing.assert_array_equal(without == "test", splits == "test")
@@ -187,7 +192,7 @@ def test_inner_folds_keep_sites_apart() -> None:
     image_set = make_set(5, 9)
     for fold in folds.plan(config_of("nested", cv__folds=3, cv__inner_folds=2), image_set):
         rest = image_set.take(np.delete(np.arange(len(image_set)), fold.tested))
-        assert not set(rest.sites) & set(image_set.sites[fold.tested])
+        assert not set(of(rest)) & set(of(image_set)[fold.tested])
         for inner in fold.inner:
             tested = np.isin(np.arange(len(rest)), inner.tested)
             assert sites.are_apart(rest, tested, ~tested)
@@ -228,5 +233,5 @@ def test_warnings_of_sites() -> None:
     assert "site 0 (only normal), site 1 (only early)" in of_one_class
     assert "early (at site 1), late (at site 2)" in of_one_site and "normal" not in of_one_site
     assert "saw no image of the class" in of_one_site
-    [one] = sites.warnings(mixed.take(np.flatnonzero(mixed.sites == "site 1")), False)
+    [one] = sites.warnings(mixed.take(np.flatnonzero(of(mixed) == "site 1")), False)
     assert "ONE SITE (site 1)" in one
