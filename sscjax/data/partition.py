@@ -15,6 +15,8 @@ from sscjax.errors import UserError
 # Weight of a class that is missing from a part, far above any sum of squared differences.
 _MISSING = 1e3
 _RESTARTS = 20
+# Cost of parts that no patient is worth moving for; with hundreds of groups any search gets there.
+_EVEN = 1e-4
 _MAX_STEPS = 500
 _SWAPPED = 150
 
@@ -96,6 +98,8 @@ def nearest(table: np.ndarray, shares: Sequence[float], seed: Sequence[int]) -> 
         score = (in_one_part, round(float(search.cost(sums, search.shares).sum()), 9))
         if score < best:
             best, found = score, part
+        if best < (0, _EVEN):
+            break
     return found
 
 

@@ -118,7 +118,10 @@ def _title(
 def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str, Any]) -> str:
     """One row per fold with the figures of its test images, then mean and standard deviation."""
     loso = settings.protocol == "loso"
+    by_site = settings.protocol == "leave_one_site_out"
     names = ("accuracy", "log_loss") if loso else metrics.OVERALL
+    if by_site:  # the column of sites takes its place
+        names = tuple(name for name in names if name != "quadratic_kappa")
     shares = ("accuracy", "balanced_accuracy")
     heads = {
         "balanced_accuracy": "balanced",
@@ -126,7 +129,6 @@ def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str
         "quadratic_kappa": "quadratic kappa",
     }
     columns = [heads.get(name, name.replace("_", " ")) for name in names]
-    by_site = settings.protocol == "leave_one_site_out"
     head = [*(["site"] if by_site else []), "subject" if loso else "subjects"]
     rows = [["fold", *head, *([] if loso else ["right"]), "images", "stage", *columns]]
 
