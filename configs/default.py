@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
     # Which images the test metrics come from. 'holdout': one split. 'repeated': several. 'kfold': k
     # folds, each tested once. 'nested': k folds, within each of which others choose among
     # `cv.search`. 'loso': each subject is tested once (leave one subject out).
+    # 'leave_one_site_out': each site (hospital, scanner) is tested once, by a model of the others.
     config.protocol = "holdout"
     config.cv = ConfigDict()
     # k of 'kfold' and 'nested'.
@@ -79,8 +80,8 @@ def get_config() -> ConfigDict:
     config.private = False
 
     config.data = ConfigDict()
-    # Folder of images: one folder per class, or a manifest.csv with file,label,subject[,split].
-    # Empty: the embedded synthetic set.
+    # Folder of images: one folder per class, or a manifest.csv with file,label[,subject,split,
+    # site]. Empty: the embedded synthetic set.
     config.data.path = ""
     # A set of tensorflow-datasets ('name' or 'name/config'), instead of a path.
     config.data.tfds = ""
@@ -101,6 +102,9 @@ def get_config() -> ConfigDict:
     # (of equally many the later class); 'worst', the latest class of any; 'image', nothing: it is
     # left out of the figures per subject. The report says how many these are.
     config.data.subject_label = "majority"
+    # The folder that names the site, counted from that of the class: 1 in class/site/subject/a.jpg;
+    # 0: none. A manifest has a column `site` (or centre, scanner, hospital, institution).
+    config.data.site_level = 0
     # What to do about an image that cannot be read: 'error' stops the run before it trains, with a
     # line that names it; 'skip' leaves it out, and log, record and report say so.
     config.data.corrupt = "error"
@@ -142,6 +146,11 @@ def get_config() -> ConfigDict:
     config.split.fold = 0
     # The test set is this subject and no other; validation is cut from the rest. Empty: off.
     config.split.test_subject = ""
+    # 'apart': no site is trained on and tested. 'mixed': sites make no difference. 'auto': apart in
+    # folds by subject, where there are as many sites as folds and each class is at two or more.
+    config.split.sites = "auto"
+    # The test set is this site and no other; validation is cut from the rest. Empty: off.
+    config.split.test_site = ""
     # k > 0: fold `outer_fold` of k is left out altogether, before all else; 'nested' uses it.
     config.split.outer_folds = 0
     config.split.outer_fold = 0

@@ -51,8 +51,17 @@ def image_set(original: ImageSet) -> ImageSet:
         files=np.array([of_file[name] for name in files], dtype=np.str_),
         subjects=np.array([of_subject[name] for name in subjects], dtype=np.str_),
         origins=original.files,
+        sites=_numbered_sites(original.sites),
         skipped={of_file[name]: _reason(name, why) for name, why in original.skipped.items()},
     )
+
+
+def _numbered_sites(sites: np.ndarray | None) -> np.ndarray | None:
+    """Numbers for sites: the name of a hospital says much of who a patient is."""
+    if sites is None:
+        return None
+    of_site = numbers(sites.tolist(), "site", 2)
+    return np.array([of_site[name] for name in sites.tolist()], np.str_)
 
 
 def _reason(file: str, reason: str) -> str:
@@ -66,8 +75,14 @@ def input_images(images: Sequence[InputImage]) -> list[InputImage]:
     of_file, of_subject = _both(
         [image.file for image in images], [image.subject for image in images]
     )
+    of_site = {"": "", **numbers({image.site for image in images} - {""}, "site", 2)}
     return [
-        dataclasses.replace(image, file=of_file[image.file], subject=of_subject[image.subject])
+        dataclasses.replace(
+            image,
+            file=of_file[image.file],
+            subject=of_subject[image.subject],
+            site=of_site[image.site],
+        )
         for image in images
     ]
 

@@ -36,6 +36,7 @@ class ImageSet:
       skipped: reason by file, for images of the source that cannot be read.
       origins: [N] str, the real file names of a private set, whose `files` are numbers ('' for
         what is no file); None if `files` are the real names. Never written.
+      sites: [N] str, the hospital or scanner of each image, one for each subject; None if unknown.
       loaded_by: fields of a config, such as `data.path`, that load these images again; {} if
         unknown, as for arrays.
     """
@@ -51,6 +52,7 @@ class ImageSet:
     source: str = ""
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
     origins: np.ndarray | None = None
+    sites: np.ndarray | None = None
     loaded_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -111,6 +113,7 @@ class ImageSet:
             splits=None if self.splits is None else self.splits[indices],
             masks=None if self.masks is None else lazy.View(self.masks, indices),
             origins=None if self.origins is None else self.origins[indices],
+            sites=None if self.sites is None else self.sites[indices],
         )
 
     @property
@@ -120,7 +123,7 @@ class ImageSet:
         return paths
 
     def fingerprint(self) -> str:
-        """SHA-256 over all inputs of training: pixels, labels, subjects, names, splits, masks."""
+        """SHA-256 over all inputs of training: pixels, labels, names, splits, masks, sites."""
         return self._fingerprint
 
     @functools.cached_property
@@ -131,6 +134,8 @@ class ImageSet:
         digest.update(self.labels.astype("<i4").tobytes())
         for names in (self.subjects, self.files, self.splits):
             digest.update("\0".join([] if names is None else names.tolist()).encode())
+        if self.sites is not None:
+            digest.update("\0".join(self.sites.tolist()).encode())
         if self.masks is not None:
             digest.update(lazy.fingerprint(self.masks).encode())
         return digest.hexdigest()

@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from sscjax.data import masks
+import numpy as np
+
+from sscjax.data import masks, sites
 from sscjax.data.csv_table import read_rows, refuse_undecodable
 from sscjax.data.image_io import IMAGE_SUFFIXES
 from sscjax.errors import UserError
@@ -41,6 +43,7 @@ class ImageRecord:
       subject: patient or biopsy; the file itself if the source names none.
       split: 'train', 'val' or 'test', or None if the source prescribes no split.
       mask: its segmentation map, or None.
+      site: the hospital or scanner, or None if the source names none.
     """
 
     path: Path
@@ -49,6 +52,7 @@ class ImageRecord:
     subject: str
     split: str | None = None
     mask: Path | None = None
+    site: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +74,20 @@ class Listing:
     source: str
     kind: str
 
+    def sites(self, records: Sequence[ImageRecord] | None = None) -> np.ndarray | None:
+        """[N] str, the sites of all or some of the records, see `sites.column`."""
+        chosen = self.records if records is None else records
+        subjects = [record.subject for record in chosen]
+        return sites.column(str(self.folder), [record.site for record in chosen], subjects)
 
-def list_images(path: Path | str, classes: Sequence[str] = (), *, private: bool = False) -> Listing:
+
+def list_images(
+    path: Path | str, classes: Sequence[str] = (), *, private: bool = False, site_level: int = 0
+) -> Listing:
     """Lists and checks an image set without decoding any image.
 
     A csv file or a folder with a `manifest.csv` is read as a manifest: columns `file` (relative
-    to the csv's folder), `label` and optionally `subject`, `split` and `mask`. Any other
+    to the csv's folder), `label` and optionally `subject`, `split`, `mask` and `site`. Any other
     folder holds one folder per class, with images at any depth: in `class/subject/image.jpg` the
     second folder names the subject (the same name under two classes is the same subject). An image
     without a subject is a subject of its own, which is logged as a warning. Hidden files and
@@ -86,6 +98,7 @@ def list_images(path: Path | str, classes: Sequence[str] = (), *, private: bool 
       path: the folder or csv file.
       classes: class names in label order; empty: the names found, sorted.
       private: name the folder only in errors.
+      site_level: which folder below a class names the site, see `sites.of_folders`.
 
     Raises:
       UserError: one line that names the file or row, what was expected and how to fix it.
@@ -96,7 +109,7 @@ def list_images(path: Path | str, classes: Sequence[str] = (), *, private: bool 
     folder = existing_folder(path)
     if (folder / MANIFEST).is_file():
         return list_manifest(folder / MANIFEST, classes, private=private)
-    return list_folder(folder, classes, private=private)
+    return list_folder(folder, classes, private=private, site_level=site_level)
 
 
 # --- folder per class ---------------------------------------------------------------------------
@@ -112,7 +125,9 @@ def existing_folder(path: Path | str) -> Path:
     return folder
 
 
-def list_folder(folder: Path, classes: Sequence[str], *, private: bool = False) -> Listing:
+def list_folder(
+    folder: Path, classes: Sequence[str], *, private: bool = False, site_level: int = 0
+) -> Listing:
     """Lists one folder per class, as `list_images` does where there is no manifest."""
     entries = _visible(folder)
     if not entries:
@@ -133,7 +148,7 @@ def list_folder(folder: Path, classes: Sequence[str], *, private: bool = False) 
         images = []
         for entry in masks.without(walk(folder / name)):
             if _is_image(entry):
-                images.append(_folder_record(folder, entry, name))
+                images.append(_folder_record(folder, entry, name, site_level))
             else:
                 skipped += 1
         if not images:
@@ -179,13 +194,14 @@ def _source(name: str, records: Sequence[ImageRecord]) -> str:
     )
 
 
-def _folder_record(folder: Path, path: Path, label: str) -> ImageRecord:
+def _folder_record(folder: Path, path: Path, label: str, site_level: int = 0) -> ImageRecord:
     refuse_undecodable(path)
     file = path.relative_to(folder).as_posix()
-    inner = path.relative_to(folder / label).parts
+    inner: Sequence[str] = path.relative_to(folder / label).parts
+    site, inner = sites.of_folders(str(path), site_level, inner)
     _refuse_outside(folder, path, str(path))
     subject = inner[0] if len(inner) > 1 else file
-    return ImageRecord(path, file, label, subject, mask=_beside(folder, path))
+    return ImageRecord(path, file, label, subject, mask=_beside(folder, path), site=site)
 
 
 def _beside(folder: Path, path: Path) -> Path | None:
@@ -293,7 +309,8 @@ def _manifest_record(
         mask = named_file(folder, where, row["mask"])[0] if row["mask"] else None
     else:
         mask = _beside(folder, path)
-    return ImageRecord(path, file, label, row.get("subject", file), SPLIT_NAMES.get(split), mask)
+    subject, site = row.get("subject", file), sites.of_row(where, row)
+    return ImageRecord(path, file, label, subject, SPLIT_NAMES.get(split), mask, site)
 
 
 def named_file(folder: Path, where: str, name: str) -> tuple[Path, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sscjax.data import csv_table, image_folder, masks
+from sscjax.data import csv_table, image_folder, masks, sites
 from sscjax.data.image_io import IMAGE_SUFFIXES, read_image
 from sscjax.errors import UserError
 
@@ -28,19 +28,21 @@ class InputImage:
       file: its name in the results.
       subject: the patient, biopsy or slide it comes from.
       label: its class, or '' where it is unknown.
+      site: the hospital or scanner, or '' where it is unknown.
     """
 
     path: Path
     file: str
     subject: str
     label: str = ""
+    site: str = ""
 
 
 def find(path: Path | str, classes: Sequence[str]) -> list[InputImage]:
     """List the images at a path.
 
     An image file is one image. A csv file, or a folder with a `manifest.csv`, has the columns
-    `file` (relative to it) and optionally `subject` (or `slide`) and `label`. A folder that
+    `file` (relative to it) and optionally `subject` (or `slide`), `label` and `site`. A folder that
     contains only folders named after the network's classes is labelled, as for training:
     `class/subject/image.jpg`. In any other folder, each folder with images is one subject.
 
@@ -103,7 +105,8 @@ def _from_manifest(manifest: Path) -> list[InputImage]:
             raise UserError(f"{location}: empty file; fill it in")
         path, name = image_folder.named_file(manifest.parent, location, row["file"])
         subject = row.get("subject") or row.get("slide") or name
-        images.append(InputImage(path, name, subject, row.get("label", "")))
+        site = sites.of_row(location, row) or ""
+        images.append(InputImage(path, name, subject, row.get("label", ""), site))
     if not images:
         raise UserError(f"{manifest}: has no rows; expected one row per image")
     return images

@@ -15,6 +15,8 @@ from sscjax.errors import UserError
 # Weight of a class that is missing from a part, far above any sum of squared differences.
 _MISSING = 1e3
 _RESTARTS = 20
+# Cost of parts that no patient is worth moving for; with hundreds of groups any search gets there.
+_EVEN = 1e-4
 _MAX_STEPS = 500
 _SWAPPED = 150
 
@@ -66,6 +68,39 @@ def partition(
         f"found no way to give each of {parts} parts every class without dividing a {by} "
         f"({len(table)} {by}s, {len(classes)} classes); merge classes or split by='image'"
     )
+
+
+def nearest(table: np.ndarray, shares: Sequence[float], seed: Sequence[int]) -> np.ndarray:
+    """Assign groups to parts as near to the given shares as a search gets; parts may lack a class.
+
+    A class that several groups hold is in two parts or more, where any search finds that, so that
+    each part can be tested by a model that saw the class in others.
+
+    Args:
+      table: [G,K] counts of each class in each group, G at least the number of parts.
+      shares: the target share of each part, sum 1.
+      seed: of the random generator.
+
+    Returns:
+      [G] int, the part of each group.
+    """
+    present = table[:, table.any(0)]
+    counts = np.column_stack([present, present.sum(1)]).astype(float)
+    search = _Search(counts / counts.sum(0), np.asarray(shares))
+    rng = np.random.default_rng(seed)
+    best, found = (np.inf, np.inf), np.zeros(len(table), np.int64)
+    for _ in range(_RESTARTS):
+        part = search.improve(search.start(rng), rng)
+        sums = np.zeros((len(shares), counts.shape[1]))
+        np.add.at(sums, part, search.weights)
+        in_one_part = int(((sums > 0).sum(0) == 1).sum())
+        # Rounded, so that the order of summation decides nothing.
+        score = (in_one_part, round(float(search.cost(sums, search.shares).sum()), 9))
+        if score < best:
+            best, found = score, part
+        if best < (0, _EVEN):
+            break
+    return found
 
 
 def _by_image(labels: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal, get_args
 
-from sscjax.data import sources, splits
+from sscjax.data import sites, sources, splits
 from sscjax.data.augment import Changes
 from sscjax.errors import UserError
 
@@ -48,6 +48,7 @@ class DataSettings:
     merge: str = ""
     ordered: bool = True
     subject_label: SubjectLabel = "majority"
+    site_level: int = 0
     corrupt: sources.Policy = "error"
     storage: Storage = "direct"
     max_megabytes: float = 1000
@@ -67,6 +68,8 @@ class DataSettings:
                 raise UserError(
                     f"config.data.{field}={getattr(self, field)!r}: expected {expected}"
                 )
+        if self.site_level < 0:
+            raise UserError(f"config.data.site_level={self.site_level}: expected 0 or more")
         if self.image_size < 32:
             raise UserError(f"config.data.image_size={self.image_size}: expected 32 pixels or more")
         if self.max_megabytes < 0:
@@ -115,6 +118,8 @@ class SplitSettings:
     folds: int = 0
     fold: int = 0
     test_subject: str = ""
+    sites: sites.Apart = "auto"
+    test_site: str = ""
     outer_folds: int = 0
     outer_fold: int = 0
 
@@ -124,6 +129,8 @@ class SplitSettings:
             self.by, self.fractions, exact, self.folds, self.fold, self.test_subject
         )
         splits.check_arguments(self.by, self.fractions, None, self.outer_folds, self.outer_fold, "")
+        others = {"counts": exact, "folds": self.folds, "test_subject": self.test_subject}
+        sites.check_settings(self.sites, self.test_site, others)
 
     @property
     def fractions(self) -> tuple[float, float, float]:

@@ -160,6 +160,7 @@ def from_path(
     corrupt: Policy = "error",
     *,
     private: bool = False,
+    site_level: int = 0,
 ) -> Files:
     """The images of a folder or manifest, listed by `image_folder.list_images`.
 
@@ -169,9 +170,12 @@ def from_path(
       classes: class names in label order; empty: the names in the set, sorted.
       corrupt: what happens when an image cannot be read.
       private: name the folder only in errors.
+      site_level: see `image_folder.list_images`.
 
     Raises:
       UserError: the folder or the manifest has a mistake.
     """
-    listing = image_folder.list_images(path, classes, private=private)
+    listing = image_folder.list_images(path, classes, private=private, site_level=site_level)
+    # Raises for a subject at two sites, before any image is decoded.
+    listing.sites()
     return Files(listing, image_size, corrupt)

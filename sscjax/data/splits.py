@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from sscjax.data import sites
 from sscjax.data.dataset import ImageSet
 from sscjax.data.partition import partition
 from sscjax.errors import UserError
@@ -37,12 +38,15 @@ def make_splits(
     folds: int = 0,
     fold: int = 0,
     test_subject: str = "",
+    keep_sites: str = "auto",
+    test_site: str = "",
     validation: bool = True,
 ) -> np.ndarray:
     """Assign every image to 'train', 'val' or 'test', each with images of every class.
 
-    With `test_subject` the test split has only the classes of that subject. Without `validation`
-    the test images are the same, and all others are 'train'.
+    With `test_subject` the test split has only the classes of that subject, and where sites are
+    kept apart those of its sites. Without `validation` the test images are the same, and all others
+    are 'train'.
 
     Args:
       image_set: N images; splits that it prescribes are returned as they are.
@@ -56,6 +60,10 @@ def make_splits(
       fold: index of the test part, 0 <= fold < folds. Over all folds each image is tested once.
       test_subject: if given, the test images are those of this subject, and the val images, a share
         `fractions[1]` of the set, are taken from the others; only by subject, without folds.
+      keep_sites: whether test images are of other sites than all others ('apart'), may be of the
+        same ('mixed'), or as `sites.kept_apart` decides ('auto'). Val images are of the sites that
+        are trained on.
+      test_site: if given, the test images are those of this site; otherwise as `test_subject`.
       validation: whether there are val images; if not, those that would be are train images.
 
     Returns:
@@ -66,7 +74,7 @@ def make_splits(
         the set.
     """
     if image_set.splits is not None:
-        return _given_splits(image_set, folds, test_subject, validation)
+        return _given_splits(image_set, folds, test_subject or test_site, validation)
     check_arguments(by, fractions, counts, folds, fold, test_subject)
     if counts is not None:
         counted = _by_counts(image_set, counts, seed)
@@ -74,8 +82,14 @@ def make_splits(
     groups, group_of = _groups(image_set, by)
     table = _count_table(group_of, image_set.labels, len(groups), len(image_set.classes))
     names = (image_set.classes, by)
+    apart = sites.kept_apart(image_set, keep_sites, by, folds)
     if test_subject:
         tested, share, number = _only(groups, table, test_subject, fractions[1])
+    elif test_site or apart:
+        # A subject has one site, so a site is whole groups.
+        of_image, share, number = sites.tested(image_set, fractions, seed, folds, fold, test_site)
+        tested = np.zeros(len(groups), bool)
+        tested[group_of[of_image]] = True
     elif folds:
         part = partition(table, [1 / folds] * folds, [seed], *names)
         tested, share, number = part == fold, 1 / folds, fold
@@ -85,13 +99,9 @@ def make_splits(
         return drawn if validation else without_validation(drawn)
     if not validation:
         return np.where(tested, "test", "train")[group_of]
-    rest = np.flatnonzero(~tested)
-    val_share = fractions[1] / (1 - share)
     # The fold is part of the seed, so that val differs between the folds.
-    inner = partition(table[rest], (1 - val_share, val_share), [seed, number], *names)
-    split_of_group = np.full(len(groups), "test", dtype="<U5")
-    split_of_group[rest] = np.array(SPLITS[:2])[inner]
-    return split_of_group[group_of]
+    val = _validation(table, ~tested, fractions[1] / (1 - share), [seed, number], names)
+    return np.where(tested, "test", np.where(val, "val", "train"))[group_of]
 
 
 def without_validation(splits: np.ndarray) -> np.ndarray:
@@ -200,7 +210,7 @@ def _given_splits(
     if test_subject:
         raise UserError(
             f"{image_set.source}: prescribes its splits, so {test_subject!r} cannot be made the "
-            "test set; clear split.test_subject or remove the split column"
+            "test set; clear split.test_subject and split.test_site, or remove the split column"
         )
     if folds:
         raise UserError(
@@ -284,6 +294,21 @@ def _read_split_rows(path: Path) -> dict[str, tuple[str, str, str]]:
 
 
 # --- the split itself ---------------------------------------------------------------------------
+
+
+def _validation(
+    table: np.ndarray,
+    rest: np.ndarray,
+    share: float,
+    seed: Sequence[int],
+    names: tuple[Sequence[str], str],
+) -> np.ndarray:
+    """[G] bool, the groups to validate on: a share of those of `rest` [G] bool."""
+    held = table[rest].any(0)  # a class may be at the tested site alone
+    present = [name for name, has in zip(names[0], held.tolist(), strict=True) if has]
+    val = np.zeros(len(table), bool)
+    val[rest] = partition(table[rest][:, held], (1 - share, share), seed, present, names[1]) == 1
+    return val
 
 
 def _groups(image_set: ImageSet, by: str) -> tuple[np.ndarray, np.ndarray]:

@@ -16,8 +16,10 @@ from sscjax.system.files import csv_name, csv_text, write_text
 
 SPLITS = ("train", "val", "test")
 
-# The fixed columns of predictions.csv; one column `p_<class>` per class follows.
+# The fixed columns of predictions.csv; one column `p_<class>` per class follows. Where sites are
+# known, a column `site` stands behind the subject.
 CSV_COLUMNS = ("file", "subject", "split", "label", "prediction")
+_SITE = "site"
 
 # How a subject's images become one row of probabilities: by their mean, or by the mean of their
 # logarithms (the geometric mean, scaled to a sum of 1).
@@ -47,6 +49,7 @@ class Predictions:
       probabilities: [N,C] float64 (any float is accepted and widened), rows sum to 1.
       classes: C distinct names in label order. A model with more outputs than classes is given
         names for the outputs that stand for nothing; those classes have no support.
+      sites: [N] str, the hospital or scanner; None where it is not known.
 
     Raises:
       ValueError: the arrays do not fit together or a row is no distribution.
@@ -58,6 +61,7 @@ class Predictions:
     labels: np.ndarray
     probabilities: np.ndarray
     classes: tuple[str, ...]
+    sites: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name, dtype in (
@@ -68,6 +72,8 @@ class Predictions:
             ("probabilities", np.float64),
         ):
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
+        if self.sites is not None:
+            object.__setattr__(self, "sites", np.asarray(self.sites, dtype=str))
         object.__setattr__(self, "classes", tuple(self.classes))
         self._check()
 
@@ -75,7 +81,8 @@ class Predictions:
         count, num_classes = len(self.labels), len(self.classes)
         if len(set(self.classes)) != num_classes or num_classes < 2:
             raise ValueError(f"classes are {self.classes}, expected two or more distinct names")
-        for name in ("files", "subjects", "splits", "labels"):
+        sites = () if self.sites is None else ("sites",)
+        for name in ("files", "subjects", "splits", "labels", *sites):
             if getattr(self, name).shape != (count,):
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, not ({count},)")
         if self.probabilities.shape != (count, num_classes):
@@ -129,12 +136,15 @@ class Predictions:
             labels=self.labels[rows],
             probabilities=self.probabilities[rows],
             classes=self.classes,
+            sites=None if self.sites is None else self.sites[rows],
         )
 
     @classmethod
     def join(cls, tables: Sequence[Predictions]) -> Predictions:
         """The rows of one or more tables of the same classes, one behind the other."""
-        names = ("files", "subjects", "splits", "labels", "probabilities")
+        names = ["files", "subjects", "splits", "labels", "probabilities"]
+        if all(table.sites is not None for table in tables):
+            names.append("sites")
         columns = {
             name: np.concatenate([getattr(table, name) for table in tables]) for name in names
         }
@@ -159,6 +169,8 @@ class Predictions:
         np.add.at(votes, (group, self.labels), 1)
         labels = (votes > 0) if label == "worst" else votes
         subjects = np.array([subject for _, subject in row_of], dtype=str)
+        # A subject has one site, so that of its first image is that of all.
+        first = np.unique(group, return_index=True)[1]
         table = Predictions(
             files=subjects,
             subjects=subjects,
@@ -166,6 +178,7 @@ class Predictions:
             labels=most_frequent(labels),
             probabilities=aggregate(self.probabilities, group, aggregation),
             classes=self.classes,
+            sites=None if self.sites is None else self.sites[first],
         )
         return table.take((votes > 0).sum(axis=1) == 1) if label == "image" else table
 
@@ -187,10 +200,13 @@ class Predictions:
 
     def write_csv(self, path: Path | str) -> None:
         """Write the table atomically; `read_csv` gives back the same numbers to the bit."""
-        rows: list[list[Any]] = [[*CSV_COLUMNS, *(f"p_{name}" for name in self.classes)]]
-        for file, subject, split, label, prediction, row in zip(
+        header = [*_fixed(self.sites is not None), *(f"p_{name}" for name in self.classes)]
+        sites = [[]] * len(self) if self.sites is None else self.sites[:, None].tolist()
+        rows: list[list[Any]] = [header]
+        for file, subject, site, split, label, prediction, row in zip(
             self.files.tolist(),
             self.subjects.tolist(),
+            sites,
             self.splits.tolist(),
             self.labels.tolist(),
             self.predicted.tolist(),
@@ -198,7 +214,7 @@ class Predictions:
             strict=True,
         ):
             names = (self.classes[label], self.classes[prediction])
-            rows.append([file, subject, split, *names, *row])
+            rows.append([file, subject, *site, split, *names, *row])
         write_text(path, csv_text(rows))
 
     @classmethod
@@ -209,9 +225,10 @@ class Predictions:
           UserError: the file is missing or is not such a table; names the file and the line.
         """
         header, rows = _read_rows(Path(path))
-        num_fixed = len(CSV_COLUMNS)
+        fixed = _fixed(header[2:3] == [_SITE])
+        num_fixed = len(fixed)
         names = tuple(column.removeprefix("p_") for column in header[num_fixed:])
-        expected = [*CSV_COLUMNS, *(f"p_{name}" for name in names)]
+        expected = [*fixed, *(f"p_{name}" for name in names)]
         if header != expected or len(names) < 2:
             wanted = ", ".join([*CSV_COLUMNS, "p_<class>, p_<class>..."])
             raise UserError(f"{path}: columns are {', '.join(header)}; expected {wanted}")
@@ -222,21 +239,30 @@ class Predictions:
                 raise UserError(f"{path}: line {line} has {len(row)} fields, not {len(header)}")
             row[:num_fixed] = map(csv_name, row[:num_fixed])
             try:
-                labels.append(index[row[3]])
+                labels.append(index[row[num_fixed - 2]])
                 probabilities.append([float(value) for value in row[num_fixed:]])
             except (KeyError, ValueError) as error:
                 raise UserError(f"{path}: line {line} cannot be used: {error}") from None
-        images, subjects, splits = (np.array([row[k] for _, row in rows], str) for k in range(3))
+        columns = {name: np.array([row[k] for _, row in rows], str) for k, name in enumerate(fixed)}
+        images, subjects, splits = (columns[name] for name in ("file", "subject", "split"))
         table = np.array(probabilities, dtype=np.float64).reshape(len(rows), len(names))
         try:
-            result = cls(images, subjects, splits, np.array(labels, np.int32), table, names)
+            truth = np.array(labels, np.int32)
+            result = cls(images, subjects, splits, truth, table, names, columns.get(_SITE))
         except ValueError as error:
             raise UserError(f"{path}: {error}; write the file again from its run") from None
         for (line, row), prediction in zip(rows, result.predicted.tolist(), strict=True):
-            if row[4] != names[prediction]:
-                found = f"prediction {row[4]!r}, but its probabilities say {names[prediction]!r}"
+            stated = row[num_fixed - 1]
+            if stated != names[prediction]:
+                found = f"prediction {stated!r}, but its probabilities say {names[prediction]!r}"
                 raise UserError(f"{path}: line {line} has {found}; was the file edited?")
         return result
+
+
+def _fixed(has_sites: bool) -> list[str]:
+    """The fixed columns of a table."""
+    names = list(CSV_COLUMNS)
+    return [*names[:2], _SITE, *names[2:]] if has_sites else names
 
 
 def group_means(probabilities: np.ndarray, group: np.ndarray) -> np.ndarray:

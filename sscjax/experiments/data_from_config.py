@@ -111,7 +111,12 @@ def _source(settings: Settings, classes: tuple[str, ...]) -> sources.Source:
     if data.path:
         path = Path(data.path).expanduser()
         return sources.from_path(
-            path, data.image_size, classes, data.corrupt, private=settings.private
+            path,
+            data.image_size,
+            classes,
+            data.corrupt,
+            private=settings.private,
+            site_level=data.site_level,
         )
     counts = data.synthetic
     return SkinBiopsies(
@@ -197,6 +202,7 @@ def without_outer_fold(settings: Settings, image_set: ImageSet) -> ImageSet:
         seed=settings.split_seed,
         folds=split.outer_folds,
         fold=split.outer_fold,
+        keep_sites=split.sites,
     )
     return image_set.take(np.flatnonzero(assigned != "test"))
 
@@ -213,6 +219,8 @@ def make_splits(settings: Settings, image_set: ImageSet) -> np.ndarray:
         folds=split.folds,
         fold=split.fold,
         test_subject=split.test_subject,
+        keep_sites=split.sites,
+        test_site=split.test_site,
         validation=settings.validates,
     )
 

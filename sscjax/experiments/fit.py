@@ -127,6 +127,7 @@ def _joined(model: Model, train: ImageSet, val: ImageSet) -> tuple[ImageSet, np.
         splits=splits,
         masks=_masks([image_set.masks for image_set in sets]),
         origins=_together([image_set.origins for image_set in sets]),
+        sites=_together([image_set.sites for image_set in sets]),
     )
     return joined, splits
 

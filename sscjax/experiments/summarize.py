@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sscjax.data import dataset
+from sscjax.data import dataset, sites
 from sscjax.data.dataset import ImageSet
-from sscjax.evaluation import intervals, metrics, reliability, segmentation
+from sscjax.evaluation import by_site, intervals, metrics, reliability, segmentation
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import held_out
 from sscjax.inference import explanations
-from sscjax.reports import calibration_text, figures, paper, tables
+from sscjax.reports import calibration_text, figures, paper, site_table, tables
 from sscjax.system import files, formatting, run_dir
 from sscjax.training.network import Network
 from sscjax.training.settings import SelectSettings, Settings
@@ -55,6 +55,7 @@ class Summary:
         are none.
       held_out_by_stage: of each stage the figures of the rows that chose between stages, of the
         probabilities that its networks gave; None where there are none.
+      by_site: test figures of each site; {} where no site is known.
     """
 
     chosen: str
@@ -67,6 +68,7 @@ class Summary:
     masks: dict[str, Any] | None
     out_of_fold: dict[str, Any] | None
     held_out_by_stage: dict[str, dict[str, Any] | None]
+    by_site: dict[str, Any]
 
 
 # One argument for each part of the run, as its caller has them.
@@ -88,6 +90,8 @@ def write(
     are as its network gave them.
     """
     chosen, ordered = choose(settings.select, finished), images.ordered
+    tested = images.splits == "test"
+    apart = sites.are_apart(images.originals, tested, ~tested)
     predictions = finished[chosen].predictions
     assessment = reliability.assess(
         predictions,
@@ -134,6 +138,7 @@ def write(
                 leaks=leaks,
             ),
             *of_one_subject(assessment.predictions.where("test")),
+            *(sites.warnings(images.originals, apart) if tested.any() else []),
         ],
         masks=None if masks is None else segmentation.by_split(masks),
         out_of_fold=held_out.out_of_fold_figures(settings, finished[chosen], assessment, ordered),
@@ -141,6 +146,7 @@ def write(
             name: held_out.figures(settings, stage.held_out, ordered)
             for name, stage in finished.items()
         },
+        by_site=by_site.figures(assessment.predictions, assessment.subjects, ordered, apart),
     )
     files.write_json(folder / run_dir.METRICS, _metrics(finished, summary))
     if pictures:
@@ -168,6 +174,7 @@ def _metrics(finished: Mapping[str, FinishedStage], summary: Summary) -> dict[st
         "test_intervals": summary.intervals,
         **({} if summary.out_of_fold is None else {"out_of_fold": summary.out_of_fold}),
         **({} if summary.masks is None else {"segmentation": summary.masks}),
+        **({"sites": summary.by_site} if summary.by_site else {}),
         "stages": {
             name: {
                 "splits": summary.by_stage[name],
@@ -341,6 +348,8 @@ def _text(
             + tables.confusion_text(figures_of["confusion"], figures_of["classes"])
             for unit, figures_of in of_test.items()
         ]
+    if summary.by_site:
+        parts.append(site_table.text(summary.by_site))
     if summary.masks is not None:
         parts.append(segmentation.text(summary.masks))
     parts.append(calibration_text.text(summary.calibration))

@@ -44,6 +44,7 @@ class Decisions:
       names: [N] str, files or subjects.
       subjects: [N] str.
       labels: [N] str, the true class; '' where it is not known.
+      sites: [N] str, the hospital or scanner; '' where it is not known.
       images: [N] int, 1 or more: the number of images of each row.
       probabilities: [N,C] float64, 0 to 1, calibrated; rows sum to 1.
       distances: [N] float64, 0 or more, see `ood.Detector`; of a subject the median of its images.
@@ -58,6 +59,7 @@ class Decisions:
     names: np.ndarray
     subjects: np.ndarray
     labels: np.ndarray
+    sites: np.ndarray
     images: np.ndarray
     probabilities: np.ndarray
     distances: np.ndarray
@@ -113,6 +115,7 @@ def decide(
         names=np.array([image.file for image in images], dtype=str),
         subjects=np.array([image.subject for image in images], dtype=str),
         labels=np.array([image.label for image in images], dtype=str),
+        sites=np.array([image.site for image in images], dtype=str),
         images=np.ones(len(images), int),
         probabilities=outputs.probabilities,
         distances=outputs.distances,
@@ -139,6 +142,7 @@ def by_subject(images: Decisions, rules: Rules, classes: int) -> Decisions:
         names=np.array(names, dtype=str),
         subjects=np.array(names, dtype=str),
         labels=np.array([_common(images.labels[rows]) for rows in members], dtype=str),
+        sites=np.array([_common(images.sites[rows]) for rows in members], dtype=str),
         images=np.array([len(rows) for rows in members], int),
         probabilities=calibration.calibrate(
             aggregate(images.probabilities, group, rules.aggregation), rules.subject.temperature
@@ -150,9 +154,9 @@ def by_subject(images: Decisions, rules: Rules, classes: int) -> Decisions:
     )
 
 
-def _common(labels: np.ndarray) -> str:
-    """The label of all, '' where they differ."""
-    return str(labels[0]) if len(set(labels.tolist())) == 1 else ""
+def _common(names: np.ndarray) -> str:
+    """The label or site of all, '' where they differ."""
+    return str(names[0]) if len(set(names.tolist())) == 1 else ""
 
 
 def _decisions(*, rules: UnitRules, classes: int, **columns: np.ndarray) -> Decisions:
@@ -188,6 +192,8 @@ def as_rows(table: Decisions, columns: Sequence[str], unit: Unit) -> list[dict[s
         if unit == "image":
             entry["file"] = str(table.names[k])
         entry["subject"] = str(table.subjects[k])
+        if table.sites[k]:
+            entry["site"] = str(table.sites[k])
         if unit == "subject":
             entry["images"] = int(table.images[k])
         if table.labels[k]:

@@ -44,5 +44,7 @@ def class_weights(kind: str, labels: np.ndarray, classes: int) -> tuple[float, .
     if kind != "balanced":
         raise UserError(f"config.loss.class_weights={kind!r}: expected 'balanced' or 'none'")
     totals = np.bincount(labels, minlength=classes)
+    # A class that is at the tested site alone has no image here: there is nothing to weigh.
+    present = max(1, np.count_nonzero(totals))
     # Python floats, so that the weights are constants of the compiled step.
-    return tuple(float(totals.sum() / (classes * total)) for total in totals)
+    return tuple(float(totals.sum() / (present * total)) if total else 0.0 for total in totals)

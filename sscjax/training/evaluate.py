@@ -145,4 +145,5 @@ def table(image_set: ImageSet, splits: np.ndarray, probabilities: np.ndarray) ->
         labels=image_set.labels,
         probabilities=probabilities,
         classes=class_columns(image_set.classes, probabilities.shape[1]),
+        sites=image_set.sites,
     )

@@ -19,7 +19,7 @@ from small_runs import one_stage_config, write_folder
 
 from sscjax.cli import audit
 from sscjax.data import synthetic
-from sscjax.data.audit import checks, confounders, duplicates, findings, thumbnails
+from sscjax.data.audit import checks, confounders, duplicates, findings, sites, thumbnails
 from sscjax.data.audit.alignment import align
 from sscjax.data.dataset import ImageSet
 from sscjax.data.image_io import read_image
@@ -256,8 +256,11 @@ def test_a_clean_set_is_clean() -> None:
     assert found["findings"] == [] and checks.leaks(found) == []
     assert all(check["passed"] for check in found["checks"])
     # Three images of a subject are too few to say that two subjects are one patient.
-    assert {check["kind"] for check in found["checks"]} == set(findings.CHECKS) - {"twins"}
-    assert [check["kind"] for check in found["unchecked"]] == ["twins"]
+    assert {check["kind"] for check in found["checks"]} == set(findings.CHECKS) - {
+        "twins",
+        *sites.CHECKS,
+    }
+    assert {check["kind"] for check in found["unchecked"]} == {"twins", *sites.CHECKS}
     checks.refuse(found)
     json.dumps(found, allow_nan=False)
 

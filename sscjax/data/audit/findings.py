@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data.audit import confounders, patients
+from sscjax.data.audit import confounders, patients, sites
 from sscjax.data.audit.duplicates import Found, Pair
 from sscjax.data.dataset import ImageSet
 
@@ -36,6 +36,7 @@ CHECKS = {
     "copies_across_labels": "No near copies stand under two labels",
     "twins": "No two subjects look like one patient",
     "confounds": "No property of the files, and no mean colour, tells the label",
+    **sites.CHECKS,
     "few_subjects": f"Every class has at least {FEWEST_SUBJECTS} subjects",
     "several_labels": "Every subject has one label",
     "copies_within_subjects": "No two images of a subject show the same area",
@@ -80,6 +81,7 @@ def every(view: View, root: Path | None) -> list[Finding]:
         _missed_copies(view),
         _twins(view),
         _confounds(view, root),
+        *sites.findings(view.images, np.hstack([view.found.colours, view.found.stains])),
         _few_subjects(view),
         _several_labels(view),
         _blank(view),
@@ -317,7 +319,7 @@ def unchecked(view: View) -> dict[str, str]:
     sizes = np.unique(images.subjects, return_counts=True)[1]
     if not len(images):
         return {kind: "there are no images" for kind in CHECKS}
-    reasons = dict(_without_splits(view))
+    reasons = dict(_without_splits(view)) | sites.unchecked(images)
     if np.count_nonzero(~view.found.blank) < 2:
         reasons |= {
             kind: "fewer than two images hold anything" for kind in CHECKS if "copies" in kind

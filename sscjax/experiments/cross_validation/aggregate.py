@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data import dataset
+from sscjax.data import dataset, sites
 from sscjax.data.dataset import ImageSet
 from sscjax.evaluation import (
+    by_site,
     cross_fit,
     intervals,
     label_noise,
@@ -91,10 +92,14 @@ def write(
         leaks=leaks,
     )
     warnings += summarize.of_one_subject(joined(tables[:1]))
+    apart = _tests_sites_apart(image_set, outcomes)
+    warnings += sites.warnings(image_set, apart)
     aggregated = {
         "warnings": warnings,
         **_metrics(settings, outcomes, (tables, assessment), by_stage, images),
     }
+    of_sites = by_site.figures(joined(tables), joined(assessment.subjects), ordered, apart)
+    aggregated |= {"sites": of_sites} if of_sites else {}
     masks = [outcome.masks for outcome in outcomes if outcome.masks is not None]
     if masks:
         table = segmentation.join(masks)
@@ -110,6 +115,15 @@ def write(
     )
     files.write_text(folder / run_dir.REPORT, text)
     return text
+
+
+def _tests_sites_apart(image_set: ImageSet, outcomes: Sequence[Outcome]) -> bool:
+    """Whether no fold was tested on a site that it may have been trained on."""
+    everything = np.arange(len(image_set))
+    return all(
+        sites.are_apart(image_set, tested, np.setdiff1d(everything, tested))
+        for tested in (outcome.fold.tested for outcome in outcomes)
+    )
 
 
 # --- tables -------------------------------------------------------------------------------------

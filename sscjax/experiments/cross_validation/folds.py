@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from sscjax.data import dataset
+from sscjax.data import dataset, sites
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.experiments import data_from_config
@@ -25,9 +25,12 @@ TITLES = {
     "kfold": "cross-validation",
     "nested": "nested cross-validation",
     "loso": "leave-one-subject-out cross-validation",
+    "leave_one_site_out": "leave-one-site-out cross-validation",
 }
 # Kinds that test each image exactly once in each repeat.
-EXHAUSTIVE = ("kfold", "nested", "loso")
+EXHAUSTIVE = ("kfold", "nested", "loso", "leave_one_site_out")
+# Kinds whose folds leave out one thing each, with the field that names it.
+_LEFT_OUT = {"loso": "test_subject", "leave_one_site_out": "test_site"}
 
 _DEFAULT_HOLDOUTS = 5
 
@@ -79,8 +82,8 @@ def plan(config: ConfigDict, image_set: ImageSet) -> list[Fold]:
     # Splits depend on everything but the pixels, and the inner ones would copy these.
     light = dataclasses.replace(image_set, images=np.empty((len(image_set), 0)), masks=None)
     _check_holders(settings, light)
-    if config.protocol == "loso":
-        planned = _one_for_each_subject(config, light)
+    if config.protocol in _LEFT_OUT:
+        planned = _one_for_each(config, light, _LEFT_OUT[config.protocol])
     else:
         repeats = config.cv.repeats or (_DEFAULT_HOLDOUTS if config.protocol == "repeated" else 1)
         planned = [
@@ -113,18 +116,21 @@ def _one_repeat(config: ConfigDict, image_set: ImageSet, repeat: int, repeats: i
     return partition
 
 
-def _one_for_each_subject(config: ConfigDict, image_set: ImageSet) -> list[Fold]:
-    subjects, seed = np.unique(image_set.subjects).tolist(), run_settings.read(config).split_seed
+def _one_for_each(config: ConfigDict, image_set: ImageSet, field: str) -> list[Fold]:
+    """A fold for each subject or site, which `config.split.FIELD` names."""
+    column = image_set.sites if field == "test_site" else image_set.subjects
+    assert column is not None  # see `_check_sites`
+    names, seed = np.unique(column).tolist(), run_settings.read(config).split_seed
     return [
         _fold(
             config,
             image_set,
-            f"fold_{_padded(number, len(subjects))}",
+            f"fold_{_padded(number, len(names))}",
             0,
             number,
-            {"seed": seed, "test_subject": subject},
+            {"seed": seed, field: name},
         )
-        for number, subject in enumerate(subjects)
+        for number, name in enumerate(names)
     ]
 
 
@@ -199,11 +205,12 @@ def _check_fields(settings: Settings, image_set: ImageSet) -> None:
                 f"config.split.{name}={count} is for one run by hand: set it to 0, for "
                 f"config.protocol={kind!r} makes its own folds by config.cv.folds"
             )
-    if split.test_subject:
-        raise UserError(
-            f"config.split.test_subject is for one run by hand: empty it, for "
-            f"config.protocol={kind!r} makes its own test sets"
-        )
+    for name in _LEFT_OUT.values():
+        if getattr(split, name):
+            raise UserError(
+                f"config.split.{name} is for one run by hand: empty it, for "
+                f"config.protocol={kind!r} makes its own test sets"
+            )
     if split.counts and kind != "repeated":
         raise UserError(
             f"config.split.counts prescribes one split: empty it for config.protocol={kind!r}"
@@ -213,15 +220,34 @@ def _check_fields(settings: Settings, image_set: ImageSet) -> None:
             f"{image_set.source}: prescribes its splits, so config.protocol={kind!r} has nothing "
             "to split; set config.protocol=holdout or remove the split column"
         )
-    if kind == "loso" and split.by != "subject":
+    if kind in _LEFT_OUT and split.by != "subject":
         raise UserError(
-            f"config.protocol='loso' leaves out subjects, but config.split.by={split.by!r}: set it "
-            "to 'subject'"
+            f"config.protocol={kind!r} leaves out whole subjects, but config.split.by={split.by!r}:"
+            " set it to 'subject'"
         )
-    if kind == "loso" and cv.repeats > 1:
+    if kind in _LEFT_OUT and cv.repeats > 1:
         raise UserError(
-            f"config.cv.repeats={cv.repeats}: leaving out each subject can be done in one way "
-            "only; set it to 0, or take another config.protocol"
+            f"config.cv.repeats={cv.repeats}: leaving out each subject or site can be done in one "
+            "way only; set it to 0, or take another config.protocol"
+        )
+    if kind == "leave_one_site_out":
+        _check_sites(settings, image_set)
+
+
+def _check_sites(settings: Settings, image_set: ImageSet) -> None:
+    """Check that there are sites to leave out one after the other."""
+    names = [] if image_set.sites is None else np.unique(image_set.sites).tolist()
+    if len(names) < 2:
+        found = f"all images are of the site {names[0]!r}" if names else "no image names its site"
+        raise UserError(
+            f"config.protocol={settings.protocol!r} leaves out one site after the other, but "
+            f"{found}: add a column 'site' to manifest.csv, set config.data.site_level to the "
+            "folder that names it, or set config.protocol=kfold"
+        )
+    if settings.split.sites == "mixed":
+        raise UserError(
+            f"config.split.sites='mixed' contradicts config.protocol={settings.protocol!r}: set it "
+            "to 'auto'"
         )
 
 
@@ -237,7 +263,9 @@ def _check_holders(settings: Settings, image_set: ImageSet) -> None:
     # One to test, one to train on, and one to validate, which a hold-out always sets aside first;
     # and of k folds each is to test one.
     roles = 3 if settings.validates or kind == "repeated" else 2
-    least = max(roles, settings.cv.folds if kind in ("kfold", "nested") else 0)
+    apart = sites.kept_apart(image_set, settings.split.sites, by, settings.cv.folds)
+    in_each = kind in ("kfold", "nested") and not apart
+    least = max(roles, settings.cv.folds if in_each else 0)
     for label, name in enumerate(image_set.classes):
         of_class = image_set.labels == label
         groups = image_set.subjects if by == "subject" else image_set.files

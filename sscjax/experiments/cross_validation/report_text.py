@@ -11,7 +11,7 @@ from sscjax.evaluation import metrics, segmentation
 from sscjax.experiments import summarize
 from sscjax.experiments.cross_validation import folds, procedure
 from sscjax.experiments.cross_validation.outcomes import Outcome
-from sscjax.reports import calibration_text, paper
+from sscjax.reports import calibration_text, paper, site_table
 from sscjax.reports.tables import (
     UNITS,
     confusion_text,
@@ -52,7 +52,7 @@ def report(
     again = procedure.text(figures["over_folds"], figures["procedure_intervals"])
     parts = [
         *figures["warnings"],
-        _title(settings, images, outcomes),
+        _title(settings, images, outcomes, figures.get("sites", {}).get("apart", False)),
         _folds_table(settings, outcomes, figures["over_folds"]),
     ]
     if settings.protocol == "nested":
@@ -64,6 +64,7 @@ def report(
         results_table(figures["splits"]),
         intervals_table(test, ranges, reach),
         *([again] if again else []),
+        *([site_table.text(figures["sites"])] if "sites" in figures else []),
         *([segmentation.text(figures["segmentation"])] if "segmentation" in figures else []),
         *(
             f"test {UNITS[unit]}\n" + confusion_text(shown["confusion"], shown["classes"])
@@ -87,7 +88,9 @@ def report(
     return "\n\n".join(parts) + "\n"
 
 
-def _title(settings: Settings, images: dataset.Images, outcomes: Sequence[Outcome]) -> str:
+def _title(
+    settings: Settings, images: dataset.Images, outcomes: Sequence[Outcome], apart: bool
+) -> str:
     kind, repeats = settings.protocol, len({one.fold.repeat for one in outcomes})
     number, by = len(images.originals), settings.split.by
     what = folds.TITLES[kind]
@@ -102,6 +105,8 @@ def _title(settings: Settings, images: dataset.Images, outcomes: Sequence[Outcom
         lines.append(f"Each image is tested {times}, by {unseen}.")
     else:
         lines.append("Each model is tested on another draw: an image may be tested often or never.")
+    if apart:
+        lines.append("No site is trained on and tested by one model: folds keep sites apart.")
     if kind == "nested":
         lines.append(
             f"Each fold chose its settings by {settings.cv.inner_folds} inner folds of its own "
@@ -113,7 +118,10 @@ def _title(settings: Settings, images: dataset.Images, outcomes: Sequence[Outcom
 def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str, Any]) -> str:
     """One row per fold with the figures of its test images, then mean and standard deviation."""
     loso = settings.protocol == "loso"
+    by_site = settings.protocol == "leave_one_site_out"
     names = ("accuracy", "log_loss") if loso else metrics.OVERALL
+    if by_site:  # the column of sites takes its place
+        names = tuple(name for name in names if name != "quadratic_kappa")
     shares = ("accuracy", "balanced_accuracy")
     heads = {
         "balanced_accuracy": "balanced",
@@ -121,20 +129,22 @@ def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str
         "quadratic_kappa": "quadratic kappa",
     }
     columns = [heads.get(name, name.replace("_", " ")) for name in names]
-    head = "subject" if loso else "subjects"
-    rows = [["fold", head, *([] if loso else ["right"]), "images", "stage", *columns]]
+    head = [*(["site"] if by_site else []), "subject" if loso else "subjects"]
+    rows = [["fold", *head, *([] if loso else ["right"]), "images", "stage", *columns]]
 
     def cell(name: str, value: float | None) -> str:
         return formatting.percent(value) if name in shares else formatting.number(value)
 
     for outcome in outcomes:
         subjects = sorted(set(outcome.predictions.subjects.tolist()))
-        tested = formatting.clean_name(subjects[0]) if loso else str(len(subjects))
+        tested = [formatting.clean_name(subjects[0]) if loso else str(len(subjects))]
+        if by_site:
+            tested.insert(0, formatting.clean_name(outcome.fold.config.split.test_site, 16))
         splits = outcome.metrics["splits"]
         rows.append(
             [
                 outcome.fold.name,
-                tested,
+                *tested,
                 *([] if loso else [formatting.percent(splits["test"]["subject"]["accuracy"])]),
                 str(len(outcome.predictions)),
                 formatting.clean_name(outcome.metrics["final_stage"], 12),
@@ -144,8 +154,8 @@ def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str
     for title, key in (("mean of folds", "mean"), ("sd of folds", "sd")):
         right = [] if loso else [formatting.percent(over["subject"]["accuracy"][key])]
         of_images = (cell(name, over["image"][name][key]) for name in names)
-        rows.append([title, "", *right, "", "", *of_images])
-    table = formatting.align(rows, left=2 if loso else 1)
+        rows.append([title, *("" for _ in head), *right, "", "", *of_images])
+    table = formatting.align(rows, left=2 if loso or by_site else 1)
     return f"{table}\nRight: share of the subjects. After `stage`: figures per image."
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from sscjax.evaluation.predictions import Predictions
 from sscjax.reports import paper as published
-from sscjax.reports import tables
+from sscjax.reports import site_table, tables
 from sscjax.reports.html.run_data import Folder
 from sscjax.system import formatting
 
@@ -212,7 +212,10 @@ def _tested(folder: Folder, table: Predictions, read: Predictions) -> str:
         often = "Every image was tested" + (" once in each repeat" if folder.repeated else " once")
     if folder.config["split"]["by"] == "image":
         return f"{often}. Split by image: a model may have seen other images of the same subject."
-    return f"{often}, by a model that saw no image of its subject."
+    unseen = "subject"
+    if folder.metrics.get("sites", {}).get("apart"):
+        unseen = "subject, nor any of its site"
+    return f"{often}, by a model that saw no image of its {unseen}."
 
 
 def _counts(table: Predictions, classes: Sequence[str]) -> dict[str, Any]:
@@ -264,7 +267,16 @@ def results(folder: Folder) -> dict[str, Any]:
         ],
         "folds": [_fold(name, fold) for name, fold in folder.folds.items()],
         "procedure": _procedure(folder),
+        "sites": _sites(folder.metrics.get("sites") or {}),
     }
+
+
+def _sites(by_site: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Tables per site, of subjects and of images; None where no site is known."""
+    if not by_site:
+        return None
+    units = [site_table.rows(by_site, unit) for unit in ("subject", "image")]
+    return {"tables": units, "note": site_table.note(by_site)}
 
 
 def _procedure(folder: Folder) -> list[list[str]]:
