@@ -119,9 +119,9 @@ def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str
     """One row per fold with the figures of its test images, then mean and standard deviation."""
     loso = settings.protocol == "loso"
     by_site = settings.protocol == "leave_one_site_out"
-    names = ("accuracy", "log_loss") if loso else metrics.OVERALL
+    names: Sequence[str] = ("accuracy", "log_loss") if loso else metrics.OVERALL
     if by_site:  # the column of sites takes its place
-        names = tuple(name for name in names if name != "quadratic_kappa")
+        names = [name for name in names if name != "quadratic_kappa"]
     shares = ("accuracy", "balanced_accuracy")
     heads = {
         "balanced_accuracy": "balanced",
