@@ -11,7 +11,6 @@ import pytest
 from any_size import sound, tables
 from fuzzing import tried
 from hypothesis import given
-from hypothesis import strategies as st
 
 from sscjax.evaluation import (
     abstention,
