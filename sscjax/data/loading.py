@@ -114,15 +114,20 @@ def in_file(source: Source, path: Path) -> ImageSet:
             with lazy.create(path, source.shape, np.uint8) as file:
                 failed = _decode(source, file, masks)
         except OSError as error:
-            raise UserError(
-                f"{path}: {math.prod(source.shape) / 2**20:.0f} MB of decoded images cannot be "
-                f"written there ({error.strerror}); free the space, set SSCJAX_CACHE to a folder "
-                "elsewhere, or raise config.data.max_megabytes to hold them in memory"
-            ) from error
+            raise unwritable(path, source.shape, error) from error
         images = lazy.open_file(path, source.shape, np.uint8)
         if images is None:
             raise UserError(f"{path}: was removed right after it was written; run again")
     return _image_set(source, images, masks, failed)
+
+
+def unwritable(path: Path, shape: tuple[int, ...], error: OSError) -> UserError:
+    """The error for decoded images of a shape that cannot be written to a file."""
+    return UserError(
+        f"{path}: {math.prod(shape) / 2**20:.0f} MB of decoded images cannot be "
+        f"written there ({error.strerror}); free the space, set SSCJAX_CACHE to a folder "
+        "elsewhere, or raise config.data.max_megabytes to hold them in memory"
+    )
 
 
 def _in_array_record(source: Source, folder: Path, max_bytes: float) -> ImageSet:

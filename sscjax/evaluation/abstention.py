@@ -57,12 +57,15 @@ def coverage_curve(predictions: Predictions) -> list[dict[str, Any]]:
     ]
 
 
-def coverage_area(predictions: Predictions) -> tuple[float, resampling.Interval | None]:
+def coverage_area(predictions: Predictions) -> tuple[float | None, resampling.Interval | None]:
     """Mean accuracy over all shares answered, 0..1, and its interval by subject.
 
     The mean over k of the accuracy of the k most confident rows; 1 minus what is called AURC
-    (Geifman, Uziel and El-Yaniv 2019, ICLR). Rows of equal confidence count by their mean.
+    (Geifman, Uziel and El-Yaniv 2019, ICLR). Rows of equal confidence count by their mean. None
+    without rows.
     """
+    if not len(predictions):
+        return None, None
     right = (predictions.predicted == predictions.labels).astype(np.float64)
     distinct, level = np.unique(-predictions.confidence, return_inverse=True)
     order = np.argsort(level, kind="stable")
@@ -178,7 +181,7 @@ def report(choice: Choice, tables: dict[str, Predictions], target: float) -> dic
       accuracy (value, interval, n) of each table that has rows.
     """
     test = tables["test"]
-    area, area_interval = coverage_area(test) if len(test) else (None, None)
+    area, area_interval = coverage_area(test)
     content: dict[str, Any] = {
         **described(choice),
         "target_accuracy": target,

@@ -183,7 +183,7 @@ def quality(predictions: Predictions, bins: int, binning: Binning) -> dict[str, 
 
     Returns:
       ece, ece_interval, ece_by_chance, brier, brier_interval, bins; intervals are [low, high] or
-      None, clustered by subject.
+      None, clustered by subject. Without rows all are None, and there are no bins.
     """
     edges = calibration_error.bin_edges(predictions.confidence, bins, binning)
     error = calibration_error.estimate(predictions, edges)
@@ -191,7 +191,9 @@ def quality(predictions: Predictions, bins: int, binning: Binning) -> dict[str, 
     return {
         "ece": error.value,
         "ece_interval": error.interval,
-        "ece_by_chance": calibration_error.by_chance(predictions, edges),
+        "ece_by_chance": calibration_error.by_chance(predictions, edges)
+        if len(predictions)
+        else None,
         "brier": brier.value,
         "brier_interval": brier.interval,
         "bins": reliability(predictions, edges),

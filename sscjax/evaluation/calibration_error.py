@@ -52,13 +52,13 @@ def bin_edges(values: np.ndarray, bins: int = BINS, binning: Binning = "mass") -
     """Ends of the bins of confidence, [bins + 1] in 0..1.
 
     Args:
-      values: [N] confidences, at least one.
+      values: [N] confidences; without any the one bin is 0 to 1.
       bins: how many at most; fewer where a bin would hold less than `FEWEST_IN_BIN` on average.
       binning: 'mass', equally many values in each, or 'width', equally wide ones.
     """
     number = int(np.clip(len(values) // FEWEST_IN_BIN, 1, bins))
     steps = np.linspace(0.0, 1.0, number + 1)
-    return np.quantile(values, steps) if binning == "mass" else steps
+    return np.quantile(values, steps) if binning == "mass" and len(values) else steps
 
 
 def bin_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -67,10 +67,20 @@ def bin_of(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(predictions: Predictions, edges: np.ndarray) -> float:
-    """Mean distance of accuracy from mean confidence in the bins, weighed by their images: 0..1."""
+    """Mean distance of accuracy from mean confidence in the bins, weighed by their images: 0..1.
+
+    Raises:
+      ValueError: there are no rows.
+    """
+    _require_rows(predictions)
     bins, number = bin_of(predictions.confidence, edges), len(edges) - 1
     excess = predictions.confidence - (predictions.predicted == predictions.labels)
     return float(np.abs(np.bincount(bins, excess, number)).sum() / len(predictions))
+
+
+def _require_rows(predictions: Predictions) -> None:
+    if not len(predictions):
+        raise ValueError("there are no rows: a calibration error needs one or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +176,11 @@ def by_chance(predictions: Predictions, edges: np.ndarray) -> float:
 
     The mean absolute value of normal gaps around 0. Their variance is that of independent images,
     times the inflation by subjects, whose images are right or wrong together, over all bins.
+
+    Raises:
+      ValueError: there are no rows.
     """
+    _require_rows(predictions)
     confidence, number = predictions.confidence, len(edges) - 1
     bins = bin_of(confidence, edges)
     variance = np.bincount(bins, confidence * (1 - confidence), number) / len(predictions) ** 2

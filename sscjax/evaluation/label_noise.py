@@ -166,7 +166,9 @@ def _margins(
     others = logs.copy()
     others[rows, labels] = -np.inf
     best = others.argmax(axis=1)
-    return others[rows, best] - logs[rows, labels], best
+    # Where only one class has rows there is no other to compare with: nothing is contradicted.
+    compared = np.isfinite(others[rows, best])
+    return np.where(compared, others[rows, best] - logs[rows, labels], 0.0), best
 
 
 def _subjects(images: Predictions) -> Suspects:
@@ -198,6 +200,8 @@ def _deviations(margins: np.ndarray, subjects: np.ndarray) -> np.ndarray:
     the best linear prediction with a random intercept for each subject. An image that is alone is
     so compared with all images.
     """
+    if not len(margins):
+        return np.zeros(0)
     _, group = np.unique(subjects, return_inverse=True)
     sizes = np.bincount(group)
     centred = margins - margins.mean()

@@ -42,7 +42,9 @@ def miss(
 
 
 def effective_number(right: np.ndarray, subjects: np.ndarray) -> float:
-    """How many independent rows would vary as much as these clusters do."""
+    """How many independent rows would vary as much as these clusters do; 0 without rows."""
+    if not len(right):
+        return 0.0
     _, group = np.unique(subjects, return_inverse=True)
     number, total, share = int(group.max()) + 1, len(right), float(right.mean())
     if number == total:

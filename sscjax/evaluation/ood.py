@@ -98,7 +98,12 @@ class Detector:
           held_out: [N] distances of such images, one or more.
           rate: target share, in (0, 1), of images like these to be flagged. With few of them a
             small rate cannot be met: their largest distance is then the threshold.
+
+        Raises:
+          ValueError: there are none.
         """
+        if not len(held_out):
+            raise ValueError("a threshold needs the distance of one image or more")
         return dataclasses.replace(self, threshold=_quantile(held_out, rate))
 
     def save(self, path: Path | str) -> None:
@@ -133,7 +138,12 @@ def fit(training: np.ndarray) -> Detector:
 
     Args:
       training: [M,D] features of the training images.
+
+    Raises:
+      ValueError: there are none.
     """
+    if not len(training):
+        raise ValueError("a detector cannot be fitted without training images")
     directions = _directions(training)
     mean = directions.mean(axis=0)
     offset = directions - mean

@@ -47,7 +47,12 @@ def unpaired_difference(
       first: successes and trials, of the share that is subtracted from.
       second: those of the share that is subtracted.
       level: nominal coverage of the interval.
+
+    Raises:
+      ValueError: a share of no trials.
     """
+    if not (first[1] and second[1]):
+        raise ValueError("a share of no trials is undefined")
     shares, spans = [], []
     for right, total in (first, second):
         span = stats.binomtest(right, total).proportion_ci(level, method="wilson")
@@ -101,6 +106,8 @@ def swap_test(
     Returns:
       p by the figure's name, and whether all swaps were tried. No figure that is undefined.
     """
+    if not len(first):
+        return {}, True
     group, strata = resampling.subjects_of(first)
     number = len(strata)
     stacked = Predictions.join([first, second])
@@ -154,13 +161,13 @@ def difference_intervals(
       seed: of the subjects that are drawn, the same ones for both models.
 
     Returns:
-      the interval by the figure's name, None where no resample differs from another; {} where a
-      class has too few subjects (`resampling.FEWEST_SUBJECTS`).
+      the interval by the figure's name, None where no resample differs from another; {} without
+      rows, or where a class has too few subjects (`resampling.FEWEST_SUBJECTS`).
     """
     _, strata = resampling.subjects_of(first)
     of_class = np.bincount(strata)
     of_class = of_class[of_class > 0]
-    if of_class.min() < resampling.FEWEST_SUBJECTS:
+    if not len(of_class) or of_class.min() < resampling.FEWEST_SUBJECTS:
         return {}
     of_first = resampling.bootstrap(first, ordered, seed=seed)
     of_second = resampling.bootstrap(second, ordered, seed=seed)
@@ -188,8 +195,10 @@ def compare(
       those of one alone, first_only and second_only, and neither. What is undefined is None.
 
     Raises:
-      ValueError: the two tables do not hold the same rows.
+      ValueError: the two tables do not hold the same rows, or hold none.
     """
+    if not len(first):
+        raise ValueError("the two tables have no rows to compare")
     for name in ("files", "subjects", "labels"):
         if not np.array_equal(getattr(first, name), getattr(second, name)):
             raise ValueError(f"the two tables differ in {name}")

@@ -107,8 +107,13 @@ def placements(scores: np.ndarray, positives: np.ndarray) -> np.ndarray:
 
     Of a positive the share of negatives that score below it, of a negative the share of positives
     that score above it, ties counted half (DeLong et al. 1988, Biometrics 44: 837-845). The mean
-    over either side is the AUROC. Arguments as of `auroc`, with rows of both sides.
+    over either side is the AUROC. Arguments as of `auroc`.
+
+    Raises:
+      ValueError: one side has no rows.
     """
+    if positives.all() or not positives.any():
+        raise ValueError("placements need positives and negatives")
     shares = np.empty(len(scores))
     for side, sign in ((positives, 1.0), (~positives, -1.0)):
         others = np.sort(sign * scores[~side])
@@ -141,7 +146,12 @@ def precision_parts(scores: np.ndarray, positives: np.ndarray) -> PrecisionParts
 
     The value is the sum over distinct scores of positives there times the precision there, by all
     positives. A row changes the precision at its own score and at all lower ones.
+
+    Raises:
+      ValueError: there are no positives.
     """
+    if not positives.any():
+        raise ValueError("average precision needs positives")
     counts = cumulated(scores, positives)
     _, level = np.unique(-scores, return_inverse=True)
     positive, negative = counts.positive[0, 1:], counts.negative[0, 1:]

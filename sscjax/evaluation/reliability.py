@@ -343,6 +343,10 @@ def _outliers(
     of_held_out = features.held_out
     if of_held_out is None:
         of_held_out = detector.distances(features.images[_rows_of(held_out, predictions)])
+    # Distances need no labels: there may be some where no rules could be chosen. Without any, those
+    # of the training images must do.
+    if not len(of_held_out):
+        of_held_out = detector.distances(features.images[predictions.splits == "train"])
     detector = detector.with_rate(of_held_out, rate)
     distances = detector.distances(features.images)
     flagged = distances > detector.threshold
@@ -354,7 +358,6 @@ def _outliers(
     made_up = {kind: float(detector.flag(rows).mean()) for kind, rows in features.made_up.items()}
     others = np.flatnonzero(predictions.splits != "train")
     farthest = others[np.argsort(-distances[others], kind="stable")][:_LISTED]
-    # Distances need no labels: there may be some where no rules could be chosen.
     chosen_on = held_out if len(held_out) else predictions.where("train")
     subjects = len(set(chosen_on.subjects.tolist()))
     return detector, {

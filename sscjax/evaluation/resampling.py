@@ -68,7 +68,12 @@ def bootstrap(
     Returns:
       accuracy, balanced_accuracy, macro_auroc, log_loss, quadratic_kappa where ordered, and of
       each class 'sensitivity 0', 'specificity 0', 'precision 0', 'f1 0', 'auroc 0' and so on.
+
+    Raises:
+      ValueError: there are no rows.
     """
+    if not len(predictions):
+        raise ValueError("there are no subjects to draw")
     group, strata = subjects_of(predictions)
     parts = [
         weighted(predictions, group, weights, ordered)

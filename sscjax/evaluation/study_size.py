@@ -168,7 +168,12 @@ def contributions(
       predictions: of the pilot, a row per image or per subject.
       ordered: whether kappa has a meaning.
       prior: add to each class half a subject that is wrong in all images; of shares alone.
+
+    Returns:
+      by figure; {} without rows.
     """
+    if not len(predictions):
+        return {}
     count = len(np.unique(predictions.subjects))
     table = _with_prior(predictions) if prior else predictions
     group, strata = resampling.subjects_of(table)
@@ -323,7 +328,12 @@ def clustering(predictions: Predictions, seed: int = 0) -> Clustering:
     Args:
       predictions: a row per image.
       seed: of the resamples of patients.
+
+    Raises:
+      ValueError: there are no rows.
     """
+    if not len(predictions):
+        raise ValueError("a pilot needs one image or more")
     names, group = np.unique(predictions.subjects, return_inverse=True)
     sizes = np.bincount(group).astype(np.float64)
     hits = np.bincount(group, predictions.predicted == predictions.labels)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sscjax.evaluation import intervals, odds
-from sscjax.evaluation.predictions import Predictions
+from sscjax.evaluation.predictions import LEAST, Predictions
 
 RULES = ("youden", "sensitivity")
 
@@ -32,7 +32,8 @@ def disease_scores(predictions: Predictions, classes: int) -> np.ndarray:
       predictions: rows to score.
       classes: how many of the columns stand for a class; the others are unused outputs.
     """
-    used = predictions.probabilities[:, :classes]
+    # Where all classes have the probability 0, they are equally probable, not undefined.
+    used = np.maximum(predictions.probabilities[:, :classes], LEAST)
     return used[:, 1:].sum(axis=1) / used.sum(axis=1)
 
 
@@ -42,7 +43,12 @@ def _candidates(scores: np.ndarray, positives: np.ndarray) -> tuple[np.ndarray, 
     Returns:
       thresholds [K] (the last is 0: everything is called positive), and the shares of positives
       and of negatives [K] at or above each.
+
+    Raises:
+      ValueError: there are no positives, or no negatives.
     """
+    if positives.all() or not positives.any():
+        raise ValueError("a threshold needs positives and negatives")
     distinct, level = np.unique(scores, return_inverse=True)
     thresholds = np.concatenate([[0.0], (distinct[1:] + distinct[:-1]) / 2])[::-1]
     caught = np.cumsum(np.bincount(level, positives, len(distinct))[::-1])

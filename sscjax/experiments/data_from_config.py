@@ -31,7 +31,9 @@ def load_images(settings: Settings) -> tuple[ImageSet, bool]:
     # The order of the merged classes is applied after merging.
     listed = () if merge else classes
     if data.tfds:
-        image_set = tfds.load_tfds(data.tfds, data.image_size, classes=listed)
+        image_set = tfds.load_tfds(
+            data.tfds, data.image_size, classes=listed, max_bytes=data.max_bytes
+        )
     else:
         source, folder = _source(settings, listed), cache_dir.cache_dir() / "prepared"
         image_set = loading.from_source(source, folder, data.storage, data.max_bytes)

@@ -103,7 +103,7 @@ class Shift(nn.Module):
     @nn.compact
     def __call__(self) -> jax.Array:
         """The bias [C] of that convolution."""
-        return self.param("bias", nn.initializers.zeros, (self.features,))
+        return self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
 
 
 def fold_batch_norm(
@@ -175,10 +175,10 @@ class BatchNorm(nn.Module):
         The running variance is fed the biased variance, as Keras and Flax do (torch: unbiased).
         """
         shape = (self.features,)
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
-        means = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        variances = self.variable("batch_stats", "var", jnp.ones, shape)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        means = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        variances = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if not batch_statistics:
             a = scale * lax.rsqrt(variances.value + self.epsilon)
             return elementwise.add_bias(x * elementwise.channels(a, x), bias - means.value * a)
@@ -209,7 +209,7 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Multiply and add the bias."""
         kernel = self.param("kernel", self.initializer, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return elementwise.add_bias(x @ kernel, bias)
 
 
@@ -240,7 +240,7 @@ class PointwiseConv(nn.Module):
         """Multiply and add the bias, pixel by pixel."""
         shape = (1, 1, x.shape[-1], self.features)
         kernel = self.param("kernel", self.initializer, shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return conv.pointwise_conv(x, kernel, bias)
 
 
@@ -254,5 +254,5 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B,H,W,C] to [B,H-K+1,W-K+1,D] for a kernel of `shape` [K,K,C,D]."""
         kernel = self.param("kernel", self.initializer, self.shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (self.shape[-1],), jnp.float32)
         return elementwise.add_bias(conv.dense_conv(x, kernel, 1), bias)

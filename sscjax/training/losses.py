@@ -114,7 +114,7 @@ class Objective:
         """
         known = masks != IGNORE
         target = jax.nn.one_hot(jnp.where(known, masks, 0), logits.shape[-1], dtype=logits.dtype)
-        losses = optax.softmax_cross_entropy(logits, target) * known
+        losses = optax.softmax_cross_entropy(logits, target) * known.astype(logits.dtype)
         if self.mask_weights:
             losses *= target @ jnp.asarray(self.mask_weights, jnp.float32)
         return losses
@@ -130,7 +130,7 @@ class Objective:
           logits: [B,H,W,M].
           masks: [B,H,W] class indices or `IGNORE`.
         """
-        known = (masks != IGNORE)[..., None]
+        known = (masks != IGNORE)[..., None].astype(logits.dtype)
         predicted = jax.nn.softmax(logits, axis=-1) * known
         true = jax.nn.one_hot(masks, logits.shape[-1], dtype=logits.dtype) * known
         both, either = ((part).sum(axis=(1, 2)) for part in (predicted * true, predicted + true))

@@ -38,10 +38,12 @@ def make_schedule(
     }
     if kind not in schedules:
         raise UserError(f"schedule {kind!r}: expected one of {', '.join(schedules)}")
-    if warmup_steps <= 0:
-        return schedules[kind]
-    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
-    return optax.join_schedules([warmup, schedules[kind]], [warmup_steps])
+    schedule = schedules[kind]
+    if warmup_steps > 0:
+        warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+        schedule = optax.join_schedules([warmup, schedule], [warmup_steps])
+    # Optax divides the whole number of the step, which JAX refuses without implicit promotion.
+    return lambda step: schedule(jnp.asarray(step, jnp.float32))
 
 
 def make_optimizer(

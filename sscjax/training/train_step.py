@@ -97,17 +97,17 @@ def _network_inputs(
 ) -> tuple[jax.Array, Targets, _Totals]:
     """Augmented inputs of the network, their targets, and the totals of the whole batch."""
     stored, labels, weights = batch
-    images = (weights > 0).sum()
+    images = (weights > 0).sum(dtype=weights.dtype)
     # On the whole batch: small matrix products inside a scan would run on one thread.
     x, targets = program.inputs(stored, key), Targets(labels, weights)
-    pixels = with_mask = jnp.ones(())
+    pixels = with_mask = jnp.ones((), weights.dtype)
     if program.predicts_masks:
         x, masks = x[..., :-1], x[..., -1].astype(jnp.int32)
         targets = Targets(labels, weights, masks=masks)
         # Of the whole batch, so that micro-batches with few known pixels do not weigh more.
         known = (masks != IGNORE) * (weights > 0)[:, None, None]
-        pixels = jnp.maximum(known.sum(), 1.0)
-        with_mask = jnp.maximum(known.any(axis=(1, 2)).sum(), 1.0)
+        pixels = jnp.maximum(known.sum(dtype=weights.dtype), 1.0)
+        with_mask = jnp.maximum(known.any(axis=(1, 2)).sum(dtype=weights.dtype), 1.0)
     return x, targets, _Totals(images, pixels, with_mask)
 
 
@@ -122,7 +122,7 @@ def _loss(
     losses = objective.losses(logits, targets.labels)
     correct = objective.probabilities(logits).argmax(-1) == targets.labels
     real = (targets.weights > 0).astype(losses.dtype)
-    sums = Sums((losses * real).sum(), (correct * real).sum(), real.sum())
+    sums = Sums((losses * real).sum(), (correct.astype(real.dtype) * real).sum(), real.sum())
     weighted = losses * objective.weights(targets.labels)
     value = (weighted * targets.weights).sum() / totals.images
     if objective.classification != 1.0:
@@ -131,7 +131,7 @@ def _loss(
         per_image = objective.mask_losses(mask_logits, targets.masks).sum(axis=(1, 2))
         of_masks = (per_image * real).sum() / totals.pixels
         if objective.dice:
-            has_mask = real * (targets.masks != IGNORE).any(axis=(1, 2))
+            has_mask = real * (targets.masks != IGNORE).any(axis=(1, 2)).astype(real.dtype)
             dice = objective.dice_losses(mask_logits, targets.masks)
             of_masks += objective.dice * (dice * has_mask).sum() / totals.with_mask
         value += objective.segmentation * of_masks
@@ -205,7 +205,7 @@ def _gradients(
 
     steps = count // size
     parts = jax.tree.map(lambda leaf: leaf.reshape(steps, size, *leaf.shape[1:]), (x, targets))
-    zero = jnp.zeros(())
+    zero = jnp.zeros((), targets.weights.dtype)
     start = (jax.tree.map(jnp.zeros_like, trained), Sums(zero, zero, zero))
     (gradients, sums), _ = jax.lax.scan(add, start, (jnp.arange(steps), parts))
     return unfold(gradients)[0], batch_stats, sums

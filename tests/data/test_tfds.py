@@ -6,6 +6,7 @@ import importlib.util
 import io
 import re
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ import tensorflow_datasets as tfds
 from image_folders import refused
 from PIL import Image
 
+import sscjax.data.ssc_skin.ssc_skin_dataset_builder  # noqa: F401  tfds then knows its name
 from sscjax.data.image_io import read_image
+from sscjax.data.lazy import FileRows
 from sscjax.data.tfds import load_tfds
 
 needs_array_record = pytest.mark.skipif(
@@ -128,3 +131,44 @@ def test_tfds_mistakes(tmp_path, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     refused(lambda: load_tfds("sscjax_tiny_cells", 16, tmp_path), "pip install")
+
+
+class SscjaxRemoteCells(SscjaxTinyCells):
+    """Has to be downloaded, from a host that does not exist (RFC 2606)."""
+
+    def _split_generators(self, dl_manager):
+        dl_manager.download("https://sscjax.invalid/cells.zip")
+        return super()._split_generators(dl_manager)
+
+
+@needs_array_record
+def test_tfds_larger_than_the_memory_lies_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
+    held = load_tfds("sscjax_tiny_cells", 16, tmp_path)
+    first = load_tfds("sscjax_tiny_cells", 16, tmp_path, max_bytes=9 * 16 * 16 * 3 - 1)
+    [stored] = (tmp_path / "cache" / "prepared").iterdir()
+    written = stored.stat().st_mtime_ns
+    again = load_tfds("sscjax_tiny_cells", 16, tmp_path, max_bytes=0)
+    assert stored.stat().st_mtime_ns == written
+    for one in (first, again):
+        assert isinstance(one.images, FileRows)
+        np.testing.assert_array_equal(one.images[:], held.images)
+        assert one.fingerprint() == held.fingerprint()
+
+
+@needs_array_record
+def test_tfds_says_what_to_do_with_another_format_or_no_network(tmp_path):
+    load_tfds("sscjax_tiny_cells", 16, tmp_path)
+    [about] = tmp_path.rglob("dataset_info.json")
+    about.write_text(about.read_text().replace('"array_record"', '"tfrecord"'))
+    refused(
+        lambda: load_tfds("sscjax_tiny_cells", 16, tmp_path),
+        *("TFRECORD", "prepare it again with file_format='array_record'"),
+    )
+    started = time.monotonic()
+    refused(
+        lambda: load_tfds("sscjax_remote_cells", 16, tmp_path),
+        *("is not prepared", "cannot be downloaded", "file_format='array_record'"),
+    )
+    assert time.monotonic() - started < 60
+    refused(lambda: tfds.builder("ssc_skin"), "holds no images of its own")

@@ -18,6 +18,7 @@ from PIL import Image
 
 from sscjax.data.dataset import ImageSet
 from sscjax.data.sources import Source
+from sscjax.errors import UserError
 
 NAME = "ssc_skin"
 FILE_FORMAT = "array_record"
@@ -77,7 +78,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First release."}
 
     def _info(self) -> tfds.core.DatasetInfo:
-        source = self.builder_config.source
+        config = self.builder_config
+        if not isinstance(config, SscSkinConfig):
+            raise UserError(
+                f"{NAME} holds no images of its own: it stores those of a run with "
+                "--config.data.storage=array_record; give a folder of images, or another set"
+            )
+        source = config.source
         side = source.image_size
         features: dict[str, Any] = {
             "image": tfds.features.Image(shape=(side, side, 3), encoding_format="png"),
