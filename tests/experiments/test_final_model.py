@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
 
 MODEL = MobileNetV2(outputs=3, alpha=0.35, feature_layers=("block_1_expand_relu", "out_relu"))
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
-SCALING = "minus_one_one"
+SCALING: Literal["minus_one_one"] = "minus_one_one"
 
 
 def _images() -> Images:
@@ -49,7 +50,7 @@ def test_features_that_the_stage_kept_are_those_computed_again(tmp_path: Path) -
         scaling=SCALING,
         batch_size=4,
     )
-    kept = frozen_features.compute(
+    rows = frozen_features.compute(
         program,
         MODEL.features_end,
         variables["params"],
@@ -59,6 +60,7 @@ def test_features_that_the_stage_kept_are_those_computed_again(tmp_path: Path) -
         progress=lambda count: None,
         entry=store.entry(key, held=True),
     )
+    kept = np.asarray(rows)
     np.testing.assert_array_equal(computed.images, kept)
     # Were they computed again, other numbers in the file would change nothing.
     [path] = tmp_path.glob("*.npy")
