@@ -113,8 +113,8 @@ def get_config() -> ConfigDict:
     # several grey pages that says nothing is refused.
     config.data.pages = ""
     # Micrometres per pixel that images are brought to where a manifest's column `mpp` gives theirs:
-    # their central square is enlarged or reduced. 0: a set of several resolutions is refused. -1: no
-    # image is changed.
+    # their central square is enlarged or reduced. 0: a set of several resolutions is refused.
+    # -1: no image is changed.
     config.data.mpp = 0.0
     # 'direct' decodes the files at every start; 'array_record' keeps the decoded images in the
     # cache folder and reads them back from there.

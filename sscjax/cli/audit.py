@@ -30,10 +30,11 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--corrupt",
-        type=one_of("error", "skip"),
-        default="error",
+        type=one_of("few", "error", "skip"),
+        default="few",
         metavar="WHAT",
-        help="what to do about an image that cannot be read: error or skip (default: error)",
+        help="images that cannot be read: few leaves out up to 1 %%, error stops at any, skip "
+        "leaves out all (default: few)",
     )
     made.add_argument(
         "--splits",

@@ -34,6 +34,7 @@ class ImageSet:
       mask_classes: names of the masks' classes; () if unknown.
       source: one line for reports, for example `synthetic (seed 0)` or `folder /data/skin`.
       skipped: reason by file, for images of the source that cannot be read.
+      pixel_bits: bits that 16-bit files of the source use; 0: it has none.
       origins: [N] str, the real file names of a private set, whose `files` are numbers ('' for
         what is no file); None if `files` are the real names. Never written.
       loaded_by: fields of a config, such as `data.path`, that load these images again; {} if
@@ -50,6 +51,7 @@ class ImageSet:
     mask_classes: tuple[str, ...] = ()
     source: str = ""
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    pixel_bits: int = 0
     origins: np.ndarray | None = None
     loaded_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -177,8 +177,8 @@ def _frame(path: Path, header: Any, reading: Reading) -> int:
     pages = reading.pages
     if not pages or pages == "channels":
         raise UserError(
-            f"{path}: holds {frames} frames; choose one for all files by --config.data.pages=first, "
-            "=middle or a number from 1"
+            f"{path}: holds {frames} frames; choose one for all files by --config.data.pages=first"
+            ", =middle or a number from 1"
         )
     number = {"first": 1, "middle": (frames + 1) // 2}.get(pages) or int(pages)
     if number > frames:

@@ -66,7 +66,7 @@ def is_image_name(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return True
-    # Names of DICOM files are often identifiers, 1.2.840.113: what follows the last dot is a number.
+    # DICOM files are often named by identifiers, 1.2.840.113: a number follows the last dot.
     if suffix and not suffix[1:].isdecimal() or path.name.upper() == "DICOMDIR":
         return False
     try:

@@ -29,7 +29,7 @@ MAX_PIXELS = 178_956_970
 
 _EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
 
-# Of pixels with 16 bits per colour Pillow keeps the high bytes; by these names it keeps the low ones.
+# Of 16 bits per colour Pillow keeps the high bytes; by these names it keeps the low ones.
 _LOW_BYTES = {
     **{f"{mode};16B": f"{mode};16L" for mode in ("RGB", "RGBA", "RGBX")},
     **{f"{mode};16L": f"{mode};16B" for mode in ("RGB", "RGBA", "RGBX")},
@@ -300,8 +300,8 @@ def _deep_grey_to_rgb(
     observed: Observed | None,
 ) -> Image.Image:
     deep = np.asarray(image).astype(np.uint16)
-    clear = None if isinstance(image, TiffImagePlugin.TiffImageFile) else image.info.get(
-        "transparency"
+    clear = (
+        None if isinstance(image, TiffImagePlugin.TiffImageFile) else image.info.get("transparency")
     )
     if bits == 16:  # fewer bits are the file's own word for what white is
         bits = reading.bits or 16

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from sscjax.data import csv_table, image_folder, masks
-from sscjax.data.image_io import IMAGE_SUFFIXES, read_image
+from sscjax.data.image_io import IMAGE_SUFFIXES, is_image_name, read_image
 from sscjax.errors import UserError
 
 # Batches decoded ahead of the one in use: the network then never waits, and memory is bounded.
@@ -76,7 +76,7 @@ def _list(path: Path, classes: Sequence[str]) -> list[InputImage]:
 
 def _from_folder(folder: Path, classes: Sequence[str]) -> list[InputImage]:
     visible = masks.without(image_folder.walk(folder))
-    files = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
+    files = [file for file in visible if is_image_name(file)]
     if not files:
         raise UserError(
             f"{folder}: holds no image ({' '.join(IMAGE_SUFFIXES)}); give a folder with images"

@@ -1,7 +1,7 @@
 """What white is, for a whole set: how files whose pixels can be read in several ways are read.
 
-A camera of 12 bits writes values below 4096 into 16-bit files, which are nearly black where white is
-65535. Which white is meant cannot be seen in one image without making a dark image bright, so it
+A camera of 12 bits writes values below 4096 into 16-bit files, which are nearly black where white
+is 65535. Which white is meant cannot be seen in one image without making a dark image bright, so it
 is chosen once, from the largest value of all 16-bit files of a set, and stored with the run.
 """
 
@@ -70,12 +70,35 @@ class Observed:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.largest: dict[Path, int] = {}
+        self.mask_values: dict[Path, list[int]] = {}
+        self._mask_colour: tuple[Path, tuple[int, int, int]] | None = None
         self._notes: dict[str, set[Path]] = {}
 
     def see_deep(self, path: Path, largest: int) -> None:
         """Record the largest value, 0 to 65535, of a file with 16 bits per sample."""
         with self._lock:
             self.largest[path] = max(largest, self.largest.get(path, 0))
+
+    def see_mask(self, path: Path, values: list[int]) -> None:
+        """Record which values a mask holds."""
+        with self._lock:
+            self.mask_values[path] = values
+
+    def see_mask_colour(self, path: Path, colour: tuple[int, int, int]) -> None:
+        """Record the colour of a mask that is black and one colour.
+
+        Raises:
+          UserError: another mask of the set has another colour, which may mean another class.
+        """
+        with self._lock:
+            if self._mask_colour is None:
+                self._mask_colour = path, colour
+            other, before = self._mask_colour
+        if before != colour:
+            raise UserError(
+                f"{path}: is painted in the colour {colour}, and {other.name} in {before}, "
+                "expected numbers of classes; save the masks as 8-bit grey, or with a palette"
+            )
 
     def note(self, kind: str, path: Path) -> None:
         """Record that something of a file was not read; `kind` completes 'of 3 files ...'."""
@@ -108,14 +131,13 @@ def bits_for(largest: int) -> int:
     return next(bits for bits in DEPTHS if largest < 2**bits)
 
 
-def describe(bits: int, count: int) -> str:
-    """What is said of the rule for `count` 16-bit files; '' for full 16 bits."""
+def describe(bits: int) -> str:
+    """What is said of the rule; '' for full 16 bits and where no file has so many.
+
+    Example:
+      >>> describe(12)
+      '16-bit files hold values of 12 bits: white is 4,095 for the whole set'
+    """
     if bits in (0, 16):
         return ""
-    files = "1 file" if count == 1 else f"{count:,} files"
-    return (
-        f"{files} of 16 bits per sample hold values of {bits} bits: white is {2**bits - 1:,} for "
-        "the whole set"
-    )
-
-
+    return f"16-bit files hold values of {bits} bits: white is {2**bits - 1:,} for the whole set"

@@ -111,7 +111,14 @@ def _source(settings: Settings, classes: tuple[str, ...]) -> sources.Source:
     if data.path:
         path = Path(data.path).expanduser()
         return sources.from_path(
-            path, data.image_size, classes, data.corrupt, private=settings.private
+            path,
+            data.image_size,
+            classes,
+            data.corrupt,
+            private=settings.private,
+            reading=data.reading,
+            # Nothing else looks at masks, and they may be of any kind.
+            read_masks=bool(settings.loss.segmentation or data.mask_classes),
         )
     counts = data.synthetic
     return SkinBiopsies(
