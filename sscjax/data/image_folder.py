@@ -316,13 +316,17 @@ def _manifest_record(
     named = None
     if "mask" in row:
         named = (named_file(folder, where, row["mask"])[0],) if row["mask"] else ()
-    mpp = _mpp(where, row.get("mpp", ""))
+    mpp = mpp_of(where, row.get("mpp", ""))
     subject = row.get("subject", file)
     return ImageRecord(path, file, label, subject, SPLIT_NAMES.get(split), named, mpp)
 
 
-def _mpp(where: str, text: str) -> float:
-    """Micrometres per pixel in a manifest's row, 0 where it has none."""
+def mpp_of(where: str, text: str) -> float:
+    """Micrometres per pixel in a manifest's row, 0 where it has none.
+
+    Raises:
+      UserError: it is no number, or none that a microscope has.
+    """
     try:
         mpp = float(text or 0)
     except ValueError:

@@ -2,9 +2,9 @@
 
 A mask has its image's own size, and its values are class numbers: grey, the indices of a palette, 1
 bit, or colour with equal channels. `IGNORE` marks pixels of unknown class, as do all pixels of an
-image without a mask. Where all masks of a set hold 0 and 255 alone, 255 is class 1. Masks lie beside
-their image (`a_mask.png`, `a_mask_1.png`, `a-mask.png`, `a_seg.png`) or in a folder `masks`; those of
-one image are joined.
+image without a mask. Where all masks of a set hold 0 and 255 alone, 255 is class 1. Masks lie
+beside their image (`a_mask.png`, `a_mask_1.png`, `a-mask.png`, `a_seg.png`) or in a folder `masks`;
+those of one image are joined.
 """
 
 from __future__ import annotations
@@ -307,9 +307,9 @@ def reduce(values: np.ndarray, size: int, side: int = 0) -> np.ndarray:
     return np.array(square.resize((size, size), Image.Resampling.NEAREST))
 
 
-def enlarge(values: np.ndarray, width: int, height: int) -> np.ndarray:
+def enlarge(values: np.ndarray, width: int, height: int, side: int = 0) -> np.ndarray:
     """Inverse of `reduce`: [S,S] of the central square as [height,width], `IGNORE` outside."""
-    side = min(width, height)
+    side = side or min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     enlarged = np.full((height, width), IGNORE, np.uint8)
     square = Image.fromarray(values).resize((side, side), Image.Resampling.NEAREST)

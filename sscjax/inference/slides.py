@@ -150,7 +150,9 @@ def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
         raise UserError(f"no slide could be cut: {failed[0]}")
     output.write_manifest(folder, done)
     tiles = [
-        InputImage(folder / tile["file"], _tile_name(source, tile), source.name)
+        InputImage(
+            folder / tile["file"], _tile_name(source, tile), source.name, mpp=tile["mpp"] or 0.0
+        )
         for source, about in done
         for tile in about["tiles"]
     ]

@@ -82,8 +82,8 @@ def _refuse_several_resolutions(sources: Sequence[Source], settings: Settings) -
     known = {source.name: mpp for source in sources if (mpp := file_mpp(source.path))}
     if known and len(known) < len(sources):
         _LOG.warning(
-            "%d of %d slides do not say their micrometres per pixel: whether their tiles show areas "
-            "of the same size is not known",
+            "%d of %d slides do not say their micrometres per pixel: whether their tiles show "
+            "areas of the same size is not known",
             len(sources) - len(known),
             len(sources),
         )

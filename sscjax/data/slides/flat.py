@@ -30,7 +30,7 @@ _BAND = 16_000_000  # pixels that are decoded at a time
 _PIECE = 2**20  # compressed bytes that are read at a time
 _RAW, _DEFLATE = (1,), (8, 32946)
 _GREY_OR_RGB = {(0, 1): "L", (1, 1): "L", (2, 3): "RGB"}
-_SAVE = "save it as a tiled TIFF with levels (a pyramid), for example by `vips tiffsave --tile --pyramid`"
+_SAVE = "save it as a tiled TIFF with levels, for example by `vips tiffsave --tile --pyramid`"
 
 
 class Flat:
@@ -53,9 +53,10 @@ class Flat:
             raise
         except OSError as error:
             image_formats.raise_if_busy(error)
+            reason = error.strerror or image_formats.one_line(error)
             raise UserError(
-                f"{path}: its pixels cannot be written to the cache folder ({error.strerror or error}"
-                "); free the space, or set SSCJAX_CACHE to a folder elsewhere"
+                f"{path}: its pixels cannot be written to the cache folder ({reason}); free the "
+                "space, or set SSCJAX_CACHE to a folder elsewhere"
             ) from error
         except Exception as error:  # a parser of damaged bytes may fail in any way
             raise image_formats.unreadable(path, error, "the slide is") from error
@@ -68,8 +69,8 @@ class Flat:
             self._file.write(np.ascontiguousarray(band).data)
         if rows != height:
             raise UserError(
-                f"{path}: the slide is truncated or damaged ({rows} of {height} rows could be read);"
-                " replace or remove it"
+                f"{path}: the slide is truncated or damaged ({rows} of {height} rows could be "
+                "read); replace or remove it"
             )
         self._file.flush()
 
@@ -178,7 +179,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _tiff(path: Path, file: BinaryIO, image: Any) -> Iterator[np.ndarray]:
-    """Bands of a TIFF: its strips by Pillow, or the rows of one large strip as they are unpacked."""
+    """Bands of a TIFF: strips by Pillow, or the rows of one large strip as they are unpacked."""
     tags = image.tag_v2
     width, height = image.size
     offsets, counts = tags.get(273), tags.get(279)
@@ -239,7 +240,7 @@ def _strips(
         yield _rgb(band)
 
 
-# What a TIFF of some strips takes over: kind of pixels, compression, palette, predictor, JPEG tables.
+# What a TIFF of some strips takes over: kind of pixels, compression, palette, JPEG tables.
 _KEPT = (258, 259, 262, 266, 277, 317, 320, 338, 339, 347, 530, 532)
 
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are slides: one for each slide, and no label, overview or sidecar file."""
+"""Which files of a folder are slides: one for each, and no label, overview or sidecar file."""
 
 from __future__ import annotations
 

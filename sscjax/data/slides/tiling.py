@@ -83,8 +83,8 @@ class Settings:
             (
                 "mpp",
                 self.mpp == 0 or resolution.believable(self.mpp),
-                f"{resolution.LOWEST:g} to {resolution.HIGHEST:g} micrometres per pixel, or 0 (what "
-                "the slide says)",
+                f"{resolution.LOWEST:g} to {resolution.HIGHEST:g} micrometres per pixel, or 0 "
+                "(what the slide says)",
             ),
         ):
             if not fits:
