@@ -198,7 +198,7 @@ def _shown(
     observed: Observed | None,
 ) -> Image.Image:
     """Decoded values as they are meant to be shown, RGB."""
-    from pydicom import pixels
+    from pydicom.pixels import processing as pixels
 
     kind = str(header.PhotometricInterpretation)
     if kind == "PALETTE COLOR":
@@ -228,7 +228,7 @@ def _grey(
     observed: Observed | None,
 ) -> np.ndarray:
     """Grey values uint8 [H,W], by window, by look-up table, or by the bits that are used."""
-    from pydicom import pixels
+    from pydicom.pixels import processing as pixels
 
     group = _functional_group(header, frame)
     if header.get("VOILUTSequence"):

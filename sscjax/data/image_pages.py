@@ -55,9 +55,10 @@ def choose(
       UserError: several pages of which none is the obvious one, or a page that does not exist.
     """
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        if getattr(image, "n_frames", 1) < 2:
+        frames = int(getattr(image, "n_frames", 1))
+        if frames < 2:
             return _FIRST
-        same = list(range(min(image.n_frames, _MOST)))
+        same = list(range(min(frames, _MOST)))
         smaller, grey = 0, False
     elif not image.tag_v2.next:  # the common case, at no cost
         return _FIRST

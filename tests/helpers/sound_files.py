@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +80,23 @@ def slides(place: Path) -> list[bytes]:
                 )
         found.append((place / "slide.svs").read_bytes())
     return found
+
+
+def png_bytes(
+    width: int, height: int, depth: int, colour: int, rows: bytes, key: bytes = b""
+) -> bytes:
+    """A PNG written chunk by chunk: Pillow cannot write these kinds."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + key
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )

@@ -60,7 +60,7 @@ class Flat:
             ) from error
         except Exception as error:  # a parser of damaged bytes may fail in any way
             raise image_formats.unreadable(path, error, "the slide is") from error
-        self.pixels = np.memmap(self._file, np.uint8, "r", shape=(height, width, 3))
+        self.pixels: np.ndarray = np.memmap(self._file, np.uint8, "r", shape=(height, width, 3))
 
     def _fill(self, path: Path, width: int, height: int, bands: Iterator[np.ndarray]) -> None:
         rows = 0
