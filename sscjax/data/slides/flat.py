@@ -7,6 +7,7 @@ when the slide is closed.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import tempfile
@@ -43,23 +44,24 @@ class Flat:
           UserError: the file is of another kind, too large, or damaged, or there is no room.
         """
         try:
-            with path.open("rb") as file:
+            with path.open("rb") as file, contextlib.ExitStack() as stack:
                 width, height, bands = _opened(path, file)
                 folder = cache_dir.cache_dir() / "flat"
                 folder.mkdir(parents=True, exist_ok=True)
-                self._file = tempfile.TemporaryFile(dir=folder)
+                self._file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
                 self._fill(path, width, height, bands)
+                stack.pop_all()
         except UserError:
             raise
-        except OSError as error:
+        except Exception as error:  # a parser of damaged bytes may fail in any way
             image_formats.raise_if_busy(error)
+            if not isinstance(error, OSError) or error.errno is None:  # without one it is Pillow's
+                raise image_formats.unreadable(path, error, "the slide is") from error
             reason = error.strerror or image_formats.one_line(error)
             raise UserError(
                 f"{path}: its pixels cannot be written to the cache folder ({reason}); free the "
                 "space, or set SSCJAX_CACHE to a folder elsewhere"
             ) from error
-        except Exception as error:  # a parser of damaged bytes may fail in any way
-            raise image_formats.unreadable(path, error, "the slide is") from error
         self.pixels: np.ndarray = np.memmap(self._file, np.uint8, "r", shape=(height, width, 3))
 
     def _fill(self, path: Path, width: int, height: int, bands: Iterator[np.ndarray]) -> None:
@@ -241,27 +243,40 @@ def _strips(
 
 
 # What a TIFF of some strips takes over: kind of pixels, compression, palette, JPEG tables.
-_KEPT = (258, 259, 262, 266, 277, 317, 320, 338, 339, 347, 530, 532)
+_KEPT = (258, 259, 262, 266, 277, 284, 317, 320, 338, 339, 347, 530)
+_KINDS = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B"}
 
 
 def _small_tiff(tags: Any, size: tuple[int, int], per_strip: int, strips: list[bytes]) -> bytes:
-    prefix: bytes = tags._prefix
-    directory: Any = TiffImagePlugin.ImageFileDirectory_v2(prefix=prefix)
+    """A TIFF of some strips, written entry by entry: Pillow's own writer re-encodes pixels."""
+    order = "<" if tags._prefix == b"II" else ">"
+    places = np.cumsum([8, *map(len, strips)]).tolist()
+    entries: dict[int, tuple[int, tuple[int, ...]]] = {
+        256: (4, (size[0],)),
+        257: (4, (size[1],)),
+        273: (4, tuple(places[:-1])),
+        278: (4, (per_strip,)),
+        279: (4, tuple(map(len, strips))),
+    }
     for tag in _KEPT:
         if tag in tags:
-            directory.tagtype[tag] = tags.tagtype[tag]
-            directory[tag] = tags[tag]
-    directory[256], directory[257], directory[278] = size[0], size[1], per_strip
-    directory[279] = tuple(map(len, strips))
-    start, places = 8, []
-    for strip in strips:
-        places.append(start)
-        start += len(strip)
-    directory[273] = tuple(places)
-    order = "<" if prefix == b"II" else ">"
-    header = prefix + struct.pack(f"{order}HI", 42, start + start % 2)
-    body = b"".join(strips) + b"\0" * (start % 2)
-    return header + body + bytes(directory.tobytes(start + start % 2))
+            value = tags[tag]
+            kind = tags.tagtype.get(tag, 3)
+            if kind in _KINDS:
+                entries[tag] = kind, (value,) if isinstance(value, int) else tuple(value)
+    start = places[-1] + places[-1] % 2
+    extra_at = start + 2 + 12 * len(entries) + 4
+    directory, extra = struct.pack(f"{order}H", len(entries)), b""
+    for tag, (kind, values) in sorted(entries.items()):
+        data = struct.pack(f"{order}{len(values)}{_KINDS[kind]}", *values)
+        if len(data) > 4:
+            place = extra_at + len(extra)
+            extra += data + b"\0" * (len(data) % 2)
+            data = struct.pack(f"{order}I", place)
+        directory += struct.pack(f"{order}HHI", tag, kind, len(values)) + data.ljust(4, b"\0")
+    header = tags._prefix + struct.pack(f"{order}HI", 42, start)
+    body = b"".join(strips) + b"\0" * (places[-1] % 2)
+    return header + body + directory + bytes(4) + extra
 
 
 # --- bytes and pixels ---------------------------------------------------------------------------
