@@ -196,8 +196,8 @@ def _heif(file: BinaryIO, name: str) -> ImageFile.ImageFile:
         from pillow_heif.as_plugin import HeifImageFile
     except ImportError as error:
         raise UserError(
-            f"{name}: HEIC is not supported without the package pillow-heif: "
-            "pip install 'sscjax[heic]', or save the image as PNG"
+            f"{name}: HEIC is not supported without Pillow's plug-in: pip install pillow-heif, or "
+            "save the image as PNG"
         ) from error
     image: ImageFile.ImageFile = HeifImageFile(file, name)
     return image

@@ -47,7 +47,7 @@ def test_formats_are_read(
 ) -> None:
     path = tmp_path / f"a{suffix}"
     if suffix == ".heic":
-        pillow_heif = pytest.importorskip("pillow_heif", reason="extra heic")
+        pillow_heif = pytest.importorskip("pillow_heif", reason="needs pillow-heif")
         pillow_heif.from_pillow(Image.fromarray(SMOOTH)).save(path, **options)
     else:
         Image.fromarray(SMOOTH).save(path, **options)

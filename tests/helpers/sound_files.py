@@ -30,6 +30,59 @@ def images() -> list[bytes]:
     return contents
 
 
+def more_images(folder: Path) -> list[bytes]:
+    """WebP, JPEG 2000, a TIFF of three channels, a deep PNG, and DICOM and HEIC where installed."""
+    import tifffile
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(io.BytesIO(images()[1])))
+    contents = []
+    for name in ("WEBP", "JPEG2000"):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, name)
+        contents.append(file.getvalue())
+    channels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    for options in ({"imagej": True, "metadata": {"axes": "CYX"}}, {"ome": True}):
+        file = io.BytesIO()
+        metadata = {"metadata": {"axes": "CYX"}, **options}
+        tifffile.imwrite(file, channels, photometric="minisblack", **metadata)
+        contents.append(file.getvalue())
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 16).save(file, "PNG")
+    contents.append(file.getvalue())
+    try:
+        import pillow_heif
+        from small_dicom import dicom_file
+
+        for kind, array in (("RGB", pixels), ("MONOCHROME1", pixels[..., 0].astype(np.uint16))):
+            path = dicom_file(folder / "a.dcm", array, kind, WindowCenter=99, WindowWidth=150)
+            contents.append(path.read_bytes())
+        file = io.BytesIO()
+        pillow_heif.from_pillow(Image.fromarray(pixels)).save(file)
+        contents.append(file.getvalue())
+    except ImportError:
+        pass
+    return contents
+
+
+def flat_slides() -> list[bytes]:
+    """A PNG, and a TIFF of strips, of one strip, and of one deflated strip."""
+    import tifffile
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    contents = [file.getvalue()]
+    for rows, compression in ((9, "lzw"), (40, None), (40, "zlib")):
+        file = io.BytesIO()
+        tifffile.imwrite(
+            file, pixels, photometric="rgb", rowsperstrip=rows, compression=compression
+        )
+        contents.append(file.getvalue())
+    return contents
+
+
 def weights(place: Path) -> dict[str, bytes]:
     """One of each format that needs no torch, by its suffix; `w.*` in the folder."""
     import h5py
