@@ -80,8 +80,9 @@ def flat_slides(folder: Path) -> tuple[list[bytes], Attempt]:
 
     from sscjax.data.slides import flat
 
-    flat.MAX_FLAT_PIXELS, flat._BAND = 100_000, 500
-    flat.MAX_PIXELS = 48 * 40 - 1  # so that one strip is unpacked as it is read
+    # One strip is more than may be decoded at once, and is unpacked as it is read.
+    for name, value in (("MAX_FLAT_PIXELS", 100_000), ("_BAND", 500), ("MAX_PIXELS", 48 * 40 - 1)):
+        setattr(flat, name, value)
 
     def attempt(data: bytes) -> None:
         (folder / "slide.png").write_bytes(data)

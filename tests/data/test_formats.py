@@ -15,6 +15,7 @@ from PIL import Image
 from small_dicom import dicom_file
 
 from sscjax.data import dicom, image_folder, inputs
+from sscjax.data.image_formats import is_image_name
 from sscjax.data.image_io import read_header, read_image, read_upright_size
 from sscjax.data.pixel_range import Observed, Reading
 from sscjax.errors import UserError
@@ -52,7 +53,7 @@ def test_formats_are_read(
     else:
         Image.fromarray(SMOOTH).save(path, **options)
     pixels = read_image(path, None)
-    assert pixels.shape == SMOOTH.shape and image_folder.is_image_name(path)
+    assert pixels.shape == SMOOTH.shape and is_image_name(path)
     assert np.abs(pixels.astype(int) - SMOOTH).mean() <= tolerance
     assert read_upright_size(path) == (40, 32)
     path.write_bytes(path.read_bytes()[:90])

@@ -58,15 +58,14 @@ def test_a_few_images_that_cannot_be_read_are_left_out(tmp_path, monkeypatch):
         return read_image(path, *rest, **more)
 
     monkeypatch.setattr(sources, "read_image", counted)
-    strict = "error"
-    message = refused(lambda: load(tmp_path, SIZE, corrupt=strict), "0100.png: not an image")
+    message = refused(lambda: load(tmp_path, SIZE, corrupt="error"), "0100.png: not an image")
     assert "--config.data.corrupt=skip: 6 of 1,001 images, also " in message
     assert "0120.png" in message and "0140.png and 3 more" in message and "0160" not in message
     assert len(tried) == 1001
     # Six are less than 1 %, by default they are left out; eleven are more.
     assert len(load(tmp_path, SIZE).skipped) == 6
     for number in range(200, 205):
-        write_image(tmp_path / "b" / names[number], shape=(50, 2))
+        Image.new("RGB", (50, 2)).save(tmp_path / "b" / names[number])
     refused(lambda: load(tmp_path, SIZE), "11 of 1,001 images, more than 1%", "corrupt=skip")
 
 

@@ -41,8 +41,8 @@ def deep_set(folder: Path, bits: int, kind: str) -> dict[str, np.ndarray]:
             Image.fromarray(deep).save(path)
         else:
             photometric = "rgb" if "colour" in kind else "minisblack"
-            packed = {"compression": "zlib"} if "packed" in kind else {}
-            order = ">" if "big" in kind else "<"
+            packed: dict[str, Any] = {"compression": "zlib"} if "packed" in kind else {}
+            order: Any = ">" if "big" in kind else "<"
             tifffile.imwrite(
                 path, deep.astype(f"{order}u2"), byteorder=order, photometric=photometric, **packed
             )
@@ -104,7 +104,7 @@ def test_a_rule_that_the_settings_give(tmp_path: Path) -> None:
         loading.load(tmp_path, SIZE, reading=Reading(bits=10))
     for wrong in ({"bits": 9}, {"pages": "last"}, {"pages": "0"}, {"mpp": -2.0}):
         with pytest.raises(UserError, match=r"config\.data\.\w+="):
-            Reading(**wrong)  # type: ignore[arg-type]
+            Reading(**wrong)
 
 
 def test_the_audit_says_that_a_set_is_dim(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from sscjax.data import loading, resolution
+from sscjax.data import image_io, loading, resolution
 from sscjax.data.audit import checks
 from sscjax.data.pixel_range import Reading
 from sscjax.data.slides import cut, flat, reader, tiling
@@ -205,7 +205,7 @@ def test_flat_slides_are_read_in_bands(
         expected = plain.read(0, 0, 0, 100, 130)
         small = plain.thumbnail(40)
     monkeypatch.setattr(flat, "MAX_PIXELS", 130 * 100 - 1 if "one" in kind else 5000)
-    monkeypatch.setattr(reader.image_io, "MAX_PIXELS", 5000)
+    monkeypatch.setattr(image_io, "MAX_PIXELS", 5000)
     monkeypatch.setattr(flat, "_BAND", 2000)
     with reader.open_slide(path) as opened:
         assert isinstance(opened._pixels, np.memmap)  # type: ignore[attr-defined]
@@ -226,7 +226,7 @@ def test_flat_slides_that_end_early(
     else:
         tifffile.imwrite(path, tissue(130, 100), photometric="rgb", metadata=None, **FLAT[kind])
         path.write_bytes(path.read_bytes()[:20_000])
-    for module in (flat, reader.image_io):
+    for module in (flat, image_io):
         monkeypatch.setattr(module, "MAX_PIXELS", 130 * 100 - 1)
     with pytest.raises(UserError, match="truncated or damaged"), reader.open_slide(path):
         pass

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def more_images(folder: Path) -> list[bytes]:
     channels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     for options in ({"imagej": True, "metadata": {"axes": "CYX"}}, {"ome": True}):
         file = io.BytesIO()
-        metadata = {"metadata": {"axes": "CYX"}, **options}
+        metadata: dict[str, Any] = {"metadata": {"axes": "CYX"}, **options}
         tifffile.imwrite(file, channels, photometric="minisblack", **metadata)
         contents.append(file.getvalue())
     file = io.BytesIO()
