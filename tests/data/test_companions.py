@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_dicom import whole_slide
 
 from sscjax.data import image_folder, inputs, loading, masks
+from sscjax.data.slides import cut
 from sscjax.data.slides.listing import slides_of
+from sscjax.data.slides.tiling import Settings
 from sscjax.errors import UserError
+from sscjax.inference import slides
 
 SIDE = 24
 RNG = np.random.default_rng(0)
@@ -134,3 +138,21 @@ def test_label_and_overview_images_are_no_slides(tmp_path: Path) -> None:
     assert [path.name for path in slides_of(files, tmp_path)] == [
         *("a.svs", "b.png", "map_label.png", "c.vms")
     ]
+
+
+def test_files_of_one_dicom_series_are_one_slide(tmp_path: Path) -> None:
+    """Two levels and the label of a slide, and a second slide in the folder of its patient."""
+    pytest.importorskip("openslide", reason="extra slides")
+    pytest.importorskip("pydicom", reason="extra dicom")
+    for patient, series in (("p1", "1.2.5"), ("p2", "1.2.6")):
+        folder = tmp_path / "ill" / patient
+        folder.mkdir(parents=True)
+        whole_slide(folder / "0.dcm", series, 512)
+        whole_slide(folder / "1.dcm", series, 256)
+        whole_slide(folder / "2.dcm", series, 128, "LABEL")
+    sources = cut.find(tmp_path, None)
+    assert [source.name for source in sources] == ["ill/p1/0.dcm", "ill/p2/0.dcm"]
+    found, rest = slides.part([tmp_path])
+    assert [path.parent.name for path in found] == ["p1", "p2"] and not rest
+    assert cut.cut(tmp_path, tmp_path / "out", Settings(field_um=64, tile_size=64)) == 0
+    assert len((tmp_path / "out" / "manifest.csv").read_text().splitlines()) == 1 + 2 * 4

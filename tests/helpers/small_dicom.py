@@ -10,6 +10,33 @@ import numpy as np
 _CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
+def whole_slide(path: Path, series: str, side: int, kind: str = "VOLUME") -> Path:
+    """Write one file of a DICOM whole slide of 0.25 micrometres per pixel at 512 pixels."""
+    from pydicom.dataset import Dataset
+
+    tile = 128
+    across = -(-side // tile)
+    rng = np.random.default_rng(side)
+    grains = rng.normal(0, 30, (across * across, tile, tile, 3))
+    pixels = np.clip(np.array([200, 110, 170]) + grains, 0, 255).astype(np.uint8)
+    spacing, measures, light = Dataset(), Dataset(), Dataset()
+    spacing.PixelSpacing = [0.00025 * 512 / side] * 2
+    measures.PixelMeasuresSequence = [spacing]
+    light.OpticalPathIdentifier = "1"
+    derived = ["DERIVED", "PRIMARY", kind, "RESAMPLED"]
+    return dicom_file(
+        path, pixels.reshape(-1, tile, 3), "RGB",
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.6",
+        ImageType=["ORIGINAL", "PRIMARY", kind, "NONE"] if side == 512 else derived,
+        Modality="SM", SeriesInstanceUID=series, StudyInstanceUID="1.2.3",
+        FrameOfReferenceUID="1.2.4", NumberOfFrames=across * across, Rows=tile, Columns=tile,
+        TotalPixelMatrixColumns=side, TotalPixelMatrixRows=side,
+        DimensionOrganizationType="TILED_FULL", ImagedVolumeWidth=0.128, ImagedVolumeHeight=0.128,
+        SharedFunctionalGroupsSequence=[measures], OpticalPathSequence=[light],
+        NumberOfOpticalPaths=1, TotalPixelMatrixFocalPlanes=1,
+    )  # fmt: skip
+
+
 def dicom_file(path: Path, pixels: np.ndarray | None, kind: str, **elements: Any) -> Path:
     """Write [H,W], [H,W,3] or [frames,H,W] pixels, 12 bits stored of 16, or 8 of 8."""
     from pydicom.dataset import Dataset, FileMetaDataset
