@@ -81,5 +81,5 @@ def main() -> int:
         corrupt=given.corrupt,
         splits=given.splits,
         json_path=given.json,
-        reading=Reading(given.pixel_bits, given.pages, mpp=-1),
+        reading=Reading(given.pixel_bits, given.pages, mpp=-1, masks=False),
     )

@@ -46,7 +46,6 @@ def load(
     corrupt: Policy = "few",
     *,
     reading: Reading = _PLAIN,
-    read_masks: bool = True,
 ) -> ImageSet:
     """Load a manifest (a csv file, or a folder with `manifest.csv`) or a folder per class.
 
@@ -56,7 +55,6 @@ def load(
       classes: class names in label order; empty: the names in the set, sorted.
       corrupt: what happens when an image cannot be read.
       reading: how files are read where there is a choice.
-      read_masks: whether masks are opened.
 
     Returns:
       An `ImageSet` in memory with images [N,image_size,image_size,3].
@@ -64,10 +62,7 @@ def load(
     Raises:
       UserError: the folder, the manifest or an image has a mistake.
     """
-    source = sources.from_path(
-        path, image_size, classes, corrupt, reading=reading, read_masks=read_masks
-    )
-    return in_memory(source)
+    return in_memory(sources.from_path(path, image_size, classes, corrupt, reading=reading))
 
 
 def from_source(

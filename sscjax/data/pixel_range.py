@@ -37,6 +37,7 @@ class Reading:
         a number from 1, or 'channels', where two or three grey pages are red, green and blue.
       mpp: micrometres per pixel that all images with a known resolution are brought to; 0: none
         are, and a set of several resolutions is refused; -1: none are.
+      masks: whether masks are opened; they are never taken for images.
 
     Raises:
       UserError: a field is out of its range.
@@ -45,6 +46,7 @@ class Reading:
     bits: int = 0
     pages: str = ""
     mpp: float = 0.0
+    masks: bool = True
 
     def __post_init__(self) -> None:
         if self.bits not in (0, *DEPTHS):

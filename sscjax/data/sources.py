@@ -145,10 +145,9 @@ class Files(Source):
         corrupt: Policy = "few",
         *,
         reading: Reading = _PLAIN,
-        read_masks: bool = True,
     ):
         """Use `from_path` to list a folder or manifest first."""
-        with_masks = read_masks and any(record.masks for record in listing.records)
+        with_masks = reading.masks and any(record.masks for record in listing.records)
         super().__init__(listing, image_size, corrupt, with_masks=with_masks)
         self.reading = self._asked = reading
         self.pixel_bits = reading.bits
@@ -233,7 +232,6 @@ def from_path(
     *,
     private: bool = False,
     reading: Reading = _PLAIN,
-    read_masks: bool = True,
 ) -> Files:
     """The images of a folder or manifest, listed by `image_folder.list_images`.
 
@@ -244,7 +242,6 @@ def from_path(
       corrupt: what happens when an image cannot be read.
       private: name the folder only in errors.
       reading: how files are read where there is a choice.
-      read_masks: whether masks are opened; they are never taken for images.
 
     Raises:
       UserError: the folder or the manifest has a mistake, or images of several resolutions.
@@ -252,4 +249,4 @@ def from_path(
     listing = image_folder.list_images(path, classes, private=private)
     known = [(record.path, record.mpp) for record in listing.records if record.mpp]
     resolution.check(str(path), known, reading, image_size)
-    return Files(listing, image_size, corrupt, reading=reading, read_masks=read_masks)
+    return Files(listing, image_size, corrupt, reading=reading)

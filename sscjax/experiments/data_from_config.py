@@ -116,9 +116,10 @@ def _source(settings: Settings, classes: tuple[str, ...]) -> sources.Source:
             classes,
             data.corrupt,
             private=settings.private,
-            reading=data.reading,
             # Nothing else looks at masks, and they may be of any kind.
-            read_masks=bool(settings.loss.segmentation or data.mask_classes),
+            reading=dataclasses.replace(
+                data.reading, masks=bool(settings.loss.segmentation or data.mask_classes)
+            ),
         )
     counts = data.synthetic
     return SkinBiopsies(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from small_runs import finished_run, write_folder
 from sound_files import png_bytes
 
 from sscjax.data import inputs, loading, sources
@@ -18,6 +20,7 @@ from sscjax.data.audit import checks
 from sscjax.data.image_io import read_image
 from sscjax.data.pixel_range import Observed, Reading
 from sscjax.errors import UserError
+from sscjax.inference import classifier
 
 SIZE = 16
 RNG = np.random.default_rng(0)
@@ -119,6 +122,24 @@ def test_the_audit_says_that_a_set_is_dim(tmp_path: Path) -> None:
     bright = dataclasses.replace(dim, images=np.asarray(dim.images) * 90)
     kinds = {finding["kind"] for finding in checks.audit(bright, None, tmp_path)["findings"]}
     assert "dim" not in kinds
+
+
+@pytest.mark.slow
+def test_a_run_stores_the_rule_and_predict_applies_it(tmp_path: Path) -> None:
+    """A 12-bit image alone is read as it was among those of training."""
+    folder = write_folder(tmp_path / "images")
+    for path in folder.rglob("*.png"):
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
+        Image.fromarray(grey << 4).save(path)
+    run = finished_run(tmp_path / "run", folder, "cnn")
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert record["data"]["pixel_bits"] == 12 and "white is 4,095" in record["data"]["source"]
+    opened = classifier.open_run(run)
+    assert opened.reading.bits == 12
+    path = min(folder.rglob("*.png"))
+    pixels = np.asarray(Image.open(path)) >> 4
+    expected = opened.predict_proba(np.repeat(pixels[None, ..., None], 3, axis=3).astype(np.uint8))
+    np.testing.assert_allclose(opened.predict_proba(path), expected, atol=1e-6)
 
 
 # --- pages --------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from sscjax.system import files
 
 _LOG = logging.getLogger(__name__)
 
-_PLAIN = Reading(mpp=-1)  # the audit says what resolutions differ by, and refuses no set for it
+_PLAIN = Reading(
+    mpp=-1, masks=False
+)  # the audit says what resolutions differ by, and refuses no set for it
 
 # Examples of a finding that the terminal shows; audit.json has more.
 _SHOWN = 5
@@ -49,7 +51,7 @@ def audit_folder(
     if image_size < 32:
         raise UserError(f"--image-size={image_size}: expected 32 pixels or more")
     data = data.expanduser()
-    image_set = loading.load(data, image_size, corrupt=corrupt, reading=reading, read_masks=False)
+    image_set = loading.load(data, image_size, corrupt=corrupt, reading=reading)
     for file, reason in image_set.skipped.items():
         _LOG.warning("left out: %s: %s", file, reason)
     divided = read_splits(splits, image_set) if splits else image_set.splits
