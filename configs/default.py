@@ -105,9 +105,21 @@ def get_config() -> ConfigDict:
     # The folder that names the site, counted from that of the class: 1 in class/site/subject/a.jpg;
     # 0: none. A manifest has a column `site` (or centre, scanner, hospital, institution).
     config.data.site_level = 0
-    # What to do about an image that cannot be read: 'error' stops the run before it trains, with a
-    # line that names it; 'skip' leaves it out, and log, record and report say so.
-    config.data.corrupt = "error"
+    # What to do about images that cannot be read or are smaller than 8 pixels: 'few' leaves out up
+    # to 1 % of the set, and log, record and report name them, and stops the run before it trains if
+    # there are more; 'error' stops at any; 'skip' leaves out all of them.
+    config.data.corrupt = "few"
+    # Bits that the samples of 16-bit files use: 8, 10, 12, 14 or 16. 0: what the largest value of
+    # the whole set needs, which is said and stored with the run.
+    config.data.pixel_bits = 0
+    # Which page of a file with several is read: 'first', 'middle', a number from 1, or 'channels',
+    # where two or three grey pages are red, green and blue. '': what the file says; a file of
+    # several grey pages that says nothing is refused.
+    config.data.pages = ""
+    # Micrometres per pixel that images are brought to where a manifest's column `mpp` gives theirs:
+    # their central square is enlarged or reduced. 0: a set of several resolutions is refused.
+    # -1: no image is changed.
+    config.data.mpp = 0.0
     # 'direct' decodes the files at every start; 'array_record' keeps the decoded images in the
     # cache folder and reads them back from there.
     config.data.storage = "direct"

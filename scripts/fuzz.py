@@ -30,7 +30,7 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "helpers"))
 # What is written in Python and parses; the fuzzer sees which of its lines are reached.
 INSTRUMENTED = [
     *("sscjax.data", "sscjax.models.pretrained", "sscjax.inference.classifier"),
-    *("sscjax.reports.html", "sscjax.training.checkpoint", "PIL", "zipfile", "csv"),
+    *("sscjax.reports.html", "sscjax.training.checkpoint", "PIL", "pydicom", "zipfile", "csv"),
     *("torch.serialization", "torch._weights_only_unpickler", "numpy.lib.format"),
 ]
 MOST_BYTES = 20_000
@@ -51,6 +51,46 @@ def images(folder: Path) -> tuple[list[bytes], Attempt]:
         assert pixels.shape == (16, 16, 3)
 
     return sound_files.images(), attempt
+
+
+def formats(folder: Path) -> tuple[list[bytes], Attempt]:
+    """Decoding of further formats, with pages and depths that are chosen and found out."""
+    import sound_files
+
+    from sscjax.data import dicom, image_io
+    from sscjax.data.pixel_range import Observed, Reading
+
+    def attempt(data: bytes) -> None:
+        path = folder / "image.dcm"
+        path.write_bytes(data)
+        dicom.patient_ids([path])
+        first = Reading(bits=12, pages="first")
+        observed = Observed()
+        pixels = image_io.read_image(path, 16, max_pixels=100_000, observed=observed)
+        assert pixels.shape == (16, 16, 3) and observed.bits in (0, 8, 10, 12, 14, 16)
+        assert image_io.read_image(path, 16, max_pixels=100_000, reading=first).shape[2] == 3
+        assert min(image_io.read_upright_size(path)) >= 8
+
+    return sound_files.more_images(folder), attempt
+
+
+def flat_slides(folder: Path) -> tuple[list[bytes], Attempt]:
+    """Flat slides in bands."""
+    import sound_files
+
+    from sscjax.data.slides import flat
+
+    # One strip is more than may be decoded at once, and is unpacked as it is read.
+    for name, value in (("MAX_FLAT_PIXELS", 100_000), ("_BAND", 500), ("MAX_PIXELS", 48 * 40 - 1)):
+        setattr(flat, name, value)
+
+    def attempt(data: bytes) -> None:
+        (folder / "slide.png").write_bytes(data)
+        opened = flat.Flat(folder / "slide.png")
+        assert opened.pixels.ndim == 3 and opened.pixels.size <= 300_000
+        opened.close()
+
+    return sound_files.flat_slides(), attempt
 
 
 def manifests(folder: Path) -> tuple[list[bytes], Attempt]:
@@ -190,6 +230,8 @@ def checkpoints(folder: Path) -> tuple[list[bytes], Attempt]:
 
 TARGETS: dict[str, Target] = {
     "images": images,
+    "formats": formats,
+    "flat_slides": flat_slides,
     "manifests": manifests,
     "masks": masks,
     "h5": weights(".h5"),

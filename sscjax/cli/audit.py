@@ -30,10 +30,30 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--corrupt",
-        type=one_of("error", "skip"),
-        default="error",
+        "--config.data.corrupt",  # as messages and the training spell it
+        dest="corrupt",
+        type=one_of("few", "error", "skip"),
+        default="few",
         metavar="WHAT",
-        help="what to do about an image that cannot be read: error or skip (default: error)",
+        help="images that cannot be read: few leaves out up to 1 %%, error stops at any, skip "
+        "leaves out all (default: few)",
+    )
+    made.add_argument(
+        "--pages",
+        "--config.data.pages",
+        dest="pages",
+        default="",
+        metavar="WHICH",
+        help="page of files with several: first, middle, channels or a number (default: find out)",
+    )
+    made.add_argument(
+        "--pixel-bits",
+        "--config.data.pixel_bits",
+        dest="pixel_bits",
+        type=int,
+        default=0,
+        metavar="BITS",
+        help="bits that 16-bit files use; 0: find out (default: 0)",
     )
     made.add_argument(
         "--splits",
@@ -51,6 +71,7 @@ def main() -> int:
     """Audit and print; 1 where something leaks."""
     given = parser().parse_args()
     from sscjax.data.audit.report import audit_folder
+    from sscjax.data.pixel_range import Reading
     from sscjax.system import terminal
 
     terminal.set_up_log()
@@ -60,4 +81,5 @@ def main() -> int:
         corrupt=given.corrupt,
         splits=given.splits,
         json_path=given.json,
+        reading=Reading(given.pixel_bits, given.pages, mpp=-1, masks=False),
     )

@@ -16,7 +16,13 @@ NUMBERS: tuple[tuple[str, Any, Any, str, str], ...] = (
     ("min-tissue", float, 0.5, "SHARE", "least share of a tile that is tissue, 0 to 1"),
     ("overlap", float, 0.0, "SHARE", "share of a tile that its neighbour repeats, 0 to 0.9"),
     ("max-tiles", int, 0, "NUMBER", "tiles of one slide, drawn from all of it; 0: all"),
-    ("mpp", float, 0.0, "NUMBER", "micrometres per pixel of slides that do not say; 0: unknown"),
+    (
+        "mpp",
+        float,
+        0.0,
+        "NUMBER",
+        "micrometres per pixel, in place of what the slides say; 0: what they say",
+    ),
     ("seed", int, 0, "NUMBER", "seed of the draw by --max-tiles"),
 )
 

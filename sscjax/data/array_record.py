@@ -57,12 +57,14 @@ class StoredSet:
       images: [K,S,S,3] uint8, in the order of the source, without those that were skipped.
       masks: [K,S,S] uint8, or None.
       skipped: reason by file, for images that could not be read.
+      pixel_bits: bits that 16-bit files of the source use; 0: it has none.
       folder: with the ArrayRecord files.
     """
 
     images: Images
     masks: Images | None
     skipped: Mapping[str, str]
+    pixel_bits: int
     folder: Path
 
 
@@ -96,8 +98,9 @@ def open_set(source: Source, data_dir: Path) -> StoredSet | None:
     records = builder.as_data_source(ssc_skin.SPLIT, decoders=encoded)
     shape = (len(records), *source.shape[1:])
     masks = Images(records, "mask", shape[:3]) if source.with_masks else None
-    skipped = builder.info.metadata["skipped"]
-    return StoredSet(Images(records, "image", shape), masks, skipped, folder)
+    about = builder.info.metadata
+    bits = int(about["pixel_bits"])
+    return StoredSet(Images(records, "image", shape), masks, about["skipped"], bits, folder)
 
 
 def write_set(source: Source, image_set: ImageSet, temporary: Path, data_dir: Path) -> None:

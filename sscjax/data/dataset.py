@@ -34,6 +34,7 @@ class ImageSet:
       mask_classes: names of the masks' classes; () if unknown.
       source: one line for reports, for example `synthetic (seed 0)` or `folder /data/skin`.
       skipped: reason by file, for images of the source that cannot be read.
+      pixel_bits: bits that 16-bit files of the source use; 0: it has none.
       origins: [N] str, the real file names of a private set, whose `files` are numbers ('' for
         what is no file); None if `files` are the real names. Never written.
       sites: [N] str, the hospital or scanner of each image, one for each subject; None if unknown.
@@ -51,6 +52,7 @@ class ImageSet:
     mask_classes: tuple[str, ...] = ()
     source: str = ""
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    pixel_bits: int = 0
     origins: np.ndarray | None = None
     sites: np.ndarray | None = None
     loaded_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 
-from sscjax.data import masks, sites
+from sscjax.data import dicom, masks, resolution, sites
 from sscjax.data.csv_table import read_rows, refuse_undecodable
-from sscjax.data.image_io import IMAGE_SUFFIXES
+from sscjax.data.image_io import IMAGE_SUFFIXES, is_image_name
 from sscjax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ class ImageRecord:
       label: the class name.
       subject: patient or biopsy; the file itself if the source names none.
       split: 'train', 'val' or 'test', or None if the source prescribes no split.
-      mask: its segmentation map, or None.
+      masks: its segmentation maps, which are joined; None: not looked for yet.
+      mpp: micrometres per pixel, 0 where the source does not say.
       site: the hospital or scanner, or None if the source names none.
     """
 
@@ -51,7 +52,8 @@ class ImageRecord:
     label: str
     subject: str
     split: str | None = None
-    mask: Path | None = None
+    masks: tuple[Path, ...] | None = None
+    mpp: float = 0.0
     site: str | None = None
 
 
@@ -134,7 +136,7 @@ def list_folder(
         raise UserError(
             f"{folder}: the folder is empty; expected one folder per class or a {MANIFEST}"
         )
-    folders = [entry.name for entry in entries if entry.is_dir()]
+    folders = [e.name for e in entries if e.is_dir() and not masks.is_folder(e.name)]
     loose = sum(_is_image(entry) for entry in entries if entry.is_file())
     if not folders:
         raise UserError(
@@ -158,6 +160,7 @@ def list_folder(
             )
         records += images
     records.sort(key=lambda record: record.file)
+    records = _with_masks(folder, _with_patients(records))
     _refuse_shared_files(records, [record.file for record in records])
     if skipped or loose:
         _LOG.warning(
@@ -201,15 +204,33 @@ def _folder_record(folder: Path, path: Path, label: str, site_level: int = 0) ->
     site, inner = sites.of_folders(str(path), site_level, inner)
     _refuse_outside(folder, path, str(path))
     subject = inner[0] if len(inner) > 1 else file
-    return ImageRecord(path, file, label, subject, mask=_beside(folder, path), site=site)
+    return ImageRecord(path, file, label, subject, site=site)
 
 
-def _beside(folder: Path, path: Path) -> Path | None:
-    """The mask beside an image, which must not lead out of the folder."""
-    mask = masks.beside(path)
-    if mask is not None:
-        _refuse_outside(folder, mask, str(mask))
-    return mask
+def _with_masks(folder: Path, records: list[ImageRecord]) -> list[ImageRecord]:
+    """The records with the masks beside their images, which must not lead out of the folder."""
+    found = masks.beside([one.path for one in records if one.masks is None], folder)
+    for paths in found.values():
+        for path in paths:
+            _refuse_outside(folder, path, str(path))
+    return [
+        dataclasses.replace(one, masks=found[one.path])
+        if one.masks is None and one.path in found
+        else one
+        for one in records
+    ]
+
+
+def _with_patients(records: list[ImageRecord]) -> list[ImageRecord]:
+    """The records of DICOM files with PatientID as their subject, where it tells patients apart."""
+    patients = dicom.patient_ids([record.path for record in records])
+    if len(set(patients.values()) - {""}) < 2:
+        return records
+    _LOG.info("subjects of %d DICOM files are their PatientID", len(patients))
+    return [
+        dataclasses.replace(record, subject=patients.get(record.path) or record.subject)
+        for record in records
+    ]
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -231,7 +252,7 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    return is_image_name(path)
 
 
 def ordered_classes(
@@ -275,6 +296,9 @@ def list_manifest(manifest: Path, classes: Sequence[str], *, private: bool = Fal
         rows.append(where)
     if not records:
         raise UserError(f"{manifest}: has no rows; expected one row per image")
+    if all(record.subject == record.file for record in records):
+        records = _with_patients(records)
+    records = _with_masks(folder, records)
     labels = list(dict.fromkeys(record.label for record in records))
     names = ordered_classes(manifest, labels, classes)
     _refuse_shared_files(records, rows)
@@ -305,12 +329,30 @@ def _manifest_record(
             f"{where}: unknown split {split!r}, expected train, val or test; correct the row"
         )
     path, file = named_file(folder, where, row["file"])
+    named = None
     if "mask" in row:
-        mask = named_file(folder, where, row["mask"])[0] if row["mask"] else None
-    else:
-        mask = _beside(folder, path)
+        named = (named_file(folder, where, row["mask"])[0],) if row["mask"] else ()
+    mpp = mpp_of(where, row.get("mpp", ""))
     subject, site = row.get("subject", file), sites.of_row(where, row)
-    return ImageRecord(path, file, label, subject, SPLIT_NAMES.get(split), mask, site)
+    return ImageRecord(path, file, label, subject, SPLIT_NAMES.get(split), named, mpp, site)
+
+
+def mpp_of(where: str, text: str) -> float:
+    """Micrometres per pixel in a manifest's row, 0 where it has none.
+
+    Raises:
+      UserError: it is no number, or none that a microscope has.
+    """
+    try:
+        mpp = float(text or 0)
+    except ValueError:
+        mpp = -1.0
+    if mpp and not resolution.believable(mpp):
+        raise UserError(
+            f"{where}: mpp {text!r}, expected {resolution.LOWEST:g} to {resolution.HIGHEST:g} "
+            "micrometres per pixel, or an empty cell where it is not known"
+        )
+    return mpp
 
 
 def named_file(folder: Path, where: str, name: str) -> tuple[Path, str]:

@@ -1,8 +1,7 @@
 """One image file to 8-bit RGB pixels, or one clear line that says why not.
 
-Only jpg, png, tif and bmp are parsed, chosen by content and not by suffix. The format's Pillow
-class is used directly rather than `PIL.Image.open`: that one applies process-wide pixel limits
-and warnings, which a library must not change and worker threads cannot change safely.
+`image_formats` recognises and opens the file, `image_pages` chooses among its pages, `dicom` reads
+what Pillow does not.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
+from sscjax.data import image_formats, image_pages
+from sscjax.data.image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from sscjax.data.image_formats import is_image_name as is_image_name
+from sscjax.data.pixel_range import Observed, Reading
 from sscjax.errors import BUSY, UserError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp")
-"""Suffixes (lower case) by which an image file is found in a folder."""
 
 MIN_SIDE = 8
 """Pixels; a smaller image holds nothing that could be classified."""
@@ -27,17 +27,16 @@ MIN_SIDE = 8
 MAX_PIXELS = 178_956_970
 """Default upper limit of an image's pixels: half a gigabyte as RGB."""
 
-_PARSERS: dict[bytes, type[ImageFile.ImageFile]] = {
-    b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
-    b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
-    b"II*\0": TiffImagePlugin.TiffImageFile,
-    b"MM\0*": TiffImagePlugin.TiffImageFile,
-    b"II+\0": TiffImagePlugin.TiffImageFile,
-    b"MM\0+": TiffImagePlugin.TiffImageFile,
-    b"BM": BmpImagePlugin.BmpImageFile,
+_EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+
+# Of 16 bits per colour Pillow keeps the high bytes; by these names it keeps the low ones.
+_LOW_BYTES = {
+    **{f"{mode};16B": f"{mode};16L" for mode in ("RGB", "RGBA", "RGBX")},
+    **{f"{mode};16L": f"{mode};16B" for mode in ("RGB", "RGBA", "RGBX")},
+    **{f"{mode};16N": f"{mode};16B" for mode in ("RGB", "RGBA", "RGBX")},
 }
 
-_EIGHT_BIT = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"}
+_SAMPLE_FORMAT, _UNSIGNED = 339, (1, 4)  # 4: undefined
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -50,18 +49,27 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-
 _SIDEWAYS = (5, 6, 7, 8)
 """Orientations that exchange width and height."""
 
+_PLAIN = Reading()
 
-def read_image(path: Path | str, size: int | None, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes one jpg, png, tif or bmp file to RGB.
+
+def read_image(
+    path: Path | str,
+    size: int | None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    reading: Reading = _PLAIN,
+    observed: Observed | None = None,
+    side: int = 0,
+) -> np.ndarray:
+    """Decodes one jpg, png, tif, bmp, webp, jp2, heic or DICOM file to RGB.
 
     Grey, palette, CMYK and 1-bit images become RGB; transparency is laid on white, the background
-    of a slide; 16-bit pixels keep their high byte, so that brightness depends on the bit depth
-    and not on the contrast of the one image; an EXIF orientation is applied; of a multi-frame tif
-    the first frame is read. Colour profiles are ignored.
+    of a slide; pixels of 16 bits keep the high byte of the bits that `reading` names, so that
+    brightness depends on the set and not on the contrast of the one image; an EXIF orientation is
+    applied. Colour profiles are ignored.
 
     Args:
       path: the file.
@@ -69,18 +77,34 @@ def read_image(path: Path | str, size: int | None, *, max_pixels: int = MAX_PIXE
         cropped to its central square first: stretching would change the shape of cells and the
         direction of fibres, which is what the classes differ in.
       max_pixels: an image with more pixels by its header is refused before anything is decoded.
+      reading: what white is in 16-bit files, and which page is read.
+      observed: is told what was seen and what was not read.
+      side: of the central square in pixels of the file; 0: as large as fits.
 
     Returns:
       uint8 [size,size,3] (or [H,W,3] when `size` is None), RGB, 0..255.
 
     Raises:
-      UserError: the file is missing, unreadable, empty, truncated, no such image, under 8x8 pixels,
-        over `max_pixels`, or of a pixel format without an agreed white. The message names the file.
+      UserError: the file is missing, unreadable, empty, damaged, no such image, not supported,
+        under 8x8 pixels or `side`, over `max_pixels`, or of a pixel format without an agreed white.
+        The message names the file.
       OSError: the system cannot read any file now, for want of memory or of open files.
     """
     path = Path(path)
     with _opened(path) as file:
-        return _decode(path, file, size, max_pixels)
+        if _is_dicom(file):
+            from sscjax.data import dicom
+
+            upright = dicom.read(path, file, reading, observed, max_pixels)
+            _check_size(path, *upright.size, max_pixels)
+        else:
+            upright = _decode(path, file, max_pixels, reading, observed)
+    if side > min(upright.size):
+        raise UserError(
+            f"{path}: the image is {upright.width}x{upright.height} pixels, and its resolution "
+            f"asks for {side}x{side} of them; set a smaller --config.data.mpp"
+        )
+    return np.array(upright if size is None else _reduce(upright, size, side))
 
 
 def read_header(path: Path | str) -> tuple[str, int, int]:
@@ -91,7 +115,11 @@ def read_header(path: Path | str) -> tuple[str, int, int]:
     """
     path = Path(path)
     with _opened(path) as file:
-        image = _parse_header(path, file)
+        if _is_dicom(file):
+            from sscjax.data import dicom
+
+            return "DICOM", *dicom.read_size(path, file)
+        image = image_formats.parse_header(path, file)
         return str(image.format), image.width, image.height
 
 
@@ -103,7 +131,11 @@ def read_upright_size(path: Path | str) -> tuple[int, int]:
     """
     path = Path(path)
     with _opened(path) as file:
-        image = _parse_header(path, file)
+        if _is_dicom(file):
+            from sscjax.data import dicom
+
+            return dicom.read_size(path, file)
+        image = image_formats.parse_header(path, file)
         turned = image.getexif().get(_ORIENTATION_TAG, 1) in _SIDEWAYS
         return (image.height, image.width) if turned else (image.width, image.height)
 
@@ -133,9 +165,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         if error.errno in BUSY:
             raise
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror or _one_line(error)}); restore or remove it"
-        ) from error
+        reason = error.strerror or image_formats.one_line(error)
+        raise UserError(f"{path}: cannot be read ({reason}); restore or remove it") from error
 
 
 def resize_pixels(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -152,49 +183,39 @@ def resize_pixels(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.array(_reduce(image.convert("RGB"), size))
 
 
-def _decode(path: Path, file: BinaryIO, size: int | None, max_pixels: int) -> np.ndarray:
-    image = _parse_header(path, file)
-    _check_header(path, image, max_pixels)
+def _is_dicom(file: BinaryIO) -> bool:
+    start = file.read(132)
+    file.seek(0)
+    return image_formats.is_dicom(start)
+
+
+def _decode(
+    path: Path, file: BinaryIO, max_pixels: int, reading: Reading, observed: Observed | None
+) -> Image.Image:
+    """The image as RGB, upright."""
+    image = image_formats.parse_header(path, file)
+    _check_size(path, *image.size, max_pixels)
+    _check_kind(path, image)
     try:
-        image.load()
-        bits = _bits_per_sample(image)
+        pages = image_pages.choose(path, image, reading, observed)
+        layers = []
+        for number in pages.numbers:
+            if number:
+                image.seek(number)
+            layers.append(_to_rgb(path, image, reading, observed))
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-        upright = _to_rgb(image, bits)
+        upright = layers[0] if len(layers) == 1 else _mixed(layers, pages.colours)
     except UserError:
         raise
     except Exception as error:  # a parser of damaged bytes may fail in any way
-        _raise_if_busy(error)
-        raise UserError(
-            f"{path}: the image is truncated or damaged ({_one_line(error)}); replace or remove it"
-        ) from error
+        image_formats.raise_if_busy(error)
+        raise image_formats.load_error(path, file, error) from error
     if orientation in _UPRIGHT:
         upright = upright.transpose(_UPRIGHT[orientation])
-    return np.array(upright if size is None else _reduce(upright, size))
+    return upright
 
 
-def _parse_header(path: Path, file: BinaryIO) -> ImageFile.ImageFile:
-    start = file.read(8)
-    if not start:
-        raise UserError(f"{path}: the file is empty (zero bytes); replace or remove it")
-    file.seek(0)
-    for magic, parser in _PARSERS.items():
-        if start.startswith(magic):
-            try:
-                return parser(file, str(path))
-            except Exception as error:  # as above: any failure means a damaged header
-                _raise_if_busy(error)
-                raise UserError(
-                    f"{path}: the image's header is truncated or damaged ({_one_line(error)}); "
-                    "replace or remove it"
-                ) from error
-    raise UserError(
-        f"{path}: not an image that can be read; expected the content of a jpg, png, tif or bmp "
-        "file; convert or remove it"
-    )
-
-
-def _check_header(path: Path, image: ImageFile.ImageFile, max_pixels: int) -> None:
-    width, height = image.size
+def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
     if min(width, height) < MIN_SIDE:
         raise UserError(
             f"{path}: the image is {width}x{height} pixels, expected at least "
@@ -203,12 +224,24 @@ def _check_header(path: Path, image: ImageFile.ImageFile, max_pixels: int) -> No
     if width * height > max_pixels:
         raise UserError(
             f"{path}: the image claims {width}x{height} pixels, over the limit of {max_pixels}: a "
-            "decompression bomb or a whole slide; cut it into tiles or remove it"
+            "decompression bomb, or a whole slide, which `sscjax slides` cuts into tiles"
         )
+
+
+def _check_kind(path: Path, image: ImageFile.ImageFile) -> None:
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        forms = set(image.tag_v2.get(_SAMPLE_FORMAT) or (1,))
+        if not forms <= set(_UNSIGNED):
+            kind = {2: "signed", 3: "floating-point"}.get(max(forms), "complex")
+            raise UserError(
+                f"{path}: {kind} pixels have no agreed white (nor black) and are not supported; "
+                "save the image as 8-bit or 16-bit unsigned grey or RGB"
+            )
     if image.mode not in _EIGHT_BIT and _bits_per_sample(image) == 0:
         raise UserError(
             f"{path}: pixels of Pillow mode {image.mode!r} (floating point, 32 bit, signed or Lab) "
-            "have no agreed white; save the image as 8-bit or 16-bit grey or RGB"
+            "have no agreed white and are not supported; save the image as 8-bit or 16-bit grey or "
+            "RGB"
         )
 
 
@@ -216,41 +249,144 @@ def _bits_per_sample(image: ImageFile.ImageFile) -> int:
     """Depth of deep unsigned grey pixels (9..16); 8 for modes Pillow reads as 8 bit; 0: refused."""
     if image.mode in _EIGHT_BIT:
         return 8
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.mode.startswith("I;16"):
-        return int(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0])
+    if image.mode.startswith("I;16"):
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            return int(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0])
+        return 16
     # Older Pillow widens 16-bit grey png to mode I; the values are the same.
     if isinstance(image, PngImagePlugin.PngImageFile) and image.mode.split(";")[0] == "I":
         return 16
     return 0
 
 
-def _to_rgb(image: ImageFile.ImageFile, bits: int) -> Image.Image:
+# --- pixels to RGB ------------------------------------------------------------------------------
+
+
+def _to_rgb(
+    path: Path, image: ImageFile.ImageFile, reading: Reading, observed: Observed | None
+) -> Image.Image:
+    """The current page of an image as RGB; it is decoded here."""
+    deep = _raw_mode(image) in _LOW_BYTES or ";16" in _raw_mode(image)
+    low = _low_bytes(image, reading.bits) if deep and image.mode in _EIGHT_BIT else None
+    image.load()
+    bits = _bits_per_sample(image)
     if bits > 8:
-        return _deep_grey_to_rgb(image, bits)
+        return _deep_grey_to_rgb(path, image, bits, reading, observed)
     plain: Image.Image = image
+    if deep:
+        plain = _deep_colour(path, image, low, reading, observed)
     if image.mode in ("La", "RGBa"):
         plain = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if plain.mode in ("LA", "PA", "RGBA") or "transparency" in plain.info:
-        layer = plain.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
+        return _on_white(path, plain.convert("RGBA"))
     return plain.convert("RGB")
 
 
-def _deep_grey_to_rgb(image: ImageFile.ImageFile, bits: int) -> Image.Image:
+def _on_white(path: Path, layer: Image.Image) -> Image.Image:
+    if layer.getchannel("A").getextrema()[1] == 0:
+        raise UserError(
+            f"{path}: is transparent everywhere, so that nothing of it would be seen; save it "
+            "without an alpha channel"
+        )
+    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _deep_grey_to_rgb(
+    path: Path,
+    image: ImageFile.ImageFile,
+    bits: int,
+    reading: Reading,
+    observed: Observed | None,
+) -> Image.Image:
     deep = np.asarray(image).astype(np.uint16)
+    clear = (
+        None if isinstance(image, TiffImagePlugin.TiffImageFile) else image.info.get("transparency")
+    )
+    if bits == 16:  # fewer bits are the file's own word for what white is
+        bits = reading.bits or 16
+        shown = deep if clear is None else deep[deep != clear]
+        _observe(path, int(shown.max(initial=0)), bits, observed)
     # The high byte, as Pillow itself does for 16-bit RGB: equal tissue stays equally bright.
     grey = (deep >> (bits - 8)).astype(np.uint8)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # Pillow inverts 'white is zero' for 8 bits, but not for 16.
         if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
             grey = 255 - grey
-    elif isinstance(clear := image.info.get("transparency"), int):
+    elif isinstance(clear, int):
         grey = np.where(deep == clear, np.uint8(255), grey)
     return Image.fromarray(grey).convert("RGB")
 
 
-def _reduce(image: Image.Image, size: int) -> Image.Image:
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """How the decoder is told to arrange the samples, such as 'RGB;16B'; '' where it is not."""
+    if not image.tile:
+        return ""
+    arguments = image.tile[0].args
+    name = arguments if isinstance(arguments, str) else (arguments or ("",))[0]
+    return name if isinstance(name, str) else ""
+
+
+def _low_bytes(image: ImageFile.ImageFile, bits: int) -> np.ndarray | None:
+    """The low bytes of a colour image with 16 bits per sample, where not all bits are used."""
+    raw = _raw_mode(image)
+    if bits in (0, 16) or raw not in _LOW_BYTES or image.fp is None:
+        return None
+    again = image_formats.reopened(image)
+    other = _LOW_BYTES[raw]
+    again.tile = [
+        tile._replace(args=other if isinstance(tile.args, str) else (other, *tile.args[1:]))
+        for tile in again.tile
+    ]
+    again.load()
+    return np.asarray(again)
+
+
+def _deep_colour(
+    path: Path,
+    image: ImageFile.ImageFile,
+    low: np.ndarray | None,
+    reading: Reading,
+    observed: Observed | None,
+) -> Image.Image:
+    """A colour image of 16 bits per sample, of which Pillow has read the high bytes."""
+    high = np.asarray(image)
+    colours = high[..., :3] if high.ndim == 3 and image.mode != "LA" else high[..., 0]
+    bits = reading.bits or 16
+    # The low bytes are not known before all files have been seen, and do not decide.
+    _observe(path, int(colours.max(initial=0)) << 8 | 255, bits, observed)
+    if bits == 16:
+        return image
+    if low is None:
+        raise UserError(
+            f"{path}: {bits} of 16 bits per sample are not supported in this kind of image; save "
+            "it as 8-bit"
+        )
+    scaled = high.copy()
+    deep = high[..., :3].astype(np.uint16) << 8 | low[..., :3]
+    scaled[..., :3] = deep >> (bits - 8)
+    return Image.fromarray(scaled, image.mode)
+
+
+def _observe(path: Path, largest: int, bits: int, observed: Observed | None) -> None:
+    if observed is not None:
+        observed.see_deep(path, largest)
+    if largest >= 2**bits:
+        raise UserError(
+            f"{path}: holds values up to {largest}, and white is {2**bits - 1} for this set; set "
+            "--config.data.pixel_bits=16, or leave the image out"
+        )
+
+
+def _mixed(layers: list[Image.Image], colours: np.ndarray) -> Image.Image:
+    """Grey channels added up in their colours."""
+    total = np.zeros((layers[0].height, layers[0].width, 3), np.float32)
+    for layer, colour in zip(layers, colours, strict=True):
+        total += np.asarray(layer.getchannel(0), np.float32)[..., None] * colour.astype(np.float32)
+    return Image.fromarray(np.clip(np.round(total), 0, 255).astype(np.uint8))
+
+
+def _reduce(image: Image.Image, size: int, side: int = 0) -> Image.Image:
     """The central square at `size`.
 
     Lanczos, because it is the sharpest of Pillow's filters that widen with the reduction: fibres
@@ -258,17 +394,7 @@ def _reduce(image: Image.Image, size: int) -> Image.Image:
     blur than averaging blocks.
     """
     width, height = image.size
-    side = min(width, height)
+    side = side or min(width, height)
     left, top = (width - side) // 2, (height - side) // 2  # whole pixels: a pure crop is exact
     box = (left, top, left + side, top + side)
     return image.resize((size, size), Image.Resampling.LANCZOS, box=box)
-
-
-def _raise_if_busy(error: Exception) -> None:
-    """Raise an error that says nothing of the file, so that no sound image is left out for it."""
-    if isinstance(error, OSError) and error.errno in BUSY:
-        raise error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

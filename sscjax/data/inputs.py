@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from sscjax.data import csv_table, image_folder, masks, sites
-from sscjax.data.image_io import IMAGE_SUFFIXES, read_image
+from sscjax.data import csv_table, dicom, image_folder, masks, resolution, sites
+from sscjax.data.image_io import IMAGE_SUFFIXES, is_image_name, read_image
+from sscjax.data.pixel_range import Observed, Reading
 from sscjax.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+_PLAIN = Reading()
 
 # Batches decoded ahead of the one in use: the network then never waits, and memory is bounded.
 _AHEAD = 3
@@ -29,6 +35,7 @@ class InputImage:
       subject: the patient, biopsy or slide it comes from.
       label: its class, or '' where it is unknown.
       site: the hospital or scanner, or '' where it is unknown.
+      mpp: micrometres per pixel, 0 where they are unknown.
     """
 
     path: Path
@@ -36,6 +43,7 @@ class InputImage:
     subject: str
     label: str = ""
     site: str = ""
+    mpp: float = 0.0
 
 
 def find(path: Path | str, classes: Sequence[str]) -> list[InputImage]:
@@ -78,7 +86,7 @@ def _list(path: Path, classes: Sequence[str]) -> list[InputImage]:
 
 def _from_folder(folder: Path, classes: Sequence[str]) -> list[InputImage]:
     visible = masks.without(image_folder.walk(folder))
-    files = [file for file in visible if file.suffix.lower() in IMAGE_SUFFIXES]
+    files = [file for file in visible if is_image_name(file)]
     if not files:
         raise UserError(
             f"{folder}: holds no image ({' '.join(IMAGE_SUFFIXES)}); give a folder with images"
@@ -86,14 +94,17 @@ def _from_folder(folder: Path, classes: Sequence[str]) -> list[InputImage]:
     tops = {file.relative_to(folder).parts[0] for file in files}
     labelled = tops <= set(classes)
     images = []
+    patients = dicom.patient_ids(files)
     for file in files:
         parts = file.relative_to(folder).parts
         name = "/".join(parts)
         if labelled:
-            images.append(InputImage(file, name, parts[1] if len(parts) > 2 else name, parts[0]))
+            subject = patients.get(file) or (parts[1] if len(parts) > 2 else name)
+            images.append(InputImage(file, name, subject, parts[0]))
         else:
             inner = "/".join(parts[:-1])
-            images.append(InputImage(file, name, inner or folder.resolve().name))
+            subject = patients.get(file) or inner or folder.resolve().name
+            images.append(InputImage(file, name, subject))
     return images
 
 
@@ -106,7 +117,8 @@ def _from_manifest(manifest: Path) -> list[InputImage]:
         path, name = image_folder.named_file(manifest.parent, location, row["file"])
         subject = row.get("subject") or row.get("slide") or name
         site = sites.of_row(location, row) or ""
-        images.append(InputImage(path, name, subject, row.get("label", ""), site))
+        mpp = image_folder.mpp_of(location, row.get("mpp", ""))
+        images.append(InputImage(path, name, subject, row.get("label", ""), site, mpp))
     if not images:
         raise UserError(f"{manifest}: has no rows; expected one row per image")
     return images
@@ -127,21 +139,27 @@ class Batch:
     failed: list[tuple[int, str]]
 
 
-def decode(inputs: Sequence[InputImage], size: int, batch: int) -> Iterator[Batch]:
+def decode(
+    inputs: Sequence[InputImage], size: int, batch: int, reading: Reading = _PLAIN
+) -> Iterator[Batch]:
     """Decode images in threads, a few batches ahead of their use; memory stays bounded.
 
     Args:
       inputs: the images to decode.
       size: side of the square images in pixels; they are cropped and reduced as for training.
       batch: images at a time; an image that cannot be decoded makes its batch shorter.
+      reading: what white is in 16-bit files, and so on, as for training.
 
     Yields:
       batches in the order of `inputs`.
     """
+    observed = Observed()
 
     def read(row: int) -> np.ndarray | str:
+        image = inputs[row]
         try:
-            return read_image(inputs[row].path, size)
+            side = resolution.side(image.mpp, reading, size, image.path)
+            return read_image(image.path, size, reading=reading, observed=observed, side=side)
         except UserError as error:
             return str(error)
 
@@ -163,3 +181,17 @@ def decode(inputs: Sequence[InputImage], size: int, batch: int) -> Iterator[Batc
                 np.array([decoded[k] for k in good], np.uint8).reshape(-1, size, size, 3),
                 [(start + k, image) for k, image in enumerate(decoded) if isinstance(image, str)],
             )
+    _say(observed, reading)
+
+
+def _say(observed: Observed, reading: Reading) -> None:
+    """Log what was noticed while the images were read."""
+    if reading.bits in (0, 16) and 0 < observed.bits < 16:
+        _LOG.warning(
+            "16-bit files hold values of %d bits alone and look dark: white is 65,535, as it was "
+            "for the images of training; train again with --config.data.pixel_bits=%d if these are "
+            "meant",
+            observed.bits, observed.bits,
+        )  # fmt: skip
+    for line in observed.notes():
+        _LOG.warning("%s", line)

@@ -18,14 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data import array_record, lazy, sources
+from sscjax.data import array_record, lazy, pixel_range, sources
+from sscjax.data import masks as pixel_masks
 from sscjax.data.dataset import ImageSet
 from sscjax.data.lazy import Rows
 from sscjax.data.masks import IGNORE
+from sscjax.data.pixel_range import Reading
 from sscjax.data.sources import Policy, Source
 from sscjax.errors import UserError
+from sscjax.system import files
 
 _LOG = logging.getLogger(__name__)
+
+_PLAIN = Reading()
 
 # Images that are queued for the threads at a time, after which errors are reported.
 _PART = 256
@@ -38,7 +43,9 @@ def load(
     path: Path | str,
     image_size: int,
     classes: Sequence[str] = (),
-    corrupt: Policy = "error",
+    corrupt: Policy = "few",
+    *,
+    reading: Reading = _PLAIN,
 ) -> ImageSet:
     """Load a manifest (a csv file, or a folder with `manifest.csv`) or a folder per class.
 
@@ -47,6 +54,7 @@ def load(
       image_size: side of the square images in pixels.
       classes: class names in label order; empty: the names in the set, sorted.
       corrupt: what happens when an image cannot be read.
+      reading: how files are read where there is a choice.
 
     Returns:
       An `ImageSet` in memory with images [N,image_size,image_size,3].
@@ -54,7 +62,7 @@ def load(
     Raises:
       UserError: the folder, the manifest or an image has a mistake.
     """
-    return in_memory(sources.from_path(path, image_size, classes, corrupt))
+    return in_memory(sources.from_path(path, image_size, classes, corrupt, reading=reading))
 
 
 def from_source(
@@ -102,17 +110,19 @@ def in_file(source: Source, path: Path) -> ImageSet:
     """
     masks = _empty_masks(source)
     failed: dict[int, str] = {}
-    images = lazy.open_file(path, source.shape, np.uint8)
+    images = _adopted(source, path)
     if images is not None:
         failed, repaired = _decode_missing(source, images, masks)
         if repaired:
             _LOG.info("%d image(s) can be read now: all images are decoded again", repaired)
             images.remove()
+            source.adopt(0)
             images = None
     if images is None:
         try:
             with lazy.create(path, source.shape, np.uint8) as file:
                 failed = _decode(source, file, masks)
+            files.write_json(path.with_suffix(".json"), {"pixel_bits": source.pixel_bits})
         except OSError as error:
             raise unwritable(path, source.shape, error) from error
         images = lazy.open_file(path, source.shape, np.uint8)
@@ -130,6 +140,15 @@ def unwritable(path: Path, shape: tuple[int, ...], error: OSError) -> UserError:
     )
 
 
+def _adopted(source: Source, path: Path) -> lazy.FileRows | None:
+    """The rows in the file of an earlier start, and what white was then; None without either."""
+    try:
+        source.adopt(int(files.read_json(path.with_suffix(".json"))["pixel_bits"]))
+    except (OSError, KeyError, TypeError, ValueError, UserError):
+        return None
+    return lazy.open_file(path, source.shape, np.uint8)
+
+
 def _in_array_record(source: Source, folder: Path, max_bytes: float) -> ImageSet:
     """Read the images of a source from ArrayRecord files, which are written first if need be."""
     stored = array_record.open_set(source, folder)
@@ -143,6 +162,7 @@ def _in_array_record(source: Source, folder: Path, max_bytes: float) -> ImageSet
         stored = array_record.open_set(source, folder)
         if stored is None:
             raise UserError(f"{folder}: was changed right after it was written; run again")
+    source.adopt(stored.pixel_bits)
     masks = None if stored.masks is None else np.asarray(stored.masks)
     in_memory = math.prod(stored.images.shape) <= max_bytes
     images = np.asarray(stored.images) if in_memory else stored.images
@@ -180,7 +200,12 @@ def _decode(source: Source, images: Any, masks: np.ndarray | None) -> dict[int, 
         if masks is not None and example.mask is not None:
             masks[index] = example.mask
 
-    return _failures(decode, range(len(source)), source.corrupt)
+    failed = _failures(decode, range(len(source)), source)
+    again = source.settle()
+    failed |= _failures(decode, [index for index in again if index not in failed], source)
+    _settle_masks(source, masks)
+    _say(source)
+    return failed
 
 
 def _decode_missing(
@@ -204,18 +229,48 @@ def _decode_missing(
             masks[index] = mask
 
     indices = range(len(source)) if source.with_masks else sorted(black)
-    return _failures(decode, indices, source.corrupt), len(repaired)
+    failed = _failures(decode, indices, source)
+    _settle_masks(source, masks)
+    return failed, len(repaired)
+
+
+def _settle_masks(source: Source, masks: np.ndarray | None) -> None:
+    """Where all masks hold 0 and 255 alone, 255 is class 1."""
+    if masks is None:
+        return
+    values = source.observed.mask_values
+    if pixel_masks.white_is_one(values):
+        _LOG.info("all masks hold 0 and 255 alone: 255 is read as class 1")
+        records = source.listing.records
+        for index in (k for k, record in enumerate(records) if record.masks):
+            masks[index][masks[index] == IGNORE] = 1
+    elif doubtful := pixel_masks.doubtful(values):
+        _LOG.warning(
+            "%d mask(s) hold 0 and 255 alone, while others hold numbers of classes: 255 is read as "
+            "unknown in all of them (the first: %s)",
+            len(doubtful), doubtful[0].name,
+        )  # fmt: skip
+
+
+def _say(source: Source) -> None:
+    """Log what was noticed while the images were read."""
+    rule = pixel_range.describe(source.pixel_bits)
+    if rule:
+        _LOG.warning("%s", rule)
+    for line in source.observed.notes():
+        _LOG.warning("%s", line)
 
 
 def _failures(
-    decode: Callable[[int], None], indices: Sequence[int], corrupt: Policy
+    decode: Callable[[int], None], indices: Sequence[int], source: Source
 ) -> dict[int, str]:
     """Call `decode` for all indices in threads, and collect the reasons of its UserErrors by index.
 
     Pillow releases the interpreter's lock while it decodes.
 
     Raises:
-      UserError: there was one, and `corrupt` is 'error'; the rest is not read.
+      UserError: there were more than the source's policy allows. All are read all the same, so that
+        their true number is said.
     """
 
     def reason(index: int) -> str | None:
@@ -232,19 +287,21 @@ def _failures(
             part = indices[start : start + _PART]
             reasons = pool.map(reason, part)
             failed |= {index: text for index, text in zip(part, reasons, strict=True) if text}
-            if failed and corrupt == "error":
-                raise UserError(_refusal(failed, start + len(part), len(indices)))
+    allowed = {"error": 0.0, "few": sources.FEW, "skip": 1.0}[source.corrupt]
+    if len(failed) > allowed * len(source):
+        raise UserError(_refusal(failed, len(source), source.corrupt))
     return failed
 
 
-def _refusal(failed: Mapping[int, str], read: int, total: int) -> str:
+def _refusal(failed: Mapping[int, str], total: int, corrupt: Policy) -> str:
     """The error for images that cannot be read: the first of them, and how many others."""
     reasons = list(failed.values())
     more = ", ".join(reason.partition(": ")[0] for reason in reasons[1:_NAMED])
     more += f" and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
+    limit = f", more than {sources.FEW:.0%}" if corrupt == "few" else ""
     return (
-        f"{reasons[0]}; or let data.corrupt=skip leave out what cannot be read: {len(reasons)} of "
-        f"the first {read:,} of {total:,} images{', also ' + more if more else ''}"
+        f"{reasons[0]}; or leave out what cannot be read by --config.data.corrupt=skip: "
+        f"{len(reasons):,} of {total:,} images{limit}{', also ' + more if more else ''}"
     )
 
 
@@ -295,9 +352,10 @@ def _labelled(
         classes=listing.classes,
         splits=np.array(splits, np.str_) if splits else None,
         masks=masks,
-        source=listing.source,
+        source="; ".join(filter(None, (listing.source, pixel_range.describe(source.pixel_bits)))),
         skipped=skipped,
         sites=listing.sites(records),
+        pixel_bits=source.pixel_bits,
     )
 
 

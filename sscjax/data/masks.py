@@ -1,28 +1,43 @@
 """Segmentation masks of images: files with the class of each pixel.
 
-A mask is a PNG of the image's own size whose values are class numbers: 8-bit grey, or the indices
-of a palette image. `IGNORE` marks pixels of unknown class, as do all pixels of an image without a
-mask.
+A mask has its image's own size, and its values are class numbers: grey, the indices of a palette, 1
+bit, or colour with equal channels. `IGNORE` marks pixels of unknown class, as do all pixels of an
+image without a mask. Where all masks of a set hold 0 and 255 alone, 255 is class 1. Masks lie
+beside their image (`a_mask.png`, `a_mask_1.png`, `a-mask.png`, `a_seg.png`) or in a folder `masks`;
+those of one image are joined.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, TiffImagePlugin
 
-from sscjax.data.image_io import IMAGE_SUFFIXES, read_upright_size
-from sscjax.errors import BUSY, UserError
+from sscjax.data import image_formats
+from sscjax.data.image_io import is_image_name, read_upright_size
+from sscjax.data.pixel_range import Observed
+from sscjax.errors import UserError
 
 IGNORE = 255
 """The value of pixels that are ignored."""
 
 SUFFIX = "_mask.png"
-"""What the name of a mask beside its image ends with: `a_mask.png` is the mask of `a.jpg`."""
+"""What the name of a mask beside its image usually ends with."""
+
+FOLDERS = ("masks", "mask")
+"""Names (lower case) of folders that hold masks and no images."""
+
+# `a_mask`, `a_mask_2`, `a-mask`, `a_seg`: the name of the image, and what follows it.
+_NAME = re.compile(r"(?P<image>.+)[_-](?P<mark>mask|seg|segmentation)(?:[_-]?\d+)?", re.IGNORECASE)
+
+MOST_VALUES = 64
+"""Different values that a mask may hold; more are shades or what JPEG makes of edges."""
 
 
 def beside_name(image: Path) -> Path:
@@ -30,87 +45,271 @@ def beside_name(image: Path) -> Path:
     return image.with_name(image.stem + SUFFIX)
 
 
-def beside(image: Path) -> Path | None:
-    """The mask beside an image, or None."""
-    path = beside_name(image)
-    # Unlike `Path.is_file`, False where the name is longer than the file system allows.
-    return path if os.path.isfile(path) else None
+def is_folder(name: str) -> bool:
+    """Whether a folder of this name holds masks."""
+    return name.lower() in FOLDERS
+
+
+def beside(images: Sequence[Path], root: Path) -> dict[Path, tuple[Path, ...]]:
+    """The masks of images, of those that have any, in the order of their names.
+
+    Each folder is listed once, whatever the number of its images.
+
+    Args:
+      images: files in `root`.
+      root: the folder of the set, which masks do not lie outside of.
+    """
+    listed = set(images)
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for image in images:
+        by_folder[image.parent].append(image)
+    found: dict[Path, tuple[Path, ...]] = {}
+    for folder, members in by_folder.items():
+        of_stem = _by_image(_names(folder), folder, named=True)
+        for other in _mask_folders(folder, root):
+            for stem, paths in _by_image(_names(other), other, named=False).items():
+                of_stem.setdefault(stem, []).extend(paths)
+        if not of_stem:
+            continue
+        for image in members:
+            masks = [path for path in of_stem.get(image.stem, ()) if path not in listed]
+            if masks:
+                found[image] = tuple(masks)
+    return found
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _by_image(names: Sequence[str], folder: Path, *, named: bool) -> dict[str, list[Path]]:
+    """Masks by the stem of their image; `named`: only those whose names say that they are masks."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in image_formats.IMAGE_SUFFIXES:
+            continue
+        match = _NAME.fullmatch(stem)
+        if match:
+            found[match["image"]].append(folder / name)
+        if not named:
+            found[stem].append(folder / name)
+    return found
+
+
+def _mask_folders(folder: Path, root: Path) -> list[Path]:
+    """Folders that may hold the masks of a folder's images, the nearest last."""
+    parts = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
+    places = []
+    for depth in range(len(parts) + 1):
+        head, rest = root.joinpath(*parts[:depth]), parts[depth:]
+        for name in _names(head):
+            if is_folder(name):
+                places.append(head.joinpath(name, *rest))
+                # images/a.png and masks/a.png.
+                if rest and rest[0].lower() in ("images", "image", "img"):
+                    places.append(head.joinpath(name, *rest[1:]))
+    return [place for place in places if place.is_dir()]
 
 
 def without(files: Iterable[Path]) -> list[Path]:
     """The files of a folder, at any depth, that are not masks.
 
+    A name that ends in `_seg` alone is that of an image unless another image here has such a mask.
+
     Raises:
       UserError: there is a mask without its image.
     """
     files = list(files)
-    images = {path.with_suffix("") for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
-    others = []
+    images = {path.with_suffix("") for path in files if is_image_name(path)}
+    others, orphans, paired_segments = [], [], False
     for path in files:
-        if not path.name.endswith(SUFFIX):
+        candidates = _images_of(path)
+        if not candidates:
             others.append(path)
-        elif path.with_name(path.name.removesuffix(SUFFIX)) not in images:
-            raise UserError(
-                f"{path}: found a mask without its image, expected "
-                f"{path.name.removesuffix(SUFFIX)} with an image suffix beside it; restore that "
-                f"image, or rename the file if it is no mask"
-            )
-    return others
+        elif images.intersection(candidates):
+            paired_segments |= not _is_certain(path)
+        else:
+            orphans.append((path, candidates[0]))
+    for path, image in orphans:
+        if not _is_certain(path) and not paired_segments:
+            others.append(path)
+            continue
+        raise UserError(
+            f"{path}: found a mask without its image, expected {image.name} with an image suffix "
+            f"in {image.parent.name or image.parent}; restore that image, or rename the file if it "
+            "is no mask"
+        )
+    return sorted(others) if orphans else others
 
 
-def read_mask(path: Path, image: Path, size: int) -> np.ndarray:
-    """The mask of an image, cut and reduced as the image is: [size,size] uint8.
+def _is_certain(path: Path) -> bool:
+    match = _NAME.fullmatch(path.stem)
+    return any(map(is_folder, path.parent.parts)) or bool(match and match["mark"].lower() == "mask")
+
+
+def _images_of(path: Path) -> list[Path]:
+    """What the image of a mask may be called, without its suffix; [] for a file that is no mask."""
+    if path.suffix.lower() not in image_formats.IMAGE_SUFFIXES:
+        return []
+    match = _NAME.fullmatch(path.stem)
+    stems = [match["image"]] if match else []
+    found = [path.with_name(stem) for stem in stems]
+    parts = path.parent.parts
+    for index in range(len(parts) - 1, -1, -1):
+        if is_folder(parts[index]):
+            for inner in ((), ("images",), ("Images",), ("image",)):
+                folder = Path(*parts[:index], *inner, *parts[index + 1 :])
+                found += [folder / stem for stem in (path.stem, *stems)]
+    return found
+
+
+def read_masks(
+    paths: Sequence[Path],
+    image: Path,
+    size: int,
+    *,
+    observed: Observed | None = None,
+    side: int = 0,
+) -> np.ndarray:
+    """The masks of an image joined, cut and reduced as the image is: [size,size] uint8.
 
     Reduced to the nearest pixel, because class numbers cannot be averaged.
 
     Args:
-      path: the mask.
-      image: the image that it belongs to, for its size.
+      paths: the masks.
+      image: the image that they belong to, for its size.
       size: side of the result in pixels.
+      observed: is told which values the masks hold.
+      side: of the central square that is taken, in pixels; 0: as large as fits.
 
     Raises:
-      UserError: the file is missing, no PNG, damaged, of another size than the image, or holds
-        colours.
+      UserError: a file is missing, damaged, of another size than the image, or holds no numbers of
+        classes; or two masks say different things of a pixel.
     """
-    width, height = read_upright_size(image)
+    shape = read_upright_size(image)
+    joined: np.ndarray | None = None
+    for path in paths:
+        values = _values(path, shape, observed)
+        if joined is None:
+            joined = values
+            continue
+        if ((joined != values) & (joined > 0) & (values > 0)).any():
+            raise UserError(
+                f"{path}: gives pixels another class than {paths[0].name} does; make one mask of "
+                "both"
+            )
+        joined = np.maximum(joined, values)
+    assert joined is not None
+    return reduce(joined, size, side)
+
+
+def read_mask(path: Path, image: Path, size: int) -> np.ndarray:
+    """The only mask of an image, see `read_masks`."""
+    return read_masks((path,), image, size)
+
+
+def _values(path: Path, shape: tuple[int, int], observed: Observed | None) -> np.ndarray:
     try:
         with path.open("rb") as file:
-            mask = PngImagePlugin.PngImageFile(file, str(path))
-            if mask.mode not in ("1", "L", "P"):
-                raise UserError(
-                    f"{path}: found pixels of Pillow mode {mask.mode!r}, expected numbers of "
-                    "classes; save the mask as 8-bit grey, or with a palette"
-                )
-            if mask.size != (width, height):
+            mask = image_formats.parse_header(path, file)
+            if mask.size != shape:
                 raise UserError(
                     f"{path}: the mask is {mask.width}x{mask.height} pixels and its image "
-                    f"{width}x{height}; draw the mask on the image as it is"
+                    f"{shape[0]}x{shape[1]}; draw the mask on the image as it is"
                 )
-            # Pillow gives 1-bit pixels as booleans, and of palette images the indices.
-            return reduce(np.asarray(mask).astype(np.uint8), size)
-    except UserError:
-        raise
-    except Exception as error:  # a parser of damaged bytes may fail in any way
-        if isinstance(error, OSError) and error.errno in BUSY:
+            values = _numbers(path, mask, observed)
+    except UserError as error:
+        if str(error).startswith(f"{path}: the mask is") or "expected numbers" in str(error):
             raise
+        raise UserError(f"{path}: cannot be read as a mask ({error}), expected a PNG") from error
+    except Exception as error:  # a parser of damaged bytes may fail in any way
+        image_formats.raise_if_busy(error)
         raise UserError(
-            f"{path}: cannot be read as a mask ({' '.join(str(error).split())}), expected a PNG; "
+            f"{path}: cannot be read as a mask ({image_formats.one_line(error)}), expected a PNG; "
             "replace or remove it"
         ) from error
+    distinct = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    if len(distinct) > MOST_VALUES:
+        raise UserError(
+            f"{path}: holds {len(distinct)} different values, expected numbers of classes: shades "
+            "and the blocks of JPEG are none; save the mask as PNG without smoothing"
+        )
+    if observed is not None:
+        observed.see_mask(path, distinct.tolist())
+    return values
 
 
-def reduce(values: np.ndarray, size: int) -> np.ndarray:
+def _numbers(path: Path, mask: Image.Image, observed: Observed | None) -> np.ndarray:
+    """The numbers in an opened mask: [H,W] uint8."""
+    if isinstance(mask, TiffImagePlugin.TiffImageFile) and mask.tag_v2.next:
+        raise UserError(f"{path}: holds several pages, expected numbers of classes on one")
+    mask.load()
+    values = np.asarray(mask)
+    if mask.mode in ("LA", "PA", "RGBA"):
+        if (values[..., -1] != 255).any() and mask.mode != "RGBA":
+            raise UserError(f"{path}: is transparent in parts, expected numbers of classes alone")
+        values = values[..., 0] if mask.mode != "RGBA" else values[..., :3]
+    if mask.mode == "1" or mask.mode in ("L", "P", "LA", "PA"):
+        # Pillow gives 1-bit pixels as booleans, and of palette images the indices.
+        return values.astype(np.uint8)
+    if mask.mode.startswith("I") and values.min() >= 0 and values.max() <= 255:
+        return values.astype(np.uint8)
+    if mask.mode in ("RGB", "RGBA"):
+        if (values == values[..., :1]).all():
+            return np.ascontiguousarray(values[..., 0])
+        colour = _one_colour(values)
+        if colour is not None:
+            if observed is not None:
+                observed.see_mask_colour(path, colour)
+            return np.where(values.any(axis=2), np.uint8(IGNORE), np.uint8(0))
+    raise UserError(
+        f"{path}: found pixels of Pillow mode {mask.mode!r}, expected numbers of classes; save the "
+        "mask as 8-bit grey, or with a palette"
+    )
+
+
+def _one_colour(values: np.ndarray) -> tuple[int, int, int] | None:
+    """The colour of a mask [H,W,3] that is black and one colour."""
+    painted = values[values.any(axis=2)]
+    if not len(painted) or (painted != painted[0]).any():
+        return None
+    red, green, blue = painted[0].tolist()
+    return red, green, blue
+
+
+def white_is_one(values: Mapping[Path, Sequence[int]]) -> bool:
+    """Whether the masks of a set, by the values that each holds, have 0 and 255 alone."""
+    union = {value for of_one in values.values() for value in of_one}
+    return IGNORE in union and union <= {0, IGNORE}
+
+
+def doubtful(values: Mapping[Path, Sequence[int]]) -> list[Path]:
+    """Masks of 0 and 255 alone in a set where others hold numbers: 255 may be meant as a class."""
+    others = any(0 < value < IGNORE for of_one in values.values() for value in of_one)
+    if not others or any(
+        IGNORE in of_one and any(0 < v < IGNORE for v in of_one) for of_one in values.values()
+    ):
+        return []
+    return sorted(path for path, of_one in values.items() if IGNORE in of_one)
+
+
+def reduce(values: np.ndarray, size: int, side: int = 0) -> np.ndarray:
     """The central square of [H,W] uint8 at [size,size], by nearest pixel."""
     height, width = values.shape
-    side = min(height, width)
+    side = side or min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
     square = Image.fromarray(values[top : top + side, left : left + side])
     return np.array(square.resize((size, size), Image.Resampling.NEAREST))
 
 
-def enlarge(values: np.ndarray, width: int, height: int) -> np.ndarray:
+def enlarge(values: np.ndarray, width: int, height: int, side: int = 0) -> np.ndarray:
     """Inverse of `reduce`: [S,S] of the central square as [height,width], `IGNORE` outside."""
-    side = min(width, height)
+    side = side or min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     enlarged = np.full((height, width), IGNORE, np.uint8)
     square = Image.fromarray(values).resize((side, side), Image.Resampling.NEAREST)

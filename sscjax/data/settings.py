@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from sscjax.data import sites, sources, splits
 from sscjax.data.augment import Changes
+from sscjax.data.pixel_range import Reading
 from sscjax.errors import UserError
 
 Storage = Literal["direct", "array_record"]
@@ -49,7 +50,10 @@ class DataSettings:
     ordered: bool = True
     subject_label: SubjectLabel = "majority"
     site_level: int = 0
-    corrupt: sources.Policy = "error"
+    corrupt: sources.Policy = "few"
+    pixel_bits: int = 0
+    pages: str = ""
+    mpp: float = 0.0
     storage: Storage = "direct"
     max_megabytes: float = 1000
     seed: int = -1
@@ -74,8 +78,8 @@ class DataSettings:
             raise UserError(f"config.data.image_size={self.image_size}: expected 32 pixels or more")
         if self.max_megabytes < 0:
             raise UserError(f"config.data.max_megabytes={self.max_megabytes}: expected 0 or more")
-        # Raises where the text is none of NAME=VALUE parts.
-        _ = self.merged_classes
+        # Raise where the text is none of NAME=VALUE parts, or a field is out of its range.
+        _ = self.merged_classes, self.reading
 
     @property
     def is_synthetic(self) -> bool:
@@ -89,6 +93,11 @@ class DataSettings:
             return None
         path = Path(self.path).expanduser()
         return path.parent if path.is_file() else path
+
+    @property
+    def reading(self) -> Reading:
+        """How files are read where there is a choice."""
+        return Reading(int(self.pixel_bits), str(self.pages), float(self.mpp))
 
     @property
     def max_bytes(self) -> float:

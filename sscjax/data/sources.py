@@ -7,6 +7,7 @@ in threads and stores them.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import hashlib
 import json
@@ -18,14 +19,30 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import PIL
 
-from sscjax.data import image_folder, image_io, masks
-from sscjax.data.image_folder import Listing
+from sscjax.data import (
+    dicom,
+    image_folder,
+    image_formats,
+    image_io,
+    image_pages,
+    masks,
+    pixel_range,
+    resolution,
+)
+from sscjax.data.image_folder import ImageRecord, Listing
 from sscjax.data.image_io import read_image
+from sscjax.data.pixel_range import Observed, Reading
 from sscjax.errors import UserError
 from sscjax.system import machine
 
-Policy = Literal["error", "skip"]
-"""What happens when an image cannot be read: 'error' stops loading, 'skip' leaves it out."""
+_PLAIN = Reading()
+
+Policy = Literal["few", "error", "skip"]
+"""What happens when images cannot be read: 'few' leaves out up to `FEW` of them and stops at more,
+'error' stops at any, 'skip' leaves out all."""
+
+FEW = 0.01
+"""Share of a set that may be unreadable or tiny by the policy 'few'."""
 
 
 class Example(NamedTuple):
@@ -50,13 +67,17 @@ class Source(abc.ABC):
       image_size: side S of the square images in pixels.
       corrupt: what happens when an image cannot be read.
       with_masks: whether any image has a mask.
+      observed: what was seen while images were read.
+      pixel_bits: bits that 16-bit files of the set use; 0: there is none, or not known yet.
     """
 
     modules: tuple[ModuleType, ...]
 
     def __init__(
-        self, listing: Listing, image_size: int, corrupt: Policy = "error", *, with_masks: bool
+        self, listing: Listing, image_size: int, corrupt: Policy = "few", *, with_masks: bool
     ):
+        self.observed = Observed()
+        self.pixel_bits = 0
         self.listing, self.image_size, self.corrupt = listing, image_size, corrupt
         self.with_masks = with_masks
 
@@ -74,6 +95,14 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def mask(self, index: int) -> np.ndarray | None:
         """The mask of an image alone, for images that were decoded earlier."""
+
+    def settle(self) -> list[int]:
+        """Decide what white is after all images were read; the images to be read again."""
+        return []
+
+    def adopt(self, pixel_bits: int) -> None:
+        """Take what white is from an earlier reading of the same images."""
+        self.pixel_bits = pixel_bits
 
     @abc.abstractmethod
     def _arguments(self) -> Any:
@@ -107,36 +136,78 @@ class Source(abc.ABC):
 class Files(Source):
     """The images of a folder or a manifest."""
 
-    modules = (image_io, masks)
+    modules = (image_io, image_formats, image_pages, pixel_range, dicom, masks, resolution)
 
-    def __init__(self, listing: Listing, image_size: int, corrupt: Policy = "error"):
+    def __init__(
+        self,
+        listing: Listing,
+        image_size: int,
+        corrupt: Policy = "few",
+        *,
+        reading: Reading = _PLAIN,
+    ):
         """Use `from_path` to list a folder or manifest first."""
-        with_masks = any(record.mask for record in listing.records)
+        with_masks = reading.masks and any(record.masks for record in listing.records)
         super().__init__(listing, image_size, corrupt, with_masks=with_masks)
+        self.reading = self._asked = reading
+        self.pixel_bits = reading.bits
 
     def __getitem__(self, index: int) -> Example:
-        image = read_image(self.listing.records[index].path, self.image_size)
+        record = self.listing.records[index]
+        image = read_image(
+            record.path,
+            self.image_size,
+            reading=self.reading,
+            observed=self.observed,
+            side=self._side(record),
+        )
         return Example(image, self.mask(index))
 
     def mask(self, index: int) -> np.ndarray | None:
-        """The mask of an image: [S,S] uint8, or None."""
+        """The masks of an image, joined: [S,S] uint8, or None."""
         record = self.listing.records[index]
-        if record.mask is None:
+        if not record.masks or not self.with_masks:
             return None
-        return masks.read_mask(record.mask, record.path, self.image_size)
+        side = self._side(record)
+        return masks.read_masks(
+            record.masks, record.path, self.image_size, observed=self.observed, side=side
+        )
+
+    def settle(self) -> list[int]:
+        """Decide what white is, unless the settings do; 16-bit files are then read again."""
+        bits = self.observed.bits
+        if self._asked.bits or not bits:
+            self.adopt(self._asked.bits)
+            return []
+        self.adopt(bits)
+        if bits == 16:
+            return []
+        deep = self.observed.largest
+        return [k for k, record in enumerate(self.listing.records) if record.path in deep]
+
+    def adopt(self, pixel_bits: int) -> None:
+        """Take what white is from an earlier reading; 0: it is to be found out."""
+        self.pixel_bits = pixel_bits
+        self.reading = dataclasses.replace(self._asked, bits=pixel_bits)
+
+    def _side(self, record: ImageRecord) -> int:
+        return resolution.side(record.mpp, self.reading, self.image_size, record.path)
 
     def _arguments(self) -> Any:
         """Names, sizes and modification times; not the folder's path, so it can be moved."""
         records = []
         for record in self.listing.records:
-            paths = [path for path in (record.path, record.mask) if path]
+            paths = [record.path, *((record.masks or ()) if self.with_masks else ())]
             stamps = [number for path in paths for number in self._stamp(path)]
-            records.append((record.file, record.label, record.subject, record.split, *stamps))
+            named = (record.file, record.label, record.subject, record.split, record.mpp)
+            records.append((*named, *stamps))
         return {
             "classes": self.listing.classes,
             "size": self.image_size,
             "records": records,
             "corrupt": self.corrupt,
+            "reading": dataclasses.asdict(self._asked),
+            "masks": self.with_masks,
         }
 
     def _stamp(self, path: Path) -> tuple[int | None, int | None]:
@@ -144,7 +215,7 @@ class Files(Source):
         try:
             status = path.stat()
         except OSError as error:
-            if self.corrupt == "skip":
+            if self.corrupt != "error":
                 return None, None
             raise UserError(
                 f"{path}: cannot be read ({error.strerror}); expected an image file that stays in "
@@ -157,10 +228,11 @@ def from_path(
     path: Path | str,
     image_size: int,
     classes: Sequence[str] = (),
-    corrupt: Policy = "error",
+    corrupt: Policy = "few",
     *,
     private: bool = False,
     site_level: int = 0,
+    reading: Reading = _PLAIN,
 ) -> Files:
     """The images of a folder or manifest, listed by `image_folder.list_images`.
 
@@ -171,11 +243,14 @@ def from_path(
       corrupt: what happens when an image cannot be read.
       private: name the folder only in errors.
       site_level: see `image_folder.list_images`.
+      reading: how files are read where there is a choice.
 
     Raises:
-      UserError: the folder or the manifest has a mistake.
+      UserError: the folder or the manifest has a mistake, or images of several resolutions.
     """
     listing = image_folder.list_images(path, classes, private=private, site_level=site_level)
     # Raises for a subject at two sites, before any image is decoded.
     listing.sites()
-    return Files(listing, image_size, corrupt)
+    known = [(record.path, record.mpp) for record in listing.records if record.mpp]
+    resolution.check(str(path), known, reading, image_size)
+    return Files(listing, image_size, corrupt, reading=reading)

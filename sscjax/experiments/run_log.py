@@ -16,9 +16,7 @@ def log_source(image_set: ImageSet, synthetic: bool) -> None:
     """Log where the images come from, which were skipped, and whether they are synthetic."""
     _LOG.info("images: %s", image_set.source)
     if image_set.skipped:
-        _LOG.warning(
-            "%s (config.data.corrupt=skip)", " ".join(summarize.left_out_warning(image_set).split())
-        )
+        _LOG.warning("%s", " ".join(summarize.left_out_warning(image_set).split()))
     if synthetic:
         _LOG.warning(
             "SYNTHETIC IMAGES: config.data.path is empty, so the run trains on tiles drawn by a "

@@ -47,6 +47,7 @@ def make(
             "training_images": len(images.training),
             **({"mask_classes": list(mask_classes)} if mask_classes else {}),
             **({} if "val" in images.splits else {"validation": "none: all are trained on"}),
+            **({"pixel_bits": bits} if (bits := images.originals.pixel_bits) else {}),
             **skipped(images.originals),
         },
         "weights": network.weights.identity(),

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import sscjax
+from sscjax.data.pixel_range import Reading
 from sscjax.errors import UserError
 from sscjax.evaluation.rules import Rules
 from sscjax.inference import classifier
@@ -105,6 +106,11 @@ class Ensemble(Predictor):
     def mask_classes(self) -> tuple[str, ...]:
         """Names of the mask classes."""
         return self.members[0].mask_classes
+
+    @property
+    def reading(self) -> Reading:
+        """How files are read, the same for all members."""
+        return self.members[0].reading
 
     @property
     def image_size(self) -> int:
@@ -198,7 +204,7 @@ def _build(folder: Path, record: dict[str, Any]) -> Ensemble:
     members = tuple(
         classifier.open_run(run.fold(member["name"]).path) for member in record["folds"]
     )
-    alike = {(member.columns, member.image_size, member.mask_classes) for member in members}
+    alike = {(one.columns, one.image_size, one.mask_classes, one.reading) for one in members}
     if len(alike) > 1:
         raise UserError(
             f"{folder}: its folds have networks of different classes or image sizes, which cannot "

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from sscjax.data import masks as maps
+from sscjax.data import resolution
 from sscjax.data.image_io import read_upright_size
 from sscjax.data.inputs import InputImage
+from sscjax.data.pixel_range import Reading
 from sscjax.errors import UserError
 from sscjax.reports import figures
 from sscjax.system import files, formatting, run_dir
@@ -25,19 +27,29 @@ from sscjax.system import files, formatting, run_dir
 FOLDER, TABLE = "masks", run_dir.MASKS
 PARTIAL = ".masks.partial"
 
+_PLAIN = Reading()
+
 
 class MaskFiles:
     """Writes masks as they come, so that no more than a batch of them is in memory."""
 
-    def __init__(self, out: Path, images: Sequence[InputImage], classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        images: Sequence[InputImage],
+        classes: Sequence[str],
+        reading: Reading = _PLAIN,
+    ) -> None:
         """Nothing is written yet.
 
         Args:
           out: folder of the results.
           images: the images that masks may come for.
           classes: names of the mask classes.
+          reading: how the images are read.
         """
         self._out, self._images, self._classes = out, images, tuple(classes)
+        self._reading = reading
         self._entries: dict[int, dict[str, Any]] = {}
         self.discard()
 
@@ -51,7 +63,9 @@ class MaskFiles:
         palette = figures.mask_palette(len(self._classes))
         for row, mask in zip(rows, masks, strict=True):
             name = f"{row + 1:06d}.png"
-            enlarged = maps.enlarge(mask, *read_upright_size(self._images[row].path))
+            image = self._images[row]
+            side = resolution.side(image.mpp, self._reading, len(mask), image.path)
+            enlarged = maps.enlarge(mask, *read_upright_size(image.path), side)
             files.write_bytes(self._out / PARTIAL / name, maps.png(enlarged, palette))
             counts = np.bincount(mask.ravel(), minlength=len(self._classes))
             shares = (counts / mask.size).tolist()

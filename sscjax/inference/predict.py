@@ -82,7 +82,9 @@ def predict(
             whole_slides.remove(out)
     cut = None if settings is None else whole_slides.cut(slides, out, settings)
     images += [] if cut is None else cut.tiles
-    mask_files = MaskFiles(out, images, opened.mask_classes) if opened.mask_classes else None
+    mask_files = None
+    if opened.mask_classes:
+        mask_files = MaskFiles(out, images, opened.mask_classes, opened.reading)
     try:
         results = _results(opened, images, mask_files, private)
         if cut is None:
@@ -214,7 +216,7 @@ def predict_images(
     failed: list[tuple[int, str]] = []
 
     def batches(progress: Progress) -> Any:
-        for batch in decode(images, opened.image_size, classifier.BATCH):
+        for batch in decode(images, opened.image_size, classifier.BATCH, opened.reading):
             read_rows.extend(batch.rows)
             failed.extend(batch.failed)
             if batch.rows:

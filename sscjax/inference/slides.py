@@ -17,6 +17,7 @@ from sscjax.data import csv_table, image_folder, image_io
 from sscjax.data.inputs import InputImage
 from sscjax.data.slides import output, reader
 from sscjax.data.slides.cut import cut_all
+from sscjax.data.slides.listing import slides_of
 from sscjax.data.slides.output import Source
 from sscjax.data.slides.tiling import Settings
 from sscjax.errors import UserError
@@ -62,9 +63,9 @@ def part(inputs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
             slides.append(path)
         elif path.is_dir() and not (path / image_folder.MANIFEST).is_file():
             files = list(image_folder.walk(path))
-            in_folder = [file for file in files if _is_slide(file)]
+            in_folder = slides_of([file for file in files if _is_slide(file)], path)
             slides += in_folder
-            if len(in_folder) < sum(file.suffix.lower() in reader.SUFFIXES for file in files):
+            if len(in_folder) < len(slides_of(files, path)):
                 if in_folder:
                     raise UserError(
                         f"{path} holds slides, such as {in_folder[0].name}, and images; put them "
@@ -134,6 +135,7 @@ def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
     sources = [
         Source(path, name, keys[name], "", name) for path, name in zip(slides, names, strict=True)
     ]
+    settings = dataclasses.replace(settings, mpp_for_all=False)
     folder = out / TILES
     output.begin(folder, settings)
     (folder / _MARK).touch()
@@ -148,7 +150,9 @@ def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
         raise UserError(f"no slide could be cut: {failed[0]}")
     output.write_manifest(folder, done)
     tiles = [
-        InputImage(folder / tile["file"], _tile_name(source, tile), source.name)
+        InputImage(
+            folder / tile["file"], _tile_name(source, tile), source.name, mpp=tile["mpp"] or 0.0
+        )
         for source, about in done
         for tile in about["tiles"]
     ]

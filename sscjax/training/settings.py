@@ -43,7 +43,7 @@ _KINDS: dict[Any, tuple[Any, str]] = {
 }
 
 # What records of earlier versions lack; the default is what those versions did.
-_ADDED_LATER = ("private", "data.corrupt")
+_ADDED_LATER = ("private", "data.corrupt", "data.pixel_bits", "data.pages", "data.mpp")
 
 
 class OtherVersionError(UserError):

@@ -259,7 +259,7 @@ def test_a_pair_counts_under_every_check_that_it_fails() -> None:
     for kind in ("copies_across_splits", "copies_across_subjects", "copies_across_labels"):
         assert counts[kind] == 3
     passed = {check["kind"] for check in result["checks"] if check["passed"]}
-    assert passed == {"subjects_across_splits", "identical_labels", "blank"}
+    assert passed == {"subjects_across_splits", "identical_labels", "blank", "dim"}
     reasons = {check["kind"]: check["reason"] for check in result["unchecked"]}
     assert reasons["copies_within_subjects"] == "every subject has one image"
     assert "confounds" in reasons or "confounds" in counts

@@ -63,7 +63,7 @@ def png_bytes(
     )
 
 
-def refused(path: Path, *words: str, **options: int) -> None:
+def refused(path: Path, *words: str, **options: Any) -> None:
     with pytest.raises(UserError) as caught:
         read_image(path, 128, **options)
     message = str(caught.value)

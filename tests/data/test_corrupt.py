@@ -39,10 +39,10 @@ def test_error_is_one_line_before_anything_is_written(images: Path, tmp_path: Pa
     with pytest.raises(UserError, match="truncated or damaged") as caught:
         single_run.run(config_of(images, "error"), tmp_path / "run")
     text = str(caught.value)
-    assert "\n" not in text and "2 of the first 36 of 36 images, also" in text
+    assert "\n" not in text and "config.data.corrupt=skip: 2 of 36 images, also" in text
     assert all(str(path) in text for path in broken(images))
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="config.data.corrupt='ignore': expected 'error' or 'skip'"):
+    with pytest.raises(UserError, match="corrupt='ignore': expected 'few' or 'error' or 'skip'"):
         single_run.run(config_of(images, "ignore"), tmp_path / "run")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sound_files import png_bytes
 
 from sscjax.data import image_io
 from sscjax.data.image_io import read_image
@@ -26,26 +27,6 @@ def save(path: Path, array: np.ndarray, **options: Any) -> Path:
 
 def as_rgb(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2)
-
-
-def png_bytes(
-    width: int, height: int, depth: int, colour: int, rows: bytes, key: bytes = b""
-) -> bytes:
-    """A PNG written chunk by chunk: Pillow cannot write these kinds."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + key
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
 
 
 def tiff_bytes(

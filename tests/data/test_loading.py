@@ -33,16 +33,16 @@ def test_unreadable_images_name_the_first_and_count_the_others(folder):
     first = folder / "ill" / "p1" / "broken0.jpg"
     message = refused(lambda: load(folder, SIZE), f"{first}: ", "zero bytes")
     total = len(list_images(folder).records)
-    assert f"3 of the first {total} of {total} images, also " in message
+    assert f"3 of {total} images, more than 1%, also " in message
     assert "broken1.jpg, " in message and message.endswith("broken2.jpg")
     for number in (0, 2):
         (folder / "ill" / "p1" / f"broken{number}.jpg").unlink()
     message = refused(lambda: load(folder, SIZE), "broken1.jpg")
-    assert message.endswith(f"1 of the first {total - 2} of {total - 2} images")
+    assert message.endswith(f"1 of {total - 2} images, more than 1%")
 
 
-def test_reading_stops_where_an_image_cannot_be_read(tmp_path, monkeypatch):
-    """Of a large set what was read so far is told, in the order of the names, and no more read."""
+def test_a_few_images_that_cannot_be_read_are_left_out(tmp_path, monkeypatch):
+    """All of a large set are read, so that the true number of unreadable files is told."""
     write_image(tmp_path / "a" / "sound.png")
     names = [f"{number:04d}.png" for number in range(1000)]
     for name in names:
@@ -58,10 +58,15 @@ def test_reading_stops_where_an_image_cannot_be_read(tmp_path, monkeypatch):
         return read_image(path, *rest, **more)
 
     monkeypatch.setattr(sources, "read_image", counted)
-    message = refused(lambda: load(tmp_path, SIZE), "0100.png: not an image", "corrupt=skip")
-    assert "5 of the first 256 of 1,001 images, also " in message
-    assert "0120.png" in message and "0140.png and 2 more" in message and "0160" not in message
-    assert len(tried) == 256
+    message = refused(lambda: load(tmp_path, SIZE, corrupt="error"), "0100.png: not an image")
+    assert "--config.data.corrupt=skip: 6 of 1,001 images, also " in message
+    assert "0120.png" in message and "0140.png and 3 more" in message and "0160" not in message
+    assert len(tried) == 1001
+    # Six are less than 1 %, by default they are left out; eleven are more.
+    assert len(load(tmp_path, SIZE).skipped) == 6
+    for number in range(200, 205):
+        Image.new("RGB", (50, 2)).save(tmp_path / "b" / names[number])
+    refused(lambda: load(tmp_path, SIZE), "11 of 1,001 images, more than 1%", "corrupt=skip")
 
 
 BROKEN = ("ill/p1/broken.jpg", "well/p9/cut.png")
@@ -155,7 +160,7 @@ def test_a_mask_that_cannot_be_read_is_an_error_with_the_number_of_them(folder):
     for name in ("a", "b"):
         (folder / "ill" / "p1" / f"{name}_mask.png").write_bytes(b"")
     write_image(folder / "ill" / "p1" / "b.png")
-    refused(lambda: load(folder, SIZE), "a_mask.png: cannot be read as a mask", "2 of the first 4")
+    refused(lambda: load(folder, SIZE), "a_mask.png: cannot be read as a mask", "2 of 4 images")
 
 
 def test_class_of_which_nothing_can_be_read(folder):
@@ -189,8 +194,9 @@ def test_links_that_lead_nowhere(folder, tmp_path_factory):
     link(folder / "ill" / "p1" / "ring.png", Path("ring.png"))
     link(folder / "well" / "p1" / "gone.png", Path("later.png"))
     gone = ["ill/p1/ring.png", "well/p1/gone.png"]
-    refused(lambda: sources.from_path(folder, SIZE).key, "ring.png: cannot be read")
-    refused(lambda: load(folder, SIZE), "ring.png: cannot be read", "2 of the first 5", "gone.png")
+    strict = sources.from_path(folder, SIZE, corrupt="error")
+    refused(lambda: strict.key, "ring.png: cannot be read")
+    refused(lambda: load(folder, SIZE), "ring.png: cannot be read", "2 of 5 images", "gone.png")
     source = sources.from_path(folder, SIZE, corrupt="skip")
     for storage in ("memory", "file", "file"):
         images = stored(source, tmp_path_factory.getbasetemp() / "links", storage)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +27,59 @@ def images() -> list[bytes]:
     for name in ("JPEG", "PNG", "TIFF", "BMP"):
         file = io.BytesIO()
         image.save(file, name, **({"quality": 95, "subsampling": 0} if name == "JPEG" else {}))
+        contents.append(file.getvalue())
+    return contents
+
+
+def more_images(folder: Path) -> list[bytes]:
+    """WebP, JPEG 2000, a TIFF of three channels, a deep PNG, and DICOM and HEIC where installed."""
+    import tifffile
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(io.BytesIO(images()[1])))
+    contents = []
+    for name in ("WEBP", "JPEG2000"):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, name)
+        contents.append(file.getvalue())
+    channels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    for options in ({"imagej": True, "metadata": {"axes": "CYX"}}, {"ome": True}):
+        file = io.BytesIO()
+        metadata: dict[str, Any] = {"metadata": {"axes": "CYX"}, **options}
+        tifffile.imwrite(file, channels, photometric="minisblack", **metadata)
+        contents.append(file.getvalue())
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 16).save(file, "PNG")
+    contents.append(file.getvalue())
+    try:
+        import pillow_heif
+        from small_dicom import dicom_file
+
+        for kind, array in (("RGB", pixels), ("MONOCHROME1", pixels[..., 0].astype(np.uint16))):
+            path = dicom_file(folder / "a.dcm", array, kind, WindowCenter=99, WindowWidth=150)
+            contents.append(path.read_bytes())
+        file = io.BytesIO()
+        pillow_heif.from_pillow(Image.fromarray(pixels)).save(file)
+        contents.append(file.getvalue())
+    except ImportError:
+        pass
+    return contents
+
+
+def flat_slides() -> list[bytes]:
+    """A PNG, and a TIFF of strips, of one strip, and of one deflated strip."""
+    import tifffile
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    contents = [file.getvalue()]
+    for rows, compression in ((9, "lzw"), (40, None), (40, "zlib")):
+        file = io.BytesIO()
+        tifffile.imwrite(
+            file, pixels, photometric="rgb", rowsperstrip=rows, compression=compression
+        )
         contents.append(file.getvalue())
     return contents
 
@@ -78,3 +134,23 @@ def slides(place: Path) -> list[bytes]:
                 )
         found.append((place / "slide.svs").read_bytes())
     return found
+
+
+def png_bytes(
+    width: int, height: int, depth: int, colour: int, rows: bytes, key: bytes = b""
+) -> bytes:
+    """A PNG written chunk by chunk: Pillow cannot write these kinds."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + key
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )

@@ -50,7 +50,7 @@ def audit(
     found = every(view, root)
     kinds = {finding["kind"] for finding in found}
     order = {"leak": 0, "warning": 1, "note": 2}
-    reasons = {kind: why for kind, why in unchecked(view).items() if kind not in kinds}
+    reasons = {kind: why for kind, why in unchecked(view, root).items() if kind not in kinds}
     return {
         "n_images": len(image_set),
         "n_subjects": len(set(image_set.subjects.tolist())),

@@ -1,4 +1,4 @@
-"""Whether something other than the tissue predicts the label: file size, format, mean colour.
+"""Whether something else than the tissue predicts the label: file size, format, colour, scale.
 
 A scanner or a clinic that saw one class only leaves such a trace, and a network finds it. Each
 property is averaged over the images of a subject, for subjects and not images are independent, and
@@ -9,12 +9,14 @@ subjects at random would give one as far from 1/2.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import special
 
+from sscjax.data.csv_table import read_rows
+from sscjax.data.image_folder import MANIFEST
 from sscjax.data.image_io import read_header
 from sscjax.errors import UserError
 
@@ -72,6 +74,42 @@ def file_properties(paths: list[Path]) -> dict[str, np.ndarray]:
     for kind in sorted(set(formats)):
         found[f"format {kind}"] = np.array([other == kind for other in formats], float)
     return found
+
+
+def scales(root: Path, files: Sequence[str]) -> dict[str, np.ndarray]:
+    """Resolution and magnification of images by the manifest beside them: [N] float64 each.
+
+    Where some images have none, whether they have one is a property of its own.
+
+    Args:
+      root: folder that the files' names are relative to; `sscjax slides` writes its manifest there.
+      files: [N] names of the images.
+    """
+    manifest = root / MANIFEST
+    if not manifest.is_file():
+        return {}
+    found: dict[str, np.ndarray] = {}
+    try:
+        rows = {row["file"].replace("\\", "/"): row for _, row in read_rows(manifest, ("file",))}
+    except UserError:
+        return {}  # other tables than a manifest have other columns
+    for column, name in (("mpp", "micrometres per pixel"), ("magnification", "magnification")):
+        values = np.array([_number(rows.get(file, {}).get(column, "")) for file in files])
+        known = ~np.isnan(values)
+        if not known.any():
+            continue
+        found[name] = np.where(known, values, np.median(values[known]))
+        if not known.all():
+            found[f"known {name}"] = known.astype(float)
+    return found
+
+
+def _number(text: str) -> float:
+    """A number such as `0.25` or `40x`; NaN for anything else."""
+    try:
+        return float(text.strip().rstrip("xX"))
+    except ValueError:
+        return float("nan")
 
 
 def find(

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from sscjax.data import lazy
 from sscjax.data.audit import confounders, patients, sites
 from sscjax.data.audit.duplicates import Found, Pair
 from sscjax.data.dataset import ImageSet
+from sscjax.data.pixel_range import DIM
 
 EXAMPLES = 1000
 """Of each finding, in audit.json; the terminal shows fewer."""
@@ -22,6 +24,8 @@ FEWEST_SUBJECTS = 5
 
 MANY_COPIES = 20
 """Pairs of copies from which more must be expected that were missed."""
+
+_LEAST_RANGE = 32  # grey levels between the darkest and the brightest pixel of a set
 
 _FEWEST_IMPLIED = 30  # pairs that follow from others, for an estimate of what was missed
 
@@ -35,7 +39,9 @@ CHECKS = {
     "copies_across_subjects": "No image of one subject has a copy at another's",
     "copies_across_labels": "No near copies stand under two labels",
     "twins": "No two subjects look like one patient",
-    "confounds": "No property of the files, and no mean colour, tells the label",
+    "confounds": "No mean colour tells the label",
+    "files": "No size, format or resolution of the files tells the label",
+    "dim": "The images use the range of grey levels",
     **sites.CHECKS,
     "few_subjects": f"Every class has at least {FEWEST_SUBJECTS} subjects",
     "several_labels": "Every subject has one label",
@@ -80,11 +86,12 @@ def every(view: View, root: Path | None) -> list[Finding]:
         *_copies(view),
         _missed_copies(view),
         _twins(view),
-        _confounds(view, root),
+        *_confounds(view, root),
         *sites.findings(view.images, np.hstack([view.found.colours, view.found.stains])),
         _few_subjects(view),
         _several_labels(view),
         _blank(view),
+        _dim(view),
     )
     return [finding for finding in findings if finding is not None]
 
@@ -289,32 +296,65 @@ def _blank(view: View) -> Finding | None:
     return _finding("blank", "note", title, detail, len(blank), examples)
 
 
-def _confounds(view: View, root: Path | None) -> Finding | None:
+def _dim(view: View) -> Finding | None:
+    """Pixels that use a small part of the range are often no pixels, or of another bit depth."""
+    low, high = 255, 0
+    for part in lazy.chunks(view.images.images):
+        pixels = view.images.images[part]
+        low, high = min(low, int(pixels.min())), max(high, int(pixels.max()))
+    if high >= DIM and high - low >= _LEAST_RANGE:
+        return None
+    title = f"all images use the grey levels {low} to {high} of 0 to 255 alone"
+    detail = (
+        "as masks do, or values of another bit depth: look at them. "
+        "--config.data.pixel_bits=N says how many bits 16-bit files use."
+    )
+    return _finding("dim", "warning", title, detail, len(view.images))
+
+
+def _confounds(view: View, root: Path | None) -> list[Finding]:
+    """What tells the label, colours and files apart: one may have been looked at without the other.
+
+    Both are tested together, so that chance is counted once.
+    """
     images = view.images
     properties = {
         f"mean {colour}": view.found.colours[:, index].astype(np.float64)
         for index, colour in enumerate(("red", "green", "blue"))
     }
+    colours = set(properties)
     if root is not None:
         properties |= confounders.file_properties([root / file for file in images.paths])
+        properties |= confounders.scales(root, images.paths)
     found = confounders.find(properties, images.labels, images.subjects, len(images.classes))
-    if not found:
-        return None
-    said = [
-        f"{one.name} is {'higher' if one.higher else 'lower'} in {images.classes[one.label]} "
-        f"(AUROC {one.area:.2f}, p {max(one.p, 1e-4):.2g})"
-        for one in found[:6]
-    ]
-    title = f"the label can be told from {', '.join(dict.fromkeys(one.name for one in found))}"
-    detail = f"{'; '.join(said)}, by subject. A network may learn the scanner, not the disease."
-    return _finding("confounds", "warning", title, detail, len(found))
+    findings = []
+    for kind, chosen in (
+        ("confounds", [one for one in found if one.name in colours]),
+        ("files", [one for one in found if one.name not in colours]),
+    ):
+        if not chosen:
+            continue
+        said = [
+            f"{one.name} is {'higher' if one.higher else 'lower'} in {images.classes[one.label]} "
+            f"(AUROC {one.area:.2f}, p {max(one.p, 1e-4):.2g})"
+            for one in chosen[:6]
+        ]
+        title = f"the label can be told from {', '.join(dict.fromkeys(one.name for one in chosen))}"
+        detail = f"{'; '.join(said)}, by subject. A network may learn the scanner, not the disease."
+        findings.append(_finding(kind, "warning", title, detail, len(chosen)))
+    return findings
 
 
 # --- what cannot be looked at -------------------------------------------------------------------
 
 
-def unchecked(view: View) -> dict[str, str]:
-    """The checks that had nothing to look at, by kind, with the reason."""
+def unchecked(view: View, root: Path | None) -> dict[str, str]:
+    """The checks that had nothing to look at, by kind, with the reason.
+
+    Args:
+      view: the set.
+      root: folder that the files' names are relative to; None where they are no files.
+    """
     images = view.images
     sizes = np.unique(images.subjects, return_counts=True)[1]
     if not len(images):
@@ -324,11 +364,16 @@ def unchecked(view: View) -> dict[str, str]:
         reasons |= {
             kind: "fewer than two images hold anything" for kind in CHECKS if "copies" in kind
         }
+    if root is None:
+        reasons["files"] = "the images are no files"
+    elif not confounders.file_properties([root / file for file in images.paths[:1]]):
+        reasons["files"] = "the files cannot be read where they are named"
     if len(np.unique(images.labels)) < 2:
         of_labels = ("identical_labels", "copies_across_labels", "confounds", "several_labels")
+        reasons["files"] = "all images have one label"
         reasons |= dict.fromkeys(of_labels, "all images have one label")
     elif not confounders.can_find(images.labels, images.subjects, len(images.classes)):
-        reasons["confounds"] = "too few subjects to tell a confound from chance"
+        reasons |= dict.fromkeys(("confounds", "files"), "too few subjects to tell it from chance")
     if len(sizes) < 2:
         reasons["copies_across_subjects"] = "there is one subject"
     if sizes.max() < 2:

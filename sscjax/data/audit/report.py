@@ -8,11 +8,16 @@ from typing import Any
 
 from sscjax.data import loading, sources
 from sscjax.data.audit.checks import LEAK, audit, leaks
+from sscjax.data.pixel_range import Reading
 from sscjax.data.splits import read_splits
 from sscjax.errors import UserError
 from sscjax.system import files
 
 _LOG = logging.getLogger(__name__)
+
+_PLAIN = Reading(
+    mpp=-1, masks=False
+)  # the audit says what resolutions differ by, and refuses no set for it
 
 # Examples of a finding that the terminal shows; audit.json has more.
 _SHOWN = 5
@@ -22,18 +27,20 @@ def audit_folder(
     data: Path,
     image_size: int = 128,
     *,
-    corrupt: sources.Policy = "error",
+    corrupt: sources.Policy = "few",
     splits: Path | None = None,
     json_path: Path | None = None,
+    reading: Reading = _PLAIN,
 ) -> int:
     """Audit a folder or a manifest of images, and print the findings.
 
     Args:
       data: the folder or manifest.
       image_size: side in pixels that images are compared at.
-      corrupt: what to do about an image that cannot be read, 'error' or 'skip'.
+      corrupt: what to do about an image that cannot be read, see `sources.Policy`.
       splits: splits.csv of a run, to look across its splits; None takes those of the manifest.
       json_path: file for the findings, too.
+      reading: how files are read where there is a choice.
 
     Returns:
       the exit code: `LEAK` where something leaks, else 0.
@@ -44,7 +51,7 @@ def audit_folder(
     if image_size < 32:
         raise UserError(f"--image-size={image_size}: expected 32 pixels or more")
     data = data.expanduser()
-    image_set = loading.load(data, image_size, corrupt=corrupt)
+    image_set = loading.load(data, image_size, corrupt=corrupt, reading=reading)
     for file, reason in image_set.skipped.items():
         _LOG.warning("left out: %s: %s", file, reason)
     divided = read_splits(splits, image_set) if splits else image_set.splits

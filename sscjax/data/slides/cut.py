@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sscjax.data import csv_table, image_folder
+from sscjax.data import csv_table, image_folder, resolution
 from sscjax.data.slides import output, tiling
+from sscjax.data.slides.listing import slides_of
 from sscjax.data.slides.output import Source
-from sscjax.data.slides.reader import SUFFIXES, Slide, open_slide
+from sscjax.data.slides.reader import SUFFIXES, Slide, file_mpp, open_slide
 from sscjax.data.slides.tiling import Plan, Settings
 from sscjax.errors import UserError
 from sscjax.system import files, formatting
@@ -48,6 +49,7 @@ def cut(
         raise UserError(f"--jobs={jobs}: expected 0 (one per core) or more")
     slides, out = slides.expanduser(), out.expanduser()
     sources = find(slides, table)
+    _refuse_several_resolutions(sources, settings)
     output.begin(out, settings)
     results = cut_all(out, sources, settings, jobs)
     done = [
@@ -71,6 +73,29 @@ def cut_all(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _refuse_several_resolutions(sources: Sequence[Source], settings: Settings) -> None:
+    """Fields of so many pixels show different areas where slides differ in their resolution."""
+    if settings.field_um or settings.mpp or len(sources) < 2:
+        return
+    known = {source.name: mpp for source in sources if (mpp := file_mpp(source.path))}
+    if known and len(known) < len(sources):
+        _LOG.warning(
+            "%d of %d slides do not say their micrometres per pixel: whether their tiles show "
+            "areas of the same size is not known",
+            len(sources) - len(known),
+            len(sources),
+        )
+    if not resolution.differ(list(known.values())):
+        return
+    finest, coarsest = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+    raise UserError(
+        f"the slides have several resolutions ({finest}: {known[finest]:g}, {coarsest}: "
+        f"{known[coarsest]:g} micrometres per pixel), so that fields of {settings.field_px} pixels "
+        f"show different areas; give --field-um={settings.field_px * known[finest]:g}, the same "
+        "area of all slides"
+    )
 
 
 # --- which slides ---------------------------------------------------------------------------------
@@ -101,9 +126,7 @@ def find(slides: Path, table: Path | None) -> list[Source]:
 
 def _from_folder(slides: Path) -> list[tuple[Path, str, str, str]]:
     listed = []
-    for path in image_folder.walk(slides):
-        if path.suffix.lower() not in SUFFIXES:
-            continue
+    for path in slides_of(list(image_folder.walk(slides)), slides):
         parts = path.relative_to(slides).parts
         name = "/".join(parts)
         label = parts[0] if len(parts) > 1 else ""
@@ -178,6 +201,7 @@ def _one(out: Path, source: Source, settings: Settings) -> Result:
 def _cut_slide(out: Path, source: Source, settings: Settings) -> dict[str, Any]:
     with open_slide(source.path) as slide:
         planned = tiling.plan(slide, settings)
+        _say_resolution(source.name, slide, settings)
         try:
             with output.Writer(out, source) as writer:
                 return _written(writer, slide, planned, settings, source)
@@ -186,6 +210,27 @@ def _cut_slide(out: Path, source: Source, settings: Settings) -> dict[str, Any]:
                 f"--out={out} cannot be written ({error.strerror}); free the space or name another "
                 "folder"
             ) from error
+
+
+def _say_resolution(name: str, slide: Slide, settings: Settings) -> None:
+    """Log where what a slide says of its resolution does not count, or differs from the option."""
+    said = slide.said_mpp
+    if said is None:
+        return
+    if settings.mpp and resolution.differ([said, settings.mpp]):
+        if tiling.level_mpp(slide, settings) == settings.mpp:
+            text = "%s: taken as %g micrometres per pixel (--mpp), the file says %g"
+        else:
+            text = (
+                "%s: the tiles of training were cut with --mpp=%g; this slide says %g, which counts"
+            )
+        _LOG.warning(text, name, settings.mpp, said)
+    elif slide.mpp is None and not settings.mpp:
+        _LOG.warning(
+            "%s: says %g micrometres per pixel, which no microscope has (%g to %g): taken as "
+            "unknown; give --mpp",
+            name, said, resolution.LOWEST, resolution.HIGHEST,
+        )  # fmt: skip
 
 
 def _written(

@@ -1,7 +1,8 @@
 """A slide: its size, its resolution, its levels, and any rectangle of it as pixels.
 
 What OpenSlide opens is read piece by piece, never all in memory. Plain images are slides of one
-level and are held, up to `image_io.MAX_PIXELS`.
+level and are held, up to `image_io.MAX_PIXELS`; larger PNG and TIFF files are read in bands, see
+`flat`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from sscjax.data import image_io
+from sscjax.data import image_io, resolution
+from sscjax.data.slides import flat
 from sscjax.errors import UserError
 
 SLIDE_SUFFIXES = (
@@ -33,13 +36,16 @@ class Slide(Protocol):
 
     Attributes:
       width, height: of level 0, in pixels.
-      mpp: micrometres per pixel of level 0; None where the file does not say.
+      mpp: micrometres per pixel of level 0; None where the file does not say, or what it says
+        cannot be (`resolution.believable`).
+      said_mpp: what the file says, believable or not.
       downsamples: of each level, 1.0 first, rising.
     """
 
     width: int
     height: int
     mpp: float | None
+    said_mpp: float | None
     downsamples: tuple[float, ...]
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
@@ -73,7 +79,8 @@ def open_slide(path: Path) -> Iterator[Slide]:
     """
     # What is no file is refused there; OpenSlide would wait for a pipe without end.
     if path.suffix.lower() not in SLIDE_SUFFIXES or not os.path.isfile(path):
-        yield _Plain(image_io.read_image(path, None))
+        with _plain(path) as plain:
+            yield plain
         return
     openslide = _library()
     try:
@@ -83,7 +90,8 @@ def open_slide(path: Path) -> Iterator[Slide]:
             raise UserError(
                 f"{path}: not a slide that OpenSlide can read; replace or remove it"
             ) from None
-        yield _Plain(image_io.read_image(path, None))
+        with _plain(path) as plain:
+            yield plain
         return
     except (openslide.OpenSlideError, OSError) as error:
         raise _unreadable(path, error) from error
@@ -95,6 +103,18 @@ def open_slide(path: Path) -> Iterator[Slide]:
         whole.close()
 
 
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[_Plain]:
+    if not os.path.isfile(path) or not flat.is_needed(path):
+        yield _Plain(image_io.read_image(path, None))
+        return
+    pixels = flat.Flat(path)
+    try:
+        yield _Plain(pixels.pixels)
+    finally:
+        pixels.close()
+
+
 def opens(path: Path) -> bool:
     """Whether OpenSlide takes the file for a slide; False where it is not installed."""
     if not os.path.isfile(path):
@@ -103,6 +123,33 @@ def opens(path: Path) -> bool:
         return _library().OpenSlide.detect_format(str(path)) is not None
     except UserError:
         return False
+
+
+def dicom_series(path: Path) -> str:
+    """The series of a DICOM whole slide, whose files OpenSlide reads together; '' of others."""
+    return str(_property(path, "dicom.SeriesInstanceUID") if path.suffix.lower() == ".dcm" else "")
+
+
+def file_mpp(path: Path) -> float | None:
+    """Micrometres per pixel that a slide says and that can be believed; no pixel is read."""
+    if path.suffix.lower() not in SLIDE_SUFFIXES or not opens(path):
+        return None
+    try:
+        with _library().OpenSlide(str(path)) as whole:
+            said = _resolution(whole.properties)
+    except Exception:  # said where it is cut
+        return None
+    return said if said is not None and resolution.believable(said) else None
+
+
+def _property(path: Path, name: str) -> str:
+    if not opens(path):
+        return ""
+    try:
+        with _library().OpenSlide(str(path)) as whole:
+            return str(whole.properties.get(name, ""))
+    except Exception:  # said where it is cut
+        return ""
 
 
 def _library() -> Any:
@@ -134,7 +181,9 @@ class _Whole:
             )
         self._path = path
         self.downsamples = tuple(map(float, whole.level_downsamples))
-        self.mpp = _resolution(whole.properties)
+        self.said_mpp = _resolution(whole.properties)
+        believed = self.said_mpp is not None and resolution.believable(self.said_mpp)
+        self.mpp = self.said_mpp if believed else None
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
         return _on_white(self._whole.read_region((x, y), level, (width, height)))
@@ -171,6 +220,7 @@ class _Plain:
         self._pixels = pixels
         self.downsamples: tuple[float, ...] = (1.0,)
         self.mpp: float | None = None
+        self.said_mpp: float | None = None
         self.height, self.width = pixels.shape[:2]
 
     def read(self, x: int, y: int, level: int, width: int, height: int) -> np.ndarray:
@@ -181,9 +231,22 @@ class _Plain:
         return pixels
 
     def thumbnail(self, side: int) -> np.ndarray:
-        image = Image.fromarray(self._pixels)
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-        return np.asarray(image)
+        if self.width * self.height <= image_io.MAX_PIXELS:
+            image = Image.fromarray(self._pixels)
+            image.thumbnail((side, side), Image.Resampling.LANCZOS)
+            return np.asarray(image)
+        factor = max(max(self.width, self.height) / side, 1.0)
+        width, height = (max(1, round(edge / factor)) for edge in (self.width, self.height))
+        small = np.empty((height, width, 3), np.uint8)
+        step = max(1, int(_BAND * height / (self.width * self.height)))
+        for top in range(0, height, step):
+            low = min(top + step, height)
+            first, last = (edge * self.height / height for edge in (top, low))
+            start, stop = math.floor(first), min(math.ceil(last), self.height)
+            band = Image.fromarray(np.asarray(self._pixels[start:stop]))
+            box = (0, first - start, self.width, last - start)
+            small[top:low] = band.resize((width, low - top), Image.Resampling.BOX, box)
+        return small
 
 
 def _resolution(properties: Any) -> float | None:
@@ -191,9 +254,25 @@ def _resolution(properties: Any) -> float | None:
     try:
         axes = [float(properties[f"openslide.mpp-{axis}"]) for axis in "xy"]
     except (KeyError, ValueError):
-        return None
-    mean = sum(axes) / 2
-    return mean if 0 < mean < 1e4 else None
+        axes = _ome_resolution(properties.get("tiff.ImageDescription", "")[:1_000_000])
+    mean = sum(axes) / 2 if len(axes) == 2 else math.nan
+    return mean if 0 < mean < math.inf else None
+
+
+def _ome_resolution(description: str) -> list[float]:
+    """Micrometres per pixel of both axes of an OME-TIFF; [] where it names another unit or none."""
+    axes = []
+    for axis in "XY":
+        size = re.search(rf'\bPhysicalSize{axis}="([0-9.eE+-]+)"', description)
+        unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]*)"', description)
+        scale = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3}
+        factor = scale.get(unit.group(1)) if unit else 1.0  # micrometres unless it says otherwise
+        try:
+            if size and factor:
+                axes.append(float(size.group(1)) * factor)
+        except ValueError:
+            return []
+    return axes
 
 
 def _on_white(image: Image.Image) -> np.ndarray:

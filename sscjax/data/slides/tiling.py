@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sscjax.data import resolution
 from sscjax.data.slides import stain, tissue
 from sscjax.data.slides.reader import Slide
 from sscjax.errors import UserError
@@ -22,6 +23,12 @@ THUMBNAIL = 2048
 
 MOST_FIELDS = 10_000_000
 """Of one slide, those without tissue among them."""
+
+MOST_TILES = 100_000
+"""Of one slide where no cap is given: more are a mistake of scale rather than a wish."""
+
+LEAST_FIELD = 32
+"""Pixels of level 0 along the side of a field; fewer show no structure."""
 
 # Gaps in the tissue up to this share of a field belong to it.
 _GAP = 1 / 16
@@ -46,9 +53,11 @@ class Settings:
       overlap: share of a field's side that its neighbour repeats, 0 to below 1.
       max_tiles: of one slide; 0: all. More are drawn at random from all over its tissue.
       reject: whether tiles with pen or blur are left out.
-      mpp: micrometres per pixel of level 0 for slides that do not say; 0: they stay unknown.
+      mpp: micrometres per pixel of level 0, in place of what slides say; 0: what they say counts.
       stain: 'none', or 'macenko': tiles are given the stains of a reference, see `stain`.
       seed: of the tiles that are drawn.
+      mpp_for_all: whether `mpp` counts for slides that say another one as well. New slides are cut
+        without that, because they may come from another scanner.
     """
 
     field_um: float = 0.0
@@ -61,16 +70,22 @@ class Settings:
     mpp: float = 0.0
     stain: str = "none"
     seed: int = 0
+    mpp_for_all: bool = True
 
     def __post_init__(self) -> None:
         for name, fits, wanted in (
             ("field_um", self.field_um >= 0, "0 or more micrometres"),
-            ("field_px", self.field_px >= 8, "8 pixels or more"),
+            ("field_px", self.field_px >= LEAST_FIELD, f"{LEAST_FIELD} pixels or more"),
             ("tile_size", 8 <= self.tile_size <= 4096, "8 to 4096 pixels"),
             ("min_tissue", 0 <= self.min_tissue <= 1, "a share, 0 to 1"),
             ("overlap", 0 <= self.overlap <= 0.9, "a share, 0 to 0.9"),
             ("max_tiles", self.max_tiles >= 0, "0 (no cap) or more"),
-            ("mpp", self.mpp >= 0, "0 (unknown) or more micrometres per pixel"),
+            (
+                "mpp",
+                self.mpp == 0 or resolution.believable(self.mpp),
+                f"{resolution.LOWEST:g} to {resolution.HIGHEST:g} micrometres per pixel, or 0 "
+                "(what the slide says)",
+            ),
         ):
             if not fits:
                 flag = name.replace("_", "-")
@@ -140,16 +155,24 @@ def plan(slide: Slide, settings: Settings) -> Plan:
       UserError: the field is in micrometres and the resolution not known, the slide is smaller
         than one field, or its stains cannot be estimated. The message names no file.
     """
-    mpp = slide.mpp or settings.mpp or None
+    mpp = level_mpp(slide, settings)
     field = settings.field_px
     if settings.field_um:
         if mpp is None:
-            raise UserError(
-                "the slide does not say its micrometres per pixel; give --mpp, or the field in "
-                "pixels by --field-px"
+            said = (
+                "does not say its micrometres per pixel"
+                if slide.said_mpp is None
+                else f"says {slide.said_mpp:g} micrometres per pixel, which no microscope has"
             )
+            raise UserError(f"the slide {said}; give --mpp, or the field in pixels by --field-px")
         field = round(settings.field_um / mpp)
-    if field < 1 or field > min(slide.width, slide.height):
+        if field < LEAST_FIELD:
+            raise UserError(
+                f"a field of {settings.field_um:g} micrometres has {field} pixel(s) at {mpp:g} "
+                f"micrometres per pixel, expected {LEAST_FIELD} or more: give a larger --field-um, "
+                "or the right --mpp"
+            )
+    if field > min(slide.width, slide.height):
         raise UserError(
             f"the slide has {slide.width}x{slide.height} pixels, and a field {field}x{field}: "
             "give a smaller field"
@@ -173,6 +196,13 @@ def plan(slide: Slide, settings: Settings) -> Plan:
     stains = stain.find(thumbnail[stained]) if settings.stain == "macenko" else None
     share = float(stained.mean())
     return Plan(field, reduced, thumbnail, scale, level, tuple(places), share, stains)
+
+
+def level_mpp(slide: Slide, settings: Settings) -> float | None:
+    """Micrometres per pixel of level 0, from the settings or the slide; None: unknown."""
+    if settings.mpp and (settings.mpp_for_all or not slide.mpp):
+        return settings.mpp
+    return slide.mpp
 
 
 def _edges(side: int, field: int, step: int) -> range:
@@ -214,6 +244,11 @@ def tiles(
             chosen.append(place)
         else:
             skipped[place[:2]] = NO_TISSUE
+    if not settings.max_tiles and len(chosen) > MOST_TILES:
+        raise UserError(
+            f"the slide has {len(chosen):,} fields of {planned.field}x{planned.field} pixels with "
+            f"tissue, over the limit of {MOST_TILES:,}: give a larger field, or --max-tiles"
+        )
     if settings.max_tiles:
         rng = np.random.default_rng([settings.seed, zlib.crc32(name.encode("utf-8", "replace"))])
         chosen = [chosen[index] for index in rng.permutation(len(chosen))]

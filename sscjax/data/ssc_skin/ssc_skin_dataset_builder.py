@@ -74,8 +74,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     name = NAME
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {"1.1.0": "The bits that 16-bit files use.", "1.0.0": "First release."}
 
     def _info(self) -> tfds.core.DatasetInfo:
         config = self.builder_config
@@ -111,7 +111,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         image_set = self.builder_config.image_set
-        self.info.metadata.update(source=image_set.source, skipped=dict(image_set.skipped))
+        self.info.metadata.update(
+            source=image_set.source,
+            skipped=dict(image_set.skipped),
+            pixel_bits=image_set.pixel_bits,
+        )
         for index in range(len(image_set)):
             example = {
                 "image": _png(image_set.images[index]),
