@@ -101,6 +101,8 @@ def patient_ids(paths: Sequence[Path]) -> dict[Path, str]:
 
     def patient(path: Path) -> str | None:
         try:
+            if not path.is_file():  # opening a pipe would wait for who writes into it
+                return None
             with path.open("rb") as file:
                 start = file.read(132)
                 if not image_formats.is_dicom(start):

@@ -70,8 +70,10 @@ def is_image_name(path: Path) -> bool:
     if suffix and not suffix[1:].isdecimal() or path.name.upper() == "DICOMDIR":
         return False
     try:
+        if not path.is_file():  # opening a pipe would wait for who writes into it
+            return False
         with path.open("rb") as file:
-            return path.is_file() and is_dicom(file.read(132))
+            return is_dicom(file.read(132))
     except OSError:
         return False
 

@@ -119,7 +119,7 @@ def test_masks_are_not_asked_about(folder: Path) -> None:
     ("image", "expected"),
     [
         (Image.new("L", (40, 40)), "the mask is 40x40 pixels and its image 48x40; draw"),
-        (Image.linear_gradient("L").resize((48, 40)), "different values, expected numbers"),
+        (Image.radial_gradient("L").resize((48, 40)), "different values, expected numbers"),
         (Image.fromarray(np.dstack([np.eye(40, 48, k, np.uint8) for k in range(3)])), "'RGB'"),
         (None, "cannot be read as a mask .*expected a PNG"),
     ],
