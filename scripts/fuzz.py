@@ -58,17 +58,17 @@ def formats(folder: Path) -> tuple[list[bytes], Attempt]:
     import sound_files
 
     from sscjax.data import dicom, image_io
-    from sscjax.data.pixel_range import Observed, Reading
+    from sscjax.data.pixel_range import Decoding, Observed
 
     def attempt(data: bytes) -> None:
         path = folder / "image.dcm"
         path.write_bytes(data)
         dicom.patient_ids([path])
-        first = Reading(bits=12, pages="first")
+        first = Decoding(bits=12, pages="first")
         observed = Observed()
         pixels = image_io.read_image(path, 16, max_pixels=100_000, observed=observed)
         assert pixels.shape == (16, 16, 3) and observed.bits in (0, 8, 10, 12, 14, 16)
-        assert image_io.read_image(path, 16, max_pixels=100_000, reading=first).shape[2] == 3
+        assert image_io.read_image(path, 16, max_pixels=100_000, decoding=first).shape[2] == 3
         assert min(image_io.read_upright_size(path)) >= 8
 
     return sound_files.more_images(folder), attempt

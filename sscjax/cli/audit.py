@@ -71,7 +71,7 @@ def main() -> int:
     """Audit and print; 1 where something leaks."""
     given = parser().parse_args()
     from sscjax.data.audit.report import audit_folder
-    from sscjax.data.pixel_range import Reading
+    from sscjax.data.pixel_range import Decoding
     from sscjax.system import terminal
 
     terminal.set_up_log()
@@ -81,5 +81,5 @@ def main() -> int:
         corrupt=given.corrupt,
         splits=given.splits,
         json_path=given.json,
-        reading=Reading(given.pixel_bits, given.pages, mpp=-1, masks=False),
+        decoding=Decoding(given.pixel_bits, given.pages, mpp=-1, masks=False),
     )

@@ -19,10 +19,10 @@ from sscjax.data import inputs
 from sscjax.data.dataset import ImageSet
 from sscjax.data.image_io import MIN_SIDE, resize_pixels
 from sscjax.data.inputs import InputImage
-from sscjax.data.pixel_range import Reading
+from sscjax.data.pixel_range import Decoding
 from sscjax.errors import UserError
 
-_PLAIN = Reading()
+_PLAIN = Decoding()
 
 Images = Any
 """uint8 [N,H,W,3] (an array, or what reads as one), a list of uint8 [H,W,3] of different sizes, an
@@ -43,14 +43,14 @@ class Batches:
       source: the pixels, or None where they are read from the files of `named`.
       size: side in pixels that the images are reduced to.
       batch: images at a time.
-      reading: how files are read where there is a choice.
+      decoding: how files are read where there is a choice.
     """
 
     named: Sequence[InputImage]
     source: Any
     size: int
     batch: int
-    reading: Reading = Reading()
+    decoding: Decoding = Decoding()
 
     def __len__(self) -> int:
         return len(self.named)
@@ -62,7 +62,7 @@ class Batches:
           UserError: an image that cannot be read or has another form; the message names it.
         """
         if self.source is None:
-            for decoded in inputs.decode(self.named, self.size, self.batch, self.reading):
+            for decoded in inputs.decode(self.named, self.size, self.batch, self.decoding):
                 if decoded.failed:
                     raise UserError(decoded.failed[0][1])
                 yield decoded.images
@@ -78,7 +78,7 @@ class Batches:
 
 
 def of(
-    images: Images, size: int, batch: int, classes: Sequence[str], reading: Reading = _PLAIN
+    images: Images, size: int, batch: int, classes: Sequence[str], decoding: Decoding = _PLAIN
 ) -> Batches:
     """Make batches of images of any accepted kind.
 
@@ -88,7 +88,7 @@ def of(
       batch: images at a time.
       classes: the network's class names; a folder that contains only folders with these names is
         labelled.
-      reading: how files are read where there is a choice.
+      decoding: how files are read where there is a choice.
 
     Raises:
       UserError: `images` is of another kind, or a path leads to no image.
@@ -110,7 +110,7 @@ def of(
     if images and all(isinstance(item, str | os.PathLike) for item in images):
         paths = [Path(item).expanduser() for item in images]
         lists = [inputs.find(path, classes) for path in paths]
-        return Batches(list(itertools.chain.from_iterable(lists)), None, size, batch, reading)
+        return Batches(list(itertools.chain.from_iterable(lists)), None, size, batch, decoding)
     arrays = []
     for number, item in enumerate(images):
         if not _is_array(item):

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from sscjax.data import image_formats
-from sscjax.data.pixel_range import Observed, Reading
+from sscjax.data.pixel_range import Decoding, Observed
 from sscjax.errors import UserError
 from sscjax.system import machine
 
@@ -43,14 +43,14 @@ _LOCK = threading.Lock()
 
 
 def read(
-    path: Path, file: BinaryIO, reading: Reading, observed: Observed | None, max_pixels: int
+    path: Path, file: BinaryIO, decoding: Decoding, observed: Observed | None, max_pixels: int
 ) -> Image.Image:
     """The image in an open DICOM file, as RGB.
 
     Args:
       path: for messages.
       file: at its beginning.
-      reading: which frame, and what white is where the file says nothing.
+      decoding: which frame, and what white is where the file says nothing.
       observed: is told the largest value where white is not known.
       max_pixels: more are refused before anything is decoded.
 
@@ -63,9 +63,9 @@ def read(
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(file, specific_tags=list(_TAGS))
             _check(path, header, max_pixels)
-            frame = _frame(path, header, reading)
+            frame = _frame(path, header, decoding)
             values = pydicom.pixels.pixel_array(header, index=frame)
-            return _shown(path, header, values, frame, reading, observed)
+            return _shown(path, header, values, frame, decoding, observed)
     except UserError:
         raise
     except Exception as error:  # a parser of damaged bytes may fail in any way
@@ -172,11 +172,11 @@ def _check(path: Path, header: Any, max_pixels: int) -> None:
         )
 
 
-def _frame(path: Path, header: Any, reading: Reading) -> int:
+def _frame(path: Path, header: Any, decoding: Decoding) -> int:
     frames = int(header.get("NumberOfFrames") or 1)
     if frames <= 1:
         return 0
-    pages = reading.pages
+    pages = decoding.pages
     if not pages or pages == "channels":
         raise UserError(
             f"{path}: holds {frames} frames; choose one for all files by --config.data.pages=first"
@@ -196,7 +196,7 @@ def _shown(
     header: Any,
     values: np.ndarray,
     frame: int,
-    reading: Reading,
+    decoding: Decoding,
     observed: Observed | None,
 ) -> Image.Image:
     """Decoded values as they are meant to be shown, RGB."""
@@ -208,7 +208,7 @@ def _shown(
         if values.dtype == np.uint16:
             values = values >> 8
     elif kind.startswith("MONOCHROME"):
-        grey = _grey(path, header, values, frame, reading, observed)
+        grey = _grey(path, header, values, frame, decoding, observed)
         values = np.repeat((255 - grey if kind == "MONOCHROME1" else grey)[..., None], 3, axis=2)
     elif values.ndim == 3 and values.shape[2] == 3:
         stored = int(header.BitsStored)
@@ -226,7 +226,7 @@ def _grey(
     header: Any,
     values: np.ndarray,
     frame: int,
-    reading: Reading,
+    decoding: Decoding,
     observed: Observed | None,
 ) -> np.ndarray:
     """Grey values uint8 [H,W], by window, by look-up table, or by the bits that are used."""
@@ -263,7 +263,7 @@ def _grey(
             "image with a window (WindowCenter, WindowWidth)"
         )
     if stored == 16:
-        largest, stored = int(values.max(initial=0)), reading.bits or 16
+        largest, stored = int(values.max(initial=0)), decoding.bits or 16
         if observed is not None:
             observed.see_deep(path, largest)
         if largest >= 2**stored:

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 from sscjax.data import image_formats, image_pages
 from sscjax.data.image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from sscjax.data.image_formats import is_image_name as is_image_name
-from sscjax.data.pixel_range import Observed, Reading
+from sscjax.data.pixel_range import Decoding, Observed
 from sscjax.errors import BUSY, UserError
 
 MIN_SIDE = 8
@@ -52,7 +52,7 @@ _UPRIGHT = {
 _SIDEWAYS = (5, 6, 7, 8)
 """Orientations that exchange width and height."""
 
-_PLAIN = Reading()
+_PLAIN = Decoding()
 
 
 def read_image(
@@ -60,14 +60,14 @@ def read_image(
     size: int | None,
     *,
     max_pixels: int = MAX_PIXELS,
-    reading: Reading = _PLAIN,
+    decoding: Decoding = _PLAIN,
     observed: Observed | None = None,
     side: int = 0,
 ) -> np.ndarray:
     """Decodes one jpg, png, tif, bmp, webp, jp2, heic or DICOM file to RGB.
 
     Grey, palette, CMYK and 1-bit images become RGB; transparency is laid on white, the background
-    of a slide; pixels of 16 bits keep the high byte of the bits that `reading` names, so that
+    of a slide; pixels of 16 bits keep the high byte of the bits that `decoding` names, so that
     brightness depends on the set and not on the contrast of the one image; an EXIF orientation is
     applied. Colour profiles are ignored.
 
@@ -77,7 +77,7 @@ def read_image(
         cropped to its central square first: stretching would change the shape of cells and the
         direction of fibres, which is what the classes differ in.
       max_pixels: an image with more pixels by its header is refused before anything is decoded.
-      reading: what white is in 16-bit files, and which page is read.
+      decoding: what white is in 16-bit files, and which page is read.
       observed: is told what was seen and what was not read.
       side: of the central square in pixels of the file; 0: as large as fits.
 
@@ -95,10 +95,10 @@ def read_image(
         if _is_dicom(file):
             from sscjax.data import dicom
 
-            upright = dicom.read(path, file, reading, observed, max_pixels)
+            upright = dicom.read(path, file, decoding, observed, max_pixels)
             _check_size(path, *upright.size, max_pixels)
         else:
-            upright = _decode(path, file, max_pixels, reading, observed)
+            upright = _decode(path, file, max_pixels, decoding, observed)
     if side > min(upright.size):
         raise UserError(
             f"{path}: the image is {upright.width}x{upright.height} pixels, and its resolution "
@@ -190,19 +190,19 @@ def _is_dicom(file: BinaryIO) -> bool:
 
 
 def _decode(
-    path: Path, file: BinaryIO, max_pixels: int, reading: Reading, observed: Observed | None
+    path: Path, file: BinaryIO, max_pixels: int, decoding: Decoding, observed: Observed | None
 ) -> Image.Image:
     """The image as RGB, upright."""
     image = image_formats.parse_header(path, file)
     _check_size(path, *image.size, max_pixels)
     _check_kind(path, image)
     try:
-        pages = image_pages.choose(path, image, reading, observed)
+        pages = image_pages.choose(path, image, decoding, observed)
         layers = []
         for number in pages.numbers:
             if number:
                 image.seek(number)
-            layers.append(_to_rgb(path, image, reading, observed))
+            layers.append(_to_rgb(path, image, decoding, observed))
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
         upright = layers[0] if len(layers) == 1 else _mixed(layers, pages.colours)
     except UserError:
@@ -263,18 +263,18 @@ def _bits_per_sample(image: ImageFile.ImageFile) -> int:
 
 
 def _to_rgb(
-    path: Path, image: ImageFile.ImageFile, reading: Reading, observed: Observed | None
+    path: Path, image: ImageFile.ImageFile, decoding: Decoding, observed: Observed | None
 ) -> Image.Image:
     """The current page of an image as RGB; it is decoded here."""
     deep = _raw_mode(image) in _LOW_BYTES or ";16" in _raw_mode(image)
-    low = _low_bytes(image, reading.bits) if deep and image.mode in _EIGHT_BIT else None
+    low = _low_bytes(image, decoding.bits) if deep and image.mode in _EIGHT_BIT else None
     image.load()
     bits = _bits_per_sample(image)
     if bits > 8:
-        return _deep_grey_to_rgb(path, image, bits, reading, observed)
+        return _deep_grey_to_rgb(path, image, bits, decoding, observed)
     plain: Image.Image = image
     if deep:
-        plain = _deep_colour(path, image, low, reading, observed)
+        plain = _deep_colour(path, image, low, decoding, observed)
     if image.mode in ("La", "RGBa"):
         plain = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if plain.mode in ("LA", "PA", "RGBA") or "transparency" in plain.info:
@@ -296,7 +296,7 @@ def _deep_grey_to_rgb(
     path: Path,
     image: ImageFile.ImageFile,
     bits: int,
-    reading: Reading,
+    decoding: Decoding,
     observed: Observed | None,
 ) -> Image.Image:
     deep = np.asarray(image).astype(np.uint16)
@@ -304,7 +304,7 @@ def _deep_grey_to_rgb(
         None if isinstance(image, TiffImagePlugin.TiffImageFile) else image.info.get("transparency")
     )
     if bits == 16:  # fewer bits are the file's own word for what white is
-        bits = reading.bits or 16
+        bits = decoding.bits or 16
         shown = deep if clear is None else deep[deep != clear]
         _observe(path, int(shown.max(initial=0)), bits, observed)
     # The high byte, as Pillow itself does for 16-bit RGB: equal tissue stays equally bright.
@@ -346,13 +346,13 @@ def _deep_colour(
     path: Path,
     image: ImageFile.ImageFile,
     low: np.ndarray | None,
-    reading: Reading,
+    decoding: Decoding,
     observed: Observed | None,
 ) -> Image.Image:
     """A colour image of 16 bits per sample, of which Pillow has read the high bytes."""
     high = np.asarray(image)
     colours = high[..., :3] if high.ndim == 3 and image.mode != "LA" else high[..., 0]
-    bits = reading.bits or 16
+    bits = decoding.bits or 16
     # The low bytes are not known before all files have been seen, and do not decide.
     _observe(path, int(colours.max(initial=0)) << 8 | 255, bits, observed)
     if bits == 16:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ImageFile, TiffImagePlugin
 
 from sscjax.data.image_formats import raise_if_busy
-from sscjax.data.pixel_range import Observed, Reading
+from sscjax.data.pixel_range import Decoding, Observed
 from sscjax.errors import UserError
 
 # Pages of a file that are looked at; a stack has more, and is refused all the same.
@@ -41,14 +41,14 @@ _FIRST = Pages((0,), np.ones((1, 3)))
 
 
 def choose(
-    path: Path, image: ImageFile.ImageFile, reading: Reading, observed: Observed | None
+    path: Path, image: ImageFile.ImageFile, decoding: Decoding, observed: Observed | None
 ) -> Pages:
     """The pages of a file that are its image.
 
     Args:
       path: the file.
       image: the same, at its first page.
-      reading: what the settings say about files with several pages.
+      decoding: what the settings say about files with several pages.
       observed: is told of pages that are not read.
 
     Raises:
@@ -67,15 +67,15 @@ def choose(
     description = _description(image)
     if len(same) < 2:
         pages = _FIRST
-    elif reading.pages:
-        pages = _asked(path, reading.pages, same, grey)
+    elif decoding.pages:
+        pages = _asked(path, decoding.pages, same, grey)
     elif not grey:
         pages = _FIRST
     else:
         pages = _channels(description, same) or _refuse(path, description, same)
     unread = len(same) - len(pages.numbers)
     if observed is not None and unread:
-        shown = "middle page" if reading.pages == "middle" else f"page {pages.numbers[0] + 1}"
+        shown = "middle page" if decoding.pages == "middle" else f"page {pages.numbers[0] + 1}"
         observed.note(f"with several pages only {shown} was read", path)
     if observed is not None and smaller:
         observed.note("with pages of other sizes (levels, labels, thumbnails) only the first", path)

@@ -14,12 +14,12 @@ import numpy as np
 
 from sscjax.data import csv_table, dicom, image_folder, masks, resolution, sites
 from sscjax.data.image_io import IMAGE_SUFFIXES, is_image_name, read_image
-from sscjax.data.pixel_range import Observed, Reading
+from sscjax.data.pixel_range import Decoding, Observed
 from sscjax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
-_PLAIN = Reading()
+_PLAIN = Decoding()
 
 # Batches decoded ahead of the one in use: the network then never waits, and memory is bounded.
 _AHEAD = 3
@@ -140,7 +140,7 @@ class Batch:
 
 
 def decode(
-    inputs: Sequence[InputImage], size: int, batch: int, reading: Reading = _PLAIN
+    inputs: Sequence[InputImage], size: int, batch: int, decoding: Decoding = _PLAIN
 ) -> Iterator[Batch]:
     """Decode images in threads, a few batches ahead of their use; memory stays bounded.
 
@@ -148,7 +148,7 @@ def decode(
       inputs: the images to decode.
       size: side of the square images in pixels; they are cropped and reduced as for training.
       batch: images at a time; an image that cannot be decoded makes its batch shorter.
-      reading: what white is in 16-bit files, and so on, as for training.
+      decoding: what white is in 16-bit files, and so on, as for training.
 
     Yields:
       batches in the order of `inputs`.
@@ -158,8 +158,8 @@ def decode(
     def read(row: int) -> np.ndarray | str:
         image = inputs[row]
         try:
-            side = resolution.side(image.mpp, reading, size, image.path)
-            return read_image(image.path, size, reading=reading, observed=observed, side=side)
+            side = resolution.side(image.mpp, decoding, size, image.path)
+            return read_image(image.path, size, decoding=decoding, observed=observed, side=side)
         except UserError as error:
             return str(error)
 
@@ -181,12 +181,12 @@ def decode(
                 np.array([decoded[k] for k in good], np.uint8).reshape(-1, size, size, 3),
                 [(start + k, image) for k, image in enumerate(decoded) if isinstance(image, str)],
             )
-    _say(observed, reading)
+    _say(observed, decoding)
 
 
-def _say(observed: Observed, reading: Reading) -> None:
+def _say(observed: Observed, decoding: Decoding) -> None:
     """Log what was noticed while the images were read."""
-    if reading.bits in (0, 16) and 0 < observed.bits < 16:
+    if decoding.bits in (0, 16) and 0 < observed.bits < 16:
         _LOG.warning(
             "16-bit files hold values of %d bits alone and look dark: white is 65,535, as it was "
             "for the images of training; train again with --config.data.pixel_bits=%d if these are "

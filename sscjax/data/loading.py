@@ -23,14 +23,14 @@ from sscjax.data import masks as pixel_masks
 from sscjax.data.dataset import ImageSet
 from sscjax.data.lazy import Rows
 from sscjax.data.masks import IGNORE
-from sscjax.data.pixel_range import Reading
+from sscjax.data.pixel_range import Decoding
 from sscjax.data.sources import Policy, Source
 from sscjax.errors import UserError
 from sscjax.system import files
 
 _LOG = logging.getLogger(__name__)
 
-_PLAIN = Reading()
+_PLAIN = Decoding()
 
 # Images that are queued for the threads at a time, after which errors are reported.
 _PART = 256
@@ -45,7 +45,7 @@ def load(
     classes: Sequence[str] = (),
     corrupt: Policy = "few",
     *,
-    reading: Reading = _PLAIN,
+    decoding: Decoding = _PLAIN,
 ) -> ImageSet:
     """Load a manifest (a csv file, or a folder with `manifest.csv`) or a folder per class.
 
@@ -54,7 +54,7 @@ def load(
       image_size: side of the square images in pixels.
       classes: class names in label order; empty: the names in the set, sorted.
       corrupt: what happens when an image cannot be read.
-      reading: how files are read where there is a choice.
+      decoding: how files are read where there is a choice.
 
     Returns:
       An `ImageSet` in memory with images [N,image_size,image_size,3].
@@ -62,7 +62,7 @@ def load(
     Raises:
       UserError: the folder, the manifest or an image has a mistake.
     """
-    return in_memory(sources.from_path(path, image_size, classes, corrupt, reading=reading))
+    return in_memory(sources.from_path(path, image_size, classes, corrupt, decoding=decoding))
 
 
 def from_source(

@@ -17,7 +17,7 @@ DEPTHS = (8, 10, 12, 14, 16)
 """Bits that the samples of 16-bit files may use."""
 
 PAGES = ("", "first", "middle", "channels")
-"""Words of `Reading.pages`; a number from 1 is a page as well."""
+"""Words of `Decoding.pages`; a number from 1 is a page as well."""
 
 DIM = 64
 """Of 255: where no image of a set has a value above it, the set is suspiciously dark."""
@@ -27,7 +27,7 @@ _NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class Decoding:
     """How the files of a set are read where there is a choice.
 
     Attributes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sscjax.data.image_io import read_upright_size
-from sscjax.data.pixel_range import Reading
+from sscjax.data.pixel_range import Decoding
 from sscjax.errors import UserError
 
 LOWEST, HIGHEST = 0.05, 20.0
@@ -33,42 +33,42 @@ def differ(values: Sequence[float]) -> bool:
     return bool(values) and max(values) > ALIKE * min(values)
 
 
-def side(mpp: float, reading: Reading, size: int, path: Path) -> int:
+def side(mpp: float, decoding: Decoding, size: int, path: Path) -> int:
     """Side in pixels of the central square that becomes an image; 0: as large as fits.
 
     Args:
       mpp: of the file, 0 where it is unknown.
-      reading: names the resolution that images are brought to.
+      decoding: names the resolution that images are brought to.
       size: side of the image in pixels.
       path: for the message.
 
     Raises:
       UserError: the square has too few pixels.
     """
-    if reading.mpp <= 0 or not mpp:
+    if decoding.mpp <= 0 or not mpp:
         return 0
-    pixels = round(size * reading.mpp / mpp)
+    pixels = round(size * decoding.mpp / mpp)
     if pixels < LEAST_SIDE:
         raise UserError(
-            f"{path}: has {mpp:g} micrometres per pixel, of which {reading.mpp:g} would take "
+            f"{path}: has {mpp:g} micrometres per pixel, of which {decoding.mpp:g} would take "
             f"{pixels} pixels; set a larger --config.data.mpp"
         )
     return pixels
 
 
-def check(where: str, known: Sequence[tuple[Path, float]], reading: Reading, size: int) -> None:
+def check(where: str, known: Sequence[tuple[Path, float]], decoding: Decoding, size: int) -> None:
     """Refuse a set of several resolutions unless the settings say what to do about it.
 
     Args:
       where: name of the set.
       known: the files with a known resolution, and it.
-      reading: the settings.
+      decoding: the settings.
       size: side of the images in pixels.
 
     Raises:
       UserError: with the exact option.
     """
-    if reading.mpp or not differ([mpp for _, mpp in known]):
+    if decoding.mpp or not differ([mpp for _, mpp in known]):
         return
     fields = []
     for path, mpp in known:

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from sscjax.data import sites, sources, splits
 from sscjax.data.augment import Changes
-from sscjax.data.pixel_range import Reading
+from sscjax.data.pixel_range import Decoding
 from sscjax.errors import UserError
 
 Storage = Literal["direct", "array_record"]
@@ -79,7 +79,7 @@ class DataSettings:
         if self.max_megabytes < 0:
             raise UserError(f"config.data.max_megabytes={self.max_megabytes}: expected 0 or more")
         # Raise where the text is none of NAME=VALUE parts, or a field is out of its range.
-        _ = self.merged_classes, self.reading
+        _ = self.merged_classes, self.decoding
 
     @property
     def is_synthetic(self) -> bool:
@@ -95,9 +95,9 @@ class DataSettings:
         return path.parent if path.is_file() else path
 
     @property
-    def reading(self) -> Reading:
+    def decoding(self) -> Decoding:
         """How files are read where there is a choice."""
-        return Reading(int(self.pixel_bits), str(self.pages), float(self.mpp))
+        return Decoding(int(self.pixel_bits), str(self.pages), float(self.mpp))
 
     @property
     def max_bytes(self) -> float:

@@ -31,11 +31,11 @@ from sscjax.data import (
 )
 from sscjax.data.image_folder import ImageRecord, Listing
 from sscjax.data.image_io import read_image
-from sscjax.data.pixel_range import Observed, Reading
+from sscjax.data.pixel_range import Decoding, Observed
 from sscjax.errors import UserError
 from sscjax.system import machine
 
-_PLAIN = Reading()
+_PLAIN = Decoding()
 
 Policy = Literal["few", "error", "skip"]
 """What happens when images cannot be read: 'few' leaves out up to `FEW` of them and stops at more,
@@ -144,20 +144,20 @@ class Files(Source):
         image_size: int,
         corrupt: Policy = "few",
         *,
-        reading: Reading = _PLAIN,
+        decoding: Decoding = _PLAIN,
     ):
         """Use `from_path` to list a folder or manifest first."""
-        with_masks = reading.masks and any(record.masks for record in listing.records)
+        with_masks = decoding.masks and any(record.masks for record in listing.records)
         super().__init__(listing, image_size, corrupt, with_masks=with_masks)
-        self.reading = self._asked = reading
-        self.pixel_bits = reading.bits
+        self.decoding = self._asked = decoding
+        self.pixel_bits = decoding.bits
 
     def __getitem__(self, index: int) -> Example:
         record = self.listing.records[index]
         image = read_image(
             record.path,
             self.image_size,
-            reading=self.reading,
+            decoding=self.decoding,
             observed=self.observed,
             side=self._side(record),
         )
@@ -188,10 +188,10 @@ class Files(Source):
     def adopt(self, pixel_bits: int) -> None:
         """Take what white is from an earlier reading; 0: it is to be found out."""
         self.pixel_bits = pixel_bits
-        self.reading = dataclasses.replace(self._asked, bits=pixel_bits)
+        self.decoding = dataclasses.replace(self._asked, bits=pixel_bits)
 
     def _side(self, record: ImageRecord) -> int:
-        return resolution.side(record.mpp, self.reading, self.image_size, record.path)
+        return resolution.side(record.mpp, self.decoding, self.image_size, record.path)
 
     def _arguments(self) -> Any:
         """Names, sizes and modification times; not the folder's path, so it can be moved."""
@@ -206,7 +206,7 @@ class Files(Source):
             "size": self.image_size,
             "records": records,
             "corrupt": self.corrupt,
-            "reading": dataclasses.asdict(self._asked),
+            "decoding": dataclasses.asdict(self._asked),
             "masks": self.with_masks,
         }
 
@@ -232,7 +232,7 @@ def from_path(
     *,
     private: bool = False,
     site_level: int = 0,
-    reading: Reading = _PLAIN,
+    decoding: Decoding = _PLAIN,
 ) -> Files:
     """The images of a folder or manifest, listed by `image_folder.list_images`.
 
@@ -243,7 +243,7 @@ def from_path(
       corrupt: what happens when an image cannot be read.
       private: name the folder only in errors.
       site_level: see `image_folder.list_images`.
-      reading: how files are read where there is a choice.
+      decoding: how files are read where there is a choice.
 
     Raises:
       UserError: the folder or the manifest has a mistake, or images of several resolutions.
@@ -252,5 +252,5 @@ def from_path(
     # Raises for a subject at two sites, before any image is decoded.
     listing.sites()
     known = [(record.path, record.mpp) for record in listing.records if record.mpp]
-    resolution.check(str(path), known, reading, image_size)
-    return Files(listing, image_size, corrupt, reading=reading)
+    resolution.check(str(path), known, decoding, image_size)
+    return Files(listing, image_size, corrupt, decoding=decoding)

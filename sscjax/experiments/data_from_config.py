@@ -120,8 +120,8 @@ def _source(settings: Settings, classes: tuple[str, ...]) -> sources.Source:
             private=settings.private,
             site_level=data.site_level,
             # Nothing else looks at masks, and they may be of any kind.
-            reading=dataclasses.replace(
-                data.reading, masks=bool(settings.loss.segmentation or data.mask_classes)
+            decoding=dataclasses.replace(
+                data.decoding, masks=bool(settings.loss.segmentation or data.mask_classes)
             ),
         )
     counts = data.synthetic

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sscjax
-from sscjax.data.pixel_range import Reading
+from sscjax.data.pixel_range import Decoding
 from sscjax.errors import UserError
 from sscjax.evaluation import calibration, ood
 from sscjax.evaluation.rules import Rules
@@ -47,7 +47,7 @@ class Classifier(predictor.Predictor):
       columns: names of the probabilities: the classes, then outputs that stand for none.
       mask_classes: names of the classes of masks; () for a network without.
       image_size: side of the images in pixels.
-      reading: what white is in 16-bit files, and so on, as it was for training.
+      decoding: what white is in 16-bit files, and so on, as it was for training.
       scaling: of pixels to the network's input, see `preprocessing.preprocess`.
       program: how the network is run; its inputs are uint8 [B,image_size,image_size,3].
       params: all parameters, by layer.
@@ -68,7 +68,7 @@ class Classifier(predictor.Predictor):
     columns: tuple[str, ...]
     mask_classes: tuple[str, ...]
     image_size: int
-    reading: Reading
+    decoding: Decoding
     scaling: preprocessing.Scaling
     program: programs.Program
     params: dict[str, Any]
@@ -249,11 +249,11 @@ def _bytes(path: Path) -> bytes:
         raise UserError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def _reading(record: Mapping[str, Any]) -> Reading:
+def _reading(record: Mapping[str, Any]) -> Decoding:
     """How the images of training were read; before 0.4 with full 16 bits and the first page."""
     asked = record["config"]["data"]
     bits = record["data"].get("pixel_bits", asked.get("pixel_bits", 16))
-    return Reading(int(bits), str(asked.get("pages", "first")), float(asked.get("mpp", -1)))
+    return Decoding(int(bits), str(asked.get("pages", "first")), float(asked.get("mpp", -1)))
 
 
 def _build(
@@ -298,7 +298,7 @@ def _build(
         columns=evaluate.class_columns(classes, max(outputs, 2)),
         mask_classes=masks if program.predicts_masks else (),
         image_size=size,
-        reading=_reading(record),
+        decoding=_reading(record),
         scaling=assumed.scaling,
         program=program,
         params=variables["params"],

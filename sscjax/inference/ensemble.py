@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import sscjax
-from sscjax.data.pixel_range import Reading
+from sscjax.data.pixel_range import Decoding
 from sscjax.errors import UserError
 from sscjax.evaluation.rules import Rules
 from sscjax.inference import classifier
@@ -108,9 +108,9 @@ class Ensemble(Predictor):
         return self.members[0].mask_classes
 
     @property
-    def reading(self) -> Reading:
+    def decoding(self) -> Decoding:
         """How files are read, the same for all members."""
-        return self.members[0].reading
+        return self.members[0].decoding
 
     @property
     def image_size(self) -> int:
@@ -204,7 +204,7 @@ def _build(folder: Path, record: dict[str, Any]) -> Ensemble:
     members = tuple(
         classifier.open_run(run.fold(member["name"]).path) for member in record["folds"]
     )
-    alike = {(one.columns, one.image_size, one.mask_classes, one.reading) for one in members}
+    alike = {(one.columns, one.image_size, one.mask_classes, one.decoding) for one in members}
     if len(alike) > 1:
         raise UserError(
             f"{folder}: its folds have networks of different classes or image sizes, which cannot "

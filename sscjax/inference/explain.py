@@ -98,7 +98,7 @@ def explain(
     failed: list[str] = []
     earlier = _earlier(out, len(images))
     with Progress("explanations", len(images)) as progress:
-        for batch in decode(images, opened.image_size, saliency.BATCH, opened.reading):
+        for batch in decode(images, opened.image_size, saliency.BATCH, opened.decoding):
             failed += [
                 anonymize.failure(images[row], why) if private else why for row, why in batch.failed
             ]

@@ -17,7 +17,7 @@ from sscjax.data import masks as maps
 from sscjax.data import resolution
 from sscjax.data.image_io import read_upright_size
 from sscjax.data.inputs import InputImage
-from sscjax.data.pixel_range import Reading
+from sscjax.data.pixel_range import Decoding
 from sscjax.errors import UserError
 from sscjax.reports import figures
 from sscjax.system import files, formatting, run_dir
@@ -27,7 +27,7 @@ from sscjax.system import files, formatting, run_dir
 FOLDER, TABLE = "masks", run_dir.MASKS
 PARTIAL = ".masks.partial"
 
-_PLAIN = Reading()
+_PLAIN = Decoding()
 
 
 class MaskFiles:
@@ -38,7 +38,7 @@ class MaskFiles:
         out: Path,
         images: Sequence[InputImage],
         classes: Sequence[str],
-        reading: Reading = _PLAIN,
+        decoding: Decoding = _PLAIN,
     ) -> None:
         """Nothing is written yet.
 
@@ -46,10 +46,10 @@ class MaskFiles:
           out: folder of the results.
           images: the images that masks may come for.
           classes: names of the mask classes.
-          reading: how the images are read.
+          decoding: how the images are read.
         """
         self._out, self._images, self._classes = out, images, tuple(classes)
-        self._reading = reading
+        self._reading = decoding
         self._entries: dict[int, dict[str, Any]] = {}
         self.discard()
 

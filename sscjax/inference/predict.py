@@ -84,7 +84,7 @@ def predict(
     images += [] if cut is None else cut.tiles
     mask_files = None
     if opened.mask_classes:
-        mask_files = MaskFiles(out, images, opened.mask_classes, opened.reading)
+        mask_files = MaskFiles(out, images, opened.mask_classes, opened.decoding)
     try:
         results = _results(opened, images, mask_files, private)
         if cut is None:
@@ -216,7 +216,7 @@ def predict_images(
     failed: list[tuple[int, str]] = []
 
     def batches(progress: Progress) -> Any:
-        for batch in decode(images, opened.image_size, classifier.BATCH, opened.reading):
+        for batch in decode(images, opened.image_size, classifier.BATCH, opened.decoding):
             read_rows.extend(batch.rows)
             failed.extend(batch.failed)
             if batch.rows:

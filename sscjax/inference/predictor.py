@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from sscjax.data import batches
-from sscjax.data.pixel_range import Reading
+from sscjax.data.pixel_range import Decoding
 from sscjax.errors import UserError
 from sscjax.evaluation.rules import Rules
 from sscjax.inference import decisions, saliency
@@ -263,10 +263,10 @@ class Predictor(abc.ABC):
         return heat
 
     @property
-    def _form(self) -> tuple[int, int, tuple[str, ...], Reading]:
-        """Size, batch, classes and reading of `batches.of`."""
+    def _form(self) -> tuple[int, int, tuple[str, ...], Decoding]:
+        """Size, batch, classes and decoding of `batches.of`."""
         first = self.networks[0]
-        return first.image_size, BATCH, first.classes, first.reading
+        return first.image_size, BATCH, first.classes, first.decoding
 
     def _outputs(self, given: Iterable[np.ndarray]) -> Outputs:
         parts = [dataclasses.replace(one, masks=None) for one in self.outputs(given)]

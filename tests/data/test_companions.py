@@ -10,7 +10,7 @@ from PIL import Image
 from small_dicom import whole_slide
 
 from sscjax.data import image_folder, inputs, loading, masks
-from sscjax.data.pixel_range import Reading
+from sscjax.data.pixel_range import Decoding
 from sscjax.data.slides import cut
 from sscjax.data.slides.listing import slides_of
 from sscjax.data.slides.tiling import Settings
@@ -108,7 +108,7 @@ def test_masks_that_contradict_each_other(tmp_path: Path) -> None:
         loading.load(tmp_path, SIDE)
     # Nobody trains masks: they are not opened.
     (tmp_path / "ill/p/a_mask.png").write_bytes(b"nonsense")
-    found = loading.load(tmp_path, SIDE, reading=Reading(masks=False))
+    found = loading.load(tmp_path, SIDE, decoding=Decoding(masks=False))
     assert found.masks is None and len(found) == 2
 
 

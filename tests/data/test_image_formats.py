@@ -17,7 +17,7 @@ from small_dicom import dicom_file
 from sscjax.data import dicom, image_folder, inputs
 from sscjax.data.image_formats import is_image_name
 from sscjax.data.image_io import read_header, read_image, read_upright_size
-from sscjax.data.pixel_range import Observed, Reading
+from sscjax.data.pixel_range import Decoding, Observed
 from sscjax.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -154,7 +154,7 @@ def test_dicom_without_a_window(tmp_path: Path) -> None:
     observed = Observed()
     np.testing.assert_array_equal(read_image(path, None, observed=observed)[..., 1], GREY >> 8)
     assert observed.bits == 12
-    np.testing.assert_array_equal(read_image(path, None, reading=Reading(12))[..., 1], GREY >> 4)
+    np.testing.assert_array_equal(read_image(path, None, decoding=Decoding(12))[..., 1], GREY >> 4)
     path = dicom_file(tmp_path / "c.dcm", GREY, "MONOCHROME2", PixelRepresentation=1)
     assert "signed" in refused(path)
 
@@ -168,8 +168,8 @@ def test_colour_and_frames(tmp_path: Path) -> None:
     path = dicom_file(tmp_path / "b.dcm", stack, "MONOCHROME2", NumberOfFrames=3)
     assert "--config.data.pages=first" in refused(path)
     for pages, value in (("first", 0), ("middle", 40), ("3", 80)):
-        assert (read_image(path, None, reading=Reading(pages=pages)) == value).all()
-    assert "holds 3 frames" in refused(path, reading=Reading(pages="4"))
+        assert (read_image(path, None, decoding=Decoding(pages=pages)) == value).all()
+    assert "holds 3 frames" in refused(path, decoding=Decoding(pages="4"))
     assert read_header(path) == ("DICOM", 20, 16)
 
 

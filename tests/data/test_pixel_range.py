@@ -18,7 +18,7 @@ from sound_files import png_bytes
 from sscjax.data import inputs, loading, sources
 from sscjax.data.audit import checks
 from sscjax.data.image_io import read_image
-from sscjax.data.pixel_range import Observed, Reading
+from sscjax.data.pixel_range import Decoding, Observed
 from sscjax.errors import UserError
 from sscjax.inference import classifier
 
@@ -88,7 +88,7 @@ def test_new_images_are_read_by_the_rule_of_the_run(
     Image.fromarray(deep).save(tmp_path / "a.png")
     Image.fromarray(deep + 5000).save(tmp_path / "b.png")
     listed = inputs.find(tmp_path, ())
-    [batch] = inputs.decode(listed, SIZE, 4, Reading(bits=12))
+    [batch] = inputs.decode(listed, SIZE, 4, Decoding(bits=12))
     np.testing.assert_array_equal(batch.images[0][..., 0], deep >> 4)
     [(row, reason)] = batch.failed
     assert row == 1 and "white is 4095 for this set" in reason
@@ -101,13 +101,13 @@ def test_new_images_are_read_by_the_rule_of_the_run(
 
 def test_a_rule_that_the_settings_give(tmp_path: Path) -> None:
     values = deep_set(tmp_path, 12, "png")
-    fixed = loading.load(tmp_path, SIZE, reading=Reading(bits=14))
+    fixed = loading.load(tmp_path, SIZE, decoding=Decoding(bits=14))
     np.testing.assert_array_equal(fixed.images[0][..., 0], values[str(fixed.files[0])] >> 6)
     with pytest.raises(UserError, match="white is 1023 for this set; set --config.data.pixel_bits"):
-        loading.load(tmp_path, SIZE, reading=Reading(bits=10))
+        loading.load(tmp_path, SIZE, decoding=Decoding(bits=10))
     for wrong in ({"bits": 9}, {"pages": "last"}, {"pages": "0"}, {"mpp": -2.0}):
         with pytest.raises(UserError, match=r"config\.data\.\w+="):
-            Reading(**wrong)
+            Decoding(**wrong)
 
 
 def test_the_audit_says_that_a_set_is_dim(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_run_stores_the_rule_and_predict_applies_it(tmp_path: Path) -> None:
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert record["data"]["pixel_bits"] == 12 and "white is 4,095" in record["data"]["source"]
     opened = classifier.open_run(run)
-    assert opened.reading.bits == 12
+    assert opened.decoding.bits == 12
     path = min(folder.rglob("*.png"))
     pixels = np.asarray(Image.open(path)) >> 4
     expected = opened.predict_proba(np.repeat(pixels[None, ..., None], 3, axis=3).astype(np.uint8))
@@ -175,7 +175,7 @@ def test_channels_in_the_colours_of_the_file(tmp_path: Path) -> None:
     signed = [value - 2**32 if value >= 2**31 else value for value in colours]
     channels = {"axes": "CYX", "Channel": {"Color": signed}}
     path = stack(tmp_path / "a.ome.tif", deep, metadata=channels)
-    image = read_image(path, None, reading=Reading(bits=12))
+    image = read_image(path, None, decoding=Decoding(bits=12))
     np.testing.assert_array_equal(image[..., 2], np.minimum((deep[0] >> 4) + (deep[1] >> 4), 255))
     np.testing.assert_array_equal(image[..., 0], deep[1] >> 4)
     assert not image[..., 1].any()
@@ -197,9 +197,9 @@ def test_grey_pages_that_may_be_anything_are_refused(
         read_image(path, None)
     assert all(word in str(caught.value) for word in (*words, "--config.data.pages=first"))
     for pages, page in (("first", 0), ("middle", 1), ("3", 2)):
-        image = read_image(path, None, reading=Reading(pages=pages))
+        image = read_image(path, None, decoding=Decoding(pages=pages))
         np.testing.assert_array_equal(image[..., 1], PAGES[page])
-    image = read_image(path, None, reading=Reading(pages="channels"))
+    image = read_image(path, None, decoding=Decoding(pages="channels"))
     np.testing.assert_array_equal(image, PAGES.transpose(1, 2, 0))
 
 

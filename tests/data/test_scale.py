@@ -13,7 +13,7 @@ from PIL import Image
 
 from sscjax.data import image_io, loading, resolution
 from sscjax.data.audit import checks
-from sscjax.data.pixel_range import Reading
+from sscjax.data.pixel_range import Decoding
 from sscjax.data.slides import cut, flat, reader, tiling
 from sscjax.data.slides.tiling import Settings
 from sscjax.errors import UserError
@@ -131,14 +131,14 @@ def test_tiles_of_several_resolutions_are_refused_or_brought_to_one(tmp_path: Pa
     with pytest.raises(UserError, match="1 to 2 micro.*--config.data.mpp=2 brings") as caught:
         loading.load(folder, 32)
     assert "--config.data.mpp=-1 leaves" in str(caught.value)
-    found = loading.load(folder, 32, reading=Reading(mpp=1.0))
+    found = loading.load(folder, 32, decoding=Decoding(mpp=1.0))
     # 16 pixels of 1 and of 2 micrometres are squares of 16 and 32 micrometres.
     bright = [(np.asarray(found.images[k])[..., 0] > 130).sum() for k in range(4)]
     assert bright == pytest.approx([256, 1024, 256, 1024], rel=0.15)
-    left = loading.load(folder, 32, reading=Reading(mpp=-1))
+    left = loading.load(folder, 32, decoding=Decoding(mpp=-1))
     assert [(np.asarray(left.images[k])[..., 0] > 130).sum() for k in (0, 1)] == [64, 64]
     with pytest.raises(UserError, match="asks for 128x128 of them; set a smaller"):
-        loading.load(folder, 32, reading=Reading(mpp=4.0))
+        loading.load(folder, 32, decoding=Decoding(mpp=4.0))
 
 
 @pytest.mark.parametrize("text", ("353", "x", "-1", "0.001"))

@@ -8,14 +8,14 @@ from typing import Any
 
 from sscjax.data import loading, sources
 from sscjax.data.audit.checks import LEAK, audit, leaks
-from sscjax.data.pixel_range import Reading
+from sscjax.data.pixel_range import Decoding
 from sscjax.data.splits import read_splits
 from sscjax.errors import UserError
 from sscjax.system import files
 
 _LOG = logging.getLogger(__name__)
 
-_PLAIN = Reading(
+_PLAIN = Decoding(
     mpp=-1, masks=False
 )  # the audit says what resolutions differ by, and refuses no set for it
 
@@ -30,7 +30,7 @@ def audit_folder(
     corrupt: sources.Policy = "few",
     splits: Path | None = None,
     json_path: Path | None = None,
-    reading: Reading = _PLAIN,
+    decoding: Decoding = _PLAIN,
 ) -> int:
     """Audit a folder or a manifest of images, and print the findings.
 
@@ -40,7 +40,7 @@ def audit_folder(
       corrupt: what to do about an image that cannot be read, see `sources.Policy`.
       splits: splits.csv of a run, to look across its splits; None takes those of the manifest.
       json_path: file for the findings, too.
-      reading: how files are read where there is a choice.
+      decoding: how files are read where there is a choice.
 
     Returns:
       the exit code: `LEAK` where something leaks, else 0.
@@ -51,7 +51,7 @@ def audit_folder(
     if image_size < 32:
         raise UserError(f"--image-size={image_size}: expected 32 pixels or more")
     data = data.expanduser()
-    image_set = loading.load(data, image_size, corrupt=corrupt, reading=reading)
+    image_set = loading.load(data, image_size, corrupt=corrupt, decoding=decoding)
     for file, reason in image_set.skipped.items():
         _LOG.warning("left out: %s: %s", file, reason)
     divided = read_splits(splits, image_set) if splits else image_set.splits
