@@ -94,6 +94,20 @@ def get_config() -> ConfigDict:
     config.data.mask_classes = ()
     # Labels to be renamed, so that several become one class: 'early=ssc,late=ssc'.
     config.data.merge = ""
+    # What the levels of a folder mean; '' finds out, and stops where that is in doubt. Words such
+    # as 'class/patient', 'patient/class', 'class', 'split/class', 'split/class/patient' or
+    # 'class/level/patient'; or a pattern whose last part is the file:
+    # '{label}/{zoom}/{subject}/*', '{split}/{label}/*', '{label}/{subject}_*'.
+    config.data.layout = ""
+    # Columns of a table that have names of their own: 'file=FILE,label=DX,subject=LESION'; of
+    # columns of 0 and 1 'label=A+B+C'.
+    config.data.columns = ""
+    # Read names of classes and of subjects as one that differ only in capitals, white space or the
+    # Unicode form of accents; without this they stop the run.
+    config.data.merge_spellings = False
+    # What the same names of subjects in several class folders are: 'same' or 'different' subjects;
+    # '' stops where numbers seem to start again in each class.
+    config.data.shared_subjects = ""
     # Whether the classes are ordered (grades): adds the quadratic-weighted kappa, where
     # `classes` gives the order.
     config.data.ordered = True

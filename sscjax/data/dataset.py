@@ -38,6 +38,7 @@ class ImageSet:
         what is no file); None if `files` are the real names. Never written.
       loaded_by: fields of a config, such as `data.path`, that load these images again; {} if
         unknown, as for arrays.
+      understood: how a folder or table was read, see `understood.describe`; {} for other sources.
     """
 
     images: Rows
@@ -52,6 +53,7 @@ class ImageSet:
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
     origins: np.ndarray | None = None
     loaded_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    understood: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -292,6 +292,7 @@ def _labelled(
         masks=masks,
         source=listing.source,
         skipped=skipped,
+        understood=listing.understood,
     )
 
 

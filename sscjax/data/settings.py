@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from sscjax.data import sources, splits
 from sscjax.data.augment import Changes
+from sscjax.data.layout import Reading
 from sscjax.errors import UserError
 
 Storage = Literal["direct", "array_record"]
@@ -46,6 +47,10 @@ class DataSettings:
     classes: tuple[str, ...] = ()
     mask_classes: tuple[str, ...] = ()
     merge: str = ""
+    layout: str = ""
+    columns: str = ""
+    merge_spellings: bool = False
+    shared_subjects: str = ""
     ordered: bool = True
     subject_label: SubjectLabel = "majority"
     corrupt: sources.Policy = "error"
@@ -71,8 +76,8 @@ class DataSettings:
             raise UserError(f"config.data.image_size={self.image_size}: expected 32 pixels or more")
         if self.max_megabytes < 0:
             raise UserError(f"config.data.max_megabytes={self.max_megabytes}: expected 0 or more")
-        # Raises where the text is none of NAME=VALUE parts.
-        _ = self.merged_classes
+        # Raise where a text cannot be read.
+        _ = self.merged_classes, self.reading
 
     @property
     def is_synthetic(self) -> bool:
@@ -91,6 +96,11 @@ class DataSettings:
     def max_bytes(self) -> float:
         """Images of more than this are not held in memory."""
         return float(self.max_megabytes) * 2**20
+
+    @property
+    def reading(self) -> Reading:
+        """How folders and tables are read."""
+        return Reading(self.layout, self.columns, self.merge_spellings, self.shared_subjects)
 
     @property
     def merged_classes(self) -> dict[str, str]:

@@ -19,8 +19,9 @@ import numpy as np
 import PIL
 
 from sscjax.data import image_folder, image_io, masks
-from sscjax.data.image_folder import Listing
 from sscjax.data.image_io import read_image
+from sscjax.data.layout import FIND_OUT, Reading
+from sscjax.data.listing import Listing
 from sscjax.errors import UserError
 from sscjax.system import machine
 
@@ -160,6 +161,7 @@ def from_path(
     corrupt: Policy = "error",
     *,
     private: bool = False,
+    reading: Reading = FIND_OUT,
 ) -> Files:
     """The images of a folder or manifest, listed by `image_folder.list_images`.
 
@@ -169,9 +171,10 @@ def from_path(
       classes: class names in label order; empty: the names in the set, sorted.
       corrupt: what happens when an image cannot be read.
       private: name the folder only in errors.
+      reading: how layout, columns and names are read.
 
     Raises:
       UserError: the folder or the manifest has a mistake.
     """
-    listing = image_folder.list_images(path, classes, private=private)
+    listing = image_folder.list_images(path, classes, private=private, reading=reading)
     return Files(listing, image_size, corrupt)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from sscjax.data.dataset import ImageSet
-from sscjax.data.image_folder import SPLIT_NAMES, ordered_classes
 from sscjax.data.image_io import resize_pixels
+from sscjax.data.layout import SPLIT_NAMES
+from sscjax.data.listing import ordered_classes
 from sscjax.errors import UserError
 
 _LOG = logging.getLogger(__name__)

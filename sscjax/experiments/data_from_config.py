@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sscjax.data import anonymize, lazy, loading, offline_augment, sources, splits, tfds
+from sscjax.data import anonymize, lazy, loading, offline_augment, sources, splits, tfds, understood
 from sscjax.data.dataset import Images, ImageSet, with_masks
 from sscjax.data.masks import IGNORE
 from sscjax.data.synthetic import TISSUES, SkinBiopsies
@@ -110,9 +110,16 @@ def _source(settings: Settings, classes: tuple[str, ...]) -> sources.Source:
     data = settings.data
     if data.path:
         path = Path(data.path).expanduser()
-        return sources.from_path(
-            path, data.image_size, classes, data.corrupt, private=settings.private
+        source = sources.from_path(
+            path,
+            data.image_size,
+            classes,
+            data.corrupt,
+            private=settings.private,
+            reading=data.reading,
         )
+        _LOG.info("%s", understood.text(source.listing.understood))
+        return source
     counts = data.synthetic
     return SkinBiopsies(
         image_size=data.image_size,

@@ -43,7 +43,10 @@ _KINDS: dict[Any, tuple[Any, str]] = {
 }
 
 # What records of earlier versions lack; the default is what those versions did.
-_ADDED_LATER = ("private", "data.corrupt")
+_ADDED_LATER = (
+    *("private", "data.corrupt", "data.layout", "data.columns", "data.merge_spellings"),
+    "data.shared_subjects",
+)
 
 
 class OtherVersionError(UserError):
