@@ -71,7 +71,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         *("--shared-subjects", "--config.data.shared_subjects"),
         dest="shared_subjects",
-        default="",
         type=one_of("same", "different"),
         metavar="WHAT",
         help="what equal names of subjects in several classes are: same or different subjects",
@@ -100,5 +99,7 @@ def main() -> int:
         corrupt=given.corrupt,
         splits=given.splits,
         json_path=given.json,
-        reading=Reading(given.layout, given.columns, given.merge_spellings, given.shared_subjects),
+        reading=Reading(
+            given.layout, given.columns, given.merge_spellings, given.shared_subjects or ""
+        ),
     )

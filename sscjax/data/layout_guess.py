@@ -100,11 +100,13 @@ def guess(
     """
     view = _View(folder, "", set(dirs))
     if {names.key(name) for name in classes} >= {names.key(top) for top in view.tops}:
-        return _classes_first(view, shared)
-    inside = _below_splits(view)
-    if inside is not None:
-        return _classes_first(inside, shared, classes)
-    return _classes_first(view, shared, classes)
+        _refuse_splits_inside(view)
+        return _with_patients(view, shared)
+    if len(view.tops) > 1:
+        inside = _below_splits(view)
+    else:
+        inside = None
+    return _classes_first(inside or view, shared, classes)
 
 
 # --- splits ---------------------------------------------------------------------------------------
@@ -196,6 +198,12 @@ def _classes_first(view: _View, shared: str, classes: Sequence[str] = ()) -> Lay
             f"({_some(below)}), which are probably the classes of {len(view.tops)} patients",
             [view.option("patient/class"), f"{view.option('class/patient')} if not"],
         )
+    return _with_patients(view, shared)
+
+
+def _with_patients(view: _View, shared: str) -> Layout:
+    """class/patient or class, where the first level is that of the classes."""
+    below = view.level(1)
     if shared:
         return found(f"{view.prefix}class/patient")
     _refuse_level_between(view, below)
@@ -210,7 +218,8 @@ def _patients_first(view: _View) -> bool:
     kids = view.kids()
     below = {names.key(name) for inner in kids.values() for name in inner}
     pairs = sum(len(inner) for inner in kids.values())
-    return 2 <= len(below) < len(kids) and pairs >= 2 * len(below) and all(kids.values())
+    repeated = 2 <= len(below) < len(kids) and pairs >= 2 * len(below) and all(kids.values())
+    return repeated and not _ids(view.level(1))
 
 
 def _refuse_no_classes(view: _View) -> None:
@@ -235,8 +244,8 @@ def _refuse_no_classes(view: _View) -> None:
             else "give a table with a column for the image and one for the label"
         )
         message = (
-            f"{view.folder}: {_some(containers)} is by its name a folder of files and no class; "
-            f"{hint}, or {view.option('class')} if it is one"
+            f"{view.folder}: {_some(containers)} names files and no class; {hint}, or "
+            f"{view.option('class')} if it is a class all the same"
         )
         raise UserError(message) if deeper else NoClassesError(message)
     patients = all(_PATIENT.match(top) for top in tops)

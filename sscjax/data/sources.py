@@ -7,6 +7,7 @@ in threads and stores them.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import functools
 import hashlib
 import json
@@ -18,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import PIL
 
-from sscjax.data import image_folder, image_io, masks
+from sscjax.data import image_folder, image_io, masks, understood
 from sscjax.data.image_io import read_image
 from sscjax.data.layout import FIND_OUT, Reading
 from sscjax.data.listing import Listing
@@ -178,3 +179,12 @@ def from_path(
     """
     listing = image_folder.list_images(path, classes, private=private, reading=reading)
     return Files(listing, image_size, corrupt)
+
+
+def with_headers(source: Files) -> Files:
+    """The same source, whose listing says what the headers of the files say; decodes nothing."""
+    listing = source.listing
+    paths = [record.path for record in listing.records]
+    described = understood.with_files(listing.understood, paths)
+    listing = dataclasses.replace(listing, understood=described)
+    return Files(listing, source.image_size, source.corrupt)

@@ -118,7 +118,9 @@ def _source(settings: Settings, classes: tuple[str, ...]) -> sources.Source:
             private=settings.private,
             reading=data.reading,
         )
-        _LOG.info("%s", understood.text(source.listing.understood))
+        source = sources.with_headers(source)
+        for line in understood.text(source.listing.understood).splitlines():
+            _LOG.info("%s", line)
         return source
     counts = data.synthetic
     return SkinBiopsies(

@@ -47,7 +47,9 @@ def audit_folder(
     if image_size < 32:
         raise UserError(f"--image-size={image_size}: expected 32 pixels or more")
     data = data.expanduser()
-    source = sources.from_path(data, image_size, corrupt=corrupt, reading=reading)
+    source = sources.with_headers(
+        sources.from_path(data, image_size, corrupt=corrupt, reading=reading)
+    )
     print(understood.text(source.listing.understood), end="\n\n", flush=True)
     image_set = loading.in_memory(source)
     for file, reason in image_set.skipped.items():
