@@ -317,7 +317,7 @@ def beside_images(tree: scan.Tree, reading: Reading) -> list[Beside]:
     paths = [
         tree.path(file)
         for file in tree.files
-        if "/" not in file and os.path.splitext(file)[1].lower() in (".csv", ".tsv", ".xlsx")
+        if "/" not in file and os.path.splitext(file)[1].lower() in tables.BESIDE_IMAGES
     ]
     finder = Finder(tree.folder, tree)
     beside = [_look(path, finder, reading) for path in paths[:_MOST_TABLES]]
@@ -333,8 +333,7 @@ def _look(path: Path, finder: Finder, reading: Reading) -> Beside:
         if not first or not all(map(finder.holds, first)):
             return Beside(path, None, "names no images that lie here")
         columns = roles.match(table, reading.columns)
-        if table.damage:
-            raise UserError(table.damage)
+        csv_table.rows_of(table, columns)
     except UserError as error:
         return Beside(path, None, str(error).removeprefix(f"{path}: "))
     if _NO_LABELS.search(path.stem):

@@ -140,7 +140,7 @@ def _below_splits(view: _View) -> _View | None:
             "a class folder",
             [
                 "move those without a class away",
-                f"--config.data.path={view.folder}/{_first(set(split_like) - set(bare))}",
+                f"--config.data.path={view.folder}/{_train(sorted(set(split_like) - set(bare)))}",
             ],
         )
     inner = _View(view.folder, "split/", {parts[1:] for parts in view.dirs})
@@ -164,7 +164,7 @@ def _below_splits(view: _View) -> _View | None:
             f"({'; '.join(f'{top}: {_some(kids[top])}' for top in split_like)}), expected the same "
             "classes in each",
             [
-                f"--config.data.path={view.folder}/{split_like[0]} reads one of them",
+                f"--config.data.path={view.folder}/{_train(split_like)} reads one of them",
                 f"{option('split/class')} takes all names for classes",
             ],
         )
@@ -228,9 +228,9 @@ def _refuse_no_classes(view: _View) -> None:
     if len(tops) == 1:
         inner = f"{view.folder}/{tops[0]}"
         if len(below) > 1:
-            raise view.refusal(
-                f"found only one class ({tops[0]!r}), and folders in it ({_some(below)})",
-                [f"--config.data.path={inner} if these are the classes"],
+            raise NoClassesError(
+                f"{view.folder}: found only one class ({tops[0]!r}), and folders in it "
+                f"({_some(below)}); --config.data.path={inner} if these are the classes"
             )
         raise NoClassesError(
             f"{view.folder}: found only one class ({tops[0]!r}), expected at least two; add images "
@@ -332,6 +332,10 @@ def _depth(view: _View) -> int:
 
 
 def _containers(tops: Sequence[str]) -> list[str]:
+    """Those that hold files of a kind by their name, or are numbered parts of one such folder."""
+    if len({re.sub(r"\d", "", names.key(top)) for top in tops}) == 1 < len(tops):
+        if _CONTAINERS & set(re.split(r"[^a-z]+", names.key(tops[0]))):
+            return list(tops)
     return [top for top in tops if re.sub(r"[^a-z]", "", names.key(top)) in _CONTAINERS]
 
 
@@ -354,8 +358,9 @@ def _by_number(name: str) -> tuple[int, str]:
     return (int(digits) if digits else 0, name)
 
 
-def _first(some: Collection[str]) -> str:
-    return min(some) if some else ""
+def _train(splits: Sequence[str]) -> str:
+    """The folder of the training images, if it is there."""
+    return next((top for top in splits if split_of(top) == "train"), splits[0] if splits else "")
 
 
 def _some(found: Iterable[str], most: int = 4) -> str:

@@ -37,7 +37,7 @@ class Tree:
       files: visible files relative to it, with forward slashes; sorted within each folder.
       links: those of the files that are links.
       tops: visible folders right in it, also those without files.
-      skipped: what was passed over, by kind: 'folder @eaDir', 'hidden file', 'Thumbs.db'.
+      skipped: what was passed over, by kind: '@eaDir (system folder)', 'hidden file'.
     """
 
     folder: Path
@@ -106,13 +106,13 @@ def system_kind(name: str, *, is_folder: bool) -> str:
     """What a name is that holds no data: a system's folder or file, or hidden; '' for others."""
     lower = name.lower()
     if is_folder and lower in SYSTEM_FOLDERS:
-        return f"folder {name}"
+        return f"{name} (system folder)"
     if lower in SYSTEM_FILES:
-        return name.strip()
+        return f"{name.strip()} (system file)"
     if name.startswith("._"):
-        return "file ._* of macOS"
+        return "._* (macOS file)"
     if name.startswith("~$"):
-        return "lock file ~$*"
+        return "~$* (lock file)"
     if name.startswith("."):
         return "hidden folder" if is_folder else "hidden file"
     return ""

@@ -28,8 +28,10 @@ _OTHERS = {
         "(train/0/..., val/0/..., test/0/...), or give its arrays to sscjax.fit in Python"
     ),
     ".parquet": "a Parquet file: save it as csv",
-    ".dcm": "a DICOM file: give the folder that holds it",
 }
+BESIDE_IMAGES = (".csv", ".tsv", ".xlsx", *_OTHERS)
+"""Suffixes of files beside images that may list them, whether or not they can be read."""
+
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 # Tables are small; a file that is larger is no table, and would be read into memory.

@@ -37,12 +37,12 @@ def audit(folder: Folder) -> dict[str, Any] | None:
 
 
 def _read(content: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """How the images were read, as two tables; None for images that are no files."""
+    """How the images were read, as a table and a list; None for images that are no files."""
     if not content:
         return None
     return {
         "classes": understood.class_rows(content),
-        "rows": [["what", "how it was read"], *map(list, understood.rows(content))],
+        "rows": understood.rows(content),
     }
 
 
