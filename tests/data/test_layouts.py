@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import unicodedata
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_what_is_certain_is_read_and_the_rest_names_its_option(
         quoted = f"'{value}'" if "{" in value else value
         message = refused(lambda: list_images(tmp_path), f"--config.data.{field}={quoted}")
         assert "by='image'" not in message and "by image" not in message
-        reading = Reading(**{field: value})
+        reading = dataclasses.replace(reading, **{field: value})  # type: ignore[arg-type]
     found = list_images(tmp_path, reading=reading)
     assert summary(found)[:2] == (CLASSES, subjects)
     for record in found.records:

@@ -318,7 +318,7 @@ def test_labels_that_are_not_understood(
     labels = ["early", "late", "normal"] * 2
     rows = ["file,label"]
     for k, label in enumerate(labels):
-        put(tmp_path / f"{k}.png", k)
+        put(tmp_path / f"{k}.png")
         rows.append(f"{k}.png,{change.get(k, label)}")
     (tmp_path / "list.csv").write_text("\n".join(rows), encoding="utf-8")
     assert inference_predict.predict(run, [tmp_path / "list.csv"], tmp_path / "out") == code
