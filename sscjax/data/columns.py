@@ -136,7 +136,8 @@ def match(table: Table, given: str = "", needed: Sequence[str] = ("file", "label
     if "label" in needed and "label" not in of and not one_hot:
         one_hot = _zeros_and_ones(table, taken)
     columns = Columns(of, one_hot, tuple(table.header))
-    missing = [role for role in needed if role not in of and not (role == "label" and one_hot)]
+    there = {*of, *table.header, *(["label"] if one_hot else [])}
+    missing = [role for role in needed if role not in there]
     if missing:
         raise UserError(_missing(table, missing))
     return columns

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ MANIFESTS = (MANIFEST, "manifest.tsv", "manifest.xlsx")
 # What whole slides end in; they are cut into tiles first.
 _SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi")
 
+_PLACE = re.compile(r"(d=[\d.]+,)?x=-?\d+,y=-?\d+,w=")
+
 # How many names of a folder level are shown.
 _NAMED = 3
 
@@ -83,8 +86,11 @@ def list_images(
         return image_table.list_table(path, classes, private=private, reading=reading)
     folder = existing_folder(path)
     for name in MANIFESTS:
-        if (folder / name).is_file() and not reading.layout:
+        if not (folder / name).is_file():
+            continue
+        if not reading.layout:
             return image_table.list_table(folder / name, classes, private=private, reading=reading)
+        _LOG.warning("%s is not read: config.data.layout says to read the folders", name)
     return list_folder(folder, classes, private=private, reading=reading)
 
 
@@ -126,14 +132,14 @@ def list_folder(
             raise UserError(f"{error}{_about_tables(tables)}") from error
         _LOG.info(
             "the images are read from the table %s: the folders have no classes",
-            readable[0].path.name,
+            shown(readable[0].path, private),
         )
         return image_table.list_table(
             readable[0].path, classes, private=private, reading=reading, tree=tree
         )
     except UserError as error:
         raise UserError(f"{error}{_about_tables(tables)}") from error
-    _refuse_unused_patients(guessed, tables)
+    _refuse_unused_patients(guessed, tables, private)
     return _by_layout(tree, files, guessed, classes, private, reading)
 
 
@@ -155,6 +161,12 @@ def _guess(
     tops = {parts[0] for parts in dirs}
     if len(tops) < 2 and set(tree.tops) - tops and not _slides(tree):
         raise UserError(_no_image(tree.folder / min(set(tree.tops) - tops)))
+    if dirs and all(map(_is_tile_of_its_folder, files)):
+        raise NoClassesError(
+            f"{tree.folder}: the folders ({', '.join(sorted(tops)[:_NAMED])}, ...) are slides, of "
+            "which the files are tiles by their names, and nothing names the classes; expected "
+            "class/slide/tile.png, or a table with columns for image, label and patient"
+        )
     if dirs:
         return layout_guess.guess(str(tree.folder), dirs, classes, reading.shared_subjects)
     slides = _slides(tree)
@@ -169,6 +181,13 @@ def _guess(
         f"{tree.folder}: found no class folders and {len(files)} image(s); expected one folder per "
         f"class or a {MANIFEST}; sort the images into folders named after their classes"
     )
+
+
+def _is_tile_of_its_folder(file: str) -> bool:
+    """Whether a file is a tile that QuPath exports: `SLIDE/SLIDE [x=0,y=0,w=512,h=512].png`."""
+    parts = file.split("/")
+    name, mark, place = parts[-1].partition(" [")
+    return bool(mark) and len(parts) == 2 and name == parts[0] and _PLACE.match(place) is not None
 
 
 def _slides(tree: scan.Tree) -> int:
@@ -190,14 +209,14 @@ def _about_tables(tables: Sequence[Beside]) -> str:
     readable = [table.path for table in tables if not table.reason]
     if readable:
         return "; or read the table " + " or ".join(
-            f"--config.data.path={path}" for path in readable[:_NAMED]
+            layout.path_option(path) for path in readable[:_NAMED]
         )
     if tables:
         return f"; the table {tables[0].path.name} is not read: {tables[0].reason}"
     return ""
 
 
-def _refuse_unused_patients(guessed: Layout, tables: Sequence[Beside]) -> None:
+def _refuse_unused_patients(guessed: Layout, tables: Sequence[Beside], private: bool) -> None:
     """A table that names the patients must not lie unused beside folders that do not."""
     for table in tables:
         if table.reason or table.columns is None:
@@ -206,14 +225,13 @@ def _refuse_unused_patients(guessed: Layout, tables: Sequence[Beside]) -> None:
             raise UserError(
                 f"{table.path}: names the patient of each image "
                 f"(column {table.columns.name('subject')}), which the folders do not; give "
-                f"--config.data.path={table.path} to read the table, or "
+                f"{layout.path_option(table.path)} to read the table, or "
                 f"{layout.option(guessed.text)} to read the folders without patients"
             )
         _LOG.warning(
-            "%s names images and labels, too, and is not read: --config.data.path=%s reads it in "
-            "place of the folders",
-            table.path.name,
-            table.path,
+            "%s names images and labels, too, and is not read: %s reads it in place of the folders",
+            "a table beside the folders" if private else table.path.name,
+            layout.path_option(shown(table.path, private)),
         )
 
 
@@ -251,21 +269,19 @@ def _by_layout(
     other = _others(tree)
     ignored_files = sum(number for (_, is_loose), number in other.items() if not is_loose)
     said = _say_skipped(tree, ignored_files, loose, private)
-    source = source_line(f"folder {shown(folder, private)}", records, _hint(records, chosen))
-    described = understood.describe(
-        records,
-        ordered,
+    source = source_line(
+        f"folder {shown(folder, private)}", records, "" if private else _hint(records, chosen)
+    )
+    origin = understood.Origin(
         read=f"folder {shown(folder, private)}",
         layout=f"{chosen.text} ({'given' if chosen.given else 'found out'})",
-        sources={
-            "patients": chosen.source("subject"),
-            "splits": chosen.source("split"),
-            "masks": "beside the images",
-        },
+        patients=chosen.source("subject"),
+        splits=chosen.source("split"),
         skipped=_skipped(tree, other, loose),
         ignored=_ignored(records, chosen, private),
         merged={} if private else merged,
     )
+    described = understood.describe(records, ordered, origin)
     return Listing(folder, ordered, tuple(records), source + said, "folder", described)
 
 

@@ -26,7 +26,6 @@ from sscjax.data.listing import (
     target_of,
     with_one_spelling,
 )
-from sscjax.data.tables import Table
 from sscjax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -206,22 +205,19 @@ def list_table(
     ordered = ordered_classes(path, labels, classes)
     refuse_shared_files(records, places)
     _refuse_half_split(records, places)
-    _warn_of_subjects(table, columns, records)
+    _warn_of_subjects(columns)
     source = source_line(f"manifest {shown(path, private)}", records)
-    described = understood.describe(
-        records,
-        ordered,
+    origin = understood.Origin(
         read=f"table {shown(path, private)}" + (f" ({table.how})" if table.how else ""),
         columns=columns.shown(),
-        sources={
-            "patients": _from(columns, "subject"),
-            "splits": _from(columns, "split"),
-            "masks": _from(columns, "mask") if "mask" in columns.of else "beside the images",
-        },
+        patients=_from(columns, "subject"),
+        splits=_from(columns, "split"),
+        masks=_from(columns, "mask") if "mask" in columns.of else "beside the images",
         skipped=_not_named(tree, records),
-        merged=merged,
+        merged={} if private else merged,
         by_name=finder.by_name,
     )
+    described = understood.describe(records, ordered, origin)
     return Listing(path.parent, ordered, tuple(records), source, "manifest", described)
 
 
@@ -261,14 +257,14 @@ def _refuse_half_split(records: Sequence[ImageRecord], places: Sequence[str]) ->
         )
 
 
-def _warn_of_subjects(table: Table, columns: Columns, records: Sequence[ImageRecord]) -> None:
+def _warn_of_subjects(columns: Columns) -> None:
     """Warn of a column that counts as patients and may be something finer."""
     column = columns.name("subject")
     if roles.plain(column) == "lesionid":
         _LOG.warning(
-            "%s: the column %s counts as the patient: lesions of one patient may stand in two "
+            "the table's column %s counts as the patient: lesions of one patient may stand in two "
             "splits; add a column with the patient if it is known",
-            table.path.name, column,
+            column,
         )  # fmt: skip
 
 

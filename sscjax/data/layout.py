@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from sscjax.errors import UserError
 
@@ -204,6 +206,11 @@ def _refusal(text: str, why: str) -> UserError:
         "split/class/patient or class/level/patient, or a pattern such as "
         "{label}/{zoom}/{subject}/* whose last part is the file"
     )
+
+
+def path_option(path: Path | str) -> str:
+    """The exact option for another path of the images, as a shell takes it."""
+    return f"--config.data.path={shlex.quote(str(path))}"
 
 
 def option(text: str) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sscjax.data import names
-from sscjax.data.layout import Layout, found, option, split_of
+from sscjax.data.layout import Layout, found, option, path_option, split_of
 from sscjax.errors import UserError
 
 Folders = Collection[tuple[str, ...]]
@@ -140,7 +140,7 @@ def _below_splits(view: _View) -> _View | None:
             "a class folder",
             [
                 "move those without a class away",
-                f"--config.data.path={view.folder}/{_train(sorted(set(split_like) - set(bare)))}",
+                path_option(f"{view.folder}/{_train(sorted(set(split_like) - set(bare)))}"),
             ],
         )
     inner = _View(view.folder, "split/", {parts[1:] for parts in view.dirs})
@@ -164,7 +164,7 @@ def _below_splits(view: _View) -> _View | None:
             f"({'; '.join(f'{top}: {_some(kids[top])}' for top in split_like)}), expected the same "
             "classes in each",
             [
-                f"--config.data.path={view.folder}/{_train(split_like)} reads one of them",
+                path_option(f"{view.folder}/{_train(split_like)}") + " reads one of them",
                 f"{option('split/class')} takes all names for classes",
             ],
         )
@@ -230,7 +230,7 @@ def _refuse_no_classes(view: _View) -> None:
         if len(below) > 1:
             raise NoClassesError(
                 f"{view.folder}: found only one class ({tops[0]!r}), and folders in it "
-                f"({_some(below)}); --config.data.path={inner} if these are the classes"
+                f"({_some(below)}); {path_option(inner)} if these are the classes"
             )
         raise NoClassesError(
             f"{view.folder}: found only one class ({tops[0]!r}), expected at least two; add images "
@@ -239,7 +239,7 @@ def _refuse_no_classes(view: _View) -> None:
     if containers:
         deeper = [name for name in below if len(below) > 1]
         hint = (
-            f"--config.data.path={view.folder}/{containers[0]} if {_some(deeper)} are the classes"
+            f"{path_option(view.folder + '/' + containers[0])} if {_some(deeper)} are the classes"
             if deeper
             else "give a table with a column for the image and one for the label"
         )

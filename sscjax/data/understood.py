@@ -6,6 +6,7 @@ and splits were found and where, what was passed over and why, and what the file
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,64 +34,80 @@ _BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I": 32, "F": 32}
 _MICRONS = {2: 25_400.0, 3: 10_000.0}  # by TIFF's ResolutionUnit: inch, centimetre
 
 
-def describe(
-    records: Sequence[ImageRecord],
-    classes: Sequence[str],
-    *,
-    read: str,
-    sources: Mapping[str, str],
-    layout: str = "",
-    columns: Mapping[str, str] | None = None,
-    skipped: Mapping[str, int] | None = None,
-    ignored: Sequence[str] = (),
-    merged: Mapping[str, str] | None = None,
-    by_name: int = 0,
-) -> dict[str, Any]:
-    """What was understood, ready for JSON. No image is decoded, and no patient named.
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where the images of a set come from, and what was done with what lay there.
 
-    Args:
-      records: the images.
-      classes: their classes in order.
+    Attributes:
       read: what was read, such as 'folder skin'.
-      sources: where 'patients', 'splits' and 'masks' come from.
+      patients: where they were read from: 'folder level 2', 'column patient_id' or 'none'.
+      splits: the same.
+      masks: where masks come from, if there are any.
       layout: of a folder, and whether it was given or found.
       columns: of a table: column by what it holds.
       skipped: number of files by kind.
       ignored: levels of folders that were not used.
       merged: spellings of names that were read as another.
       by_name: images of a table that were found by their name alone.
+    """
+
+    read: str
+    patients: str
+    splits: str
+    masks: str = "beside the images"
+    layout: str = ""
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    ignored: Sequence[str] = ()
+    merged: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    by_name: int = 0
+
+
+def describe(
+    records: Sequence[ImageRecord], classes: Sequence[str], origin: Origin
+) -> dict[str, Any]:
+    """What was understood, ready for JSON. No image is decoded, and no patient named.
+
+    Args:
+      records: the images.
+      classes: their classes in order.
+      origin: where they come from.
 
     Returns:
       read, layout, columns, found_by_name, classes (name, images, patients, train, val, test),
       patients, splits, masks (number), masks_from, skipped (kind, number), ignored, merged.
     """
     without = sum(record.subject == record.file for record in records)
-    from_where = dict(sources)
-    if without:
-        all_of_them = without == len(records)
-        from_where["patients"] = (
-            "none: each image counts as a patient"
-            if all_of_them
-            else f"{sources['patients']}; {without} images without one count as one each"
-        )
+    patients = origin.patients
+    if without == len(records):
+        patients = "none: each image counts as a patient"
+    elif without:
+        patients += f"; {without} images without one count as one each"
+    skipped = [{"kind": kind, "number": number} for kind, number in origin.skipped.items()]
     return {
-        "read": read,
-        "layout": layout,
-        "columns": dict(columns or {}),
-        "found_by_name": by_name,
-        "classes": [_class(name, records) for name in classes],
-        "patients": from_where["patients"],
-        "splits": from_where["splits"],
+        "read": origin.read,
+        "layout": origin.layout,
+        "columns": dict(origin.columns),
+        "found_by_name": origin.by_name,
+        "classes": _classes(classes, records),
+        "patients": patients,
+        "splits": origin.splits,
         "masks": sum(record.mask is not None for record in records),
-        "masks_from": from_where["masks"],
-        "skipped": [{"kind": kind, "number": number} for kind, number in (skipped or {}).items()],
-        "ignored": list(ignored),
-        "merged": dict(merged or {}),
+        "masks_from": origin.masks,
+        "skipped": skipped,
+        "ignored": list(origin.ignored),
+        "merged": dict(origin.merged),
     }
 
 
-def _class(name: str, records: Sequence[ImageRecord]) -> dict[str, Any]:
-    own = [record for record in records if record.label == name]
+def _classes(classes: Sequence[str], records: Sequence[ImageRecord]) -> list[dict[str, Any]]:
+    own: dict[str, list[ImageRecord]] = {name: [] for name in classes}
+    for record in records:
+        own[record.label].append(record)
+    return [_class(name, of_class) for name, of_class in own.items()]
+
+
+def _class(name: str, own: Sequence[ImageRecord]) -> dict[str, Any]:
     splits = Counter(record.split for record in own)
     row = {"name": name, "images": len(own), "patients": len({record.subject for record in own})}
     return row | {split: splits[split] for split in ("train", "val", "test") if None not in splits}

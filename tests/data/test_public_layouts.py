@@ -196,8 +196,8 @@ def qupath(root: Path) -> None:
 
 
 def qupath_slides(root: Path) -> None:
-    for slide in range(12):
-        put(root, *(f"slide_{slide}/slide_{slide} [x={x},y=0,w=512,h=512].png" for x in (0, 512)))
+    for slide in ("S-21-0101", "S-21-0102", "S-21-0103"):
+        put(root, *(f"{slide}/{slide} [x={x},y=0,w=512,h=512].png" for x in (0, 512)))
 
 
 def label_studio(root: Path) -> None:
@@ -258,7 +258,7 @@ CASES = [
     Case(tcga, refusal="sscjax slides {root}"),
     Case(kaggle, {"0": 3, "1": 3}, patients=3),
     Case(qupath, {"Stroma": 6, "Tumor": 6}),
-    Case(qupath_slides, refusal="probably patients"),
+    Case(qupath_slides, refusal="are slides"),
     Case(label_studio, {"benign": 3, "malignant": 3}),
 ]  # fmt: skip
 
