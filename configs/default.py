@@ -95,6 +95,20 @@ def get_config() -> ConfigDict:
     config.data.mask_classes = ()
     # Labels to be renamed, so that several become one class: 'early=ssc,late=ssc'.
     config.data.merge = ""
+    # What the levels of a folder mean; '' finds out, and stops where that is in doubt. Words such
+    # as 'class/patient', 'patient/class', 'class', 'split/class', 'split/class/patient' or
+    # 'class/level/patient'; or a pattern whose last part is the file:
+    # '{label}/{zoom}/{subject}/*', '{split}/{label}/*', '{label}/{subject}_*'.
+    config.data.layout = ""
+    # Columns of a table that have names of their own: 'file=FILE,label=DX,subject=LESION'; of
+    # columns of 0 and 1 'label=A+B+C'.
+    config.data.columns = ""
+    # Read names of classes and of subjects as one that differ only in capitals, white space or the
+    # Unicode form of accents; without this they stop the run.
+    config.data.merge_spellings = False
+    # What the same names of subjects in several class folders are: 'same' or 'different' subjects;
+    # '' stops where numbers seem to start again in each class.
+    config.data.shared_subjects = ""
     # Whether the classes are ordered (grades): adds the quadratic-weighted kappa, where
     # `classes` gives the order.
     config.data.ordered = True
@@ -102,9 +116,6 @@ def get_config() -> ConfigDict:
     # (of equally many the later class); 'worst', the latest class of any; 'image', nothing: it is
     # left out of the figures per subject. The report says how many these are.
     config.data.subject_label = "majority"
-    # The folder that names the site, counted from that of the class: 1 in class/site/subject/a.jpg;
-    # 0: none. A manifest has a column `site` (or centre, scanner, hospital, institution).
-    config.data.site_level = 0
     # What to do about images that cannot be read or are smaller than 8 pixels: 'few' leaves out up
     # to 1 % of the set, and log, record and report name them, and stops the run before it trains if
     # there are more; 'error' stops at any; 'skip' leaves out all of them.

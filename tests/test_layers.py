@@ -32,11 +32,15 @@ OWNERS = {
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
     "openslide": ("data/slides/reader",),
+    "openpyxl": ("data/tables",),
     "matplotlib": ("reports",),
     "jinja2": ("reports/html",),
 }
 # May be missing: imported where they are used.
-LAZY = ("torch", "array_record", "onnx", "onnxruntime", "openslide", "torchstain", "tensorboardX")
+LAZY = (
+    *("torch", "array_record", "onnx", "onnxruntime", "openpyxl", "openslide", "torchstain"),
+    "tensorboardX",
+)
 
 
 def imported(tree: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:

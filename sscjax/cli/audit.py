@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         sscjax audit skin --splits=runs/skin/splits.csv --json=audit.json
         """,
     )
-    made.add_argument("data", type=Path, metavar="DATA", help="folder of images, or a manifest.csv")
+    made.add_argument("data", type=Path, metavar="DATA", help="folder of images, or a table")
     made.add_argument(
         "--image-size",
         type=int,
@@ -64,13 +64,52 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--json", type=Path, metavar="FILE", help="write the findings there (default: print only)"
     )
+    # Under the names of the config's fields, too: messages name these.
+    made.add_argument(
+        *("--layout", "--config.data.layout"),
+        dest="layout",
+        default="",
+        help="what the folder's levels mean, such as class/patient (default: find out)",
+    )
+    made.add_argument(
+        *("--columns", "--config.data.columns"),
+        dest="columns",
+        default="",
+        metavar="ROLE=COLUMN,...",
+        help="columns of a table, such as label=dx,subject=lesion_id (default: by their names)",
+    )
+    made.add_argument(
+        *("--merge-spellings", "--config.data.merge_spellings"),
+        dest="merge_spellings",
+        nargs="?",
+        const=True,
+        default=False,
+        type=_flag,
+        metavar="True",
+        help="read names that differ only in capitals, white space or accents' form as one",
+    )
+    made.add_argument(
+        *("--shared-subjects", "--config.data.shared_subjects"),
+        dest="shared_subjects",
+        type=one_of("same", "different"),
+        metavar="WHAT",
+        help="what equal names of subjects in several classes are: same or different subjects",
+    )
     return made
+
+
+def _flag(text: str) -> bool:
+    """True or False, as the config's fields are given."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected True or False")
+    return text.lower() == "true"
 
 
 def main() -> int:
     """Audit and print; 1 where something leaks."""
     given = parser().parse_args()
     from sscjax.data.audit.report import audit_folder
+    from sscjax.data.layout import Reading
     from sscjax.data.pixel_range import Decoding
     from sscjax.system import terminal
 
@@ -82,4 +121,7 @@ def main() -> int:
         splits=given.splits,
         json_path=given.json,
         decoding=Decoding(given.pixel_bits, given.pages, mpp=-1, masks=False),
+        reading=Reading(
+            given.layout, given.columns, given.merge_spellings, given.shared_subjects or ""
+        ),
     )

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Predict, write, print; 1 where an image could not be read."""
+    """Predict, write, print; 1 where an image could not be read, or labels give no figures."""
     given = parser().parse_args()
     from sscjax.inference.predict import predict
     from sscjax.system import terminal

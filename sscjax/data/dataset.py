@@ -40,6 +40,7 @@ class ImageSet:
       sites: [N] str, the hospital or scanner of each image, one for each subject; None if unknown.
       loaded_by: fields of a config, such as `data.path`, that load these images again; {} if
         unknown, as for arrays.
+      understood: how a folder or table was read, see `understood.describe`; {} for other sources.
     """
 
     images: Rows
@@ -56,6 +57,7 @@ class ImageSet:
     origins: np.ndarray | None = None
     sites: np.ndarray | None = None
     loaded_by: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    understood: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,120 +1,98 @@
-"""What a folder or a manifest holds, listed and checked before any image is decoded."""
+"""What a folder holds, listed and checked before any image is decoded.
+
+`list_images` is the way in: it reads a table where there is one, and else the levels of a folder.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
-import numpy as np
-
-from sscjax.data import dicom, masks, resolution, sites
-from sscjax.data.csv_table import read_rows, refuse_undecodable
+from sscjax.data import (
+    companions,
+    image_table,
+    layout,
+    layout_guess,
+    masks,
+    scan,
+    understood,
+)
 from sscjax.data.image_io import IMAGE_SUFFIXES, is_image_name
+from sscjax.data.image_table import Beside
+from sscjax.data.layout import FIND_OUT, Layout, Reading, split_of
+from sscjax.data.layout_guess import NoClassesError
+from sscjax.data.listing import (
+    ImageRecord,
+    Listing,
+    ordered_classes,
+    refuse_outside,
+    refuse_restarts,
+    refuse_shared_files,
+    shown,
+    source_line,
+    with_one_spelling,
+)
+from sscjax.data.tables import refuse_undecodable
 from sscjax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
 MANIFEST = "manifest.csv"
-COLUMNS = ("file", "label")
-"""What a manifest must have; without `subject` each image is a subject of its own."""
+MANIFESTS = (MANIFEST, "manifest.tsv", "manifest.xlsx")
+"""Names of a table that is read in place of the folders around it."""
 
-SPLIT_NAMES = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
-"""Accepted spellings of a split, and the name used everywhere after loading."""
+# What whole slides end in; they are cut into tiles first.
+_SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".czi")
 
+_PLACE = re.compile(r"(d=[\d.]+,)?x=-?\d+,y=-?\d+,w=")
 
-@dataclasses.dataclass(frozen=True)
-class ImageRecord:
-    """One image that is not decoded yet.
-
-    Attributes:
-      path: the file; of a drawn image its name.
-      file: the same, relative to the set's folder with forward slashes.
-      label: the class name.
-      subject: patient or biopsy; the file itself if the source names none.
-      split: 'train', 'val' or 'test', or None if the source prescribes no split.
-      masks: its segmentation maps, which are joined; None: not looked for yet.
-      mpp: micrometres per pixel, 0 where the source does not say.
-      site: the hospital or scanner, or None if the source names none.
-    """
-
-    path: Path
-    file: str
-    label: str
-    subject: str
-    split: str | None = None
-    masks: tuple[Path, ...] | None = None
-    mpp: float = 0.0
-    site: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Listing:
-    """A checked list of images: at least two classes, each with at least one image.
-
-    Attributes:
-      folder: the folder that all `file` names are relative to.
-      classes: class names in label order.
-      records: the images; by file name for folders, in the manifest's order for manifests. Either
-        all of them have a split or none has.
-      source: one line for reports.
-      kind: 'folder', 'manifest' or 'synthetic'.
-    """
-
-    folder: Path
-    classes: tuple[str, ...]
-    records: tuple[ImageRecord, ...]
-    source: str
-    kind: str
-
-    def sites(self, records: Sequence[ImageRecord] | None = None) -> np.ndarray | None:
-        """[N] str, the sites of all or some of the records, see `sites.column`."""
-        chosen = self.records if records is None else records
-        subjects = [record.subject for record in chosen]
-        return sites.column(str(self.folder), [record.site for record in chosen], subjects)
+# How many names of a folder level are shown.
+_NAMED = 3
 
 
 def list_images(
-    path: Path | str, classes: Sequence[str] = (), *, private: bool = False, site_level: int = 0
+    path: Path | str,
+    classes: Sequence[str] = (),
+    *,
+    private: bool = False,
+    reading: Reading = FIND_OUT,
 ) -> Listing:
     """Lists and checks an image set without decoding any image.
 
-    A csv file or a folder with a `manifest.csv` is read as a manifest: columns `file` (relative
-    to the csv's folder), `label` and optionally `subject`, `split`, `mask` and `site`. Any other
-    folder holds one folder per class, with images at any depth: in `class/subject/image.jpg` the
-    second folder names the subject (the same name under two classes is the same subject). An image
-    without a subject is a subject of its own, which is logged as a warning. Hidden files and
-    files without an image suffix are ignored. A file `name_mask.png` beside an image is its
-    mask; a manifest with a column `mask` names all masks there, and an empty cell is none.
+    A table (csv, tsv, xlsx) or a folder with a `manifest.csv` is read as a list of images: columns
+    `file` (relative to the table's folder), `label` and optionally `subject`, `split` and `mask`,
+    or what such columns are often called (`columns.SYNONYMS`). Of any other folder the levels are
+    read as `reading.layout` says, or as far as they are certain: train, val and test become splits,
+    and in `class/subject/image.jpg` the second folder names the subject (the same name under two
+    classes is the same subject). What is ambiguous is refused with the options. An image without a
+    subject is a subject of its own, which is logged as a warning. Hidden files and those of systems
+    are passed over, as are files without an image suffix. A file `name_mask.png` beside an image is
+    its mask; a table with a column `mask` names all masks there, and an empty cell is none.
 
     Args:
-      path: the folder or csv file.
+      path: the folder or table.
       classes: class names in label order; empty: the names found, sorted.
       private: name the folder only in errors.
-      site_level: which folder below a class names the site, see `sites.of_folders`.
+      reading: how layout, columns and names are read.
 
     Raises:
       UserError: one line that names the file or row, what was expected and how to fix it.
     """
     path = Path(path)
     if path.is_file():
-        return list_manifest(path, classes, private=private)
+        return image_table.list_table(path, classes, private=private, reading=reading)
     folder = existing_folder(path)
-    if (folder / MANIFEST).is_file():
-        return list_manifest(folder / MANIFEST, classes, private=private)
-    return list_folder(folder, classes, private=private, site_level=site_level)
-
-
-# --- folder per class ---------------------------------------------------------------------------
+    for name in MANIFESTS:
+        if not (folder / name).is_file():
+            continue
+        if not reading.layout:
+            return image_table.list_table(folder / name, classes, private=private, reading=reading)
+        _LOG.warning("%s is not read: config.data.layout says to read the folders", name)
+    return list_folder(folder, classes, private=private, reading=reading)
 
 
 def existing_folder(path: Path | str) -> Path:
@@ -128,284 +106,281 @@ def existing_folder(path: Path | str) -> Path:
 
 
 def list_folder(
-    folder: Path, classes: Sequence[str], *, private: bool = False, site_level: int = 0
+    folder: Path,
+    classes: Sequence[str],
+    *,
+    private: bool = False,
+    reading: Reading = FIND_OUT,
 ) -> Listing:
-    """Lists one folder per class, as `list_images` does where there is no manifest."""
-    entries = _visible(folder)
-    if not entries:
+    """Lists the images of a folder by its levels, as `list_images` does where there is no manifest.
+
+    A table beside the images is read where the folders have no classes.
+    """
+    tree = scan.scan(folder)
+    if not tree.files and not tree.tops:
         raise UserError(
             f"{folder}: the folder is empty; expected one folder per class or a {MANIFEST}"
         )
-    folders = [e.name for e in entries if e.is_dir() and not masks.is_folder(e.name)]
-    loose = sum(_is_image(entry) for entry in entries if entry.is_file())
-    if not folders:
-        raise UserError(
-            f"{folder}: found no class folders and {loose} image(s); expected one folder per class "
-            f"or a {MANIFEST}; sort the images into folders named after their classes"
+    files = _images(tree)
+    if reading.layout:
+        return _by_layout(tree, files, layout.parse(reading.layout), classes, private, reading)
+    tables = image_table.beside_images(tree, reading)
+    try:
+        guessed = _guess(tree, files, classes, reading)
+    except NoClassesError as error:
+        readable = [table for table in tables if not table.reason]
+        if len(readable) != 1:
+            raise UserError(f"{error}{_about_tables(tables)}") from error
+        _LOG.info(
+            "the images are read from the table %s: the folders have no classes",
+            shown(readable[0].path, private),
         )
-    names = ordered_classes(folder, folders, classes)
-    records: list[ImageRecord] = []
-    skipped = 0
-    for name in names:
-        images = []
-        for entry in masks.without(walk(folder / name)):
-            if _is_image(entry):
-                images.append(_folder_record(folder, entry, name, site_level))
-            else:
-                skipped += 1
-        if not images:
-            raise UserError(
-                f"{folder / name}: the class folder holds no image ({' '.join(IMAGE_SUFFIXES)}); "
-                "add images or remove the folder"
-            )
-        records += images
-    records.sort(key=lambda record: record.file)
-    records = _with_masks(folder, _with_patients(records))
-    _refuse_shared_files(records, [record.file for record in records])
-    if skipped or loose:
-        _LOG.warning(
-            "%s: ignored %d file(s) in class folders that are not %s, and %d image(s) outside "
-            "class folders",
-            _shown(folder, private), skipped, " ".join(IMAGE_SUFFIXES), loose,
-        )  # fmt: skip
-    source = _source(f"folder {_shown(folder, private)}", records)
-    if skipped or loose:
-        source += f"; ignored: {skipped} other file(s), {loose} image(s) outside class folders"
-    return Listing(folder, names, tuple(records), source, "folder")
+        return image_table.list_table(
+            readable[0].path, classes, private=private, reading=reading, tree=tree
+        )
+    except UserError as error:
+        raise UserError(f"{error}{_about_tables(tables)}") from error
+    _refuse_unused_patients(guessed, tables, private)
+    return _by_layout(tree, files, guessed, classes, private, reading)
 
 
-def _shown(path: Path, private: bool) -> str:
-    """The name of a folder or manifest for messages that are no errors."""
-    return "(private)" if private else str(path)
+def _images(tree: scan.Tree) -> dict[str, Path]:
+    """The images of a folder, without masks, by their path relative to it."""
+    files = {tree.path(file): file for file in tree.files}
+    return {files[path]: path for path in masks.without(files) if is_image_name(path)}
 
 
-def _source(name: str, records: Sequence[ImageRecord]) -> str:
-    """The line for reports; warns if images have no subject to split by."""
-    without_subject = sum(record.subject == record.file for record in records)
-    if not without_subject:
-        subjects = {record.subject for record in records}
-        return f"{name} ({len(records)} images of {len(subjects)} subjects)"
-    _LOG.warning(
-        "%s: %d of %d images name no subject, so each counts as its own: the split cannot be "
-        "by patient and the figures are optimistic; use class/subject/image.jpg folders or a "
-        "%s with a subject column",
-        name, without_subject, len(records), MANIFEST,
-    )  # fmt: skip
-    return (
-        f"{name} ({len(records)} images; {without_subject} without a subject, taken as one "
-        "subject each: the split is not by patient and the figures are optimistic)"
+def _guess(
+    tree: scan.Tree, files: Collection[str], classes: Sequence[str], reading: Reading
+) -> Layout:
+    """The layout of a folder, which nobody gave."""
+    dirs = {tuple(file.split("/")[:-1]) for file in files} - {()}
+    tops = {parts[0] for parts in dirs}
+    if len(tops) < 2 and set(tree.tops) - tops and not _slides(tree):
+        raise UserError(_no_image(tree.folder / min(set(tree.tops) - tops)))
+    if dirs and all(map(_is_tile_of_its_folder, files)):
+        raise NoClassesError(
+            f"{tree.folder}: the folders ({', '.join(sorted(tops)[:_NAMED])}, ...) are slides, of "
+            "which the files are tiles by their names, and nothing names the classes; expected "
+            "class/slide/tile.png, or a table with columns for image, label and patient"
+        )
+    if dirs:
+        return layout_guess.guess(str(tree.folder), dirs, classes, reading.shared_subjects)
+    slides = _slides(tree)
+    if slides and not files:
+        raise UserError(
+            f"{tree.folder}: holds {slides} whole slide(s) and no images; cut them into tiles: "
+            f"sscjax slides {tree.folder} TILES, and give TILES"
+        )
+    if tree.tops and not files:
+        raise UserError(_no_image(tree.folder / tree.tops[0]))
+    raise NoClassesError(
+        f"{tree.folder}: found no class folders and {len(files)} image(s); expected one folder per "
+        f"class or a {MANIFEST}; sort the images into folders named after their classes"
     )
 
 
-def _folder_record(folder: Path, path: Path, label: str, site_level: int = 0) -> ImageRecord:
-    refuse_undecodable(path)
-    file = path.relative_to(folder).as_posix()
-    inner: Sequence[str] = path.relative_to(folder / label).parts
-    site, inner = sites.of_folders(str(path), site_level, inner)
-    _refuse_outside(folder, path, str(path))
-    subject = inner[0] if len(inner) > 1 else file
-    return ImageRecord(path, file, label, subject, site=site)
+def _is_tile_of_its_folder(file: str) -> bool:
+    """Whether a file is a tile that QuPath exports: `SLIDE/SLIDE [x=0,y=0,w=512,h=512].png`."""
+    parts = file.split("/")
+    name, mark, place = parts[-1].partition(" [")
+    return bool(mark) and len(parts) == 2 and name == parts[0] and _PLACE.match(place) is not None
 
 
-def _with_masks(folder: Path, records: list[ImageRecord]) -> list[ImageRecord]:
-    """The records with the masks beside their images, which must not lead out of the folder."""
-    found = masks.beside([one.path for one in records if one.masks is None], folder)
-    for paths in found.values():
-        for path in paths:
-            _refuse_outside(folder, path, str(path))
-    return [
-        dataclasses.replace(one, masks=found[one.path])
-        if one.masks is None and one.path in found
-        else one
-        for one in records
-    ]
+def _slides(tree: scan.Tree) -> int:
+    return sum(file.lower().endswith(_SLIDES) for file in tree.files)
 
 
-def _with_patients(records: list[ImageRecord]) -> list[ImageRecord]:
-    """The records of DICOM files with PatientID as their subject, where it tells patients apart."""
-    patients = dicom.patient_ids([record.path for record in records])
-    if len(set(patients.values()) - {""}) < 2:
-        return records
-    _LOG.info("subjects of %d DICOM files are their PatientID", len(patients))
-    return [
-        dataclasses.replace(record, subject=patients.get(record.path) or record.subject)
-        for record in records
-    ]
+def _no_image(folder: Path) -> str:
+    return (
+        f"{folder}: the class folder holds no image ({' '.join(IMAGE_SUFFIXES)}); add images or "
+        "remove the folder"
+    )
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+# --- tables beside the folders --------------------------------------------------------------------
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """All visible files below. Links to folders are refused: they may leave it or form rings."""
-    if folder.is_symlink():
-        raise UserError(
-            f"{folder}: is a link to a folder, which is not followed; put the folder itself there "
-            f"or list its images in a {MANIFEST}"
+def _about_tables(tables: Sequence[Beside]) -> str:
+    """What an error says of the tables in the folder."""
+    readable = [table.path for table in tables if not table.reason]
+    if readable:
+        return "; or read the table " + " or ".join(
+            layout.path_option(path) for path in readable[:_NAMED]
         )
-    for entry in _visible(folder):
-        if entry.is_dir():
-            yield from walk(entry)
-        else:
-            yield entry
+    if tables:
+        return f"; the table {tables[0].path.name} is not read: {tables[0].reason}"
+    return ""
 
 
-def _is_image(path: Path) -> bool:
-    return is_image_name(path)
-
-
-def ordered_classes(
-    where: Path | str, present: Sequence[str], wanted: Sequence[str]
-) -> tuple[str, ...]:
-    """`wanted` if given, after checking that it and `found` are the same names; else sorted."""
-    names = tuple(wanted) or tuple(sorted(present))
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise UserError(f"the list of classes names {repeated[0]!r} twice; name each class once")
-    for name in sorted(set(present) - set(names)):
-        raise UserError(
-            f"{where}: unknown class {name!r}, expected one of {', '.join(names)}; remove it or "
-            "add it to the classes"
-        )
-    for name in names:
-        if name not in present:
+def _refuse_unused_patients(guessed: Layout, tables: Sequence[Beside], private: bool) -> None:
+    """A table that names the patients must not lie unused beside folders that do not."""
+    for table in tables:
+        if table.reason or table.columns is None:
+            continue
+        if "subject" in table.columns.of and "subject" not in guessed.levels:
             raise UserError(
-                f"{where}: no image of the class {name!r}, found {', '.join(sorted(present))}; add "
-                "some or take it off the classes"
+                f"{table.path}: names the patient of each image "
+                f"(column {table.columns.name('subject')}), which the folders do not; give "
+                f"{layout.path_option(table.path)} to read the table, or "
+                f"{layout.option(guessed.text)} to read the folders without patients"
             )
-    if len(names) < 2:
-        raise UserError(
-            f"{where}: found only one class ({names[0]!r}), expected at least two; add images of "
-            "another class"
+        _LOG.warning(
+            "%s names images and labels, too, and is not read: %s reads it in place of the folders",
+            "a table beside the folders" if private else table.path.name,
+            layout.path_option(shown(table.path, private)),
         )
-    return names
 
 
-# --- manifest -----------------------------------------------------------------------------------
+# --- one layout -----------------------------------------------------------------------------------
 
 
-def list_manifest(manifest: Path, classes: Sequence[str], *, private: bool = False) -> Listing:
-    """Lists what a csv file names, as `list_images` does."""
-    folder = manifest.parent
-    records: list[ImageRecord] = []
-    rows: list[str] = []
-    for line, row in read_rows(manifest, COLUMNS):
-        where = f"{manifest}, row {line}"
-        records.append(_manifest_record(folder, where, row, classes))
-        rows.append(where)
+def _by_layout(
+    tree: scan.Tree,
+    files: Mapping[str, Path],
+    chosen: Layout,
+    classes: Sequence[str],
+    private: bool,
+    reading: Reading,
+) -> Listing:
+    """Lists the images of a folder whose levels are known."""
+    folder = tree.folder
+    refuse_undecodable(folder)
+    inner = [file for file in files if "/" in file or not chosen.levels]
+    records = [_record(tree, file, files[file], chosen) for file in inner]
     if not records:
-        raise UserError(f"{manifest}: has no rows; expected one row per image")
-    if all(record.subject == record.file for record in records):
-        records = _with_patients(records)
-    records = _with_masks(folder, records)
-    labels = list(dict.fromkeys(record.label for record in records))
-    names = ordered_classes(manifest, labels, classes)
-    _refuse_shared_files(records, rows)
-    has_split = [record.split is not None for record in records]
-    if any(has_split) and not all(has_split):
         raise UserError(
-            f"{rows[has_split.index(False)]}: empty split, while {sum(has_split)} of "
-            f"{len(has_split)} rows have one; fill all of them or remove the column"
+            f"{folder}: holds no image in folders; expected {chosen.text} with files of "
+            f"{' '.join(IMAGE_SUFFIXES)}"
         )
-    source = _source(f"manifest {_shown(manifest, private)}", records)
-    return Listing(folder, names, tuple(records), source, "manifest")
+    records = companions.with_patients(records)
+    records, merged = with_one_spelling(str(folder), records, classes, reading)
+    if "label" in chosen.levels and _is_before(chosen, "label", "subject"):
+        refuse_restarts(str(folder), records, reading)
+    if not chosen.given and chosen.levels[0] == "label":
+        _refuse_empty_class(tree, records, merged)
+    ordered = ordered_classes(folder, sorted({record.label for record in records}), classes)
+    records.sort(key=lambda record: record.file)
+    records = companions.with_masks(folder, records)
+    if tree.links:
+        refuse_shared_files(records, [record.file for record in records])
+    loose = len(files) - len(inner)
+    other = _others(tree)
+    ignored_files = sum(number for (_, is_loose), number in other.items() if not is_loose)
+    said = _say_skipped(tree, ignored_files, loose, private)
+    source = source_line(
+        f"folder {shown(folder, private)}", records, "" if private else _hint(records, chosen)
+    )
+    origin = understood.Origin(
+        read=f"folder {shown(folder, private)}",
+        layout=f"{chosen.text} ({'given' if chosen.given else 'found out'})",
+        patients=chosen.source("subject"),
+        splits=chosen.source("split"),
+        skipped=_skipped(tree, other, loose),
+        ignored=_ignored(records, chosen, private),
+        merged={} if private else merged,
+    )
+    described = understood.describe(records, ordered, origin)
+    return Listing(folder, ordered, tuple(records), source + said, "folder", described)
 
 
-def _manifest_record(
-    folder: Path, where: str, row: Mapping[str, str], classes: Sequence[str]
-) -> ImageRecord:
-    for column in (*COLUMNS, "subject"):
-        if not row.get(column, "-"):
-            raise UserError(f"{where}: empty {column}; fill it in")
-    label, split = row["label"], row.get("split", "")
-    if classes and label not in classes:
+def _is_before(chosen: Layout, one: str, other: str) -> bool:
+    return other in chosen.levels and chosen.levels.index(one) < chosen.levels.index(other)
+
+
+def _record(tree: scan.Tree, file: str, path: Path, chosen: Layout) -> ImageRecord:
+    refuse_undecodable(file)
+    read = chosen.read(file)
+    if read is None:
         raise UserError(
-            f"{where}: unknown label {label!r}, expected one of {', '.join(classes)}; correct the "
-            "row or add the class"
+            f"{path}: does not fit the layout {chosen.text}; move it away, or give another "
+            "--config.data.layout ('**/' stands for any number of levels)"
         )
-    if split and split not in SPLIT_NAMES:
+    split = read.get("split")
+    if split is not None and split_of(split) is None:
         raise UserError(
-            f"{where}: unknown split {split!r}, expected train, val or test; correct the row"
+            f"{path}: unknown split {split!r} by the layout {chosen.text}, expected train, val or "
+            "test; rename the folder or correct the layout"
         )
-    path, file = named_file(folder, where, row["file"])
-    named = None
-    if "mask" in row:
-        named = (named_file(folder, where, row["mask"])[0],) if row["mask"] else ()
-    mpp = mpp_of(where, row.get("mpp", ""))
-    subject, site = row.get("subject", file), sites.of_row(where, row)
-    return ImageRecord(path, file, label, subject, SPLIT_NAMES.get(split), named, mpp, site)
+    if file in tree.links:
+        refuse_outside(tree.folder, path, str(path))
+    subject, split = read.get("subject", file), split and split_of(split)
+    return ImageRecord(path, file, read["label"], subject, split, site=read.get("site"))
 
 
-def mpp_of(where: str, text: str) -> float:
-    """Micrometres per pixel in a manifest's row, 0 where it has none.
-
-    Raises:
-      UserError: it is no number, or none that a microscope has.
-    """
-    try:
-        mpp = float(text or 0)
-    except ValueError:
-        mpp = -1.0
-    if mpp and not resolution.believable(mpp):
-        raise UserError(
-            f"{where}: mpp {text!r}, expected {resolution.LOWEST:g} to {resolution.HIGHEST:g} "
-            "micrometres per pixel, or an empty cell where it is not known"
-        )
-    return mpp
+def _refuse_empty_class(
+    tree: scan.Tree, records: Sequence[ImageRecord], merged: Mapping[str, str]
+) -> None:
+    """A class folder without images is a mistake: of a copy, or of the suffixes."""
+    present = {record.label for record in records} | set(merged)
+    for top in tree.tops:
+        if top not in present and not masks.is_folder(top):
+            raise UserError(_no_image(tree.folder / top))
 
 
-def named_file(folder: Path, where: str, name: str) -> tuple[Path, str]:
-    """The file that a manifest names, and its name relative to the manifest's folder.
-
-    Raises:
-      UserError: it does not exist, or leaves the folder.
-    """
-    # Manifests are carried between systems: both kinds of slash, either kind of absolute path.
-    relative = PurePosixPath(name.replace("\\", "/"))
-    windows = PureWindowsPath(name)
-    if relative.is_absolute() or windows.drive or windows.root or ".." in relative.parts:
-        raise UserError(
-            f"{where}: {name} leaves the folder {folder}; give a path inside it, relative "
-            "to the manifest"
-        )
-    path = folder / relative
-    try:
-        is_file, exists = path.is_file(), path.exists()
-    except (OSError, ValueError):  # a name that this system cannot have
-        is_file = exists = False
-    if not is_file:
-        kind = "is not a file" if exists else "does not exist"
-        raise UserError(f"{where}: {name} {kind}; correct the row or restore the file")
-    _refuse_outside(folder, path, where)
-    return path, relative.as_posix()
+def _others(tree: scan.Tree) -> Counter[tuple[str, bool]]:
+    """Files that are neither images nor masks, by suffix and whether they lie in no folder."""
+    return Counter(
+        (os.path.splitext(file)[1].lower() or "no suffix", "/" not in file)
+        for file in tree.files
+        if not is_image_name(tree.path(file))
+    )
 
 
-def _refuse_outside(folder: Path, path: Path, where: str) -> None:
-    target = target_of(path)
-    if not target.is_relative_to(target_of(folder)):
-        raise UserError(
-            f"{where}: {path.name} leaves the folder {folder} (it links to {target}); copy the "
-            "file into the folder"
-        )
+def _say_skipped(tree: scan.Tree, ignored: int, loose: int, private: bool) -> str:
+    """Warn of files that were passed over; what the line for reports says of them."""
+    if not ignored and not loose:
+        return ""
+    _LOG.warning(
+        "%s: ignored %d file(s) in class folders that are not %s, and %d image(s) outside "
+        "class folders",
+        shown(tree.folder, private), ignored, " ".join(IMAGE_SUFFIXES), loose,
+    )  # fmt: skip
+    return f"; ignored: {ignored} other file(s), {loose} image(s) outside class folders"
 
 
-def target_of(path: Path) -> Path:
-    """The target of a path, with links resolved; a circular link is returned as it is.
+def _skipped(tree: scan.Tree, other: Counter[tuple[str, bool]], loose: int) -> dict[str, int]:
+    """Everything passed over, by kind."""
+    by_suffix: Counter[str] = Counter()
+    for (suffix, _), number in other.items():
+        by_suffix[suffix] += number
+    skipped = {f"{suffix} (no image)": number for suffix, number in by_suffix.most_common()}
+    if loose:
+        skipped["image (outside the folders)"] = loose
+    return {**skipped, **tree.skipped}
 
-    `Path.resolve` raises an error for these in some versions of Python. Here the image cannot be
-    read later, which is handled as for any other.
-    """
-    return Path(os.path.realpath(path))
+
+def _ignored(records: Sequence[ImageRecord], chosen: Layout, private: bool) -> list[str]:
+    """Levels of folders that say nothing, with a few of their names."""
+    names: dict[int, set[str]] = {}
+    for record in records:
+        for number, name in enumerate(record.file.split("/")[:-1], 1):
+            names.setdefault(number, set()).add(name)
+    used = {"label", "subject", "split", "site"}
+    ignored = []
+    for number, found in names.items():
+        level = chosen.levels[number - 1] if number <= len(chosen.levels) else "*"
+        if used.isdisjoint(level.split("+")):
+            shown_names = "" if private else ": " + ", ".join(sorted(found)[:_NAMED])
+            more = f", ... ({len(found)})" if len(found) > _NAMED or private else ""
+            ignored.append(f"folder level {number}{shown_names}{more}")
+    return ignored
 
 
-def _refuse_shared_files(records: Sequence[ImageRecord], places: Sequence[str]) -> None:
-    first: dict[Path, str] = {}
-    for record, place in zip(records, places, strict=True):
-        target = target_of(record.path)
-        if target in first:
-            raise UserError(
-                f"{place}: duplicate, the file {record.file} is already given by {first[target]}; "
-                "remove one of them"
-            )
-        first[target] = place
+def _hint(records: Sequence[ImageRecord], chosen: Layout) -> str:
+    """The option that reads patients from file names that begin with one, or ''."""
+    if "subject" in chosen.levels or chosen.given:
+        return ""
+    for mark in ("_", " [", "-"):
+        starts = [
+            (record.file.rpartition("/")[2].partition(mark), record.label) for record in records
+        ]
+        named = {start[0] for start, _ in starts if start[1]}
+        classes = {label.casefold() for _, label in starts}
+        whole = all(start[1] for start, _ in starts)
+        if whole and len(classes) < len(named) <= len(records) // 2:
+            if not {name.casefold() for name in named} & classes:
+                pattern = "{split}/{label}" if chosen.levels[0] == "split" else "{label}"
+                option = layout.option(f"{pattern}/{{subject}}{mark}*")
+                return f"if the file names begin with the patient ({min(named)}), give {option}"
+    return ""

@@ -6,14 +6,27 @@ import dataclasses
 import itertools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from sscjax.data import csv_table, dicom, image_folder, masks, resolution, sites
+from sscjax.data import (
+    csv_table,
+    dicom,
+    image_folder,
+    image_table,
+    masks,
+    names,
+    resolution,
+    scan,
+    sites,
+    tables,
+)
 from sscjax.data.image_io import IMAGE_SUFFIXES, is_image_name, read_image
+from sscjax.data.image_table import Finder
+from sscjax.data.layout import split_of
 from sscjax.data.pixel_range import Decoding, Observed
 from sscjax.errors import UserError
 
@@ -46,81 +59,133 @@ class InputImage:
     mpp: float = 0.0
 
 
-def find(path: Path | str, classes: Sequence[str]) -> list[InputImage]:
+def find(
+    path: Path | str, classes: Sequence[str], merged: Mapping[str, str] | None = None
+) -> list[InputImage]:
     """List the images at a path.
 
-    An image file is one image. A csv file, or a folder with a `manifest.csv`, has the columns
-    `file` (relative to it) and optionally `subject` (or `slide`), `label` and `site`. A folder that
-    contains only folders named after the network's classes is labelled, as for training:
-    `class/subject/image.jpg`. In any other folder, each folder with images is one subject.
+    An image file is one image. A table, or a folder with a `manifest.csv`, has the columns
+    `file` (relative to it) and optionally `subject` (or `slide`), `label` and `site`, or what these are
+    often called. A folder is labelled where one level of it has the names of the network's
+    classes: `class/subject/image.jpg`, `subject/class/image.jpg`, also below train, val and test.
+    In any other folder, each folder with images is one subject.
+
+    Labels are compared without regard to capitals, white space and Unicode form; one that is read
+    as a class of another spelling is logged. What is no class stays as it is.
 
     Args:
-      path: an image, a csv file or a folder.
+      path: an image, a table or a folder.
       classes: the network's class names.
+      merged: labels that became one of the classes in training, with its name.
 
     Returns:
-      the images; those of folders in the order of their names, those of manifests in row order.
+      the images; those of folders in the order of their names, those of tables in row order.
 
     Raises:
       UserError: the path does not exist or holds no image, or a row or a name is unusable.
     """
-    images = _list(Path(path), classes)
+    known = {names.key(old): new for old, new in (merged or {}).items()}
+    known |= {names.key(name): name for name in classes}
+    images = _list(Path(path), known)
     for image in images:
-        csv_table.refuse_undecodable(image.path)
-        csv_table.refuse_undecodable(image.subject)
-    return images
+        tables.refuse_undecodable(image.path)
+        tables.refuse_undecodable(image.subject)
+    return _understood(images, known)
 
 
-def _list(path: Path, classes: Sequence[str]) -> list[InputImage]:
+def _understood(images: Sequence[InputImage], known: Mapping[str, str]) -> list[InputImage]:
+    """The images with the network's names as labels, where they are understood."""
+    read_as = {image.label: names.matched(image.label, known) for image in images}
+    for label, name in read_as.items():
+        if name is not None and label != name:
+            _LOG.warning("the label %s is read as the class %s", names.shown(label), name)
+    return [
+        dataclasses.replace(image, label=read_as[image.label] or image.label) for image in images
+    ]
+
+
+def _list(path: Path, known: Mapping[str, str]) -> list[InputImage]:
     if path.is_dir():
-        manifest = path / image_folder.MANIFEST
-        return _from_manifest(manifest) if manifest.is_file() else _from_folder(path, classes)
+        for name in image_folder.MANIFESTS:
+            if (path / name).is_file():
+                return _from_table(path / name)
+        return _from_folder(path, known)
     if not path.is_file():
         raise UserError(
             f"{path}: no such file or folder; give images, folders, manifests or slides"
         )
-    if path.suffix.lower() == ".csv":
-        return _from_manifest(path)
+    if path.suffix.lower() in tables.SUFFIXES:
+        return _from_table(path)
     return [InputImage(path, path.name, path.name)]
 
 
-def _from_folder(folder: Path, classes: Sequence[str]) -> list[InputImage]:
-    visible = masks.without(image_folder.walk(folder))
+def _from_folder(folder: Path, known: Mapping[str, str]) -> list[InputImage]:
+    visible = masks.without(scan.walk(folder))
     files = [file for file in visible if is_image_name(file)]
     if not files:
         raise UserError(
             f"{folder}: holds no image ({' '.join(IMAGE_SUFFIXES)}); give a folder with images"
         )
-    tops = {file.relative_to(folder).parts[0] for file in files}
-    labelled = tops <= set(classes)
+    parts = [file.relative_to(folder).parts for file in files]
+    level = _label_level(parts, known)
     images = []
     patients = dicom.patient_ids(files)
-    for file in files:
-        parts = file.relative_to(folder).parts
-        name = "/".join(parts)
-        if labelled:
-            subject = patients.get(file) or (parts[1] if len(parts) > 2 else name)
-            images.append(InputImage(file, name, subject, parts[0]))
+    for file, names_of in zip(files, parts, strict=True):
+        name = "/".join(names_of)
+        if level is not None and len(names_of) > level + 1:
+            subject = patients.get(file) or _subject(names_of, level) or name
+            images.append(InputImage(file, name, subject, names_of[level]))
         else:
-            inner = "/".join(parts[:-1])
+            inner = "/".join(names_of[:-1])
             subject = patients.get(file) or inner or folder.resolve().name
             images.append(InputImage(file, name, subject))
     return images
 
 
-def _from_manifest(manifest: Path) -> list[InputImage]:
+def _label_level(parts: Sequence[tuple[str, ...]], known: Mapping[str, str]) -> int | None:
+    """The level of folders that names classes: all of them, or at the top at least half.
+
+    A level of which only some are classes is taken all the same, so that the others are named as
+    not understood, and not silently taken for patients.
+    """
+    for level in range(min(map(len, parts)) - 1):
+        if all(names.key(one[level]) in known for one in parts):
+            return level
+    tops = {one[0] for one in parts}
+    understood = {top for top in tops if names.key(top) in known}
+    if understood and 2 * len(understood) >= len(tops):
+        return 0
+    if understood:
+        _LOG.warning(
+            "%s: named like a class, beside %d folders that are not: all are taken for subjects, "
+            "and no label is known",
+            ", ".join(sorted(understood)), len(tops) - len(understood),
+        )  # fmt: skip
+    return None
+
+
+def _subject(parts: tuple[str, ...], level: int) -> str:
+    """The subject of an image whose label is at a level of its path; '' if none is named."""
+    above = [part for part in parts[:level] if not split_of(part)]
+    if above:
+        return above[0]
+    return parts[level + 1] if len(parts) > level + 2 else ""
+
+
+def _from_table(path: Path) -> list[InputImage]:
     images = []
-    for line, row in csv_table.read_rows(manifest, ("file",)):
-        location = f"{manifest}, row {line}"
+    finder = Finder(path.parent)
+    for line, row in csv_table.read_rows(path, ("file",)):
+        location = f"{path}, row {line}"
         if not row["file"]:
             raise UserError(f"{location}: empty file; fill it in")
-        path, name = image_folder.named_file(manifest.parent, location, row["file"])
+        file, name = finder.find(location, row["file"])
         subject = row.get("subject") or row.get("slide") or name
         site = sites.of_row(location, row) or ""
-        mpp = image_folder.mpp_of(location, row.get("mpp", ""))
-        images.append(InputImage(path, name, subject, row.get("label", ""), site, mpp))
+        mpp = image_table.mpp_of(location, row.get("mpp", ""))
+        images.append(InputImage(file, name, subject, row.get("label", ""), site, mpp))
     if not images:
-        raise UserError(f"{manifest}: has no rows; expected one row per image")
+        raise UserError(f"{path}: has no rows; expected one row per image")
     return images
 
 

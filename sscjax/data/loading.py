@@ -356,6 +356,7 @@ def _labelled(
         skipped=skipped,
         sites=listing.sites(records),
         pixel_bits=source.pixel_bits,
+        understood=listing.understood,
     )
 
 

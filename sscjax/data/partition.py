@@ -47,7 +47,7 @@ def partition(
     for name, column in zip(classes, table.T, strict=True):
         holders = np.count_nonzero(column)
         if holders < parts:
-            fix = "merge classes or split by='image'" if by == "subject" else "merge classes"
+            fix = f"add {by}s of this class, or merge classes (config.data.merge)"
             raise UserError(
                 f"class {name!r} has {holders} {by}(s) for {parts} parts, expected at "
                 f"least one for each; {fix}"
@@ -66,7 +66,8 @@ def partition(
             return part
     raise UserError(
         f"found no way to give each of {parts} parts every class without dividing a {by} "
-        f"({len(table)} {by}s, {len(classes)} classes); merge classes or split by='image'"
+        f"({len(table)} {by}s, {len(classes)} classes); use fewer folds, or merge "
+        "classes (config.data.merge)"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from sscjax.data import sites, sources, splits
 from sscjax.data.augment import Changes
+from sscjax.data.layout import Reading
 from sscjax.data.pixel_range import Decoding
 from sscjax.errors import UserError
 
@@ -47,9 +48,12 @@ class DataSettings:
     classes: tuple[str, ...] = ()
     mask_classes: tuple[str, ...] = ()
     merge: str = ""
+    layout: str = ""
+    columns: str = ""
+    merge_spellings: bool = False
+    shared_subjects: str = ""
     ordered: bool = True
     subject_label: SubjectLabel = "majority"
-    site_level: int = 0
     corrupt: sources.Policy = "few"
     pixel_bits: int = 0
     pages: str = ""
@@ -72,14 +76,12 @@ class DataSettings:
                 raise UserError(
                     f"config.data.{field}={getattr(self, field)!r}: expected {expected}"
                 )
-        if self.site_level < 0:
-            raise UserError(f"config.data.site_level={self.site_level}: expected 0 or more")
         if self.image_size < 32:
             raise UserError(f"config.data.image_size={self.image_size}: expected 32 pixels or more")
         if self.max_megabytes < 0:
             raise UserError(f"config.data.max_megabytes={self.max_megabytes}: expected 0 or more")
         # Raise where the text is none of NAME=VALUE parts, or a field is out of its range.
-        _ = self.merged_classes, self.decoding
+        _ = self.merged_classes, self.reading, self.decoding
 
     @property
     def is_synthetic(self) -> bool:
@@ -103,6 +105,11 @@ class DataSettings:
     def max_bytes(self) -> float:
         """Images of more than this are not held in memory."""
         return float(self.max_megabytes) * 2**20
+
+    @property
+    def reading(self) -> Reading:
+        """How folders and tables are read."""
+        return Reading(self.layout, self.columns, self.merge_spellings, self.shared_subjects)
 
     @property
     def merged_classes(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from sscjax.system.files import csv_name
 from sscjax.system.formatting import clean_name
 
 COLUMNS = ("site", "centre", "center", "scanner", "hospital", "institution")
-"""Names of a manifest's column, in any case; `site` goes before the others."""
+"""Names of a table's column, see `columns.SYNONYMS`; `site` goes before the others."""
 
 Apart = Literal["auto", "apart", "mixed"]
 """'apart': no site is trained on and tested; 'auto': so in folds, where there are enough sites."""
@@ -32,53 +32,23 @@ _NAMED = 4  # sites or classes that a message names
 
 
 def of_row(where: str, row: Mapping[str, str]) -> str | None:
-    """The site of a manifest's row, None where no column names it.
+    """The site of a table's row, None where no column names it.
 
     Args:
       where: the row, for messages.
-      row: its cells by column.
+      row: its cells by role, see `columns.Columns.row`.
 
     Raises:
-      UserError: the cell is empty, or several columns could be meant.
+      UserError: the cell is empty.
     """
-    columns = {key.casefold(): key for key in row if key.casefold() in COLUMNS}
-    if not columns:
+    if "site" not in row:
         return None
-    if len(columns) > 1 and "site" not in columns:
-        raise UserError(
-            f"{where}: the columns {' and '.join(columns.values())} could each be the site; rename "
-            "the one that is meant to 'site'"
-        )
-    column = columns.get("site") or next(iter(columns.values()))
-    name = csv_name(unicodedata.normalize("NFC", row[column]))
+    name = csv_name(unicodedata.normalize("NFC", row["site"]))
     if not name:
         raise UserError(
-            f"{where}: empty {column}; fill it in ('unknown' will do), or remove the column"
+            f"{where}: empty site; fill it in ('unknown' will do), or remove the column"
         )
     return name
-
-
-def of_folders(where: str, level: int, inner: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    """The site by the folders between a class and an image, and the folders without it.
-
-    Args:
-      where: the image, for messages.
-      level: `config.data.site_level`: 1 is the folder below the class; 0: no folder is a site.
-      inner: names of the folders below the class, and the image's.
-
-    Raises:
-      UserError: the image lies less deep.
-    """
-    if not level:
-        return None, inner
-    if level >= len(inner):
-        raise UserError(
-            f"{where}: lies {len(inner) - 1} folder(s) below its class, and config.data.site_level="
-            f"{level} names a folder there as the site; move the image, or name sites in a "
-            "manifest.csv with a column 'site'"
-        )
-    site = unicodedata.normalize("NFC", inner[level - 1])
-    return site, [*inner[: level - 1], *inner[level:]]
 
 
 def column(source: str, named: Sequence[str | None], subjects: Sequence[str]) -> np.ndarray | None:
@@ -239,7 +209,8 @@ def kept_apart(image_set: ImageSet, wanted: str, by: str, folds: int) -> bool:
     if image_set.sites is None and wanted == "apart":
         raise UserError(
             "config.split.sites='apart', and no image names its site: add a column 'site' to "
-            "manifest.csv, or set config.data.site_level to the folder that names it"
+            "manifest.csv, or name the folder level in config.data.layout, such as "
+            "{label}/{site}/{subject}/*"
         )
     if image_set.sites is None or wanted == "mixed":
         return False

@@ -28,9 +28,11 @@ from sscjax.data import (
     masks,
     pixel_range,
     resolution,
+    understood,
 )
-from sscjax.data.image_folder import ImageRecord, Listing
 from sscjax.data.image_io import read_image
+from sscjax.data.layout import FIND_OUT, Reading
+from sscjax.data.listing import ImageRecord, Listing
 from sscjax.data.pixel_range import Decoding, Observed
 from sscjax.errors import UserError
 from sscjax.system import machine
@@ -231,7 +233,7 @@ def from_path(
     corrupt: Policy = "few",
     *,
     private: bool = False,
-    site_level: int = 0,
+    reading: Reading = FIND_OUT,
     decoding: Decoding = _PLAIN,
 ) -> Files:
     """The images of a folder or manifest, listed by `image_folder.list_images`.
@@ -242,15 +244,24 @@ def from_path(
       classes: class names in label order; empty: the names in the set, sorted.
       corrupt: what happens when an image cannot be read.
       private: name the folder only in errors.
-      site_level: see `image_folder.list_images`.
-      decoding: how files are read where there is a choice.
+      reading: how layout, columns and names are read.
+      decoding: how files are decoded where there is a choice.
 
     Raises:
       UserError: the folder or the manifest has a mistake, or images of several resolutions.
     """
-    listing = image_folder.list_images(path, classes, private=private, site_level=site_level)
+    listing = image_folder.list_images(path, classes, private=private, reading=reading)
     # Raises for a subject at two sites, before any image is decoded.
     listing.sites()
     known = [(record.path, record.mpp) for record in listing.records if record.mpp]
     resolution.check(str(path), known, decoding, image_size)
     return Files(listing, image_size, corrupt, decoding=decoding)
+
+
+def with_headers(source: Files) -> Files:
+    """The same source, whose listing says what the headers of the files say; decodes nothing."""
+    listing = source.listing
+    paths = [record.path for record in listing.records]
+    described = understood.with_files(listing.understood, paths)
+    listing = dataclasses.replace(listing, understood=described)
+    return Files(listing, source.image_size, source.corrupt, decoding=source.decoding)

@@ -8,6 +8,7 @@ the same split for every seed, so repeated runs would all be tested on the same 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,6 +75,8 @@ def make_splits(
         the set.
     """
     if image_set.splits is not None:
+        if validation:
+            image_set = _with_validation(image_set, fractions, seed)
         return _given_splits(image_set, folds, test_subject or test_site, validation)
     check_arguments(by, fractions, counts, folds, fold, test_subject)
     if counts is not None:
@@ -200,6 +203,30 @@ def read_splits(path: Path | str, image_set: ImageSet) -> np.ndarray:
 
 
 # --- checks -------------------------------------------------------------------------------------
+
+
+def _with_validation(image_set: ImageSet, fractions: Sequence[float], seed: int) -> ImageSet:
+    """The set with some of its training subjects as 'val', where it prescribes only the others.
+
+    Many published sets come as train and test.
+    """
+    assert image_set.splits is not None
+    chosen = np.flatnonzero(image_set.splits == "train")
+    if not len(chosen) or set(image_set.splits.tolist()) != {"train", "test"}:
+        return image_set
+    share = fractions[1] / (fractions[0] + fractions[1])
+    train = image_set.take(chosen)
+    groups, group_of = _groups(train, "subject")
+    table = _count_table(group_of, train.labels, len(groups), len(image_set.classes))
+    part = partition(table, (1 - share, share), [seed], image_set.classes, "subject")
+    _LOG.warning(
+        "%s: prescribes train and test alone; %.0f %% of the training images are taken for "
+        "validation, by subject",
+        image_set.source, 100 * share,
+    )  # fmt: skip
+    splits = image_set.splits.astype("<U5")
+    splits[chosen] = np.array(SPLITS[:2])[part][group_of]
+    return dataclasses.replace(image_set, splits=splits)
 
 
 def _given_splits(

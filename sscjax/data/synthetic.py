@@ -16,7 +16,7 @@ import numpy as np
 
 from sscjax.data import loading, synthetic_canvas, synthetic_tissue
 from sscjax.data.dataset import ImageSet
-from sscjax.data.image_folder import ImageRecord, Listing
+from sscjax.data.listing import ImageRecord, Listing
 from sscjax.data.sources import Example, Source
 from sscjax.data.synthetic_tissue import CLASSES
 from sscjax.errors import UserError

@@ -16,9 +16,10 @@ import PIL
 
 from sscjax.data import image_io, lazy, loading
 from sscjax.data.dataset import ImageSet
-from sscjax.data.image_folder import SPLIT_NAMES, ordered_classes
 from sscjax.data.image_io import resize_pixels
+from sscjax.data.layout import SPLIT_NAMES
 from sscjax.data.lazy import Rows
+from sscjax.data.listing import ordered_classes
 from sscjax.errors import UserError
 from sscjax.system import cache_dir, machine
 

@@ -238,10 +238,15 @@ class Predictions:
             if len(row) != len(header):
                 raise UserError(f"{path}: line {line} has {len(row)} fields, not {len(header)}")
             row[:num_fixed] = map(csv_name, row[:num_fixed])
+            if row[3] not in index:
+                raise UserError(
+                    f"{path}: line {line} has the label {row[3]!r}, expected one of "
+                    f"{', '.join(names)}, the columns of probabilities"
+                )
             try:
                 labels.append(index[row[num_fixed - 2]])
                 probabilities.append([float(value) for value in row[num_fixed:]])
-            except (KeyError, ValueError) as error:
+            except ValueError as error:
                 raise UserError(f"{path}: line {line} cannot be used: {error}") from None
         columns = {name: np.array([row[k] for _, row in rows], str) for k, name in enumerate(fixed)}
         images, subjects, splits = (columns[name] for name in ("file", "subject", "split"))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data import manifest
+from sscjax.data import manifest, names
 from sscjax.errors import UserError
 from sscjax.evaluation import paired_tests
 from sscjax.evaluation import predictions as predictions_module
@@ -67,17 +67,17 @@ def read_run(path: Path, split: str) -> Run:
         raise UserError(f"{table} has no rows of the split {split!r}: choose another --split")
     of_stage = table.parent.parent.name == run_dir.STAGES
     folder = table.parent.parent.parent if of_stage else table.parent
-    names, counts = np.unique(predictions.files, return_counts=True)
-    repeats, once = int(counts.max()), predictions.files[: len(names)]
+    unique, counts = np.unique(predictions.files, return_counts=True)
+    repeats, once = int(counts.max()), predictions.files[: len(unique)]
     # Repeat after repeat, each with every image; those of hold-outs have others each time.
     in_turn = np.array_equal(predictions.files, np.tile(once, repeats))
     if repeats > 1 and in_turn and run_dir.RunDir(folder).has(run_dir.PROTOCOL):
         # Tested several times, a patient is still one patient.
-        predictions = predictions.take(np.arange(len(names)))
+        predictions = predictions.take(np.arange(len(unique)))
         _LOG.info("%s: the first of %d repeats is taken", path, repeats)
     elif repeats > 1:
         raise UserError(
-            f"{table} predicts {names[counts.argmax()]} {repeats} times in the split "
+            f"{table} predicts {unique[counts.argmax()]} {repeats} times in the split "
             f"{split!r}, expected once: give one run or fold, not several in one table"
         )
     return Run(path, predictions, _is_ordered(folder), _hashes(folder), _config_name(folder))
@@ -139,6 +139,7 @@ def align(runs: Sequence[Run], intersection: bool) -> list[Run]:
         raise UserError("the runs have no image in common: they are of other image sets")
     kept = [_take(run, sorted(common)) for run in runs]
     first = kept[0]
+    kept = [first, *(_with_names_of(first, run) for run in kept[1:])]
     for run in kept[1:]:
         _refuse_changes(first, run, "label", _labels(first), _labels(run))
         subjects = (one.predictions.subjects.tolist() for one in (first, run))
@@ -158,6 +159,25 @@ def align(runs: Sequence[Run], intersection: bool) -> list[Run]:
         )
         for run in kept
     ]
+
+
+def _with_names_of(first: Run, other: Run) -> Run:
+    """The second run with the first's names for classes that differ only in their spelling."""
+    known = {names.key(name): name for name in first.predictions.classes}
+    own = other.predictions.classes
+    renamed = tuple(names.matched(name, known) or name for name in own)
+    if renamed == own or len(set(renamed)) < len(own):
+        return other
+    for old, new in zip(own, renamed, strict=True):
+        if old != new:
+            _LOG.warning(
+                "%s: the class %s is read as %s of %s: they differ only in %s",
+                other.path, names.shown(old), names.shown(new), first.path,
+                names.difference(old, new),
+            )  # fmt: skip
+    return dataclasses.replace(
+        other, predictions=dataclasses.replace(other.predictions, classes=renamed)
+    )
 
 
 def _refuse_others(first: Run, other: Run) -> None:
@@ -183,9 +203,11 @@ def _refuse_changes(
         if one != two
     ]
     if found:
+        strange = sorted(set(theirs) - set(mine)) if what == "label" else []
+        named = f"; {first.path} has no image of {', '.join(strange[:3])}" if strange else ""
         raise UserError(
             f"{first.path} and {other.path} differ in the {what} of {len(found)} images: "
-            f"{', '.join(found[:3])}; compare runs of one image set"
+            f"{', '.join(found[:3])}{named}; compare runs of one image set"
         )
 
 
@@ -204,9 +226,9 @@ def _contents(first: Run, other: Run) -> tuple[list[str], list[str]]:
     return mine, theirs
 
 
-def _take(run: Run, names: list[str]) -> Run:
+def _take(run: Run, files: list[str]) -> Run:
     place = {file: row for row, file in enumerate(run.predictions.files.tolist())}
-    rows = np.array([place[name] for name in names])
+    rows = np.array([place[file] for file in files])
     return dataclasses.replace(run, predictions=run.predictions.take(rows))
 
 

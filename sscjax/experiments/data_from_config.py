@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sscjax.data import anonymize, lazy, loading, offline_augment, sources, splits, tfds
+from sscjax.data import anonymize, lazy, loading, offline_augment, sources, splits, tfds, understood
 from sscjax.data.dataset import Images, ImageSet, with_masks
 from sscjax.data.masks import IGNORE
 from sscjax.data.synthetic import TISSUES, SkinBiopsies
@@ -112,18 +112,22 @@ def _source(settings: Settings, classes: tuple[str, ...]) -> sources.Source:
     data = settings.data
     if data.path:
         path = Path(data.path).expanduser()
-        return sources.from_path(
+        source = sources.from_path(
             path,
             data.image_size,
             classes,
             data.corrupt,
             private=settings.private,
-            site_level=data.site_level,
+            reading=data.reading,
             # Nothing else looks at masks, and they may be of any kind.
             decoding=dataclasses.replace(
                 data.decoding, masks=bool(settings.loss.segmentation or data.mask_classes)
             ),
         )
+        source = sources.with_headers(source)
+        for line in understood.text(source.listing.understood).splitlines():
+            _LOG.info("%s", line)
+        return source
     counts = data.synthetic
     return SkinBiopsies(
         image_size=data.image_size,

@@ -10,20 +10,20 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import logging
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import sscjax
-from sscjax.data import anonymize, image_folder
+from sscjax.data import anonymize, listing
 from sscjax.data.inputs import InputImage, decode, find
 from sscjax.data.manifest import hash_files, read
 from sscjax.errors import UserError
-from sscjax.evaluation import calibration, conformal, intervals, metrics, predictions
 from sscjax.evaluation.rules import Unit
-from sscjax.inference import classifier, decisions, ensemble, mask_writer
+from sscjax.inference import classifier, decisions, ensemble, known_labels, mask_writer
 from sscjax.inference import slides as whole_slides
 from sscjax.inference.classifier import Classifier
 from sscjax.inference.decisions import Decisions
@@ -58,7 +58,8 @@ def predict(
       private: results have numbers in place of names, as they have by themselves of a private run.
 
     Returns:
-      the exit code: 1 where an image could not be read, else 0.
+      the exit code: 1 where an image could not be read, or where labels were given and no figures
+      against them can be, else 0.
 
     Raises:
       UserError: anything that the user can fix.
@@ -73,7 +74,8 @@ def predict(
             "`sscjax slides` under a name that identifies nobody, and give its tiles"
         )
     settings = whole_slides.settings_of(opened) if slides else None
-    images = listed(image_inputs, opened, private) if image_inputs else []
+    merged = known_labels.merged_names(opened.record)
+    images = listed(image_inputs, opened, private, merged) if image_inputs else []
     if opened.mask_classes:
         mask_writer.refuse_folder(out)
     if slides:
@@ -99,7 +101,7 @@ def predict(
     print(_text(out, results))
     if mask_files is not None:
         print(f"\n{mask_files.text()}")
-    return FAILED if results.failed else 0
+    return FAILED if results.failed or results.labels_problem else 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,6 +116,7 @@ class Results:
       trained_on: [N] bool, files that the run was trained on or chosen by; None where the run's
         folder does not say.
       against_labels: figures and intervals; None where a label is not known.
+      labels_problem: why the labels give no figures; '' where they do or there are none.
       drawings: of each slide the names of its pictures.
     """
 
@@ -123,6 +126,7 @@ class Results:
     failed: list[str]
     trained_on: np.ndarray | None
     against_labels: dict[str, Any] | None
+    labels_problem: str
     drawings: list[dict[str, str]]
 
 
@@ -153,7 +157,8 @@ def _results(
         subjects=decisions.by_subject(table, opened.rules, len(opened.classes)),
         failed=[reason for _, reason in failures],
         trained_on=trained_on,
-        against_labels=_against_labels(opened, table, trained_on),
+        against_labels=known_labels.against_labels(opened, table, trained_on),
+        labels_problem=known_labels.problem(table.labels.tolist(), opened.classes),
         drawings=[],
     )
 
@@ -183,17 +188,20 @@ def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
 
 
 def listed(
-    inputs: Sequence[Path], opened: Classifier | Ensemble, private: bool = False
+    inputs: Sequence[Path],
+    opened: Classifier | Ensemble,
+    private: bool = False,
+    merged: Mapping[str, str] | None = None,
 ) -> list[InputImage]:
     """All images of the inputs, see `inputs.find`; with numbers for their names if `private`.
 
     Raises:
       UserError: an input cannot be used, or an image is named twice.
     """
-    images = [image for path in inputs for image in find(path.expanduser(), opened.classes)]
+    images = [image for path in inputs for image in find(path.expanduser(), opened.classes, merged)]
     name_of: dict[Path, str] = {}
     for image in images:
-        target = image_folder.target_of(image.path)
+        target = listing.target_of(image.path)
         if target in name_of:
             raise UserError(
                 f"{image.file} is given twice (also as {name_of[target]}): name it once"
@@ -296,6 +304,7 @@ def _write(out: Path, results: Results, mask_files: MaskFiles | None) -> None:
         "trained_on": None if trained_on is None else int(trained_on.sum()),
         "failed": results.failed,
         "against_labels": results.against_labels,
+        "labels_problem": results.labels_problem,
         "slides": results.drawings,
         "subjects": subject_entries,
         "images": image_entries,
@@ -315,40 +324,6 @@ def _write(out: Path, results: Results, mask_files: MaskFiles | None) -> None:
         raise UserError(
             f"--out={out} cannot be written ({error.strerror}): name another folder"
         ) from error
-
-
-def _against_labels(
-    opened: Classifier | Ensemble, table: Decisions, trained_on: np.ndarray | None
-) -> dict[str, Any] | None:
-    """Figures and intervals where all labels are known; of images the run has not seen, if any.
-
-    A subject's label is the one of most of its images.
-    """
-    if not set(table.labels.tolist()) <= set(opened.classes):
-        return None
-    chosen = np.ones(len(table), bool) if trained_on is None or trained_on.all() else ~trained_on
-    labels = [opened.classes.index(name) for name in table.labels[chosen].tolist()]
-    predicted = predictions.Predictions(
-        files=table.names[chosen],
-        subjects=table.subjects[chosen],
-        splits=np.full(int(chosen.sum()), "test"),
-        labels=np.array(labels, np.int32),
-        probabilities=table.probabilities[chosen],
-        classes=opened.columns,
-    )
-    rules = opened.rules
-    subjects = calibration.apply(predicted.by_subject(rules.aggregation), rules.subject.temperature)
-    by_unit: dict[Unit, predictions.Predictions] = {"subject": subjects, "image": predicted}
-    return {
-        "subjects": len(subjects),
-        "images": len(predicted),
-        "figures": metrics.figures_by_split(predicted, opened.ordered, subjects)["test"],
-        "intervals": intervals.test_figures(predicted, opened.ordered, subjects=subjects),
-        "prediction_sets": {
-            unit: conformal.figures(table, rules.of(unit).sets.members(table.probabilities))
-            for unit, table in by_unit.items()
-        },
-    }
 
 
 def _text(out: Path, results: Results) -> str:
@@ -378,6 +353,8 @@ def _text(out: Path, results: Results) -> str:
         )
         figures, ranges = against_labels["figures"], against_labels["intervals"]
         blocks.append(tables.intervals_table(figures, ranges, reach))
+    if results.labels_problem:
+        blocks.append(textwrap.fill(results.labels_problem, 100, break_on_hyphens=False))
     counts = f"{len(images)} images of {len(subjects)} subjects"
     counts += f", {len(results.failed)} could not be read" if results.failed else ""
     blocks.append(f"{counts}: {out / IMAGES}, {SUBJECTS}, {ALL}\n{RESEARCH_ONLY}")

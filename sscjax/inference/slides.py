@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data import csv_table, image_folder, image_io
+from sscjax.data import csv_table, image_folder, image_io, listing, scan
 from sscjax.data.inputs import InputImage
 from sscjax.data.slides import output, reader
 from sscjax.data.slides.cut import cut_all
@@ -62,7 +62,7 @@ def part(inputs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
         if path.is_file() and _is_slide(path):
             slides.append(path)
         elif path.is_dir() and not (path / image_folder.MANIFEST).is_file():
-            files = list(image_folder.walk(path))
+            files = list(scan.walk(path))
             in_folder = slides_of([file for file in files if _is_slide(file)], path)
             slides += in_folder
             if len(in_folder) < len(slides_of(files, path)):
@@ -163,9 +163,9 @@ def cut(slides: Sequence[Path], out: Path, settings: Settings) -> Cut:
 
 def _names(slides: Sequence[Path]) -> list[str]:
     """The files' names; with their folders where two would be alike."""
-    targets = [image_folder.target_of(path) for path in slides]
+    targets = [listing.target_of(path) for path in slides]
     if len(set(targets)) < len(targets):
-        twice = next(path for path in slides if targets.count(image_folder.target_of(path)) > 1)
+        twice = next(path for path in slides if targets.count(listing.target_of(path)) > 1)
         raise UserError(f"{twice} is given twice: name it once")
     short = [path.name for path in slides]
     return short if len(set(short)) == len(short) else [path.as_posix() for path in targets]

@@ -43,7 +43,10 @@ _KINDS: dict[Any, tuple[Any, str]] = {
 }
 
 # What records of earlier versions lack; the default is what those versions did.
-_ADDED_LATER = ("private", "data.corrupt", "data.pixel_bits", "data.pages", "data.mpp")
+_ADDED_LATER = (
+    *("private", "data.corrupt", "data.layout", "data.columns", "data.merge_spellings"),
+    *("data.shared_subjects", "data.pixel_bits", "data.pages", "data.mpp"),
+)
 
 
 class OtherVersionError(UserError):

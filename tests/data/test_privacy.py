@@ -227,6 +227,7 @@ def private_config(images: Path, *, private: bool = True) -> ConfigDict:
     config = one_stage_config()
     config.data.path = str(images)
     config.data.corrupt = "skip"
+    config.data.shared_subjects = "same"
     config.private = private
     config.stages.head.epochs = 1
     return config

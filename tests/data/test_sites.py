@@ -105,14 +105,14 @@ def test_sites_that_cannot_be_meant(
 
 def test_a_level_of_folders_names_sites(tmp_path: Path) -> None:
     write_folder(tmp_path, "a/N/p1/1.png", "a/S/p2/2.png", "b/N/p1/3.png", "b/S/p3/deep/4.png")
-    listing = image_folder.list_images(tmp_path, site_level=1)
+    reading = layout.Reading("{label}/{site}/{subject}/**")
+    listing = image_folder.list_images(tmp_path, reading=reading)
     pairs = [(record.site, record.subject) for record in listing.records]
     assert pairs == [("N", "p1"), ("S", "p2"), ("N", "p1"), ("S", "p3")]
-    # By default the first folder is the patient.
-    assert {record.subject for record in image_folder.list_images(tmp_path).records} == {"N", "S"}
-    refused(lambda: sources.from_path(tmp_path, 32, site_level=3), "site_level=3", "column 'site'")
     write_folder(tmp_path, "a/S/p1/5.png")
-    refused(lambda: sources.from_path(tmp_path, 32, site_level=1), "'p1' is at two sites", "A_001")
+    refused(
+        lambda: sources.from_path(tmp_path, 32, reading=reading), "'p1' is at two sites", "A_001"
+    )
 
 
 # ---- folds --------------------------------------------------------------------------------------

@@ -252,8 +252,11 @@ def test_prescribed_splits_without_validation_images_serve_where_none_are_needed
     image_set = make_set(np.repeat([0, 1], 6), np.arange(12), splits=given)
     wanted: dict[str, Any] = {"by": "subject", "fractions": FRACTIONS, "seed": 0}
     np.testing.assert_array_equal(make_splits(image_set, **wanted, validation=False), given)
-    with pytest.raises(UserError, match="'val' has no image of class 'class0'"):
-        make_splits(image_set, **wanted)
+    # Where they are needed, some of the training subjects become them, and no test image does.
+    splits = make_splits(image_set, **wanted)
+    np.testing.assert_array_equal(splits == "test", given == "test")
+    for label in (0, 1):
+        assert set(splits[image_set.labels == label].tolist()) == {"train", "val", "test"}
 
 
 def test_many_images_without_subjects_are_quick_and_exact():
@@ -271,14 +274,14 @@ def test_prescribed_splits_win():
     np.testing.assert_array_equal(splits, given)
     with pytest.raises(UserError, match="prescribes its splits.*folds to 0"):
         make_splits(image_set, by="subject", fractions=FRACTIONS, seed=0, folds=3)
-    given[given == "val"] = "train"
+    given[(given == "val") & (image_set.labels == 0)] = "train"
     with pytest.raises(UserError, match="'val' has no image of class 'class0'"):
         make_splits(image_set, by="subject", fractions=FRACTIONS, seed=0)
 
 
 def test_too_few_subjects_name_class_and_mend():
     image_set = make_set(np.repeat([0, 1], [30, 8]), np.repeat(np.arange(12), [3] * 10 + [4] * 2))
-    message = r"class 'class1' has 2 subject\(s\) .* 3 parts.*merge classes or split by='image'"
+    message = r"class 'class1' has 2 subject\(s\) .* 3 parts.*merge classes"
     with pytest.raises(UserError, match=message):
         make_splits(image_set, by="subject", fractions=FRACTIONS, seed=0)
     splits = make_splits(image_set, by="image", fractions=FRACTIONS, seed=0)

@@ -219,6 +219,27 @@ def test_classes_in_another_order_have_no_kappa(
     assert all(run.ordered for run in compare.align([runs[0], runs[2]], intersection=False))
 
 
+def test_classes_of_another_spelling_are_the_same_and_others_are_named(
+    tmp_path: Path, tables: tuple[Predictions, Predictions], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = tables
+    shouted = tuple(name.upper() for name in second.classes)
+    names = (*second.classes[:-1], "something")
+    runs = [
+        compare.read_run(write_run(tmp_path / str(k), table), "test")
+        for k, table in enumerate(
+            (first, *(dataclasses.replace(second, classes=known) for known in (shouted, names)))
+        )
+    ]
+    plain = compare.read_run(write_run(tmp_path / "plain", second), "test")
+    wanted = compare.compare_runs(compare.align([runs[0], plain], False), "test")
+    found = compare.compare_runs(compare.align(runs[:2], False), "test")
+    assert found["pairs"] == wanted["pairs"] and found["classes"] == list(first.classes)
+    assert caplog.text.count("they differ only in capitals") == 3
+    with pytest.raises(UserError, match="has no image of something; compare runs of one"):
+        compare.align([runs[0], runs[2]], False)
+
+
 def test_of_a_protocol_s_repeats_the_first_counts(
     tmp_path: Path, tables: tuple[Predictions, Predictions]
 ) -> None:

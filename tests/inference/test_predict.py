@@ -273,6 +273,62 @@ def test_manifest_without_labels(tmp_path: Path) -> None:
     assert found == [("a.png", "s1", ""), ("b.png", "b.png", "")]
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("X/p1/a.png", "y/b.png"), [("p1", "x"), ("y/b.png", "y")]),
+        (("p1/X/a.png", "p2/y/b.png"), [("p1", "x"), ("p2", "y")]),
+        (("test/x/p1/a.png", "val/y/b.png"), [("p1", "x"), ("val/y/b.png", "y")]),
+        (("x/p1/a.png", "zz/p2/b.png"), [("p1", "x"), ("p2", "zz")]),
+        (("x/a.png", "p1/b.png", "p2/c.png"), [("p1", ""), ("p2", ""), ("x", "")]),
+        (("old/p1/a.png", "y/p2/b.png"), [("p1", "x"), ("p2", "y")]),
+    ],
+)
+def test_levels_that_name_classes(
+    tmp_path: Path, names: tuple[str, ...], expected: list[tuple[str, str]]
+) -> None:
+    for name in names:
+        put(tmp_path / name)
+    found = inputs.find(tmp_path, ("x", "y"), {"old": "x"})
+    assert [(one.subject, one.label) for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({}, 0, "balanced accuracy"),
+        ({0: " EARLY "}, 0, "balanced accuracy"),
+        (
+            {0: "erly", 1: "lat"},
+            1,
+            "label of 2 of 6 images is not understood: 'erly' (1), 'lat' (1)",
+        ),
+        ({2: ""}, 1, "1 of 6 images have no label"),
+        ({k: "" for k in range(6)}, 0, "6 images of"),
+    ],
+)
+def test_labels_that_are_not_understood(
+    run: Path,
+    tmp_path: Path,
+    change: dict[int, str],
+    code: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = ["early", "late", "normal"] * 2
+    rows = ["file,label"]
+    for k, label in enumerate(labels):
+        put(tmp_path / f"{k}.png")
+        rows.append(f"{k}.png,{change.get(k, label)}")
+    (tmp_path / "list.csv").write_text("\n".join(rows), encoding="utf-8")
+    assert inference_predict.predict(run, [tmp_path / "list.csv"], tmp_path / "out") == code
+    shown = " ".join(capsys.readouterr().out.split())
+    assert words in shown
+    found = predicted(tmp_path / "out")
+    assert bool(found["against_labels"]) == ("balanced accuracy" in words)
+    assert bool(found["labels_problem"]) == bool(code)
+
+
 def test_mistakes_in_what_is_asked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         inputs.find(tmp_path / "nowhere", ("x", "y"))

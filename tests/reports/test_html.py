@@ -19,6 +19,8 @@ import pytest
 from small_runs import one_stage_config
 
 from sscjax.configs import default
+from sscjax.data import understood
+from sscjax.data.listing import ImageRecord
 from sscjax.evaluation import intervals, metrics, predictions
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import single_run
@@ -263,12 +265,15 @@ def rename(folder: Path) -> None:
         for one in entry["maps"]:
             one["class"] = NASTY[1]
     write_json(folder / "explanations" / "explanations.json", index)
+    records = [ImageRecord(Path(name), name, name, "one") for name in NASTY]
+    origin = understood.Origin(NASTY[0], "folder level 2", "none", ignored=NASTY)
     examples = [{"a": name, "b": name, "relation": name, "similarity": 0.5} for name in NASTY]
     write_json(
         folder / "audit.json",
         {
             "n_images": 48,
             "n_subjects": 18,
+            "understood": understood.describe(records, NASTY, origin),
             "seconds": 1.0,
             "findings": [
                 {"severity": "leak", "title": NASTY[0], "detail": NASTY[1], "examples": examples},
@@ -304,6 +309,7 @@ def test_names_do_nothing_but_show(copy: Path) -> None:
     assert used <= allowed, used - allowed
     audit = text_of(section(root, "audit"))
     assert "6 examples" in audit and "No examples, no count" in audit
+    assert "patients: from folder level 2" in audit and "Classes as they were read" in audit
 
 
 def test_model_card_keeps_its_form(copy: Path) -> None:

@@ -40,9 +40,9 @@ def audit(
       allowed: whether the protocol wants its leaks (the paper's does).
 
     Returns:
-      n_images, n_subjects, classes, seconds, protocol_allows_leakage, fingerprint (of images and
-      splits), findings (kind, severity 'leak', 'warning' or 'note', title, detail, count,
-      examples), checks (kind, title, passed), and
+      n_images, n_subjects, classes, understood, seconds, protocol_allows_leakage, fingerprint (of
+      images and splits), findings (kind, severity 'leak', 'warning' or 'note', title, detail,
+      count, examples), checks (kind, title, passed), and
       unchecked (kind, title, reason): those that had nothing to look at.
     """
     started = time.monotonic()
@@ -55,6 +55,7 @@ def audit(
         "n_images": len(image_set),
         "n_subjects": len(set(image_set.subjects.tolist())),
         "classes": list(image_set.classes),
+        "understood": dict(image_set.understood),
         "seconds": round(time.monotonic() - started, 1),
         "protocol_allows_leakage": allowed,
         "fingerprint": fingerprint(image_set, splits),

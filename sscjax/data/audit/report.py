@@ -6,8 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from sscjax.data import loading, sources
+from sscjax.data import loading, sources, understood
 from sscjax.data.audit.checks import LEAK, audit, leaks
+from sscjax.data.layout import FIND_OUT, Reading
 from sscjax.data.pixel_range import Decoding
 from sscjax.data.splits import read_splits
 from sscjax.errors import UserError
@@ -30,16 +31,18 @@ def audit_folder(
     corrupt: sources.Policy = "few",
     splits: Path | None = None,
     json_path: Path | None = None,
+    reading: Reading = FIND_OUT,
     decoding: Decoding = _PLAIN,
 ) -> int:
-    """Audit a folder or a manifest of images, and print the findings.
+    """Audit a folder or a table of images; print how it was read, and the findings.
 
     Args:
-      data: the folder or manifest.
+      data: the folder or table.
       image_size: side in pixels that images are compared at.
       corrupt: what to do about an image that cannot be read, see `sources.Policy`.
       splits: splits.csv of a run, to look across its splits; None takes those of the manifest.
       json_path: file for the findings, too.
+      reading: how layout, columns and names are read.
       decoding: how files are read where there is a choice.
 
     Returns:
@@ -51,7 +54,11 @@ def audit_folder(
     if image_size < 32:
         raise UserError(f"--image-size={image_size}: expected 32 pixels or more")
     data = data.expanduser()
-    image_set = loading.load(data, image_size, corrupt=corrupt, decoding=decoding)
+    source = sources.with_headers(
+        sources.from_path(data, image_size, corrupt=corrupt, reading=reading, decoding=decoding)
+    )
+    print(understood.text(source.listing.understood), end="\n\n", flush=True)
+    image_set = loading.in_memory(source)
     for file, reason in image_set.skipped.items():
         _LOG.warning("left out: %s: %s", file, reason)
     divided = read_splits(splits, image_set) if splits else image_set.splits

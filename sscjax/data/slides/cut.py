@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sscjax.data import csv_table, image_folder, resolution
+from sscjax.data import csv_table, image_folder, resolution, scan
+from sscjax.data.image_table import Finder
 from sscjax.data.slides import output, tiling
 from sscjax.data.slides.listing import slides_of
 from sscjax.data.slides.output import Source
@@ -126,7 +127,7 @@ def find(slides: Path, table: Path | None) -> list[Source]:
 
 def _from_folder(slides: Path) -> list[tuple[Path, str, str, str]]:
     listed = []
-    for path in slides_of(list(image_folder.walk(slides)), slides):
+    for path in slides_of(list(scan.walk(slides)), slides):
         parts = path.relative_to(slides).parts
         name = "/".join(parts)
         label = parts[0] if len(parts) > 1 else ""
@@ -153,7 +154,7 @@ def _from_folder(slides: Path) -> list[tuple[Path, str, str, str]]:
 
 
 def _from_table(slides: Path, table: Path) -> list[tuple[Path, str, str, str]]:
-    root = image_folder.existing_folder(slides)
+    finder = Finder(image_folder.existing_folder(slides))
     listed = []
     seen: dict[str, str] = {}
     for line, row in csv_table.read_rows(table, ("file", "label", "subject")):
@@ -161,7 +162,7 @@ def _from_table(slides: Path, table: Path) -> list[tuple[Path, str, str, str]]:
         for column in ("file", "subject"):
             if not row[column]:
                 raise UserError(f"{where}: empty {column}; fill it in")
-        path, name = image_folder.named_file(root, where, row["file"])
+        path, name = finder.named(where, row["file"])
         if name in seen:
             raise UserError(f"{where}: {name} is already given by {seen[name]}; remove one")
         seen[name] = where

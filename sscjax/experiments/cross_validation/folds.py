@@ -241,8 +241,8 @@ def _check_sites(settings: Settings, image_set: ImageSet) -> None:
         found = f"all images are of the site {names[0]!r}" if names else "no image names its site"
         raise UserError(
             f"config.protocol={settings.protocol!r} leaves out one site after the other, but "
-            f"{found}: add a column 'site' to manifest.csv, set config.data.site_level to the "
-            "folder that names it, or set config.protocol=kfold"
+            f"{found}: add a column 'site' to manifest.csv, name the folder level in "
+            "config.data.layout, such as {label}/{site}/{subject}/*, or set config.protocol=kfold"
         )
     if settings.split.sites == "mixed":
         raise UserError(
@@ -272,8 +272,7 @@ def _check_holders(settings: Settings, image_set: ImageSet) -> None:
         holders = len(set(groups[of_class].tolist()))
         if holders >= least:
             continue
-        other = " or split by='image'" if by == "subject" else ""
-        fix = f"merge classes (config.data.merge){other}"
+        fix = "merge classes (config.data.merge)"
         if holders >= roles:
             fix = f"set config.cv.folds={holders} or fewer, {fix}"
         raise UserError(

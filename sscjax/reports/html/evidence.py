@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sscjax.data import understood
 from sscjax.reports import calibration_text, figures
 from sscjax.reports.html.run_data import Folder
 from sscjax.reports.tables import UNITS
@@ -25,12 +26,23 @@ def audit(folder: Folder) -> dict[str, Any] | None:
         content.get("findings", []), key=lambda finding: order.get(finding["severity"], 3)
     )
     return {
+        "read": _read(content.get("understood")),
         "n_images": content["n_images"],
         "n_subjects": content["n_subjects"],
         "seconds": content.get("seconds"),
         "findings": [_finding(finding) for finding in findings],
         "checks": content.get("checks", []),
         "unchecked": content.get("unchecked", []),
+    }
+
+
+def _read(content: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """How the images were read, as a table and a list; None for images that are no files."""
+    if not content:
+        return None
+    return {
+        "classes": understood.class_rows(content),
+        "rows": understood.rows(content),
     }
 
 
