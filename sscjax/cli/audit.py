@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
         *("--layout", "--config.data.layout"),
         dest="layout",
         default="",
+        metavar="LEVELS",
         help="what the folder's levels mean, such as class/patient (default: find out)",
     )
     made.add_argument(
@@ -86,14 +87,16 @@ def parser() -> argparse.ArgumentParser:
         default=False,
         type=_flag,
         metavar="True",
-        help="read names that differ only in capitals, white space or accents' form as one",
+        help="read names that differ only in capitals, white space or the form of accents as one "
+        "(default: False)",
     )
     made.add_argument(
         *("--shared-subjects", "--config.data.shared_subjects"),
         dest="shared_subjects",
         type=one_of("same", "different"),
         metavar="WHAT",
-        help="what equal names of subjects in several classes are: same or different subjects",
+        help="what equal names of subjects in several classes are: same or different subjects "
+        "(default: stop where it is in doubt)",
     )
     return made
 

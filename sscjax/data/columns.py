@@ -34,15 +34,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 _LABEL_TAILS = ("diagnosis", "label", "class", "grade")
 
-_TOLD = {
-    "file": "image",
-    "label": "label",
-    "subject": "patient",
-    "split": "split",
-    "mask": "mask",
-    "site": "site",
-    "mpp": "mpp",
-}
+# What reports call a role; the others by their own names.
+_TOLD = {"file": "image", "subject": "patient"}
 
 
 def plain(column: str) -> str:
@@ -79,7 +72,7 @@ class Columns:
     def shown(self) -> dict[str, str]:
         """Column by role, for reports."""
         roles = [role for role in SYNONYMS if role in self.of or (role == "label" and self.one_hot)]
-        return {_TOLD[role]: self.name(role) for role in roles}
+        return {_TOLD.get(role, role): self.name(role) for role in roles}
 
     def row(self, cells: Sequence[str], where: str) -> dict[str, str]:
         """The cells of a row by role.

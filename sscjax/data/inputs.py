@@ -65,8 +65,8 @@ def find(
     """List the images at a path.
 
     An image file is one image. A table, or a folder with a `manifest.csv`, has the columns
-    `file` (relative to it) and optionally `subject` (or `slide`), `label` and `site`, or what these are
-    often called. A folder is labelled where one level of it has the names of the network's
+    `file` (relative to it) and optionally `subject` (or `slide`), `label` and `site`, or what these
+    are often called. A folder is labelled where one level of it has the names of the network's
     classes: `class/subject/image.jpg`, `subject/class/image.jpg`, also below train, val and test.
     In any other folder, each folder with images is one subject.
 

@@ -57,12 +57,13 @@ def test_a_mask_by_any_name_is_no_image(tmp_path: Path, name: str) -> None:
 
 
 def test_masks_of_a_folder_of_images(tmp_path: Path) -> None:
-    for label in ("ill", "well"):
-        put(tmp_path, f"{label}/p/images/a.png")
-        put(tmp_path, f"{label}/p/masks/a.png", spot(2, 1))
+    for patient in ("ill/p", "ill/q", "well/r", "well/s"):
+        put(tmp_path, f"{patient}/images/a.png")
+        put(tmp_path, f"{patient}/masks/a.png", spot(2, 1))
     found = loading.load(tmp_path, SIDE)
-    assert len(found) == 2 and found.masks is not None
-    assert all((found.masks[k] == spot(2, 1)).all() for k in range(2))
+    assert sorted(set(found.subjects.tolist())) == ["p", "q", "r", "s"]
+    assert found.masks is not None
+    assert all((found.masks[k] == spot(2, 1)).all() for k in range(4))
 
 
 @pytest.mark.parametrize("mode", ("L", "1", "RGB", "P", "RGBA", "I;16", "colour"))

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
 from sscjax.configs import smoke
-from sscjax.data import anonymize, image_folder, loading, sites, sources
+from sscjax.data import anonymize, image_folder, layout, loading, sites, sources
 from sscjax.data.dataset import ImageSet
 from sscjax.data.splits import make_splits
 from sscjax.experiments import data_from_config
@@ -89,7 +89,11 @@ def test_a_manifest_names_sites(tmp_path: Path, header: str, cells: str) -> None
         ("site", ("p1,A", "p1,B", "p2,A", "p3,B"), ("subject 'p1' is at two sites, 'A' and 'B'",)),
         ("site", ("p1,A", "p1,", "p2,A", "p3,B"), ("row 3: empty site", "unknown")),
         ("site", ("p1,Köln", "p2,köln ", "p3,A", "p4,A"), ("'Köln' and 'köln'", "alike")),
-        ("scanner,centre", ("p1,A,1", "p2,A,1", "p3,A,1", "p4,A,1"), ("scanner and centre",)),
+        (
+            "scanner,centre",
+            ("p1,A,1", "p2,A,1", "p3,A,1", "p4,A,1"),
+            ("several columns may hold the site", "--config.data.columns='site=centre'"),
+        ),
     ],
 )
 def test_sites_that_cannot_be_meant(
