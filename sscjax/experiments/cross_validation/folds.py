@@ -244,8 +244,7 @@ def _check_holders(settings: Settings, image_set: ImageSet) -> None:
         holders = len(set(groups[of_class].tolist()))
         if holders >= least:
             continue
-        other = " or split by='image'" if by == "subject" else ""
-        fix = f"merge classes (config.data.merge){other}"
+        fix = f"add {by}s of this class, or merge classes (config.data.merge)"
         if holders >= roles:
             fix = f"set config.cv.folds={holders} or fewer, {fix}"
         raise UserError(
