@@ -21,6 +21,9 @@ PAIRS = [
     for number in range(2 * len(CONFIGS))
 ]
 
+_PAPER_SPLIT = "normal:24/4/4,early:24/4/4,late:24/4/4"
+_PAPER_COPIES = "normal:32,early:32,late:32"
+
 
 def small(name: str, data: Path) -> ConfigDict:
     """The config, with narrow networks that start from random weights, for an epoch a stage."""
@@ -32,6 +35,11 @@ def small(name: str, data: Path) -> ConfigDict:
     config.model.cnn_widths, config.model.cnn_dense = (4,), (8,)
     config.model.unet_depth, config.model.unet_width, config.model.unet_layers = 1, 4, 1
     config.batch_size = 8
+    if config.split.counts:
+        # The paper's 1,900 copies, in small.
+        two = "ssc" in config.split.counts
+        config.split.counts = "normal:24/4/4,ssc:24/4/4" if two else _PAPER_SPLIT
+        config.augment.counts_before_split = "normal:32,ssc:32" if two else _PAPER_COPIES
     if config.loss.segmentation:
         config.data.mask_classes = ("dark", "bright")
     for stage in config.stage_order:
