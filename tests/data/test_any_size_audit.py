@@ -68,7 +68,10 @@ def searched(data: ImageSet) -> Any:
     return [
         *(duplicates.find(data.images), overlaps.search(grey), thumbnails.recognisable(grey)),
         *(matches, registration.register(grey, matches), overlaps.implied_pairs(matches, 64)),
-        *(patients.describe(data.images), alignment.align(grey, zero, zero, zero, start)),
+        *(
+            patients.describe(np.asarray(data.images)),
+            alignment.align(grey, zero, zero, zero, start),
+        ),
         *(patients.find(np.zeros((len(data), patients.FEATURES)), data.subjects),),
         *(matching.joined([]), thumbnails.signatures(grey, 1.0, 1, 8, 1.0)),
         confounders.find({"x": zero * 1.0}, data.labels, data.subjects, len(data.classes)),
@@ -110,7 +113,9 @@ FIGURES: dict[str, Callable[[ImageSet], Any]] = {
     "drawn": drawn,
     "panels": lambda data: canvas.panels(len(data)),
     "images": lambda data: images.image_sheet("title", [("a", one) for one in data.images]),
-    "masks": lambda data: images.mask_sheet(*[data.images] + [data.images[..., 0]] * 2, ["a"]),
+    "masks": lambda data: images.mask_sheet(
+        np.asarray(data.images), data.images[..., 0], data.images[..., 0], ["a"]
+    ),
     "curves": lambda data: subject_curve.subject_curves([], 5) if not len(data) else None,
 }
 
