@@ -9,9 +9,11 @@ import pytest
 from any_sets import SETS, write
 from ml_collections import ConfigDict
 
-from sscjax.experiments import api
+from sscjax.configs import smoke
+from sscjax.experiments import api, run_stages
 from sscjax.inference import explanations
 from sscjax.system import terminal
+from sscjax.training import settings
 
 CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.py"))
 
@@ -77,3 +79,13 @@ def test_a_report_or_one_line(
         # An audit that found a leak is kept, so that it can be read.
         left = {path.name for path in folder.rglob("*")} if folder.exists() else set()
         assert left <= {"audit.json"}, (lines, left)
+
+
+@pytest.mark.parametrize(("batch", "warned"), [(31, True), (32, False), (30, False), (7, False)])
+def test_a_batch_that_cannot_be_divided_is_warned_of(
+    batch: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = smoke.get_config()
+    config.batch_size = batch
+    run_stages.warn_of_small_parts(settings.read(config).ordered_stages())
+    assert ("--config.batch_size=32 is not" in caplog.text) is warned
