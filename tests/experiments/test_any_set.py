@@ -22,6 +22,8 @@ PAIRS = [
     (CONFIGS[number % len(CONFIGS)], list(SETS)[(number + number // 15) % len(SETS)])
     for number in range(2 * len(CONFIGS))
 ]
+# The config that trains masks needs a set that has some.
+PAIRS.append(("mobilenet_unet_three_class", "with masks"))
 
 _PAPER_SPLIT = "normal:24/4/4,early:24/4/4,late:24/4/4"
 _PAPER_COPIES = "normal:32,early:32,late:32"
