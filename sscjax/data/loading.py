@@ -376,19 +376,8 @@ def merge_classes(image_set: ImageSet, merge: Mapping[str, str]) -> ImageSet:
     """
     if not merge:
         return image_set
-    known = ", ".join(image_set.classes)
-    for name in merge:
-        if name not in image_set.classes:
-            raise UserError(
-                f"merge of classes names {name!r}, expected one of {known}; correct the name"
-            )
+    classes = merged_names(image_set.classes, merge)
     renamed = [merge.get(name, name) for name in image_set.classes]
-    classes = tuple(dict.fromkeys(renamed))
-    if len(classes) < 2:
-        raise UserError(
-            f"merging leaves only the class {classes[0]!r} of {known}, expected at least two; "
-            "leave one class out of config.data.merge, or empty it to keep the classes apart"
-        )
     new_labels = np.array([classes.index(name) for name in renamed], np.int32)
     pairs = ", ".join(f"{old} as {new}" for old, new in merge.items())
     return dataclasses.replace(
@@ -397,3 +386,24 @@ def merge_classes(image_set: ImageSet, merge: Mapping[str, str]) -> ImageSet:
         classes=classes,
         source=f"{image_set.source}; merged {pairs}",
     )
+
+
+def merged_names(present: Sequence[str], merge: Mapping[str, str]) -> tuple[str, ...]:
+    """The classes that merging leaves, in the order in which their names first appear.
+
+    Raises:
+      UserError: `merge` names a class that is not present, or fewer than two classes are left.
+    """
+    known = ", ".join(present)
+    for name in merge:
+        if name not in present:
+            raise UserError(
+                f"merge of classes names {name!r}, expected one of {known}; correct the name"
+            )
+    classes = tuple(dict.fromkeys(merge.get(name, name) for name in present))
+    if len(classes) < 2:
+        raise UserError(
+            f"merging leaves only the class {classes[0]!r} of {known}, expected at least two; "
+            "leave one class out of config.data.merge, or empty it to keep the classes apart"
+        )
+    return classes

@@ -47,10 +47,9 @@ def partition(
     for name, column in zip(classes, table.T, strict=True):
         holders = np.count_nonzero(column)
         if holders < parts:
-            fix = f"add {by}s of this class, or merge classes (config.data.merge)"
             raise UserError(
                 f"class {name!r} has {holders} {by}(s) for {parts} parts, expected at "
-                f"least one for each; {fix}"
+                f"least one for each; add {by}s of this class, or merge classes"
             )
     rng = np.random.default_rng(seed)
     if np.all(table.sum(1) == 1):
@@ -66,8 +65,7 @@ def partition(
             return part
     raise UserError(
         f"found no way to give each of {parts} parts every class without dividing a {by} "
-        f"({len(table)} {by}s, {len(classes)} classes); use fewer folds, or merge "
-        "classes (config.data.merge)"
+        f"({len(table)} {by}s, {len(classes)} classes); add {by}s, or merge classes"
     )
 
 

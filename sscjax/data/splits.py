@@ -79,6 +79,8 @@ def make_splits(
             image_set = _with_validation(image_set, fractions, seed)
         return _given_splits(image_set, folds, test_subject or test_site, validation)
     check_arguments(by, fractions, counts, folds, fold, test_subject)
+    if not len(image_set):
+        raise UserError(f"{image_set.source or 'the set'}: has no images to split")
     if counts is not None:
         counted = _by_counts(image_set, counts, seed)
         return counted if validation else without_validation(counted)
@@ -126,7 +128,8 @@ def subject_folds(image_set: ImageSet, folds: int, seed: int) -> np.ndarray:
     groups, group_of = _groups(image_set, "subject")
     table = _count_table(group_of, image_set.labels, len(groups), len(image_set.classes))
     present = table[:, table.any(0)]
-    count = min(folds, int(np.count_nonzero(present, axis=0).min()))
+    fewest = np.count_nonzero(present, axis=0).min(initial=folds) if len(image_set) else 0
+    count = min(folds, int(fewest))
     if count < 2:
         return np.zeros(len(image_set), np.int64)
     names = [str(index) for index in range(present.shape[1])]

@@ -162,15 +162,12 @@ class Plan:
 def contributions(
     predictions: Predictions, ordered: bool, *, prior: bool
 ) -> dict[str, Contributions]:
-    """What each subject contributes to each figure, by the names of `resampling.bootstrap`.
+    """What each subject contributes to each figure of `resampling.bootstrap`; {} without rows.
 
     Args:
       predictions: of the pilot, a row per image or per subject.
       ordered: whether kappa has a meaning.
       prior: add to each class half a subject that is wrong in all images; of shares alone.
-
-    Returns:
-      by figure; {} without rows.
     """
     if not len(predictions):
         return {}
@@ -326,11 +323,8 @@ def clustering(predictions: Predictions, seed: int = 0) -> Clustering:
     """Intraclass correlation of right and wrong, by a one-way analysis of variance.
 
     Args:
-      predictions: a row per image.
+      predictions: a row per image, one or more (else a ValueError).
       seed: of the resamples of patients.
-
-    Raises:
-      ValueError: there are no rows.
     """
     if not len(predictions):
         raise ValueError("a pilot needs one image or more")

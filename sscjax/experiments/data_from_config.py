@@ -36,6 +36,8 @@ def load_images(settings: Settings) -> tuple[ImageSet, bool]:
         )
     else:
         source, folder = _source(settings, listed), cache_dir.cache_dir() / "prepared"
+        # Before anything is decoded, which may take hours.
+        _check_merged(source.listing.classes, merge, classes)
         image_set = loading.from_source(source, folder, data.storage, data.max_bytes)
     if merge:
         image_set = _merged(image_set, merge)
@@ -44,6 +46,17 @@ def load_images(settings: Settings) -> tuple[ImageSet, bool]:
     image_set = _with_mask_classes(settings, image_set)
     loaded = anonymize.image_set(image_set) if settings.private else image_set
     return loaded, data.is_synthetic
+
+
+def _check_merged(
+    present: tuple[str, ...], merge: dict[str, str], classes: tuple[str, ...]
+) -> None:
+    """Raise a UserError where merging leaves one class, or others than the settings name."""
+    if merge:
+        applies = {old: new for old, new in merge.items() if old in present}
+        merged = loading.merged_names(present, applies)
+        if classes:
+            _require_named(classes, merged)
 
 
 def _merged(image_set: ImageSet, merge: dict[str, str]) -> ImageSet:
@@ -99,12 +112,14 @@ def _with_mask_classes(settings: Settings, image_set: ImageSet) -> ImageSet:
 
 
 def _reorder(image_set: ImageSet, classes: tuple[str, ...]) -> ImageSet:
-    if set(classes) != set(image_set.classes):
-        raise UserError(
-            f"config.data.classes={classes}: the merged set has {image_set.classes}; name these"
-        )
+    _require_named(classes, image_set.classes)
     new = np.array([classes.index(name) for name in image_set.classes], np.int32)
     return dataclasses.replace(image_set, labels=new[image_set.labels], classes=classes)
+
+
+def _require_named(classes: tuple[str, ...], merged: tuple[str, ...]) -> None:
+    if set(classes) != set(merged):
+        raise UserError(f"config.data.classes={classes}: the merged set has {merged}; name these")
 
 
 def _source(settings: Settings, classes: tuple[str, ...]) -> sources.Source:

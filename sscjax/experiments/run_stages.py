@@ -80,6 +80,20 @@ def keep_dropout_draws(stages: list[Stage], earlier: Mapping[str, Any] | None) -
     return [dataclasses.replace(stage, drawn_by=0 if first == now else first) for stage in stages]
 
 
+def warn_of_small_parts(stages: list[Stage]) -> None:
+    """Warn where no divisor of the batch is near the micro-batch, as of a prime number."""
+    for stage in stages[:1]:
+        batch, limit = stage.batch_size, stage.micro_batch
+        part = programs.part_size(limit, batch)
+        if 2 * part < min(limit, batch):
+            near = max(1, round(batch / limit)) * limit
+            _LOG.warning(
+                "config.batch_size=%d has no divisor near config.micro_batch=%d: %d image(s) go "
+                "through the network at a time, which is slow; --config.batch_size=%d is not",
+                *(batch, limit, part, near),
+            )
+
+
 # One argument for each part of the run: bundled they would be a class for this call alone.
 def run_stages(
     settings: Settings,
@@ -107,6 +121,7 @@ def run_stages(
     """
     curves: list[dict[str, Any]] = []
     finished: dict[str, FinishedStage] = {}
+    warn_of_small_parts(stages)
     run = run_dir.RunDir(folder)
     with checkpoint.Checkpoints(run.checkpoints, settings.checkpoint.keep) as checkpoints:
         for stage in stages:

@@ -1,4 +1,4 @@
-"""A run as StableHLO, compiled by whoever has JAX, on a CPU or an NVIDIA GPU.
+"""A run as StableHLO, compiled by whoever has JAX, on a CPU, a GPU (NVIDIA, AMD) or a TPU.
 
 The file is a zip of two: what `jax.export` serialises, and the metadata as JSON. It needs no class,
 no config and nothing of this package to be run.
@@ -26,8 +26,8 @@ from sscjax.inference.classifier import Classifier
 
 NETWORK, ABOUT = "network.stablehlo", "metadata.json"
 
-# The same program for both: it holds nothing that is made for a kind of device.
-PLATFORMS = ("cpu", "cuda")
+# The same program for all: it holds nothing that is made for a kind of device.
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 # JAX's option: how many lines of the calling sources are recorded with each operation.
 _FRAMES = "jax_traceback_in_locations_limit"

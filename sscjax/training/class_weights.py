@@ -16,6 +16,9 @@ def mask_weights(kind: str, masks: Rows, classes: int) -> tuple[float, ...]:
       kind: 'root', of the inverse of the class's share of the pixels; or 'none'.
       masks: [N,H,W] uint8, those trained on.
       classes: of the masks.
+
+    Raises:
+      UserError: an unknown kind, or masks in which no pixel is known.
     """
     if kind == "none":
         return ()
@@ -24,7 +27,12 @@ def mask_weights(kind: str, masks: Rows, classes: int) -> tuple[float, ...]:
     counts = np.zeros(256, np.int64)
     for part in lazy.chunks(masks):
         counts += np.bincount(masks[part].ravel(), minlength=256)
-    shares = counts[:classes] / max(1, counts[:classes].sum())
+    if not counts[:classes].any():
+        raise UserError(
+            "config.loss.segmentation is above 0, and no training image has a mask: add masks to "
+            "more subjects, or set it to 0"
+        )
+    shares = counts[:classes] / counts[:classes].sum()
     # A class without pixels has weight 0: there is nothing to learn it from.
     weights = np.where(shares > 0, 1 / np.sqrt(np.maximum(shares, 1e-12)), 0.0)
     return tuple((weights / (weights * shares).sum()).tolist())

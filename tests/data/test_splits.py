@@ -281,7 +281,7 @@ def test_prescribed_splits_win():
 
 def test_too_few_subjects_name_class_and_mend():
     image_set = make_set(np.repeat([0, 1], [30, 8]), np.repeat(np.arange(12), [3] * 10 + [4] * 2))
-    message = r"class 'class1' has 2 subject\(s\) .* 3 parts.*merge classes"
+    message = r"class 'class1' has 2 subject\(s\) .* 3 parts.*add subjects of this class"
     with pytest.raises(UserError, match=message):
         make_splits(image_set, by="subject", fractions=FRACTIONS, seed=0)
     splits = make_splits(image_set, by="image", fractions=FRACTIONS, seed=0)

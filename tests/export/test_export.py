@@ -61,6 +61,7 @@ def test_stablehlo_needs_nothing_of_this_package(runs: Runs, tmp_path: Path) -> 
             "import sys; sys.modules['sscjax'] = None",
             "import numpy as np; images = np.load('images.npy')",
             snippets("StableHLO"),
+            "assert set(network.platforms) == {'cpu', 'cuda', 'rocm', 'tpu'}",
             "np.savez('outputs.npz', **outputs)",
         ]
     )

@@ -84,7 +84,7 @@ def detect(grey: np.ndarray, first_image: int = 0) -> Keypoints:
 
 
 def join(parts: list[Keypoints]) -> Keypoints:
-    """One table of several."""
+    """One table of several, at least one."""
     fields = [field.name for field in dataclasses.fields(Keypoints)]
     return Keypoints(*(np.concatenate([getattr(p, name) for p in parts]) for name in fields))
 

@@ -272,7 +272,7 @@ def _check_holders(settings: Settings, image_set: ImageSet) -> None:
         holders = len(set(groups[of_class].tolist()))
         if holders >= least:
             continue
-        fix = "merge classes (config.data.merge)"
+        fix = f"add {by}s of this class, or merge classes (config.data.merge)"
         if holders >= roles:
             fix = f"set config.cv.folds={holders} or fewer, {fix}"
         raise UserError(

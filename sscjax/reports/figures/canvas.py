@@ -65,14 +65,21 @@ def new_figure(
     return figure
 
 
+def require(count: int) -> None:
+    """Raise a ValueError for a figure of nothing."""
+    if count < 1:
+        raise ValueError("a figure needs one panel or more")
+
+
 def panels(count: int, legend_lines: int | None = None) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels side by side, with light grids and no frames.
 
     Args:
-      count: how many.
+      count: how many, at least one.
       legend_lines: of the legend below them, for panels with fixed margins, which are drawn in
         half the time and align within a page; None: margins by what stands in them.
     """
+    require(count)
     layout: Literal["constrained"] | None = "constrained" if legend_lines is None else None
     figure = new_figure(PANEL[1], layout, width=PANEL[0] * count)
     row = list(figure.subplots(1, count, squeeze=False)[0])

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from sscjax.reports.figures.canvas import GREY, new_figure, short
+from sscjax.reports.figures.canvas import GREY, new_figure, require, short
 
 # Above this many classes a confusion matrix shows counts only, and above the next only colours.
 MOST_CLASSES_WITH_PERCENT = 12
@@ -26,6 +26,7 @@ def confusion(
       classes: the C names.
       title: a line above the matrix.
     """
+    require(len(classes))
     counts = np.asarray(matrix, dtype=np.int64)
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(totals, 1)

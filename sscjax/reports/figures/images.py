@@ -11,7 +11,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from sscjax.reports.figures.canvas import new_figure, short
+from sscjax.reports.figures.canvas import new_figure, require, short
 
 _MASK_COLOURS = (
     *("#F0E442", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"),
@@ -33,11 +33,12 @@ def mask_sheet(
     """Images, their masks, and the masks that the network predicted, side by side.
 
     Args:
-      images: [N,H,W,3] uint8, a few.
+      images: [N,H,W,3] uint8, a few, at least one.
       true: [N,H,W] class indices; what is no index is not known, and stays grey.
       predicted: [N,H,W] class indices.
       classes: names of the K classes.
     """
+    require(len(images))
     colours = [_MASK_COLOURS[k % len(_MASK_COLOURS)] for k in range(len(classes))]
     shown = ListedColormap(colours).with_extremes(bad=_UNKNOWN)
     figure = new_figure(0.6 + 2.2 * len(images), "compressed", width=6.8)
@@ -66,9 +67,10 @@ def image_sheet(
 
     Args:
       title: above all of them.
-      panels: name and pixels, uint8 [H,W,3].
+      panels: name and pixels, uint8 [H,W,3], at least one.
       columns: in a row; None: all.
     """
+    require(len(panels))
     wide = columns or len(panels)
     high = math.ceil(len(panels) / wide)
     figure = new_figure(2.7 * high + 0.3, "constrained", width=2.5 * wide)

@@ -14,12 +14,12 @@ def subject_curves(shown: Sequence[Sequence[Mapping[str, Any]]], most: int) -> F
     """A panel for each group of figures, such as shares and losses.
 
     Args:
-      shown: for each panel its curves; each has `title`, `is_share`, `points` (mappings with
-        `subjects`, `value`, `low`, `high`) and `forecast` (the same, in rising numbers of subjects,
-        from the first point on).
+      shown: for each panel, at least one, its curves; each has `title`, `is_share`, `points`
+        (mappings with `subjects`, `value`, `low`, `high`) and `forecast` (the same, in rising
+        numbers of subjects, from the first point on).
       most: the largest number of training subjects that was measured; beyond it is extrapolation.
     """
-    figure, row = panels(len(shown), legend_lines=max(map(len, shown)))
+    figure, row = panels(len(shown), legend_lines=max(map(len, shown), default=0))
     for axes, curves in zip(row, shown, strict=True):
         for style, curve in zip(SERIES, curves, strict=False):
             points, forecast = curve["points"], curve["forecast"]
