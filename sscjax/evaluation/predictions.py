@@ -238,13 +238,14 @@ class Predictions:
             if len(row) != len(header):
                 raise UserError(f"{path}: line {line} has {len(row)} fields, not {len(header)}")
             row[:num_fixed] = map(csv_name, row[:num_fixed])
-            if row[3] not in index:
+            label = row[num_fixed - 2]
+            if label not in index:
                 raise UserError(
-                    f"{path}: line {line} has the label {row[3]!r}, expected one of "
+                    f"{path}: line {line} has the label {label!r}, expected one of "
                     f"{', '.join(names)}, the columns of probabilities"
                 )
             try:
-                labels.append(index[row[num_fixed - 2]])
+                labels.append(index[label])
                 probabilities.append([float(value) for value in row[num_fixed:]])
             except ValueError as error:
                 raise UserError(f"{path}: line {line} cannot be used: {error}") from None
