@@ -46,7 +46,7 @@ class RunResult:
         return result.of_tables(self.predictions.where("test"), subjects.where("test"), ordered)
 
     def classifier(self) -> Classifier | Ensemble:
-        """The trained classifier; of a cross-validation its folds' models together."""
+        """The trained classifier; of a cross-validation that of all images, or else its folds'."""
         return ensemble.open_folder(self.folder)
 
     def __repr__(self) -> str:

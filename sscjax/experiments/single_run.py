@@ -19,6 +19,7 @@ from sscjax.errors import UserError
 from sscjax.experiments import (
     data_from_config,
     final_model,
+    handed_on,
     provenance,
     run_log,
     run_record,
@@ -42,11 +43,14 @@ class Given:
 
     Attributes:
       splits: [N] str, the split of each image; there may be no test images.
-      network: as `setup.create_network` makes it.
+      network: as `setup.create_network` makes it; None: it is made here.
+      tested: how models that were trained likewise did, and the rules that follow from it, where
+        the run's own images are all trained on.
     """
 
     splits: np.ndarray
-    network: Network
+    network: Network | None = None
+    tested: handed_on.Tested | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +202,7 @@ def _prepare(request: _Request, earlier: dict[str, Any] | None) -> _Prepared:
     record = {
         **run_record.make(config, images, network, stages),
         "command": run_record.shown_command(config, request.command),
+        **({"tested_by": given.tested.about} if given and given.tested else {}),
     }
     return _Prepared(images, network, stages, audit, record)
 
@@ -217,7 +222,11 @@ def _train_and_report(request: _Request, prepared: _Prepared, lock: locks.Lock) 
         settings, folder, prepared.stages, images, network, store=store, lock=lock
     )
     model = final_model.read(settings, folder, network, summarize.choose(settings.select, finished))
-    features = model.features(images, store)
+    tested = request.given.tested if request.given else None
+    features = model.features(images, store, None if tested is None else tested.folds)
+    if tested is not None:
+        lock.check()
+        return handed_on.write(settings, folder, images, finished, features, tested)
     masks = model.masks(images, folder)
     lock.check()
     return summarize.write(

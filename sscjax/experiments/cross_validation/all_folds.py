@@ -21,7 +21,7 @@ from sscjax.errors import DivergedError, UserError
 from sscjax.evaluation import metrics
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import data_from_config, run_record, single_run
-from sscjax.experiments.cross_validation import aggregate, folds
+from sscjax.experiments.cross_validation import aggregate, choice, folds, refit
 from sscjax.experiments.cross_validation.folds import Fold
 from sscjax.experiments.cross_validation.grid import Candidate, best, candidates, mean_score
 from sscjax.experiments.cross_validation.outcomes import Outcome, read_fold
@@ -51,20 +51,33 @@ def run(
     Raises:
       UserError: anything that the user can fix.
     """
-    settings = run_settings.read(config)
+    settings, loaded = run_settings.read(config), None
+    if settings.protocol == "auto":
+        if settings.private:
+            anonymize.refuse_within(folder, settings.data.path)
+        loaded = data_from_config.load_images(settings)
+        config, reason = choice.resolved(config, loaded[0])
+        settings = run_settings.read(config)
+        _LOG.info("%s", reason)
     if settings.protocol == "holdout":
-        return single_run.run(config, folder, fresh=fresh, command=command)
+        return single_run.run(config, folder, fresh=fresh, command=command, loaded=loaded)
     run_deletion.refuse_other_contents(folder, run_dir.PROTOCOL)
     if settings.private:
         anonymize.refuse_within(folder, settings.data.path)
     with locks.Lock(folder) as lock:
         lock.take()
         run_deletion.clear(folder, run_dir.PROTOCOL)
-        return _run_all(config, folder, fresh, command, lock)
+        return _run_all(config, folder, fresh, command, lock, loaded)
 
 
+# Private: the arguments of `run`, with what it has made.
 def _run_all(
-    config: ConfigDict, folder: Path, fresh: bool, command: Sequence[str], lock: locks.Lock
+    config: ConfigDict,
+    folder: Path,
+    fresh: bool,
+    command: Sequence[str],
+    lock: locks.Lock,
+    loaded: Loaded | None,
 ) -> str:
     """`run` of several folds, with the lock of the folder, which is taken if that is there."""
     earlier = None if fresh else _read(folder)
@@ -77,7 +90,7 @@ def _run_all(
     for candidate in grid:
         # Each is checked before any is trained.
         run_settings.read(candidate.applied(config))
-    loaded = data_from_config.load_images(settings)
+    loaded = loaded or data_from_config.load_images(settings)
     image_set = data_from_config.copies_before_split(settings, loaded[0])
     # Without a split: leaks between any two folds are found now, so that no later fold stops.
     inspected = single_run.inspect(settings, image_set, None, None if fresh else folder)
@@ -114,9 +127,15 @@ def _run_all(
         lock.check()
         now["folds"][len(outcomes) - 1]["status"] = "finished"
         files.write_json(folder / run_dir.PROTOCOL, now)
-    text = aggregate.write(
+    text, tested = aggregate.write(
         settings, folder, image_set, loaded[1], outcomes, checks.leaks(inspected)
     )
+    if tested is not None:
+        _LOG.info("-- the model of all images")
+        refit.run(config, folder, (image_set, loaded[1]), tested, _fell_back(folder))
+        of_all = run_dir.RunDir(folder).handed_on.path
+        _refuse_other_weights(run_dir.RunDir(folder).fold(plan[0].name).path, of_all)
+        lock.check()
     html.write(folder)
     files.write_json(folder / run_dir.PROTOCOL, {**now, "status": "finished"})
     return text
