@@ -26,6 +26,7 @@ from sscjax.experiments import (
     run_stages,
     summarize,
 )
+from sscjax.experiments.summarize import Pictures
 from sscjax.reports import html
 from sscjax.system import cache_dir, files, locks, run_deletion, run_dir
 from sscjax.training import frozen_features, setup, stage_work
@@ -66,6 +67,7 @@ class _Request:
     fallback: bool
     features_at: Path | None
     given: Given | None
+    pictures: Pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +89,7 @@ class _Prepared:
     record: dict[str, Any]
 
 
-# The last four are set by what makes several runs, or a run of a notebook.
+# The last five are set by what makes several runs, or a run of a notebook.
 def run(
     config: ConfigDict,
     folder: Path,
@@ -98,6 +100,7 @@ def run(
     fallback: bool = False,
     features_at: Path | None = None,
     given: Given | None = None,
+    pictures: Pictures = "all",
 ) -> str:
     """Train, evaluate and report; everything lies in `folder` afterwards.
 
@@ -111,7 +114,9 @@ def run(
         uses what replaces them: so does this run, without looking for them again.
       features_at: folder for features of frozen layers; None for the cache's, with those of earlier
         runs.
-      given: what the caller has made itself; the run then draws no pictures and writes no page.
+      given: what the caller has made itself.
+      pictures: 'all' draws pictures and writes the page; 'maps' draws where the network looked, of
+        which the page of several runs is made; 'none'.
 
     Returns:
       the closing text for the terminal.
@@ -125,7 +130,7 @@ def run(
     if settings.private:
         anonymize.refuse_within(folder, settings.data.path)
     request = _Request(
-        config, settings, folder, fresh, command, loaded, fallback, features_at, given
+        config, settings, folder, fresh, command, loaded, fallback, features_at, given, pictures
     )
     with locks.Lock(folder) as lock:
         lock.take()
@@ -163,7 +168,7 @@ def _run(request: _Request, lock: locks.Lock) -> str:
     )
     text = _train_and_report(request, prepared, lock)
     provenance.end(folder, manifest)
-    if request.given is None:
+    if request.pictures == "all":
         html.write(folder)
     lock.check()
     # Last of all: the record marks the run as complete.
@@ -238,7 +243,7 @@ def _train_and_report(request: _Request, prepared: _Prepared, lock: locks.Lock) 
         features,
         checks.leaks(prepared.audit),
         masks,
-        pictures=request.given is None,
+        pictures=request.pictures,
     )
 
 

@@ -25,6 +25,7 @@ from sscjax.experiments.cross_validation import aggregate, choice, folds, refit
 from sscjax.experiments.cross_validation.folds import Fold
 from sscjax.experiments.cross_validation.grid import Candidate, best, candidates, mean_score
 from sscjax.experiments.cross_validation.outcomes import Outcome, read_fold
+from sscjax.experiments.summarize import Pictures
 from sscjax.reports import html
 from sscjax.system import files, locks, run_deletion, run_dir
 from sscjax.training import settings as run_settings
@@ -233,7 +234,8 @@ def _outcome(
     if earlier is not None and run_record.same_evaluation(earlier, {"config": config.to_dict()}):
         _LOG.info("%s: already finished", fold.name)
     else:
-        _run(fold.name, config, path, loaded, fallback)
+        # The page of the whole shows the maps of one test of each image.
+        _run(fold.name, config, path, loaded, fallback, "none" if fold.repeat else "maps")
     # Of no use to a finished run, and most of what it takes on the disk.
     shutil.rmtree(path / run_dir.CHECKPOINTS, ignore_errors=True)
     if before:
@@ -249,9 +251,16 @@ def _fell_back(folder: Path) -> bool:
     return any(record is not None and record["weights"]["fallback"] for record in records)
 
 
-def _run(name: str, config: ConfigDict, path: Path, loaded: Loaded, fallback: bool) -> None:
+def _run(
+    name: str,
+    config: ConfigDict,
+    path: Path,
+    loaded: Loaded,
+    fallback: bool,
+    pictures: Pictures = "none",
+) -> None:
     try:
-        single_run.run(config, path, loaded=loaded, fallback=fallback)
+        single_run.run(config, path, loaded=loaded, fallback=fallback, pictures=pictures)
     except DivergedError as error:
         raise DivergedError(f"{name}: {error}") from error
     except UserError as error:

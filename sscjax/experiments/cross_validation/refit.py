@@ -58,6 +58,7 @@ def run(
         loaded=loaded,
         fallback=fallback,
         given=single_run.Given(splits, tested=tested),
+        pictures="none",
     )
 
 
