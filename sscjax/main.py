@@ -110,7 +110,7 @@ def main() -> None:
     terminal.set_up_log()
     terminal.set_up_jax()
     result = api.run(config, given.workdir, fresh=given.fresh, command=command)
-    print(f"\n{result.text}", end="")
+    print(f"\n{result.headline}")
 
 
 def _greet(words: list[str]) -> None:

@@ -300,9 +300,8 @@ def warnings(
     if not named:
         healthy = formatting.clean_name(images.originals.classes[0])
         parts.append(
-            f"CLASSES IN THE ORDER OF THEIR NAMES: {healthy} counts as not diseased. If it is\n"
-            "another, sensitivity and specificity are exchanged: name the classes by\n"
-            "--config.data.classes, the healthy one first."
+            f"CLASSES IN THE ORDER OF THEIR NAMES: {healthy} counts as healthy. If another does,\n"
+            "give --classes in their order: else sensitivity and specificity are exchanged."
         )
     return parts
 

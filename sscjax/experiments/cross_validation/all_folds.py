@@ -135,6 +135,7 @@ def _run_all(
         _LOG.info("-- the model of all images")
         refit.run(config, folder, (image_set, loaded[1]), tested, _fell_back(folder))
         of_all = run_dir.RunDir(folder).handed_on.path
+        shutil.rmtree(of_all / run_dir.CHECKPOINTS, ignore_errors=True)
         _refuse_other_weights(run_dir.RunDir(folder).fold(plan[0].name).path, of_all)
         lock.check()
     html.write(folder)
