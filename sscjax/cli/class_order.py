@@ -55,15 +55,16 @@ def said(names: Sequence[str]) -> str:
     """The order by name, and how to give another."""
     shown = ", ".join(map(files.escaped, names))
     other = ",".join(map(files.escaped, suggested(names)))
-    text = f"Classes by name: {shown}. The first counts as healthy; another order:"
+    text = f"Classes by name: {shown}. The first counts as healthy. Another order, such as:"
     return f"{textwrap.fill(text, WIDTH)}\n  --classes={other}"
 
 
 def suggested(names: Sequence[str]) -> list[str]:
     """An order whose first class sounds healthy; the order itself says nothing of the others."""
-    first = [name for name in names if _words(name) & set(_HEALTHY)][:1]
-    order = [*first, *(name for name in names if name not in first)]
-    return order if order != list(names) else [*names[1:], names[0]]
+    first = [name for name in names if _words(name) & set(_HEALTHY)][:1] or [names[-1]]
+    rest = [name for name in names if name not in first]
+    # If that is the order by name already: another one with the same beginning.
+    return [*first, *(reversed(rest) if list(names[:1]) == first else rest)]
 
 
 def _words(name: str) -> set[str]:

@@ -24,6 +24,7 @@ from sscjax.data.lazy import Rows
 from sscjax.data.masks import IGNORE
 from sscjax.data.sources import Policy, Source
 from sscjax.errors import UserError
+from sscjax.system import whole_run
 
 _LOG = logging.getLogger(__name__)
 
@@ -221,12 +222,15 @@ def _failures(
         return None
 
     failed: dict[int, str] = {}
+    whole = whole_run.active()
     # One thread per core: each may hold a large image before it is reduced.
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         for start in range(0, len(indices), _PART):
             part = indices[start : start + _PART]
             reasons = pool.map(reason, part)
             failed |= {index: text for index, text in zip(part, reasons, strict=True) if text}
+            if whole:
+                whole.inside("", (start + len(part)) / len(indices))
             if failed and corrupt == "error":
                 raise UserError(_refusal(failed, start + len(part), len(indices)))
     return failed

@@ -63,7 +63,7 @@ class FinalModel:
         made_up = ood.made_up(originals[inverted[:_MADE_UP]], self.seed)
         features = self._kept(originals, store)
         parts = [originals] * (features is None) + list(made_up.values())
-        with Progress("features of the images", sum(map(len, parts))) as progress:
+        with Progress("features to compare", sum(map(len, parts))) as progress:
             extract = functools.partial(
                 evaluate.penultimate,
                 self._function(originals),

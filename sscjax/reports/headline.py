@@ -74,9 +74,8 @@ def _first(metrics: Mapping[str, Any], tested: Predictions) -> list[str]:
     largest = int(counts.argmax())
     name = formatting.clean_name(figures["classes"][largest])
     how = f" Each was tested {tests:.0f} times." if tests >= 2 else ""
-    lines.append(
-        f"95 % confidence interval.{how} Always {name!r}: {100 * counts[largest] / counts.sum():.0f} %."
-    )
+    always = 100 * counts[largest] / counts.sum()
+    lines.append(f"95 % confidence interval.{how} Always {name!r}: {always:.0f} %.")
     return [line for one in lines for line in textwrap.wrap(one, WIDTH)]
 
 

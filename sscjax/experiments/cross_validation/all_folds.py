@@ -6,6 +6,7 @@ killed cross-validation, given again, resumes in the fold where it stopped, with
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from collections.abc import Sequence
@@ -21,14 +22,16 @@ from sscjax.errors import DivergedError, UserError
 from sscjax.evaluation import metrics
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import data_from_config, run_record, single_run
-from sscjax.experiments.cross_validation import aggregate, choice, folds, refit
+from sscjax.experiments.cross_validation import aggregate, choice, estimate, folds, refit
 from sscjax.experiments.cross_validation.folds import Fold
 from sscjax.experiments.cross_validation.grid import Candidate, best, candidates, mean_score
 from sscjax.experiments.cross_validation.outcomes import Outcome, read_fold
 from sscjax.experiments.summarize import Pictures
 from sscjax.reports import html
-from sscjax.system import files, locks, run_deletion, run_dir
+from sscjax.system import files, formatting, locks, run_deletion, run_dir
+from sscjax.system.whole_run import Step, WholeRun, about, say
 from sscjax.training import settings as run_settings
+from sscjax.training.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 
@@ -52,35 +55,68 @@ def run(
     Raises:
       UserError: anything that the user can fix.
     """
-    settings, loaded = run_settings.read(config), None
-    if settings.protocol == "auto":
-        if settings.private:
-            anonymize.refuse_within(folder, settings.data.path)
-        loaded = data_from_config.load_images(settings)
-        config, reason = choice.resolved(config, loaded[0])
-        settings = run_settings.read(config)
-        _LOG.info("%s", reason)
+    settings = run_settings.read(config)
     if settings.protocol == "holdout":
-        return single_run.run(config, folder, fresh=fresh, command=command, loaded=loaded)
-    run_deletion.refuse_other_contents(folder, run_dir.PROTOCOL)
+        return single_run.run(config, folder, fresh=fresh, command=command)
     if settings.private:
         anonymize.refuse_within(folder, settings.data.path)
-    with locks.Lock(folder) as lock:
-        lock.take()
-        run_deletion.clear(folder, run_dir.PROTOCOL)
-        return _run_all(config, folder, fresh, command, lock, loaded)
+    if settings.protocol != "auto":
+        run_deletion.refuse_other_contents(folder, run_dir.PROTOCOL)
+    with WholeRun() as whole:
+        if settings.protocol != "auto":
+            with locks.Lock(folder) as lock:
+                lock.take()
+                loaded = _read_images(settings, whole)
+                return _locked(_Request(config, folder, fresh, command, loaded), lock, whole)
+        loaded = _read_images(settings, whole)
+        config, reason = choice.resolved(config, loaded[0])
+        say(f"{reason[0].upper()}{reason[1:]}.")
+        if config.protocol == "holdout":
+            whole.plan(Step("run", "training and test"))
+            with whole.step():
+                return single_run.run(config, folder, fresh=fresh, command=command, loaded=loaded)
+        run_deletion.refuse_other_contents(folder, run_dir.PROTOCOL)
+        with locks.Lock(folder) as lock:
+            lock.take()
+            return _locked(_Request(config, folder, fresh, command, loaded), lock, whole)
 
 
-# Private: the arguments of `run`, with what it has made.
-def _run_all(
-    config: ConfigDict,
-    folder: Path,
-    fresh: bool,
-    command: Sequence[str],
-    lock: locks.Lock,
-    loaded: Loaded | None,
-) -> str:
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """The arguments of `run`, with the protocol that was chosen, and the images."""
+
+    config: ConfigDict
+    folder: Path
+    fresh: bool
+    command: Sequence[str]
+    loaded: Loaded
+
+
+def _locked(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
+    run_deletion.clear(request.folder, run_dir.PROTOCOL)
+    text = _run_all(request, lock, whole)
+    say(whole.took())
+    return text
+
+
+def _read_images(settings: Settings, whole: WholeRun) -> Loaded:
+    """Read them, and say what they are."""
+    whole.plan(Step("read", "reading the images"))
+    with whole.step():
+        image_set, synthetic = data_from_config.load_images(settings)
+    counts = ", ".join(
+        f"{(image_set.labels == label).sum():,} {formatting.clean_name(name)}"
+        for label, name in enumerate(image_set.classes)
+    )
+    patients = len(set(image_set.subjects.tolist()))
+    say(f"{len(image_set):,} images of {patients:,} patients: {counts}.")
+    return image_set, synthetic
+
+
+def _run_all(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
     """`run` of several folds, with the lock of the folder, which is taken if that is there."""
+    config, folder, fresh = request.config, request.folder, request.fresh
+    command, loaded = request.command, request.loaded
     earlier = None if fresh else _read(folder)
     if earlier is not None:
         free = run_record.free_to_change(earlier)
@@ -91,10 +127,11 @@ def _run_all(
     for candidate in grid:
         # Each is checked before any is trained.
         run_settings.read(candidate.applied(config))
-    loaded = loaded or data_from_config.load_images(settings)
     image_set = data_from_config.copies_before_split(settings, loaded[0])
     # Without a split: leaks between any two folds are found now, so that no later fold stops.
-    inspected = single_run.inspect(settings, image_set, None, None if fresh else folder)
+    whole.plan(Step("audit", "audit"))
+    with whole.step():
+        inspected = single_run.inspect(settings, image_set, None, None if fresh else folder)
     plan = folds.plan(config, image_set)
     for fold in plan:
         # Before anything trains, not when the fold is run.
@@ -121,26 +158,57 @@ def _run_all(
         run_deletion.delete(folder, run_dir.PROTOCOL)
     _write(folder, now, earlier, lock)
     files.write_json(folder / run_dir.AUDIT, inspected)
+    _announce(whole, settings, image_set, plan, folder)
     outcomes: list[Outcome] = []
     for fold in plan:
-        _LOG.info("-- %s (%d of %d)", fold.name, len(outcomes) + 1, len(plan))
-        outcomes.append(_outcome(fold, folder, loaded, image_set, grid, outcomes))
+        with whole.step():
+            outcomes.append(_outcome(fold, folder, loaded, image_set, grid, outcomes))
         lock.check()
         now["folds"][len(outcomes) - 1]["status"] = "finished"
         files.write_json(folder / run_dir.PROTOCOL, now)
-    text, tested = aggregate.write(
-        settings, folder, image_set, loaded[1], outcomes, checks.leaks(inspected)
-    )
+    with whole.step():
+        text, tested = aggregate.write(
+            settings, folder, image_set, loaded[1], outcomes, checks.leaks(inspected)
+        )
     if tested is not None:
-        _LOG.info("-- the model of all images")
-        refit.run(config, folder, (image_set, loaded[1]), tested, _fell_back(folder))
-        of_all = run_dir.RunDir(folder).handed_on.path
-        shutil.rmtree(of_all / run_dir.CHECKPOINTS, ignore_errors=True)
-        _refuse_other_weights(run_dir.RunDir(folder).fold(plan[0].name).path, of_all)
+        with whole.step():
+            refit.run(config, folder, (image_set, loaded[1]), tested, _fell_back(folder))
+            of_all = run_dir.RunDir(folder).handed_on.path
+            shutil.rmtree(of_all / run_dir.CHECKPOINTS, ignore_errors=True)
+            _refuse_other_weights(run_dir.RunDir(folder).fold(plan[0].name).path, of_all)
         lock.check()
-    html.write(folder)
+    with whole.step():
+        html.write(folder)
     files.write_json(folder / run_dir.PROTOCOL, {**now, "status": "finished"})
     return text
+
+
+def _announce(
+    whole: WholeRun, settings: Settings, image_set: ImageSet, plan: Sequence[Fold], folder: Path
+) -> None:
+    """Plan the steps, and say how long they will take where that can be measured."""
+    kinds: list[str] = []
+    for fold in plan:
+        if run_dir.RunDir(folder).fold(fold.name).has(run_dir.METRICS):
+            kinds.append("done")
+        else:
+            kinds.append("fold" if "first" in kinds else "first")
+    whole.plan(
+        *(Step(kind, f"fold {k} of {len(plan)}") for k, kind in enumerate(kinds, 1)),
+        Step("report", "rules and figures"),
+        *([Step("model", "the model of all patients")] if refit.applies(settings) else []),
+        Step("page", "the report"),
+    )
+    again = "Ctrl-C is safe: the same command continues."
+    measured = estimate.measure(settings, image_set, list(plan), _fell_back(folder))
+    if measured is None:
+        say(f"{len(plan)} folds. {again}")
+        return
+    left = whole.expect({"done": 0.0, **measured.by_kind})
+    assert left is not None
+    rate = measured.images_per_second
+    how = f" (measured: {rate:.0f} images/s)" if rate else ""
+    say(f"About {about(left)} on this machine{how}. {again}")
 
 
 # --- the record ---------------------------------------------------------------------------------
