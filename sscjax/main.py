@@ -17,7 +17,7 @@ from sscjax import configs
 from sscjax.cli import class_order, config_help
 from sscjax.cli.parsing import Parser
 from sscjax.errors import UserError
-from sscjax.system import run_dir, terminal
+from sscjax.system import terminal
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -101,7 +101,9 @@ def main() -> None:
     _greet(command)
     given = parse(command)
     config = given.config
-    default = run_dir.default_folder(config.name, config.protocol)
+    from sscjax.experiments import overrides
+
+    default = overrides.default_folder(config.name, config.protocol)
     workdir = Path(given.workdir or default).expanduser()
     if config.data.path and not config.data.classes and not config.data.merge:
         config.data.classes = class_order.settle(config.data.path, workdir, config.private)

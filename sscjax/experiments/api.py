@@ -29,7 +29,6 @@ from sscjax.experiments.run_result import RunResult
 from sscjax.inference import ensemble
 from sscjax.inference.classifier import Classifier
 from sscjax.inference.ensemble import Ensemble
-from sscjax.system import run_dir
 from sscjax.training import settings
 
 if TYPE_CHECKING:
@@ -312,7 +311,7 @@ def run(
     """
     wanted = overrides.set_fields(overrides.config_of(config), overrides_)
     if workdir is None:
-        workdir = run_dir.default_folder(wanted.name, wanted.protocol)
+        workdir = overrides.default_folder(wanted.name, wanted.protocol)
     # Unlike `Path.resolve`, without an error of its own for a link that leads round in a ring.
     folder = Path(os.path.realpath(Path(workdir).expanduser()))
     return run_result.run(wanted, folder, fresh=fresh, command=command)

@@ -86,16 +86,6 @@ def confusion_plot(split: str) -> str:
     return f"confusion_{split}.png"
 
 
-def default_folder(name: str, protocol: str) -> Path:
-    """Where a run lies for which no folder is named.
-
-    Args:
-      name: `config.name`.
-      protocol: `config.protocol`.
-    """
-    return Path("runs") / (name if protocol in ("holdout", "auto") else f"{name}-{protocol}")
-
-
 # ---- reading -------------------------------------------------------------------------------------
 
 KEYS = ("status", "config", "data", "weights", "stages", "versions")

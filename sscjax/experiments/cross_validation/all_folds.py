@@ -22,14 +22,14 @@ from sscjax.errors import DivergedError, UserError
 from sscjax.evaluation import metrics
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import data_from_config, run_record, single_run
-from sscjax.experiments.cross_validation import aggregate, choice, estimate, folds, refit
+from sscjax.experiments.cross_validation import aggregate, choice, display, folds, refit
 from sscjax.experiments.cross_validation.folds import Fold
 from sscjax.experiments.cross_validation.grid import Candidate, best, candidates, mean_score
 from sscjax.experiments.cross_validation.outcomes import Outcome, read_fold
 from sscjax.experiments.summarize import Pictures
 from sscjax.reports import html
-from sscjax.system import files, formatting, locks, run_deletion, run_dir
-from sscjax.system.whole_run import Step, WholeRun, about, say
+from sscjax.system import files, locks, run_deletion, run_dir
+from sscjax.system.whole_run import Step, WholeRun, say
 from sscjax.training import settings as run_settings
 from sscjax.training.settings import Settings
 
@@ -66,9 +66,9 @@ def run(
         if settings.protocol != "auto":
             with locks.Lock(folder) as lock:
                 lock.take()
-                loaded = _read_images(settings, whole)
+                loaded = display.read_images(settings, whole)
                 return _locked(_Request(config, folder, fresh, command, loaded), lock, whole)
-        loaded = _read_images(settings, whole)
+        loaded = display.read_images(settings, whole)
         config, reason = choice.resolved(config, loaded[0])
         say(f"{reason[0].upper()}{reason[1:]}.")
         if config.protocol == "holdout":
@@ -97,20 +97,6 @@ def _locked(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
     text = _run_all(request, lock, whole)
     say(whole.took())
     return text
-
-
-def _read_images(settings: Settings, whole: WholeRun) -> Loaded:
-    """Read them, and say what they are."""
-    whole.plan(Step("read", "reading the images"))
-    with whole.step():
-        image_set, synthetic = data_from_config.load_images(settings)
-    counts = ", ".join(
-        f"{(image_set.labels == label).sum():,} {formatting.clean_name(name)}"
-        for label, name in enumerate(image_set.classes)
-    )
-    patients = len(set(image_set.subjects.tolist()))
-    say(f"{len(image_set):,} images of {patients:,} patients: {counts}.")
-    return image_set, synthetic
 
 
 def _run_all(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
@@ -158,7 +144,7 @@ def _run_all(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
         run_deletion.delete(folder, run_dir.PROTOCOL)
     _write(folder, now, earlier, lock)
     files.write_json(folder / run_dir.AUDIT, inspected)
-    _announce(whole, settings, image_set, plan, folder)
+    display.announce(whole, settings, image_set, plan, folder, fallback=_fell_back(folder))
     outcomes: list[Outcome] = []
     for fold in plan:
         with whole.step():
@@ -181,34 +167,6 @@ def _run_all(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
         html.write(folder)
     files.write_json(folder / run_dir.PROTOCOL, {**now, "status": "finished"})
     return text
-
-
-def _announce(
-    whole: WholeRun, settings: Settings, image_set: ImageSet, plan: Sequence[Fold], folder: Path
-) -> None:
-    """Plan the steps, and say how long they will take where that can be measured."""
-    kinds: list[str] = []
-    for fold in plan:
-        if run_dir.RunDir(folder).fold(fold.name).has(run_dir.METRICS):
-            kinds.append("done")
-        else:
-            kinds.append("fold" if "first" in kinds else "first")
-    whole.plan(
-        *(Step(kind, f"fold {k} of {len(plan)}") for k, kind in enumerate(kinds, 1)),
-        Step("report", "rules and figures"),
-        *([Step("model", "the model of all patients")] if refit.applies(settings) else []),
-        Step("page", "the report"),
-    )
-    again = "Ctrl-C is safe: the same command continues."
-    measured = estimate.measure(settings, image_set, list(plan), _fell_back(folder))
-    if measured is None:
-        say(f"{len(plan)} folds. {again}")
-        return
-    left = whole.expect({"done": 0.0, **measured.by_kind})
-    assert left is not None
-    rate = measured.images_per_second
-    how = f" (measured: {rate:.0f} images/s)" if rate else ""
-    say(f"About {about(left)} on this machine{how}. {again}")
 
 
 # --- the record ---------------------------------------------------------------------------------
