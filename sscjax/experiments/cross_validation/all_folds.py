@@ -31,7 +31,6 @@ from sscjax.reports import html
 from sscjax.system import files, locks, run_deletion, run_dir
 from sscjax.system.whole_run import Step, WholeRun, say
 from sscjax.training import settings as run_settings
-from sscjax.training.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 
