@@ -2,11 +2,11 @@
 
 from ml_collections import ConfigDict
 
-from sscjax.configs import best_three_class, two_class
+from sscjax.configs import best, two_class
 
 
 def get_config() -> ConfigDict:
     """The two-class run with the best recipe."""
-    config = best_three_class.best(two_class.get_config())
+    config = best.best(two_class.get_config())
     config.name = "best_two_class"
     return config

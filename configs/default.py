@@ -60,7 +60,10 @@ def get_config() -> ConfigDict:
     # Which images the test metrics come from. 'holdout': one split. 'repeated': several. 'kfold': k
     # folds, each tested once. 'nested': k folds, within each of which others choose among
     # `cv.search`. 'loso': each subject is tested once (leave one subject out).
-    # 'leave_one_site_out': each site (hospital, scanner) is tested once, by a model of the others.
+    # 'leave_one_site_out': each site (hospital, scanner), by a model of the others. 'auto':
+    # 'kfold', 3 times, with fewer than 200 subjects, else 'holdout'. Where every stage is fitted to
+    # convergence ('lbfgs'), 'kfold', 'loso' and 'repeated' end with a model of all images, which is
+    # handed on.
     config.protocol = "holdout"
     config.cv = ConfigDict()
     # k of 'kfold' and 'nested'.

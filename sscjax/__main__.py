@@ -10,7 +10,7 @@ import sscjax
 # Command -> module and what it does, in the order in which a study meets them. The modules are
 # imported when they are called: help has to be there at once.
 COMMANDS = {
-    "train": ("sscjax.main", "train, evaluate and report"),
+    "train": ("sscjax.main", "train on a folder of images, test and report"),
     "audit": ("sscjax.cli.audit", "look for leaks in a set of images, before any training"),
     "predict": ("sscjax.cli.predict", "classify new images with a finished run"),
     "explain": ("sscjax.cli.explain", "draw which parts of an image a prediction rests on"),
@@ -44,7 +44,7 @@ def usage() -> str:
             "`sscjax COMMAND --help` explains one; `sscjax --version` prints the version.",
             "",
             "example:",
-            "  sscjax train --config=three_class --config.data.path=skin --workdir=runs/skin",
+            "  sscjax train skin",
             "  sscjax predict runs/skin new_patients --out=new",
         ]
     )

@@ -1,16 +1,20 @@
-"""Train, evaluate and report: `python -m sscjax.main --config=configs/three_class.py`.
+"""Train, test and report: `sscjax train FOLDER`, or with a config of one's own.
 
-`sscjax train` is the same. Any field of the config can be set as `--config.FIELD=VALUE`.
+`python -m sscjax.main --config=configs/three_class.py` is the same as `sscjax train`. Any field of
+the config can be set as `--config.FIELD=VALUE`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import sscjax
 from sscjax import configs
-from sscjax.cli import config_help
+from sscjax.cli import class_order, config_help
 from sscjax.cli.parsing import Parser
 from sscjax.errors import UserError
 from sscjax.system import terminal
@@ -37,19 +41,33 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the command line, without the fields of the config."""
     made = Parser(
         "train",
-        "Train, evaluate and report. The same command again resumes a run that was interrupted, "
-        "and leaves a finished one unchanged.",
+        "Train, test and report. With a folder of images alone: read and audit it, choose how to "
+        "test by the number of patients, train by the best recipe, and fit the model to hand on. "
+        "The same command again resumes a run that was interrupted, and leaves a finished one "
+        "unchanged.",
         """
+        sscjax train skin
+        sscjax train skin --classes=normal,early,late --workdir=runs/skin
         sscjax train --config=smoke
-        sscjax train --config=three_class --config.data.path=skin \\
-            --config.data.classes=normal,early,late --workdir=runs/skin
         """,
+    )
+    made.add_argument(
+        "folder",
+        nargs="?",
+        metavar="FOLDER",
+        help="images, as class/patient/image.jpg, or a manifest.csv (default: as the config says)",
+    )
+    made.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="classes in their order, the healthy one first, such as normal,early,late (default: "
+        "asked for on a terminal, else by name)",
     )
     made.add_argument(
         "--config",
         metavar="CONFIG",
         help="name of a config, such as three_class, or a file, such as configs/three_class.py "
-        "(default: none, it has to be given)",
+        "(default: best, for a FOLDER)",
     )
     made.add_argument(
         "--config.FIELD",
@@ -61,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--workdir",
         metavar="FOLDER",
-        help="the run's folder (default: runs/NAME of the config, with the kind of "
+        help="the run's folder (default: runs/NAME of FOLDER or of the config, with the kind of "
         "cross-validation)",
     )
     made.add_argument(
@@ -80,13 +98,28 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse the command line and run."""
     command = sys.argv[1:]
+    _greet(command)
     given = parse(command)
+    config = given.config
+    from sscjax.experiments import overrides
+
+    default = overrides.default_folder(config.name, config.protocol)
+    workdir = Path(given.workdir or default).expanduser()
+    if config.data.path and not config.data.classes and not config.data.merge:
+        config.data.classes = class_order.settle(config.data.path, workdir, config.private)
     from sscjax.experiments import api
 
     terminal.set_up_log()
     terminal.set_up_jax()
-    result = api.run(given.config, given.workdir, fresh=given.fresh, command=command)
-    print(f"\n{result.text}", end="")
+    result = api.run(config, given.workdir, fresh=given.fresh, command=command)
+    print(f"\n{result.headline}")
+
+
+def _greet(words: list[str]) -> None:
+    """The first line, before the imports, which take seconds on a busy machine."""
+    if not {"-h", "--help", "--helpfull"} & set(words):
+        print(f"sscjax {sscjax.__version__}. For research, not for diagnosis.", file=sys.stderr)
+        sys.stderr.flush()
 
 
 def parse(words: list[str]) -> Arguments:
@@ -106,12 +139,27 @@ def parse(words: list[str]) -> Arguments:
         assert default is not None
         print(config_help.describe(default))
         sys.exit(0)
-    if given.config is None:
-        raise UserError("no config given: add --config=three_class or --config=FILE")
+    for name, value in (("data.path", given.folder), ("data.classes", given.classes)):
+        if value is not None and name in fields:
+            option = "FOLDER" if name == "data.path" else "--classes"
+            raise UserError(f"{option} and --config.{name} are both given: leave one of them out")
+        if value is not None:
+            fields[name] = value
+    if given.config is None and given.folder is None:
+        raise UserError(
+            "nothing to train on: name a folder of images, as in sscjax train FOLDER, or a config, "
+            "as in --config=three_class"
+        )
     from sscjax.experiments import overrides
 
-    config = overrides.config_of(given.config)
-    return Arguments(overrides.set_texts(config, fields), given.workdir, given.fresh)
+    config = overrides.config_of("best" if given.config is None else given.config)
+    overrides.set_texts(config, fields)
+    if given.folder is not None and "name" not in fields:
+        # It names the run's folder and its report. A link is called as it is given.
+        path = Path(os.path.abspath(Path(given.folder).expanduser()))
+        own = path.parent.name if path.name == "manifest.csv" else path.stem or path.name
+        config.name = (path.name if path.is_dir() else own) or config.name
+    return Arguments(config, given.workdir, given.fresh)
 
 
 def _split(words: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -2,7 +2,7 @@
 
     python scripts/evidence/patients.py --data=FOLDER --weights=FILE --classes A B C
 
-FOLDER is an image set with subjects. Features are those of configs/best_three_class.py, from the
+FOLDER is an image set with subjects. Features are those of configs/best.py, from the
 frozen backbone. In each of five folds by subject the other subjects are the development subjects:
 what is compared there is compared by five-fold cross-validation over them alone, and then tested on
 the fold. Compared are the mean and the geometric mean of the images' probabilities, a classifier of
@@ -25,7 +25,7 @@ import scipy.optimize
 from scipy import special
 
 import sscjax
-from sscjax.configs import best_three_class
+from sscjax.configs import best
 from sscjax.data import splits
 from sscjax.data.dataset import ImageSet
 from sscjax.evaluation import calibration, metrics
@@ -251,7 +251,7 @@ def main() -> None:
     args = parser.parse_args()
     image_set = sscjax.load_images(args.data, classes=tuple(args.classes), image_size=192)
     model = sscjax.create_model("mobilenet_v2", len(image_set.classes), pretrained=args.weights)
-    features = sscjax.extract_features(model, image_set.images, best_three_class.FEATURE_LAYERS)
+    features = sscjax.extract_features(model, image_set.images, best.FEATURE_LAYERS)
     print(measure(image_set, features, args.repeats))
 
 

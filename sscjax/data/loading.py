@@ -18,15 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data import array_record, lazy, pixel_range, sources
-from sscjax.data import masks as pixel_masks
+from sscjax.data import array_record, lazy, pixel_range, settling, sources
 from sscjax.data.dataset import ImageSet
 from sscjax.data.lazy import Rows
 from sscjax.data.masks import IGNORE
 from sscjax.data.pixel_range import Decoding
 from sscjax.data.sources import Policy, Source
 from sscjax.errors import UserError
-from sscjax.system import files
+from sscjax.system import files, whole_run
 
 _LOG = logging.getLogger(__name__)
 
@@ -203,8 +202,8 @@ def _decode(source: Source, images: Any, masks: np.ndarray | None) -> dict[int, 
     failed = _failures(decode, range(len(source)), source)
     again = source.settle()
     failed |= _failures(decode, [index for index in again if index not in failed], source)
-    _settle_masks(source, masks)
-    _say(source)
+    settling.settle_masks(source, masks)
+    settling.say(source)
     return failed
 
 
@@ -230,35 +229,8 @@ def _decode_missing(
 
     indices = range(len(source)) if source.with_masks else sorted(black)
     failed = _failures(decode, indices, source)
-    _settle_masks(source, masks)
+    settling.settle_masks(source, masks)
     return failed, len(repaired)
-
-
-def _settle_masks(source: Source, masks: np.ndarray | None) -> None:
-    """Where all masks hold 0 and 255 alone, 255 is class 1."""
-    if masks is None:
-        return
-    values = source.observed.mask_values
-    if pixel_masks.white_is_one(values):
-        _LOG.info("all masks hold 0 and 255 alone: 255 is read as class 1")
-        records = source.listing.records
-        for index in (k for k, record in enumerate(records) if record.masks):
-            masks[index][masks[index] == IGNORE] = 1
-    elif doubtful := pixel_masks.doubtful(values):
-        _LOG.warning(
-            "%d mask(s) hold 0 and 255 alone, while others hold numbers of classes: 255 is read as "
-            "unknown in all of them (the first: %s)",
-            len(doubtful), doubtful[0].name,
-        )  # fmt: skip
-
-
-def _say(source: Source) -> None:
-    """Log what was noticed while the images were read."""
-    rule = pixel_range.describe(source.pixel_bits)
-    if rule:
-        _LOG.warning("%s", rule)
-    for line in source.observed.notes():
-        _LOG.warning("%s", line)
 
 
 def _failures(
@@ -281,12 +253,15 @@ def _failures(
         return None
 
     failed: dict[int, str] = {}
+    whole = whole_run.active()
     # One thread per core: each may hold a large image before it is reduced.
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         for start in range(0, len(indices), _PART):
             part = indices[start : start + _PART]
             reasons = pool.map(reason, part)
             failed |= {index: text for index, text in zip(part, reasons, strict=True) if text}
+            if whole:
+                whole.inside("", (start + len(part)) / len(indices))
     allowed = {"error": 0.0, "few": sources.FEW, "skip": 1.0}[source.corrupt]
     if len(failed) > allowed * len(source):
         raise UserError(_refusal(failed, len(source), source.corrupt))

@@ -7,7 +7,9 @@ rule that was fitted on the same patient. These rules are chosen on far more pat
 fold's own validation patients, who are too few. The models of the other folds were trained on this
 fold's patients; the rules see that only through what those models say of others.
 
-The rules that go with the models, for new patients, are chosen on all out-of-fold predictions.
+The rules that go with the models, for new patients, are chosen on all out-of-fold predictions: of
+the folds' models together, each with its own temperature of images, or of one model that is fitted
+to all patients in the same way, with one temperature.
 """
 
 from __future__ import annotations
@@ -34,10 +36,13 @@ class Fold:
     Attributes:
       rows: a row per test image, calibrated by the fold's own temperature of images.
       repeat: folds of one repeat test every image at most once.
+      raw: the same rows as the network gave them, where new patients are predicted by one model
+        that is fitted to all; None where the folds' models predict together.
     """
 
     rows: Predictions
     repeat: int = 0
+    raw: Predictions | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +83,13 @@ def assess(
         "image": list(folds),
         "subject": _subjects(folds, options, subject_label, by_subject),
     }
-    fits: dict[Unit, UnitFit] = {}
+    fits = _fit_all(folds, len(classes), options, subject_label)
     after: dict[Unit, list[Predictions]] = {}
     content: dict[Unit, Any] = {}
     for unit in UNITS:
         own = _options(options, unit)
         # Split by image, subjects are in several folds of images; a row of a subject is in one.
         of_folds = _fit_folds(parts[unit], unit, len(classes), own, by_subject or unit == "subject")
-        fits[unit] = _fit_all(folds, unit, len(classes), own, subject_label)
         before = [part.rows for part in parts[unit]]
         after[unit] = [
             calibration.apply(table, fit.temperature.value)
@@ -120,7 +124,8 @@ def assess(
                 "source": "out-of-fold",
                 "images": len(set(joined.files.tolist())),
                 "subjects": len(set(joined.subjects.tolist())),
-                "used_for": list(reliability.USES[:-1]),
+                # The folds' models have limits of their own for images unlike the training images.
+                "used_for": list(reliability.USES[: None if folds[0].raw is not None else -1]),
             },
             "subject_label": subject_label,
             "several_labels": joined.subjects_of_several_labels,
@@ -218,21 +223,32 @@ def _once(table: Predictions) -> Predictions:
 
 
 def _fit_all(
-    folds: Sequence[Fold], unit: Unit, classes: int, options: Options, subject_label: SubjectLabel
-) -> UnitFit:
-    """Rules from all out-of-fold predictions.
+    folds: Sequence[Fold], classes: int, options: Options, subject_label: SubjectLabel
+) -> dict[Unit, UnitFit]:
+    """Rules of both units from all out-of-fold predictions."""
+    images = once(folds)
+    one_model = folds[0].raw is not None
+    of_images = options if one_model else _options(options, "image")
+    fit = reliability.fit_unit(images, "image", classes, of_images, "out-of-fold")
+    if one_model:
+        images = calibration.apply(images, fit.temperature.value)
+    subjects = reliability.of_subjects(images, options, subject_label)
+    return {
+        "subject": reliability.fit_unit(subjects, "subject", classes, options, "out-of-fold"),
+        "image": fit,
+    }
+
+
+def once(folds: Sequence[Fold]) -> Predictions:
+    """The rows on which the rules for new patients are chosen, those that are raw if there are any.
 
     Where repeats tested an image several times, it counts once, with the mean of its probabilities.
     """
-    table = Predictions.join([fold.rows for fold in folds])
+    table = Predictions.join([fold.rows if fold.raw is None else fold.raw for fold in folds])
     _, first, image = np.unique(table.files, return_index=True, return_inverse=True)
-    images = dataclasses.replace(
+    return dataclasses.replace(
         table.take(first), probabilities=group_means(table.probabilities, image)
     )
-    held_out = (
-        images if unit == "image" else reliability.of_subjects(images, options, subject_label)
-    )
-    return reliability.fit_unit(held_out, unit, classes, options, "out-of-fold")
 
 
 def _content(

@@ -199,7 +199,7 @@ def assess(
     for unit in UNITS:
         content[unit] = unit_content(raw[unit], fits[unit], classes, options)
     images = calibration.apply(predictions, of_images.temperature.value)
-    detector, outliers = _outliers(predictions, held_out, features, options.outlier_rate)
+    detector, of_outliers = outliers(predictions, held_out, features, options.outlier_rate)
     rules = Rules(
         subject=fits["subject"].rules,
         image=of_images.rules,
@@ -228,7 +228,7 @@ def assess(
             "rules": rules.to_json(),
             "subject": content["subject"],
             "image": content["image"],
-            "outliers": outliers,
+            "outliers": of_outliers,
         },
         detector=detector,
     )
@@ -335,10 +335,10 @@ def reported(
 # --- unlike the training images -------------------------------------------------------------------
 
 
-def _outliers(
+def outliers(
     predictions: Predictions, held_out: Predictions, features: Features, rate: float
 ) -> tuple[ood.Detector, dict[str, Any]]:
-    """The detector, and what is known of it; arguments as of `assess`."""
+    """The detector, and the block `outliers` of calibration.json; arguments as of `assess`."""
     detector = ood.fit(features.images[predictions.splits == "train"])
     of_held_out = features.held_out
     if of_held_out is None:

@@ -263,7 +263,8 @@ def load(folder: _Path) -> Classifier | Ensemble:
       folder: what `save` was given, or the workdir of a run.
 
     Returns:
-      a classifier; of a cross-validation the models of its folds as one.
+      a classifier; of a cross-validation the model of all images, or where it has none the models
+      of its folds as one.
 
     Raises:
       UserError: the folder holds no finished run, or a file in it is damaged.
@@ -310,8 +311,7 @@ def run(
     """
     wanted = overrides.set_fields(overrides.config_of(config), overrides_)
     if workdir is None:
-        kind = wanted.protocol
-        workdir = Path("runs") / (wanted.name if kind == "holdout" else f"{wanted.name}-{kind}")
+        workdir = overrides.default_folder(wanted.name, wanted.protocol)
     # Unlike `Path.resolve`, without an error of its own for a link that leads round in a ring.
     folder = Path(os.path.realpath(Path(workdir).expanduser()))
     return run_result.run(wanted, folder, fresh=fresh, command=command)

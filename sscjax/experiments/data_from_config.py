@@ -256,8 +256,7 @@ def is_ordered(settings: Settings, image_set: ImageSet, synthetic: bool) -> bool
     if ordered and not (synthetic or settings.data.classes):
         ordered = False
         _LOG.warning(
-            "the classes are in the order of their names (%s): no quadratic kappa is given; name "
-            "them in their order with --config.data.classes to have it",
+            "classes in the order of their names (%s): no quadratic kappa; give --classes in order",
             ", ".join(image_set.classes),
         )
     return ordered

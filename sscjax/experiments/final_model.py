@@ -46,12 +46,16 @@ class FinalModel:
     batch_size: int
     seed: int
 
-    def features(self, images: Images, store: frozen_features.Store) -> reliability.Features:
+    def features(
+        self, images: Images, store: frozen_features.Store, folds: np.ndarray | None = None
+    ) -> reliability.Features:
         """What the network hands to its classifier, for every original and for made-up images.
 
         Args:
           images: the run's images.
           store: where a stage that trained the classifier alone has kept those of the originals.
+          folds: [T] int, the folds of subjects that distances of the T training images leave out,
+            where there are no validation images; None: they are drawn here.
         """
         originals, training = images.originals.images, images.splits == "train"
         validation = np.flatnonzero(images.splits == "val")
@@ -59,7 +63,7 @@ class FinalModel:
         made_up = ood.made_up(originals[inverted[:_MADE_UP]], self.seed)
         features = self._kept(originals, store)
         parts = [originals] * (features is None) + list(made_up.values())
-        with Progress("features of the images", sum(map(len, parts))) as progress:
+        with Progress("features to compare", sum(map(len, parts))) as progress:
             extract = functools.partial(
                 evaluate.penultimate,
                 self._function(originals),
@@ -76,7 +80,7 @@ class FinalModel:
             dict(zip(made_up, of_parts, strict=True)),
             None
             if len(validation)
-            else self._out_of_fold(features[training], images.originals.subjects[training]),
+            else self._out_of_fold(features[training], images.originals.subjects[training], folds),
         )
 
     def _shape(self, images: Rows) -> tuple[int, ...]:
@@ -110,14 +114,17 @@ class FinalModel:
         kept = store.entry(key, held=True).read(shape)
         return None if kept is None else np.asarray(kept)
 
-    def _out_of_fold(self, features: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    def _out_of_fold(
+        self, features: np.ndarray, subjects: np.ndarray, folds: np.ndarray | None
+    ) -> np.ndarray:
         """[T] distances of the training images, each from a detector without its subject.
 
         Of a single subject the folds are of images: for a new one the limit is then too low.
         """
-        several = len(set(subjects.tolist())) > 1
-        groups = subjects if several else np.arange(len(subjects)).astype(str)
-        folds = unlabelled_folds(groups, linear_probe.FOLDS, self.seed)
+        if folds is None:
+            several = len(set(subjects.tolist())) > 1
+            groups = subjects if several else np.arange(len(subjects)).astype(str)
+            folds = unlabelled_folds(groups, linear_probe.FOLDS, self.seed)
         return ood.out_of_fold_distances(features, folds)
 
     def masks(self, images: Images, folder: Path) -> segmentation.Table | None:

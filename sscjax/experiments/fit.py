@@ -97,7 +97,8 @@ def fit(
     synthetic = bool(images.loaded_by) and not (config.data.path or config.data.tfds)
     handed = single_run.Given(splits, model.network)
     with _folder(workdir) as folder:
-        single_run.run(config, folder, fresh=fresh, loaded=(images, synthetic), given=handed)
+        loaded = images, synthetic
+        single_run.run(config, folder, fresh=fresh, loaded=loaded, given=handed, pictures="none")
         return classifier.open_run(folder)
 
 

@@ -248,3 +248,13 @@ def names(config: ConfigDict, prefix: str = "") -> Iterator[str]:
             yield from names(value, name)
         else:
             yield name
+
+
+def default_folder(name: str, protocol: str) -> Path:
+    """Where a run lies for which no folder is named.
+
+    Args:
+      name: `config.name`.
+      protocol: `config.protocol`.
+    """
+    return Path("runs") / (name if protocol in ("holdout", "auto") else f"{name}-{protocol}")

@@ -14,6 +14,7 @@ from sscjax.experiments.cross_validation import all_folds
 from sscjax.inference import ensemble
 from sscjax.inference.classifier import Classifier
 from sscjax.inference.ensemble import Ensemble
+from sscjax.reports import headline
 from sscjax.system import files, formatting, run_dir
 
 
@@ -22,7 +23,7 @@ class RunResult:
 
     Attributes:
       folder: where everything lies.
-      text: the report that the command prints.
+      text: the report, as in report.txt.
     """
 
     def __init__(self, folder: Path, text: str) -> None:
@@ -45,8 +46,13 @@ class RunResult:
         subjects = Predictions.read_csv(self.folder / run_dir.SUBJECT_PREDICTIONS)
         return result.of_tables(self.predictions.where("test"), subjects.where("test"), ordered)
 
+    @functools.cached_property
+    def headline(self) -> str:
+        """What the command prints: the figure that counts, what is weak about it, what is next."""
+        return headline.text(self.folder)
+
     def classifier(self) -> Classifier | Ensemble:
-        """The trained classifier; of a cross-validation its folds' models together."""
+        """The trained classifier; of a cross-validation that of all images, or else its folds'."""
         return ensemble.open_folder(self.folder)
 
     def __repr__(self) -> str:

@@ -33,18 +33,15 @@ def fit_to_weights(stages: list[Stage], network: Network, learning_rate: float) 
     if network.weights.kind == "file":
         if network.weights.fallback:
             _LOG.warning(
-                "BUNDLED WEIGHTS: no ImageNet weights are available, so the network starts from "
-                "the backbone that this package trained on drawn textures. It does better than "
-                "random weights and worse than ImageNet's (docs/bundled_backbone.md)."
+                "BUNDLED WEIGHTS: ImageNet's, which are better, are not to be had here; "
+                "name a file of them by --config.pretrained=FILE"
             )
         _LOG.info("weights: %s, sha256 %s", network.weights.name, network.weights.sha256[:16])
         return stages
     if not network.batch_stats:
         return stages
     _LOG.warning(
-        "RANDOM WEIGHTS: %s. The network learns from these images alone, BatchNorm trains on the "
-        "batch (frozen layers stay random), and the result will be far below that of pre-trained "
-        "weights.",
+        "RANDOM WEIGHTS: %s; far below pre-trained ones, such as --config.pretrained=bundled",
         network.weights.name,
     )
     changed: dict[str, Any] = {"batch_norm": "batch"}

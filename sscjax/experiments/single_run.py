@@ -19,12 +19,14 @@ from sscjax.errors import UserError
 from sscjax.experiments import (
     data_from_config,
     final_model,
+    handed_on,
     provenance,
     run_log,
     run_record,
     run_stages,
     summarize,
 )
+from sscjax.experiments.summarize import Pictures
 from sscjax.reports import html
 from sscjax.system import cache_dir, files, locks, run_deletion, run_dir
 from sscjax.training import frozen_features, setup, stage_work
@@ -42,11 +44,14 @@ class Given:
 
     Attributes:
       splits: [N] str, the split of each image; there may be no test images.
-      network: as `setup.create_network` makes it.
+      network: as `setup.create_network` makes it; None: it is made here.
+      tested: how models that were trained likewise did, and the rules that follow from it, where
+        the run's own images are all trained on.
     """
 
     splits: np.ndarray
-    network: Network
+    network: Network | None = None
+    tested: handed_on.Tested | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +67,7 @@ class _Request:
     fallback: bool
     features_at: Path | None
     given: Given | None
+    pictures: Pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +89,7 @@ class _Prepared:
     record: dict[str, Any]
 
 
-# The last four are set by what makes several runs, or a run of a notebook.
+# The last five are set by what makes several runs, or a run of a notebook.
 def run(
     config: ConfigDict,
     folder: Path,
@@ -94,6 +100,7 @@ def run(
     fallback: bool = False,
     features_at: Path | None = None,
     given: Given | None = None,
+    pictures: Pictures = "all",
 ) -> str:
     """Train, evaluate and report; everything lies in `folder` afterwards.
 
@@ -107,7 +114,9 @@ def run(
         uses what replaces them: so does this run, without looking for them again.
       features_at: folder for features of frozen layers; None for the cache's, with those of earlier
         runs.
-      given: what the caller has made itself; the run then draws no pictures and writes no page.
+      given: what the caller has made itself.
+      pictures: 'all' draws pictures and writes the page; 'maps' draws where the network looked, of
+        which the page of several runs is made; 'none'.
 
     Returns:
       the closing text for the terminal.
@@ -121,7 +130,7 @@ def run(
     if settings.private:
         anonymize.refuse_within(folder, settings.data.path)
     request = _Request(
-        config, settings, folder, fresh, command, loaded, fallback, features_at, given
+        config, settings, folder, fresh, command, loaded, fallback, features_at, given, pictures
     )
     with locks.Lock(folder) as lock:
         lock.take()
@@ -159,7 +168,7 @@ def _run(request: _Request, lock: locks.Lock) -> str:
     )
     text = _train_and_report(request, prepared, lock)
     provenance.end(folder, manifest)
-    if request.given is None:
+    if request.pictures == "all":
         html.write(folder)
     lock.check()
     # Last of all: the record marks the run as complete.
@@ -198,6 +207,7 @@ def _prepare(request: _Request, earlier: dict[str, Any] | None) -> _Prepared:
     record = {
         **run_record.make(config, images, network, stages),
         "command": run_record.shown_command(config, request.command),
+        **({"tested_by": given.tested.about} if given and given.tested else {}),
     }
     return _Prepared(images, network, stages, audit, record)
 
@@ -217,7 +227,11 @@ def _train_and_report(request: _Request, prepared: _Prepared, lock: locks.Lock) 
         settings, folder, prepared.stages, images, network, store=store, lock=lock
     )
     model = final_model.read(settings, folder, network, summarize.choose(settings.select, finished))
-    features = model.features(images, store)
+    tested = request.given.tested if request.given else None
+    features = model.features(images, store, None if tested is None else tested.folds)
+    if tested is not None:
+        lock.check()
+        return handed_on.write(settings, folder, images, finished, features, tested)
     masks = model.masks(images, folder)
     lock.check()
     return summarize.write(
@@ -229,7 +243,7 @@ def _train_and_report(request: _Request, prepared: _Prepared, lock: locks.Lock) 
         features,
         checks.leaks(prepared.audit),
         masks,
-        pictures=request.given is None,
+        pictures=request.pictures,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sscjax.data import dataset, sites
 from sscjax.data.dataset import ImageSet
@@ -18,6 +18,8 @@ from sscjax.system import files, formatting, run_dir
 from sscjax.training.network import Network
 from sscjax.training.settings import SelectSettings, Settings
 from sscjax.training.stage import FinishedStage
+
+Pictures = Literal["all", "maps", "none"]
 
 # What the rows of out-of-fold predictions are called in tables: they are no other patients.
 _OUT_OF_FOLD = "train (out of fold)"
@@ -82,7 +84,7 @@ def write(
     leaks: Sequence[str] = (),
     masks: segmentation.Table | None = None,
     *,
-    pictures: bool = True,
+    pictures: Pictures = "all",
 ) -> str:
     """Write predictions, figures and pictures of the run; returns the text for the terminal.
 
@@ -149,10 +151,11 @@ def write(
         by_site=by_site.figures(assessment.predictions, assessment.subjects, ordered, apart),
     )
     files.write_json(folder / run_dir.METRICS, _metrics(finished, summary))
-    if pictures:
+    if pictures == "all":
         _draw(folder, finished, summary)
+    if pictures != "none":
         explanations.write(folder, images, network, chosen, assessment.predictions)
-    page = "; open report.html there in a browser" if pictures else ""
+    page = "; open report.html there in a browser" if pictures == "all" else ""
     text = _text(settings, images, finished, summary)
     text += f"\n\nEverything lies in {folder}{page}.\n"
     files.write_text(folder / run_dir.REPORT, text)
@@ -304,9 +307,8 @@ def warnings(
     if not named:
         healthy = formatting.clean_name(images.originals.classes[0])
         parts.append(
-            f"CLASSES IN THE ORDER OF THEIR NAMES: {healthy} counts as not diseased. If it is\n"
-            "another, sensitivity and specificity are exchanged: name the classes by\n"
-            "--config.data.classes, the healthy one first."
+            f"CLASSES IN THE ORDER OF THEIR NAMES: {healthy} counts as healthy. If another does,\n"
+            "give --classes in their order: else sensitivity and specificity are exchanged."
         )
     return parts
 

@@ -216,14 +216,14 @@ _SAVED = (
 
 
 def open_run(folder: Path | str) -> Classifier:
-    """Open the folder of a finished run.
+    """Open the folder of a finished run, or of a cross-validation that has a model of all images.
 
     Raises:
       UserError: the folder holds no finished run, a file in it is missing or damaged, or another
         version made it that this one cannot read.
     """
-    folder = Path(folder).expanduser()
-    run = run_dir.RunDir(folder)
+    run = run_dir.RunDir(Path(folder).expanduser()).of_model()
+    folder = run.path
     record, figures, rules = run.finished_record(), run.metrics(), run.calibration()
     detector = ood.Detector.load(run.outliers)
     try:

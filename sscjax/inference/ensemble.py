@@ -1,12 +1,13 @@
 """All models of a cross-validation, which predict together for new images.
 
-A cross-validation ends with a model for each fold and none for new patients. Together they are an
-ensemble: probabilities are the mean of the folds' calibrated ones (Breiman 1996, Machine Learning
-24, 123-140), a pixel's mask class is the one that most of them predict. Its rules, for subjects and
-for images, are chosen on the aggregated test predictions, where each image was predicted by a model
-that had not seen it (`evaluation.cross_fit`). Those are predictions of single models. The
-performance of the ensemble, such as its sensitivity at that threshold, is not measured; its mean
-probabilities are less extreme, so it abstains more often, and its sets are rather too large.
+A cross-validation whose stages need validation images, or whose folds each chose their settings,
+ends with a model for each fold and none of all images. Together they are an ensemble: probabilities
+are the mean of the folds' calibrated ones (Breiman 1996, Machine Learning 24, 123-140), a pixel's
+mask class is the one that most of them predict. Its rules, for subjects and for images, are chosen
+on the aggregated test predictions, where each image was predicted by a model that had not seen it
+(`evaluation.cross_fit`). Those are predictions of single models. The performance of the ensemble,
+such as its sensitivity at that threshold, is not measured; its mean probabilities are less extreme,
+so it abstains more often, and its sets are rather too large.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def _most_predicted(masks: np.ndarray, classes: int) -> np.ndarray:
 
 
 def open_folder(folder: Path | str) -> Classifier | Ensemble:
-    """Open a finished run, or all runs of a finished cross-validation.
+    """Open a finished run, or of a cross-validation the model of all images, else all its runs.
 
     Raises:
       UserError: see `classifier.open_run`; or the cross-validation is not finished, or its folds'
@@ -181,7 +182,7 @@ def open_folder(folder: Path | str) -> Classifier | Ensemble:
     """
     folder = Path(folder).expanduser()
     run = run_dir.RunDir(folder)
-    if not run.has(run_dir.PROTOCOL):
+    if not run.has(run_dir.PROTOCOL) or run.handed_on.has(run_dir.RECORD):
         return classifier.open_run(folder)
     record = run.protocol()
     if record["status"] != "finished":

@@ -12,6 +12,10 @@ import dataclasses
 from collections.abc import Sequence
 
 MODELS = ("mobilenet_v2", "cnn")
+CONFIGS = (
+    *("paper_two_class", "paper_three_class"),
+    *("paper_cnn_two_class", "paper_cnn_three_class"),
+)
 MODEL_TITLES = {"mobilenet_v2": "MobileNetV2", "cnn": "CNN"}
 
 
@@ -115,7 +119,7 @@ def compares(config: str) -> bool:
     Args:
       config: the name of the run's config.
     """
-    return config.startswith("paper_")
+    return config in CONFIGS
 
 
 def result(num_classes: int, model: str, split: str) -> Result:

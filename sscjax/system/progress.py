@@ -10,6 +10,8 @@ from types import TracebackType
 import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from sscjax.system import whole_run
+
 _LOG = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_LINES = 15.0
@@ -35,6 +37,8 @@ class Progress:
         self._new, self._first, self._started, self._said = 0, 0, 0.0, time.monotonic()
         self._said_at = 0  # images at the last line
         self._note = ""
+        # Within the display of a whole run this is a part of that.
+        self._whole = whole_run.active()
         self._bar = tqdm.tqdm(
             desc=title,
             total=total,
@@ -43,7 +47,7 @@ class Progress:
             bar_format=_BAR,
             dynamic_ncols=True,
             smoothing=0.1,
-            disable=None,  # None: only on a terminal
+            disable=True if self._whole else None,  # None: only on a terminal
         )
         self._redirected = contextlib.ExitStack()
 
@@ -61,6 +65,8 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         self._redirected.close()
+        if self._whole:
+            return
         if self._bar.disable and kind is None and self._new > self._said_at:
             self._say()
         self._bar.close()
@@ -77,6 +83,10 @@ class Progress:
             self._first, self._started = images, time.monotonic()
         self._new += images
         self._bar.update(images)
+        if self._whole:
+            share = (self._done + self._new) / max(self._total, 1)
+            self._whole.inside(self._title, min(share, 1.0))
+            return
         if self._bar.disable and time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
             self._say()
 

@@ -57,7 +57,9 @@ MODEL = "model"
 STAGE = "stage.json"
 
 # In a cross-validation: one run for each fold; if nested, also the runs of its search.
+# HANDED_ON is the run that is fitted to all images, to be handed on.
 FOLDS = "folds"
+HANDED_ON = "model"
 SEARCH = "search"
 SEARCH_RESULT = "search.json"
 
@@ -194,6 +196,26 @@ class RunDir:
         folders = [path.parent for path in (self.path / FOLDS).glob(f"*/{holding}")]
         return [RunDir(path) for path in sorted(folders, key=lambda path: (len(path.name), path))]
 
+    @property
+    def handed_on(self) -> RunDir:
+        """Of a cross-validation the run that is fitted to all images; it need not exist."""
+        return RunDir(self.path / HANDED_ON)
+
+    def of_model(self) -> RunDir:
+        """The run whose model predicts for new patients: this, or that which it hands on.
+
+        Raises:
+          UserError: it is a cross-validation that is not finished.
+        """
+        if not self.has(PROTOCOL) or not self.handed_on.has(RECORD):
+            return self
+        if self.protocol()["status"] != "finished":
+            raise UserError(
+                f"the cross-validation in {self.path} is not finished: give its own command again "
+                "first"
+            )
+        return self.handed_on
+
     def searched(self) -> list[RunDir]:
         """All started runs of a nested cross-validation's search."""
         return [RunDir(path.parent) for path in sorted((self.path / SEARCH).glob(f"*/*/{RECORD}"))]
@@ -221,9 +243,9 @@ class RunDir:
         if record is None:
             if folds := self.folds():
                 raise UserError(
-                    f"{self.path} is a protocol of {len(folds)} runs, which only "
-                    f"`sscjax predict` takes together: name one, such as {folds[0].path}, "
-                    "or train a run with --config.protocol=holdout"
+                    f"{self.path} is a cross-validation of {len(folds)} runs without a model of "
+                    "all images, which only `sscjax predict` takes: name one of them, such as "
+                    f"{folds[0].path}, or train another with `sscjax train FOLDER`"
                 )
             raise UserError(
                 f"{self.path} holds no run (no {RECORD}): expected the folder that --workdir named"

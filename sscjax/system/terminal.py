@@ -177,6 +177,25 @@ def set_up_jax() -> None:
         jax.config.update("jax_compilation_cache_dir", str(programs_folder()))
     # Small programs, too: a start compiles about a hundred, 20 ms each; loading one takes 1 ms.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    quiet_xla()
+
+
+def quiet_xla() -> None:
+    """Silence XLA's own log on the processor, unless TF_CPP_MIN_LOG_LEVEL says what is wanted.
+
+    On a busy machine it asks to file a bug because a compilation takes two minutes, on the level of
+    errors. Its errors reach Python as exceptions, and what ends the process is still printed. On an
+    accelerator the log stays: some faults of a device are found nowhere else.
+    """
+    import jax
+
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ or jax.default_backend() != "cpu":
+        return
+    # Versions of jaxlib without it log as they do.
+    with contextlib.suppress(ImportError, AttributeError):
+        from jaxlib import utils
+
+        utils.absl_set_min_log_level(3)
 
 
 def programs_folder() -> Path:

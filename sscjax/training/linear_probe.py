@@ -14,12 +14,14 @@ BMC Bioinformatics 7: 91), so that the predictions are no better than those of n
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
+import threadpoolctl
 
 from sscjax.training.losses import Objective
 
@@ -82,6 +84,12 @@ class OutOfFold:
 
     probabilities: np.ndarray
     l2: dict[int, float]
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    """The libraries that are loaded; finding them takes as long as a fit."""
+    return threadpoolctl.ThreadpoolController()
 
 
 class Problem:
@@ -181,7 +189,12 @@ class Problem:
         size = (self._features.shape[1] + 1) * self._outputs
         begin = np.zeros(size) if start is None else start
         options = {"maxiter": self._max_iter, "ftol": tolerance, "gtol": 1e-6}
-        result = scipy.optimize.minimize(step, begin, jac=True, method="L-BFGS-B", options=options)
+        # L-BFGS itself multiplies vectors: BLAS' threads make that five times slower, and their
+        # number would decide the last bits.
+        with _blas().limit(limits=1, user_api="blas"):
+            result = scipy.optimize.minimize(
+                step, begin, jac=True, method="L-BFGS-B", options=options
+            )
         return result.x, int(result.nfev)
 
     def _weights_of(self, chosen: np.ndarray | None) -> np.ndarray:

@@ -26,7 +26,7 @@ from sscjax.system import terminal
 from sscjax.training.losses import LossSettings
 from sscjax.training.stage import Stage, StageSettings
 
-Protocol = Literal["holdout", "repeated", "kfold", "nested", "loso", "leave_one_site_out"]
+Protocol = Literal["holdout", "repeated", "kfold", "nested", "loso", "leave_one_site_out", "auto"]
 Fallback = Literal["bundled", "random", "error"]
 Selection = Literal["best", "last"]
 

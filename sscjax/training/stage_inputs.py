@@ -59,7 +59,7 @@ def prepare(
     chosen = np.flatnonzero(images.splits == "train")
     copies = training.take(np.arange(len(chosen), len(training)))
     parts = [part for part in (images.originals, copies) if len(part)]
-    model, total = network.model, sum(map(len, parts))
+    total = sum(map(len, parts))
     megabytes = _megabytes(network, last, (total, *parts[0].images.shape[1:]))
     held = megabytes <= stage.feature_megabytes
     if not held and not store.takes(megabytes * 2**20):
@@ -69,7 +69,7 @@ def prepare(
             *(stage.name, megabytes),
         )
         return program, *raw
-    with Progress(f"features up to {model.layer_names[last - 1]}", total) as progress:
+    with Progress("features", total) as progress:
         # The originals by themselves: other folds and seeds reuse them.
         features = lazy.Joined(
             [

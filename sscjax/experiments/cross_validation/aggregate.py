@@ -28,8 +28,9 @@ from sscjax.evaluation import (
 )
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import data_from_config, summarize
-from sscjax.experiments.cross_validation import folds, procedure, report_text
+from sscjax.experiments.cross_validation import folds, procedure, refit, report_text
 from sscjax.experiments.cross_validation.outcomes import Outcome
+from sscjax.experiments.handed_on import Tested
 from sscjax.reports import figures
 from sscjax.reports import label_noise as label_report
 from sscjax.system import files, run_dir
@@ -50,8 +51,8 @@ def write(
     synthetic: bool,
     outcomes: Sequence[Outcome],
     leaks: Sequence[str] = (),
-) -> str:
-    """Write tables, figures, picture and report of the whole; returns the text.
+) -> tuple[str, Tested | None]:
+    """Write tables, figures, picture and report of the whole.
 
     Args:
       settings: of the cross-validation.
@@ -60,6 +61,9 @@ def write(
       synthetic: whether they are the embedded synthetic set.
       outcomes: of every fold, in the order of `folds.plan`.
       leaks: what the audit found to leak, where the settings allow it.
+
+    Returns:
+      the text; and what a model of all images is described by, where there will be one.
     """
     ordered = data_from_config.is_ordered(settings, image_set, synthetic)
     all_test = np.full(len(image_set), "test")
@@ -71,8 +75,13 @@ def write(
         name: by_repeat([outcome.stages[name] for outcome in outcomes], outcomes)
         for name in outcomes[0].stages
     }
+    refits = refit.applies(settings)
+    rows = [
+        cross_fit.Fold(outcome.predictions, outcome.fold.repeat, outcome.raw if refits else None)
+        for outcome in outcomes
+    ]
     assessment = cross_fit.assess(
-        [cross_fit.Fold(outcome.predictions, outcome.fold.repeat) for outcome in outcomes],
+        rows,
         image_set.classes,
         settings.calibration,
         by_subject=settings.split.by == "subject",
@@ -94,7 +103,7 @@ def write(
     warnings += summarize.of_one_subject(joined(tables[:1]))
     apart = _tests_sites_apart(image_set, outcomes)
     warnings += sites.warnings(image_set, apart)
-    aggregated = {
+    aggregated: dict[str, Any] = {
         "warnings": warnings,
         **_metrics(settings, outcomes, (tables, assessment), by_stage, images),
     }
@@ -109,12 +118,23 @@ def write(
     test = aggregated["splits"]["test"]["image"]
     matrix = figures.confusion(test["confusion"], test["classes"], title="test images")
     figures.write_png(folder / run_dir.confusion_plot("test"), matrix)
+    tested = None
+    if refits:
+        planned = [outcome.fold for outcome in outcomes]
+        tested = Tested(
+            about=refit.about(settings, planned, image_set),
+            figures=aggregated,
+            calibration=assessment.content,
+            rules=assessment.rules,
+            held_out=cross_fit.once(rows),
+            folds=refit.fold_of_images(planned, len(image_set)),
+        )
     labels = _check_labels(settings, folder, image_set, tables)
     text = report_text.report(
-        settings, folder, images, outcomes, aggregated, assessment.content, labels
+        settings, folder, images, outcomes, aggregated, assessment.content, labels, tested
     )
     files.write_text(folder / run_dir.REPORT, text)
-    return text
+    return text, tested
 
 
 def _tests_sites_apart(image_set: ImageSet, outcomes: Sequence[Outcome]) -> bool:

@@ -6,6 +6,7 @@ killed cross-validation, given again, resumes in the fold where it stopped, with
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from collections.abc import Sequence
@@ -21,12 +22,14 @@ from sscjax.errors import DivergedError, UserError
 from sscjax.evaluation import metrics
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import data_from_config, run_record, single_run
-from sscjax.experiments.cross_validation import aggregate, folds
+from sscjax.experiments.cross_validation import aggregate, choice, display, folds, refit
 from sscjax.experiments.cross_validation.folds import Fold
 from sscjax.experiments.cross_validation.grid import Candidate, best, candidates, mean_score
 from sscjax.experiments.cross_validation.outcomes import Outcome, read_fold
+from sscjax.experiments.summarize import Pictures
 from sscjax.reports import html
 from sscjax.system import files, locks, run_deletion, run_dir
+from sscjax.system.whole_run import Step, WholeRun, say
 from sscjax.training import settings as run_settings
 
 _LOG = logging.getLogger(__name__)
@@ -54,19 +57,51 @@ def run(
     settings = run_settings.read(config)
     if settings.protocol == "holdout":
         return single_run.run(config, folder, fresh=fresh, command=command)
-    run_deletion.refuse_other_contents(folder, run_dir.PROTOCOL)
     if settings.private:
         anonymize.refuse_within(folder, settings.data.path)
-    with locks.Lock(folder) as lock:
-        lock.take()
-        run_deletion.clear(folder, run_dir.PROTOCOL)
-        return _run_all(config, folder, fresh, command, lock)
+    if settings.protocol != "auto":
+        run_deletion.refuse_other_contents(folder, run_dir.PROTOCOL)
+    with WholeRun() as whole:
+        if settings.protocol != "auto":
+            with locks.Lock(folder) as lock:
+                lock.take()
+                loaded = display.read_images(settings, whole)
+                return _locked(_Request(config, folder, fresh, command, loaded), lock, whole)
+        loaded = display.read_images(settings, whole)
+        config, reason = choice.resolved(config, loaded[0])
+        say(f"{reason[0].upper()}{reason[1:]}.")
+        if config.protocol == "holdout":
+            whole.plan(Step("run", "training and test"))
+            with whole.step():
+                return single_run.run(config, folder, fresh=fresh, command=command, loaded=loaded)
+        run_deletion.refuse_other_contents(folder, run_dir.PROTOCOL)
+        with locks.Lock(folder) as lock:
+            lock.take()
+            return _locked(_Request(config, folder, fresh, command, loaded), lock, whole)
 
 
-def _run_all(
-    config: ConfigDict, folder: Path, fresh: bool, command: Sequence[str], lock: locks.Lock
-) -> str:
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """The arguments of `run`, with the protocol that was chosen, and the images."""
+
+    config: ConfigDict
+    folder: Path
+    fresh: bool
+    command: Sequence[str]
+    loaded: Loaded
+
+
+def _locked(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
+    run_deletion.clear(request.folder, run_dir.PROTOCOL)
+    text = _run_all(request, lock, whole)
+    say(whole.took())
+    return text
+
+
+def _run_all(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
     """`run` of several folds, with the lock of the folder, which is taken if that is there."""
+    config, folder, fresh = request.config, request.folder, request.fresh
+    command, loaded = request.command, request.loaded
     earlier = None if fresh else _read(folder)
     if earlier is not None:
         free = run_record.free_to_change(earlier)
@@ -77,10 +112,11 @@ def _run_all(
     for candidate in grid:
         # Each is checked before any is trained.
         run_settings.read(candidate.applied(config))
-    loaded = data_from_config.load_images(settings)
     image_set = data_from_config.copies_before_split(settings, loaded[0])
     # Without a split: leaks between any two folds are found now, so that no later fold stops.
-    inspected = single_run.inspect(settings, image_set, None, None if fresh else folder)
+    whole.plan(Step("audit", "audit"))
+    with whole.step():
+        inspected = single_run.inspect(settings, image_set, None, None if fresh else folder)
     plan = folds.plan(config, image_set)
     for fold in plan:
         # Before anything trains, not when the fold is run.
@@ -107,17 +143,27 @@ def _run_all(
         run_deletion.delete(folder, run_dir.PROTOCOL)
     _write(folder, now, earlier, lock)
     files.write_json(folder / run_dir.AUDIT, inspected)
+    display.announce(whole, settings, image_set, plan, folder, fallback=_fell_back(folder))
     outcomes: list[Outcome] = []
     for fold in plan:
-        _LOG.info("-- %s (%d of %d)", fold.name, len(outcomes) + 1, len(plan))
-        outcomes.append(_outcome(fold, folder, loaded, image_set, grid, outcomes))
+        with whole.step():
+            outcomes.append(_outcome(fold, folder, loaded, image_set, grid, outcomes))
         lock.check()
         now["folds"][len(outcomes) - 1]["status"] = "finished"
         files.write_json(folder / run_dir.PROTOCOL, now)
-    text = aggregate.write(
-        settings, folder, image_set, loaded[1], outcomes, checks.leaks(inspected)
-    )
-    html.write(folder)
+    with whole.step():
+        text, tested = aggregate.write(
+            settings, folder, image_set, loaded[1], outcomes, checks.leaks(inspected)
+        )
+    if tested is not None:
+        with whole.step():
+            refit.run(config, folder, (image_set, loaded[1]), tested, _fell_back(folder))
+            of_all = run_dir.RunDir(folder).handed_on.path
+            shutil.rmtree(of_all / run_dir.CHECKPOINTS, ignore_errors=True)
+            _refuse_other_weights(run_dir.RunDir(folder).fold(plan[0].name).path, of_all)
+        lock.check()
+    with whole.step():
+        html.write(folder)
     files.write_json(folder / run_dir.PROTOCOL, {**now, "status": "finished"})
     return text
 
@@ -214,7 +260,8 @@ def _outcome(
     if earlier is not None and run_record.same_evaluation(earlier, {"config": config.to_dict()}):
         _LOG.info("%s: already finished", fold.name)
     else:
-        _run(fold.name, config, path, loaded, fallback)
+        # The page of the whole shows the maps of one test of each image.
+        _run(fold.name, config, path, loaded, fallback, "none" if fold.repeat else "maps")
     # Of no use to a finished run, and most of what it takes on the disk.
     shutil.rmtree(path / run_dir.CHECKPOINTS, ignore_errors=True)
     if before:
@@ -230,9 +277,16 @@ def _fell_back(folder: Path) -> bool:
     return any(record is not None and record["weights"]["fallback"] for record in records)
 
 
-def _run(name: str, config: ConfigDict, path: Path, loaded: Loaded, fallback: bool) -> None:
+def _run(
+    name: str,
+    config: ConfigDict,
+    path: Path,
+    loaded: Loaded,
+    fallback: bool,
+    pictures: Pictures = "none",
+) -> None:
     try:
-        single_run.run(config, path, loaded=loaded, fallback=fallback)
+        single_run.run(config, path, loaded=loaded, fallback=fallback, pictures=pictures)
     except DivergedError as error:
         raise DivergedError(f"{name}: {error}") from error
     except UserError as error:

@@ -39,6 +39,11 @@ class Outcome:
     search: dict[str, Any] | None
     masks: segmentation.Table | None = None
 
+    @property
+    def raw(self) -> Predictions:
+        """Of its test images, as the network gave them, by the model that it ended with."""
+        return self.stages[self.metrics["final_stage"]]
+
 
 def read_fold(
     fold: Fold, path: Path, image_set: ImageSet, search: dict[str, Any] | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from sscjax.evaluation import metrics, segmentation
 from sscjax.experiments import summarize
 from sscjax.experiments.cross_validation import folds, procedure
 from sscjax.experiments.cross_validation.outcomes import Outcome
+from sscjax.experiments.handed_on import Tested, sentence
 from sscjax.reports import calibration_text, paper, site_table
 from sscjax.reports.tables import (
     UNITS,
@@ -31,6 +33,7 @@ def report(
     figures: dict[str, Any],
     calibration: dict[str, Any],
     labels: str | None = None,
+    tested: Tested | None = None,
 ) -> str:
     """The report of a cross-validation.
 
@@ -42,6 +45,7 @@ def report(
       figures: its metrics.json.
       calibration: its calibration.json.
       labels: on labels that predictions contradict; None where there is nothing to say.
+      tested: what the model of all images is described by; None where there is none.
     """
     test, ranges = figures["splits"]["test"], figures["test_intervals"]
     reach = summarize.reach(images, ranges) + (
@@ -53,6 +57,7 @@ def report(
     parts = [
         *figures["warnings"],
         _title(settings, images, outcomes, figures.get("sites", {}).get("apart", False)),
+        *([textwrap.fill(sentence(tested.about), formatting.WIDTH)] if tested else []),
         _folds_table(settings, outcomes, figures["over_folds"]),
     ]
     if settings.protocol == "nested":

@@ -1,0 +1,243 @@
+"""One progress display for a run of many steps: which step, how much of all, the time left.
+
+On a terminal it is one line that is written again; in a file it is a line now and then. While it is
+shown, the `Progress` of a step is a part of it, what steps log for information is not shown, and a
+warning is shown once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+
+_LOG = logging.getLogger("sscjax")
+
+WIDTH = 80
+
+_SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_DRAWINGS = 15.0, 0.2
+_BAR = 16
+
+# Of a log record: it is for the reader of the whole run.
+_SAID = "of_the_whole_run"
+
+_active: WholeRun | None = None
+
+
+def active() -> WholeRun | None:
+    """The display that is shown, if any."""
+    return _active
+
+
+def say(text: str) -> None:
+    """Log a line for the reader of the whole run, in lines of `WIDTH` columns at most."""
+    _LOG.info("%s", text, extra={_SAID: True})
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `0:05`, `2:10` or `1:02:10`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def about(seconds: float) -> str:
+    """Seconds as people say them: `20 s`, `3 min`, `2 h 10 min`."""
+    if seconds < 55:
+        return f"{max(round(seconds), 1)} s"
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@dataclasses.dataclass
+class Step:
+    """One step.
+
+    Attributes:
+      kind: steps of one kind take about as long.
+      title: what the display calls it.
+      counts: whether its duration says how long the others of its kind take.
+    """
+
+    kind: str
+    title: str
+    counts: bool = True
+
+
+class WholeRun:
+    """The display; a context, within which `step` begins one step after the other."""
+
+    def __init__(self) -> None:
+        self._rest: list[Step] = []
+        self._now: Step | None = None
+        self._inside, self._share = "", 0.0
+        self._began = self._started = time.monotonic()
+        self._measured: dict[str, list[float]] = {}
+        self._expected: dict[str, float] = {}
+        self._estimate: float | None = None
+        self._drawn = self._lined = 0.0
+        self._is_terminal, self._on_screen = False, False
+        self._formatters: list[tuple[logging.Handler, logging.Formatter | None]] = []
+        self._warned: set[str] = set()
+
+    def __enter__(self) -> WholeRun:
+        global _active
+        _active = self
+        self._started = self._lined = time.monotonic()
+        self._is_terminal = sys.stderr.isatty()
+        for handler in _LOG.handlers:
+            handler.addFilter(self._shows)
+            self._formatters.append((handler, handler.formatter))
+            handler.setFormatter(_Wrapped(handler.formatter or logging.Formatter()))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        global _active
+        self._clear()
+        for handler, formatter in self._formatters:
+            handler.removeFilter(self._shows)
+            handler.setFormatter(formatter)
+        _active = None
+
+    # -- the steps
+
+    def plan(self, *steps: Step) -> None:
+        """Add steps to those that are to be done."""
+        self._rest += steps
+
+    def expect(self, seconds: Mapping[str, float]) -> float | None:
+        """How long a step of each kind will take; returns the estimate of all that is left.
+
+        Args:
+          seconds: by kind; what is not known is left out.
+        """
+        self._expected |= seconds
+        self._estimate = self.left()
+        return self._estimate
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[Step]:
+        """The next step, as it was planned."""
+        step = self._rest.pop(0)
+        self._now, self._began, self._inside, self._share = step, time.monotonic(), "", 0.0
+        self._show()
+        yield step
+        if step.counts:
+            self._measured.setdefault(step.kind, []).append(time.monotonic() - self._began)
+        self._now = None
+
+    def inside(self, title: str, share: float) -> None:
+        """What the present step is at.
+
+        Args:
+          title: of a part of it.
+          share: how much of that part is done, 0 to 1.
+        """
+        self._inside, self._share = title, share
+        self._show()
+
+    def took(self) -> str:
+        """How long all took, beside the estimate at the start."""
+        text = f"It took {clock(time.monotonic() - self._started)}"
+        if self._estimate is not None:
+            text += f" (estimated at the start: about {about(self._estimate)})"
+        return f"{text}."
+
+    # -- the time
+
+    def left(self) -> float | None:
+        """Seconds that are left; None while a kind of step is not known."""
+        total = 0.0
+        for step in self._rest:
+            seconds = self._of_kind(step.kind)
+            if seconds is None:
+                return None
+            total += seconds
+        if self._now is not None:
+            spent, seconds = time.monotonic() - self._began, self._of_kind(self._now.kind)
+            if seconds is None and self._share > 0:
+                seconds = spent / self._share
+            if seconds is None:
+                return None
+            total += max(seconds - spent, 0.0)
+        return total
+
+    def _of_kind(self, kind: str) -> float | None:
+        measured = self._measured.get(kind)
+        return sum(measured) / len(measured) if measured else self._expected.get(kind)
+
+    # -- the display
+
+    def line(self) -> str:
+        """The display as one line of less than `WIDTH` columns."""
+        left, spent = self.left(), time.monotonic() - self._started
+        share = spent / (spent + left) if left is not None and spent + left > 0 else 0.0
+        done = round(_BAR * share)
+        head = f"[{'#' * done}{'.' * (_BAR - done)}] {share:4.0%} " if left is not None else ""
+        tail = f", {clock(left)} left" if left is not None else ""
+        title = self._now.title if self._now else ""
+        if self._share:
+            title += f"{': ' if self._inside else ''}{self._inside} {self._share:.0%}"
+        width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH) - 1
+        room = width - len(head) - len(tail)
+        return f"{head}{title if len(title) <= room else title[: room - 2] + '..'}{tail}"
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if self._is_terminal:
+            if now - self._drawn >= _SECONDS_BETWEEN_DRAWINGS or not self._on_screen:
+                self._drawn, self._on_screen = now, True
+                sys.stderr.write(f"\r\033[K{self.line()}")
+                sys.stderr.flush()
+        elif now - self._lined >= _SECONDS_BETWEEN_LINES:
+            self._lined = now
+            say(self.line())
+
+    def _clear(self) -> None:
+        if self._on_screen:
+            self._on_screen = False
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+    def _shows(self, record: logging.LogRecord) -> bool:
+        """Whether a record is shown; what is shown stands above the display."""
+        if record.levelno < logging.WARNING:
+            shown = bool(getattr(record, _SAID, False))
+        else:
+            text = record.getMessage()
+            shown = text not in self._warned
+            self._warned.add(text)
+        if shown:
+            self._clear()
+        return shown
+
+
+class _Wrapped(logging.Formatter):
+    """What another formatter gives, in lines of `WIDTH` columns."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        return textwrap.fill(
+            self._inner.format(record),
+            WIDTH,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+            # The rest of a warning stands in the report.
+            max_lines=2 if record.levelno >= logging.WARNING else None,
+            placeholder=" ... (see the report)",
+        )
