@@ -98,6 +98,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse the command line and run."""
     command = sys.argv[1:]
+    _read(command)
+    # Before the imports below, which take seconds on a busy machine.
     _greet(command)
     given = parse(command)
     config = given.config
@@ -116,7 +118,7 @@ def main() -> None:
 
 
 def _greet(words: list[str]) -> None:
-    """The first line, before the imports, which take seconds on a busy machine."""
+    """The first line."""
     if not {"-h", "--help", "--helpfull"} & set(words):
         print(f"sscjax {sscjax.__version__}. For research, not for diagnosis.", file=sys.stderr)
         sys.stderr.flush()
@@ -131,8 +133,7 @@ def parse(words: list[str]) -> Arguments:
     Raises:
       UserError: an unknown option, config or field, a value of the wrong type, no config.
     """
-    fields, rest = _split(words)
-    given = parser().parse_args(rest)
+    fields, given = _read(words)
     if given.helpfull:
         print(f"{parser().format_help()}\nfields of the config, by configs/default.py:\n")
         default = configs.file_of("default")
@@ -145,11 +146,6 @@ def parse(words: list[str]) -> Arguments:
             raise UserError(f"{option} and --config.{name} are both given: leave one of them out")
         if value is not None:
             fields[name] = value
-    if given.config is None and given.folder is None:
-        raise UserError(
-            "nothing to train on: name a folder of images, as in sscjax train FOLDER, or a config, "
-            "as in --config=three_class"
-        )
     from sscjax.experiments import overrides
 
     config = overrides.config_of("best" if given.config is None else given.config)
@@ -160,6 +156,18 @@ def parse(words: list[str]) -> Arguments:
         own = path.parent.name if path.name == "manifest.csv" else path.stem or path.name
         config.name = (path.name if path.is_dir() else own) or config.name
     return Arguments(config, given.workdir, given.fresh)
+
+
+def _read(words: list[str]) -> tuple[dict[str, str], argparse.Namespace]:
+    """The fields of the config, and the options; imports nothing."""
+    fields, rest = _split(words)
+    given: argparse.Namespace = parser().parse_args(rest)
+    if given.config is None and given.folder is None and not given.helpfull:
+        raise UserError(
+            "nothing to train on: name a folder of images, as in sscjax train FOLDER, or a config, "
+            "as in --config=three_class"
+        )
+    return fields, given
 
 
 def _split(words: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -158,7 +158,7 @@ MISTAKES = [
     ("sample-size a --power=x", "--power: invalid float value: 'x'"),
     ("audit a --image-size", "--image-size: expected one argument"),
     ("train --confg=three_class", "train has no option --confg; did you mean --config?"),
-    ("train", "no config given: add --config=three_class"),
+    ("train", "nothing to train on: name a folder of images"),
 ]
 
 

@@ -359,7 +359,7 @@ def test_an_unfinished_cross_validation_does_not_predict(kfold: Path, tmp_path: 
     path.write_text("{", "utf-8")
     with pytest.raises(UserError, match="protocol.json cannot be read .* give the protocol's"):
         ensemble.open_folder(tmp_path / "half")
-    with pytest.raises(UserError, match="of 3 runs, which only `sscjax predict` takes together"):
+    with pytest.raises(UserError, match="of 3 runs without a model of all"):
         classifier.open_run(kfold)
 
 

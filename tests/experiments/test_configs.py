@@ -29,7 +29,7 @@ def test_every_wanted_config_is_there() -> None:
         *("default", "two_class", "three_class", "cnn_two_class", "cnn_three_class"),
         *("paper_two_class", "paper_three_class", "smoke"),
         *("paper_cnn_two_class", "paper_cnn_three_class"),
-        *("best_two_class", "best_three_class"),
+        *("best", "best_two_class", "best_three_class"),
         *("fd_unet_two_class", "fd_unet_three_class", "mobilenet_unet_three_class"),
     }
     assert wanted <= set(NAMES)

@@ -79,7 +79,7 @@ def test_folders_without_a_finished_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not finished"):
         started(tmp_path / "begun", "started").finished_record()
     started(tmp_path / "many" / "folds" / "fold_0")
-    with pytest.raises(UserError, match="is a protocol of 1 runs.*fold_0"):
+    with pytest.raises(UserError, match="is a cross-validation of 1 runs.*fold_0"):
         RunDir(tmp_path / "many").finished_record()
 
 
