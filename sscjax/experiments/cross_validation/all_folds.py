@@ -65,6 +65,7 @@ def run(
         if settings.protocol != "auto":
             with locks.Lock(folder) as lock:
                 lock.take()
+                run_deletion.clear(folder, run_dir.PROTOCOL)
                 loaded = display.read_images(settings, whole)
                 return _locked(_Request(config, folder, fresh, command, loaded), lock, whole)
         loaded = display.read_images(settings, whole)
@@ -77,6 +78,7 @@ def run(
         run_deletion.refuse_other_contents(folder, run_dir.PROTOCOL)
         with locks.Lock(folder) as lock:
             lock.take()
+            run_deletion.clear(folder, run_dir.PROTOCOL)
             return _locked(_Request(config, folder, fresh, command, loaded), lock, whole)
 
 
@@ -92,7 +94,6 @@ class _Request:
 
 
 def _locked(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
-    run_deletion.clear(request.folder, run_dir.PROTOCOL)
     text = _run_all(request, lock, whole)
     say(whole.took())
     return text
