@@ -255,7 +255,7 @@ def test_private_runs_tell_no_names(
     kept = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert kept["data"]["skipped"] == {
         "image 0006": "not an image that can be read; expected the "
-        "content of a jpg, png, tif or bmp file; convert or remove it"
+        "content of a jpg, png, tif, bmp, webp, jp2, heic or DICOM file; convert or remove it"
     }
     assert kept["config"]["data"]["path"] == "(private)"
     assert kept["command"] == [

@@ -57,6 +57,8 @@ class Opened:
     requests: list[str]
 
     def give(self, *files: Path) -> None:
+        # What it says of earlier files would be taken for the end of this.
+        self.page.get_by_role("status").evaluate("(status) => { status.textContent = ''; }")
         self.page.set_input_files("#files", [str(file) for file in files])
         self.page.get_by_role("status").filter(has_text="predicted in").wait_for()
 

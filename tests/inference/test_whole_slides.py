@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -71,7 +72,9 @@ def test_slides_are_cut_as_the_training_tiles_were(
     found = predicted(out)
     assert [row["subject"] for row in found["subjects"]] == ["a.tif", "b b.tif"]
     assert len(found["failed"]) == 1 and "broken.svs" in found["failed"][0]
-    assert output.read_settings(out / "slides" / output.SETTINGS) == CUT_BY
+    # A new slide that says its own resolution keeps it.
+    kept = output.read_settings(out / "slides" / output.SETTINGS)
+    assert kept == dataclasses.replace(CUT_BY, mpp_for_all=False)
     (new / "broken.svs").unlink()
     assert cut.cut(new, tmp_path / "by_hand", CUT_BY) == 0
     assert predict.predict(run, [tmp_path / "by_hand"], tmp_path / "of_tiles") == 0
