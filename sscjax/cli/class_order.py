@@ -80,7 +80,7 @@ def ask(names: Sequence[str], patients: Mapping[str, int]) -> tuple[str, ...]:
     """
     shown = ", ".join(f"{files.escaped(name)} ({patients[name]} patients)" for name in names)
     print(textwrap.fill(f"The folder has {len(names)} classes: {shown}.", WIDTH))
-    print("Which order, the healthy one first? Names with commas between them; Enter: as above.")
+    print("Which order, the healthy one first? Names with commas; Enter: as above.")
     while True:
         try:
             answer = input("> ")
