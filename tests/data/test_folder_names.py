@@ -1,4 +1,4 @@
-"""Folders whose names say that they are parts, patients, years or files, and no class or patient."""
+"""Folders that by their names are parts, patients, years or files, and no class or patient."""
 
 from __future__ import annotations
 
