@@ -122,7 +122,8 @@ def _mask_folders(folder: Path, root: Path) -> list[Path]:
 def without(files: Iterable[Path]) -> list[Path]:
     """The files of a folder, at any depth, that are not masks.
 
-    A name that ends in `_seg`, `_gt` or the like is that of an image unless another image here has such a mask.
+    A name that ends in `_seg`, `_gt` or the like is that of an image unless another image here
+    has such a mask.
 
     Raises:
       UserError: there is a mask without its image.
