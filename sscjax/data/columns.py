@@ -23,7 +23,9 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     ),
     "subject": (
         *("subject", "subjectid", "patient", "patientid", "patientcode", "pid"),
-        *("participant", "participantid", "case", "caseid", "casesubmitterid", "lesionid"),
+        *("patientno", "patientnr", "patientnumber", "patientname", "patnr", "patno", "patid"),
+        *("mrn", "subjectno", "subjectnumber", "donor", "donorid", "participant", "participantid"),
+        *("case", "caseid", "casesubmitterid", "lesionid"),
     ),
     "split": ("split", "fold", "set", "subset", "partition"),
     "mask": ("mask", "maskfile", "maskpath", "segmentation"),
@@ -134,8 +136,6 @@ def match(table: Table, given: str = "", needed: Sequence[str] = ("file", "label
         if place is not None:
             of[role] = place
             taken.add(place)
-    if "split" in of and "split" not in given and not _splits(table, of["split"]):
-        del of["split"]  # numbers of folds, which are no splits
     if "label" in needed and "label" not in of and not one_hot:
         one_hot = _zeros_and_ones(table, taken)
     columns = Columns(of, one_hot, tuple(table.header))
@@ -195,6 +195,9 @@ def _of_role(
         for index in by_plain.get(synonym, [])
         if index not in taken
     ]
+    if role == "split":
+        # Numbers are those of folds, which are no splits.
+        present = [index for index in present if _splits(table, index)]
     if role == "label":
         present = present or [
             index

@@ -10,8 +10,8 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from sscjax.data import columns as roles
 from sscjax.data import (
+    cells,
     companions,
     csv_table,
     names,
@@ -21,6 +21,7 @@ from sscjax.data import (
     tables,
     understood,
 )
+from sscjax.data import columns as roles
 from sscjax.data.columns import Columns
 from sscjax.data.image_io import IMAGE_SUFFIXES
 from sscjax.data.layout import FIND_OUT, Reading, split_of
@@ -93,8 +94,19 @@ class Finder:
             )
         if not self._is_file(name):
             kind = "is not a file" if self._exists(relative) else "does not exist"
-            raise UserError(f"{where}: {name} {kind}; correct the row or restore the file")
+            raise UserError(
+                f"{where}: {name} {kind}{self._with_zeros(name)}; correct the row or restore the "
+                "file"
+            )
         return self._checked(where, self.folder / relative, relative.as_posix())
+
+    def _with_zeros(self, name: str) -> str:
+        """Says which image has the same number with zeros in front, which spreadsheets drop."""
+        number = os.path.splitext(name)[0]
+        if not number.isdecimal():
+            return ""
+        alike = [key for key in self._names() if key.isdecimal() and int(key) == int(number)]
+        return f" ({alike[0]} does: format the column as text)" if alike else ""
 
     def holds(self, name: str) -> bool:
         """Whether a name of a table is that of an image here."""
@@ -122,16 +134,26 @@ class Finder:
         except (OSError, ValueError):
             return False
 
+    def _holds_folder(self, name: str) -> bool:
+        relative = _relative(name)
+        try:
+            return relative is not None and (self.folder / relative).is_dir()
+        except (OSError, ValueError):
+            return False
+
     def _below(self, name: str) -> list[str]:
         """Images below the folder that a name may mean: by name, or by name without its suffix."""
         wanted = name.replace("\\", "/").rpartition("?d=")[2]
         if not wanted or ".." in wanted.split("/"):
             return []
-        base = wanted.rpartition("/")[2]
+        above, _, base = wanted.rpartition("/")
+        is_there = above and self._holds_folder(above)
         decoded = urllib.parse.unquote(base)
         index = self._names()
         for spelling in dict.fromkeys((base, decoded, _UPLOAD.sub("", decoded))):
             candidates = index.get(_file_key(spelling), [])
+            if is_there:  # and lacks it: an image of that name elsewhere is another
+                candidates = [file for file in candidates if _is_in(file, above)]
             exact = [file for file in candidates if _ends_alike(file, wanted)]
             if candidates:
                 return exact if len(exact) == 1 else candidates
@@ -158,6 +180,11 @@ def _relative(name: str) -> PurePosixPath | None:
     windows = PureWindowsPath(name)
     elsewhere = relative.is_absolute() or windows.drive or windows.root or ".." in relative.parts
     return None if elsewhere else relative
+
+
+def _is_in(file: str, folder: str) -> bool:
+    parent = PurePosixPath(folder).as_posix()
+    return _file_key(file.rpartition("/")[0]) == _file_key(parent)
 
 
 def _file_key(name: str) -> str:
@@ -214,10 +241,11 @@ def list_table(
                 f"{place}: unknown label {record.label!r}, expected one of {', '.join(classes)}; "
                 "correct the row or add the class"
             )
+    cells.refuse_joined(str(path), labels, classes)
     ordered = ordered_classes(path, labels, classes)
     refuse_shared_files(records, places)
     _refuse_half_split(records, places)
-    _warn_of_subjects(columns)
+    _warn_of_columns(columns)
     source = source_line(f"manifest {shown(path, private)}", records)
     origin = understood.Origin(
         read=f"table {shown(path, private)}" + (f" ({table.how})" if table.how else ""),
@@ -236,9 +264,8 @@ def list_table(
 def _record(
     finder: Finder, where: str, row: Mapping[str, str], classes: Sequence[str]
 ) -> ImageRecord:
-    for column in ("file", "label", "subject"):
-        if not row.get(column, "-"):
-            raise UserError(f"{where}: empty {column}; fill it in")
+    cells.refuse_empty(where, row, ("file", "label", "subject"))
+    cells.refuse_nothing(where, row, classes)
     split = row.get("split", "")
     if split and not split_of(split):
         raise UserError(
@@ -280,8 +307,15 @@ def _refuse_half_split(records: Sequence[ImageRecord], places: Sequence[str]) ->
         )
 
 
-def _warn_of_subjects(columns: Columns) -> None:
-    """Warn of a column that counts as patients and may be something finer."""
+def _warn_of_columns(columns: Columns) -> None:
+    """Warn of a column that may mean something else than what it is read as."""
+    folds = [name for name in columns.header if roles.plain(name) in roles.SYNONYMS["split"]]
+    if folds and "split" not in columns.of:
+        _LOG.warning(
+            "the numbers in the table's column %s are not used: only train, val and test are "
+            "splits; write these if the numbers say which images are for testing",
+            folds[0],
+        )  # fmt: skip
     column = columns.name("subject")
     if roles.plain(column) == "lesionid":
         _LOG.warning(
@@ -348,7 +382,7 @@ def _look(path: Path, finder: Finder, reading: Reading) -> Beside:
         table = tables.read(path)
         columns = roles.match(table, reading.columns, ("file",))
         index = columns.of["file"]
-        first = [cells[index] for _, cells in table.rows[:3]]
+        first = [row[index] for _, row in table.rows[:3]]
         if not first or not all(map(finder.holds, first)):
             return Beside(path, None, "names no images that lie here")
         columns = roles.match(table, reading.columns)

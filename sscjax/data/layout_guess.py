@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from sscjax.data import names
+from sscjax.data import folder_names, names
 from sscjax.data.layout import Layout, found, option, path_option, split_of
 from sscjax.errors import UserError
 
@@ -117,6 +117,14 @@ def _below_splits(view: _View) -> _View | None:
     split_like = [top for top in view.tops if split_of(top)]
     others = [top for top in view.tops if not split_of(top)]
     if len({split_of(top) for top in split_like}) < 2:
+        if all(map(folder_names.is_part, view.tops)):
+            likely = f"level/class{'/patient' if view.level(2) else ''}"
+            raise view.refusal(
+                f"the folders {_some(view.tops)} are splits or folds by their names; rename them "
+                "train, val or test to read these",
+                [f"{option(likely)} reads all without them"] * bool(view.level(1))
+                + [f"{option('class')} if they are classes"],
+            )
         _refuse_splits_inside(view)
         return None
     shown = ", ".join(split_like)
@@ -204,6 +212,8 @@ def _classes_first(view: _View, shared: str, classes: Sequence[str] = ()) -> Lay
 def _with_patients(view: _View, shared: str) -> Layout:
     """class/patient or class, where the first level is that of the classes."""
     below = view.level(1)
+    if below and _containers(below) == below and not view.level(2):
+        return _with_containers(view, below)
     if shared:
         return found(f"{view.prefix}class/patient")
     _refuse_level_between(view, below)
@@ -213,13 +223,26 @@ def _with_patients(view: _View, shared: str) -> Layout:
     return found(f"{view.prefix}class/patient" if below else f"{view.prefix}class")
 
 
+def _with_containers(view: _View, below: Sequence[str]) -> Layout:
+    """class, where the folders in the classes hold files of a kind and are no patients."""
+    if len(below) == 1 and all(len(parts) > 1 for parts in view.dirs):
+        return found(f"{view.prefix}class")
+    start = "{split}/{label}" if view.prefix else "{label}"
+    raise view.refusal(
+        f"the folders in the classes ({_some(below)}) hold files of a kind by their names and are "
+        "no patients; move away what are no images",
+        [option(f"{start}/**/*") + " then reads the images without patients"],
+    )
+
+
 def _patients_first(view: _View) -> bool:
     """Whether many folders hold the same few names, as in patient/class/image.png."""
     kids = view.kids()
     below = {names.key(name) for inner in kids.values() for name in inner}
     pairs = sum(len(inner) for inner in kids.values())
     repeated = 2 <= len(below) < len(kids) and pairs >= 2 * len(below) and all(kids.values())
-    return repeated and not _ids(view.level(1))
+    named = folder_names.are_patients(view.tops) and 0 < len(below) < len(kids)
+    return (repeated or named) and not _ids(view.level(1))
 
 
 def _refuse_no_classes(view: _View) -> None:
@@ -248,7 +271,7 @@ def _refuse_no_classes(view: _View) -> None:
             f"{view.option('class')} if it is a class all the same"
         )
         raise UserError(message) if deeper else NoClassesError(message)
-    patients = all(_PATIENT.match(top) for top in tops)
+    patients = all(_PATIENT.match(top) for top in tops) or folder_names.are_patients(tops)
     if not below and (patients or (len(tops) >= _MANY and _numbered(tops))):
         raise NoClassesError(
             f"{view.folder}: the {len(tops)} folders ({_some(tops)}) are probably patients, and "
@@ -263,6 +286,7 @@ def _refuse_level_between(view: _View, below: Sequence[str]) -> None:
     every = all(len(inner) == len(below) for inner in view.kids().values())
     scales = bool(below) and all(_MAGNIFICATION.fullmatch(name) for name in below)
     scales = scales and all(_TIMES.search(name) for name in below)
+    scales = scales or folder_names.are_levels(below)
     single = len(below) == 1 and every and bool(deeper)
     few = len(below) <= _FEW and len(deeper) >= max(3 * len(below), 4)
     wordy = not any(map(_digits, below)) and sum(map(_digits, deeper)) * 2 > len(deeper)
@@ -271,8 +295,8 @@ def _refuse_level_between(view: _View, below: Sequence[str]) -> None:
         return
     if not deeper:
         raise view.refusal(
-            f"the folders in the classes ({_some(below)}) are magnifications by their names and no "
-            "patients",
+            f"the folders in the classes ({_some(below)}) are no patients by their names, but "
+            "magnifications, years or sites",
             [f"{view.option('{label}/{zoom}/*')} reads the images without patients"]
             if not view.prefix
             else [f"{view.option('class')} reads the images without patients"],
@@ -294,7 +318,8 @@ def alike_in_every_class(of_class: Mapping[str, Collection[str]]) -> list[str]:
       of_class: the subjects of each class.
     """
     sets = [{names.key(name): name for name in subjects} for subjects in of_class.values()]
-    sets = [one for one in sets if one]
+    # One subject alone in its class says nothing of how the others are numbered.
+    sets = [one for one in sets if len(one) > 1]
     if len(sets) < 2:
         return []
     for one, other in itertools.combinations(sets, 2):
@@ -349,8 +374,10 @@ def _numbered(tops: Sequence[str]) -> bool:
 
 
 def _ids(alike: Sequence[str]) -> bool:
-    """Whether names are too long to be given twice by chance: four digits that are no padding."""
-    return all(len(re.sub(r"\D", "", name).lstrip("0")) >= 4 for name in alike)
+    """Whether names are too long to be given twice by chance: four digits, no padding, no year."""
+    return not folder_names.are_years(alike) and all(
+        len(re.sub(r"\D", "", name).lstrip("0")) >= 4 for name in alike
+    )
 
 
 def _by_number(name: str) -> tuple[int, str]:

@@ -33,8 +33,11 @@ SUFFIX = "_mask.png"
 FOLDERS = ("masks", "mask")
 """Names (lower case) of folders that hold masks and no images."""
 
-# `a_mask`, `a_mask_2`, `a-mask`, `a_seg`: the name of the image, and what follows it.
-_NAME = re.compile(r"(?P<image>.+)[_-](?P<mark>mask|seg|segmentation)(?:[_-]?\d+)?", re.IGNORECASE)
+# `a_mask`, `a_mask_2`, `a-mask`, `a_seg`, `a_gt`: the name of the image, and what follows it.
+_NAME = re.compile(
+    r"(?P<image>.+)[_-](?P<mark>mask|seg|segmentation|gt|ground_?truth|annotation)(?:[_-]?\d+)?",
+    re.IGNORECASE,
+)
 
 MOST_VALUES = 64
 """Different values that a mask may hold; more are shades or what JPEG makes of edges."""
@@ -119,7 +122,8 @@ def _mask_folders(folder: Path, root: Path) -> list[Path]:
 def without(files: Iterable[Path]) -> list[Path]:
     """The files of a folder, at any depth, that are not masks.
 
-    A name that ends in `_seg` alone is that of an image unless another image here has such a mask.
+    A name that ends in `_seg`, `_gt` or the like is that of an image unless another image here
+    has such a mask.
 
     Raises:
       UserError: there is a mask without its image.

@@ -7,6 +7,7 @@ of these differences.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,10 @@ from sscjax.errors import UserError
 
 MERGE = "--config.data.merge_spellings=True"
 """The option that reads names as one that differ only in their spelling."""
+
+# 7, 007 and 7.0: spreadsheets drop zeros in front, statistics programs add some behind.
+_NUMBER = re.compile(r"0*(\d+)(\.0+)?")
+_BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])[-_](?=[^\W\d_])")
 
 _INVISIBLE = ("Cc", "Cf", "Zs", "Zl", "Zp")
 
@@ -44,8 +49,17 @@ def key(name: str) -> str:
     return unicodedata.normalize("NFC", "".join(visible))
 
 
+def _loose_key(name: str) -> str:
+    """As `key`, without signs between words, and of numbers without zeros that say nothing."""
+    common = key(name)
+    number = _NUMBER.fullmatch(common)
+    return number[1] if number else _BETWEEN_WORDS.sub("", common)
+
+
 def difference(one: str, other: str) -> str:
-    """In what two names of the same key differ, for messages."""
+    """In what two names that are nearly equal differ, for messages."""
+    if key(one) != key(other):
+        return "zeros that say nothing" if _NUMBER.fullmatch(key(one)) else "signs between words"
     if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
         return "the form of an accent (Unicode NFC and NFD)"
     if one.casefold() == other.casefold():
@@ -71,13 +85,14 @@ def one_spelling(
       merge: read names that differ only in spelling as one, instead of stopping.
 
     Raises:
-      UserError: two names differ only in capitals, white space or Unicode form; it names both.
+      UserError: two names differ only in capitals, white space, Unicode form, signs between words
+        (`non-tumor`, `non_tumor`) or zeros of a number (7, 007, 7.0); it names both.
     """
     counts = names if isinstance(names, Counter) else Counter(names)
-    wanted = {key(name): name for name in preferred}
+    wanted = {_loose_key(name): name for name in preferred}
     alike: dict[str, list[str]] = {}
     for name in counts:
-        alike.setdefault(key(name), []).append(name)
+        alike.setdefault(_loose_key(name), []).append(name)
     read_as: dict[str, str] = {}
     for common, spellings in alike.items():
         first = wanted.get(common)

@@ -42,6 +42,7 @@ def spot(corner: int, value: int = 255) -> np.ndarray:
         *("ill/p/a_mask.png", "ill/p/a_mask_1.png", "ill/p/a-mask.png", "ill/p/a_Mask.PNG"),
         *("ill/p/a_seg.png", "ill/p/a_segmentation.tif", "ill/p/a_mask.bmp", "ill/p/masks/a.png"),
         *("ill/masks/p/a.png", "masks/ill/p/a.png", "ill/p/Masks/a_mask.png"),
+        *("ill/p/a_gt.png", "ill/p/a_GroundTruth.png", "ill/p/a_annotation_1.png"),
     ],
 )
 def test_a_mask_by_any_name_is_no_image(tmp_path: Path, name: str) -> None:
