@@ -25,7 +25,7 @@ from sscjax.evaluation import intervals, metrics, predictions
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import single_run
 from sscjax.reports import html
-from sscjax.reports.html import checklists, render, sections
+from sscjax.reports.html import checklists, method, render
 from sscjax.system import formatting
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -506,7 +506,7 @@ PAPER = "horizontal and vertical flips, crops of at least 80% of the side, enlar
 def test_augmentation_is_told_as_it_was(changes: dict[str, Any], said: str) -> None:
     config = default.get_config()
     config.update_from_flattened_dict(changes)
-    assert sections.augmentation(config.to_dict()) == said
+    assert method.augmentation(config.to_dict()) == said
 
 
 def test_unused_output_is_left_out(copy: Path) -> None:
