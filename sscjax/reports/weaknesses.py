@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sscjax.evaluation.predictions import Predictions
@@ -12,7 +12,7 @@ FEW = 5
 """Subjects of a class in the test below which its own figures say little."""
 
 WIDE = 0.3
-"""Width of the interval of an accuracy above which it says little."""
+"""Width of an interval above which its figure says little."""
 
 FEW_HELD_OUT = 20
 """Subjects below which rules that are chosen on them may fit these few alone."""
@@ -39,19 +39,30 @@ def few_of_a_class(tested: Predictions, unit: str) -> list[str]:
     ]
 
 
-def wide(interval: Sequence[float] | None, unit: str) -> list[str]:
-    """A warning where the interval of the accuracy is wider than `WIDE`.
+_WIDTHS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_auroc": "mean AUROC",
+}
+
+
+def wide(ranges: Mapping[str, Any], unit: str) -> list[str]:
+    """A warning where the interval of a figure that counts most is wider than `WIDE`.
 
     Args:
-      interval: its ends, 0 to 1; None where there is none.
+      ranges: of a unit, in `test_intervals` of metrics.json.
       unit: 'subject' or 'image'.
     """
-    if interval is None or interval[1] - interval[0] <= WIDE:
+    found = [
+        f"{title} {span(key, ends)}"
+        for key, title in _WIDTHS.items()
+        if (ends := ranges.get(key)) is not None and ends[1] - ends[0] > WIDE
+    ]
+    if not found:
         return []
-    points = 100 * (interval[1] - interval[0])
     return [
-        f"WIDE INTERVAL: the accuracy per {unit} lies in {span('accuracy', interval)}, "
-        f"{points:.0f} points: only more subjects make it narrower (sscjax sample-size)."
+        f"WIDE INTERVALS, of more than {100 * WIDE:.0f} points per {unit}: {', '.join(found)}. "
+        "Only more subjects make them narrower (sscjax sample-size)."
     ]
 
 

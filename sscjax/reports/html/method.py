@@ -176,12 +176,14 @@ def _fitted(name: str, stage: Mapping[str, Any], folder: Folder) -> str:
     given = stage["l2"] if isinstance(stage["l2"], Sequence) else [stage["l2"]]
     if len(given) == 1:
         return f"{line}; the penalty{used} was given."
-    unit = "subjects" if folder.config["split"]["by"] == "subject" else "images"
     among = ", ".join(f"{value:g}" for value in given)
-    return (
-        f"{line}; the penalty{used} was chosen among {among} by cross-validation over the training "
-        f"{unit}, or is the middle one where a class had too few of them."
-    )
+    line += f"; the penalty{used and used + ','} was chosen among {among} by cross-validation over "
+    line += "the training subjects"
+    # Out-of-fold predictions are there only where the subjects sufficed for folds.
+    abouts = [one.stages.get(name, {}) for one in folder.folds.values() or (folder,)]
+    if all(about.get("out_of_fold") for about in abouts):
+        return f"{line}."
+    return f"{line}, or is the middle one where a class had too few of them."
 
 
 def _trained(name: str, stage: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -194,7 +196,8 @@ def _trained(name: str, stage: Mapping[str, Any], config: Mapping[str, Any]) -> 
         f"learning rate {stage['learning_rate']:g}, {stage['schedule']}",
     ]
     if stage["warmup_epochs"]:
-        parts.append(f"{stage['warmup_epochs']:g} epochs of warm-up")
+        epochs = stage["warmup_epochs"]
+        parts.append(f"{epochs:g} epoch{'' if epochs == 1 else 's'} of warm-up")
     if stage["weight_decay"]:
         parts.append(f"weight decay {stage['weight_decay']:g}")
     if stage["clip_norm"]:
@@ -274,6 +277,8 @@ def design(folder: Folder, named: bool) -> str:
         title = _PROTOCOLS.get(config["protocol"], "cross-validation").format(
             folds=config["cv"]["folds"], inner=config["cv"]["inner_folds"]
         )
+        if (folder.metrics.get("sites") or {}).get("apart"):
+            apart += ", and all images of a site"
         return f"Models were tested by {title} ({len(folder.folds)} models); {apart}."
     sizes = [
         f"{len(rows)} images for {title}"

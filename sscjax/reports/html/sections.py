@@ -91,7 +91,7 @@ def _weaknesses(folder: Folder) -> list[str]:
     tested = folder.subjects if by_subject else folder.predictions
     return [
         *weaknesses.few_of_a_class(tested.where("test"), unit),
-        *weaknesses.wide((ranges.get(unit) or {}).get("accuracy"), unit),
+        *weaknesses.wide(ranges.get(unit) or {}, unit),
         *weaknesses.few_held_out(folder.optional["calibration"] or {}),
     ]
 
