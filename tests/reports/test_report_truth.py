@@ -97,6 +97,10 @@ CLAIMS: dict[str, Callable[[Config], bool]] = {
     r"weighted by the inverse": lambda c: c["loss"]["class_weights"] == "balanced",
     r"averages the probabilities|an ensemble": lambda c: c["protocol"] == "kfold",
     r"One network predicts|One split was made": lambda c: c["protocol"] == "holdout",
+    r"each by a model that was not trained on it": lambda c: c["protocol"] == "kfold",
+    r"none of them used for training": lambda c: (
+        c["protocol"] == "holdout" and c["split"]["by"] == "subject"
+    ),
     r"there is no ensemble": lambda c: False,
     r"5-fold cross-validation \(": lambda c: c["protocol"] == "kfold",
     r"all images of a subject stand on one side": lambda c: c["split"]["by"] == "subject",

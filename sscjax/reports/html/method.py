@@ -359,7 +359,11 @@ def result(folder: Folder, named: bool) -> str:
     count = f"{figures['n']:,} tests of {unit}s" if folder.repeated else f"{figures['n']:,} {unit}s"
     if figures["n"] == 1 and not folder.repeated:
         count = f"1 {unit}"
-    seen = "that were not used for training" if named or unit == "subject" else "in the test"
+    seen = ", none of them used for training"
     if folder.config["split"]["by"] == "image":
-        seen = "whose subjects may have been trained on"
-    return f"Of {count} {seen}: {'; '.join(shown)}."
+        seen = ", whose subjects may have been trained on"
+    elif folder.is_cross_validation:
+        seen = ", each by a model that was not trained on it"
+    elif not named:
+        seen = ", none of them used for training, though other images of their patients may be"
+    return f"Of {count}{seen}: {'; '.join(shown)}."
