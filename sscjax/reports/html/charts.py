@@ -21,6 +21,12 @@ from sscjax.reports.html.sections import evaluated_split
 from sscjax.reports.tables import UNITS
 from sscjax.system import formatting
 
+# Subjects of a class, and of the others, below which a curve would show these few alone.
+FEWEST = 5
+
+# Subjects or images below which figures by confidence would.
+FEWEST_BY_CONFIDENCE = 10
+
 # Of more classes than this, curves are drawn of the first ones; the table has all.
 MOST_CLASSES = 8
 
@@ -50,15 +56,27 @@ def roc_charts(folder: Folder) -> list[dict[str, Any]]:
         every = {} if folder.repeated else folder.metrics.get("test_intervals") or {}
         aurocs = [entry["auroc"] for entry in every.get(unit, {}).get("per_class", [])]
         charts: list[Chart] = []
+        too_few: list[str] = []
         bands = False
         for index in _positives(table):
+            if _fewest(table, index) < FEWEST:
+                too_few.append(formatting.clean_name(table.classes[index]))
+                continue
             pair = class_curves.curves(table, index)
             if pair is not None:
                 interval = aurocs[index] if split == "test" and index < len(aurocs) else None
                 charts += _roc_pair(f"{unit}-{index}", table.classes[index], pair, interval)
                 bands |= any(curve.band is not None for curve in pair)
-        groups.append({"unit": unit, "charts": charts, "bands": bands, "n": len(table)})
+        groups.append(
+            {"unit": unit, "charts": charts, "bands": bands, "n": len(table), "too_few": too_few}
+        )
     return groups
+
+
+def _fewest(table: Predictions, index: int) -> int:
+    """Subjects of a class or of all others, whichever are fewer."""
+    of_class = table.labels == index
+    return min(len(set(table.subjects[side].tolist())) for side in (of_class, ~of_class))
 
 
 def _positives(table: Predictions) -> list[int]:
@@ -106,7 +124,7 @@ def learning_curves(folder: Folder) -> list[Chart]:
         return [
             _by_epoch(quantity, every, ("val",), figures.fold_curves(folds, (quantity,)))
             for quantity in QUANTITIES
-            if _values(every, quantity, ("val",))
+            if _several_epochs(every) and _values(every, quantity, ("val",))
         ]
     if not _has_epochs(folder):
         return []
@@ -117,7 +135,7 @@ def learning_curves(folder: Folder) -> list[Chart]:
             figures.learning_curves(folder.curves, best, quantities=(quantity,)),
         )
         for quantity in QUANTITIES
-        if _values(folder.curves, quantity, ("train", "val"))
+        if _several_epochs(folder.curves) and _values(folder.curves, quantity, ("train", "val"))
     ]
 
 
@@ -125,6 +143,11 @@ def _has_epochs(folder: Folder) -> bool:
     """Whether any stage was trained in epochs, and not fitted to convergence at once."""
     courses = [about["progress"] for about in folder.stages.values()]
     return not courses or any(course.get("l2") is None for course in courses)
+
+
+def _several_epochs(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is a curve: one epoch is a point."""
+    return len({row["epoch"] for row in rows}) > 1
 
 
 def _by_epoch(
@@ -173,7 +196,8 @@ def reliability(folder: Folder) -> dict[str, list[Chart]]:
         charts[unit] = []
         for table, title in (("test", "test"), ("held_out", "held-out")):
             bins = {state: reliability_bins(block, table, state) for state in states}
-            if any(bins.values()):
+            rows_in = [sum(entry["n"] for entry in of_state) for of_state in bins.values()]
+            if max(rows_in, default=0) >= FEWEST_BY_CONFIDENCE:
                 charts[unit].append(
                     _chart(
                         f"reliability-{unit}-{table}",
@@ -202,7 +226,7 @@ def coverage(folder: Folder) -> dict[str, Chart | None]:
 
 def _coverage(block: Mapping[str, Any], unit: str) -> Chart | None:
     points = coverage_points(block)
-    if len(points) < 2:
+    if max((point["n"] for point in points), default=0) < FEWEST_BY_CONFIDENCE:
         return None
     first, last = (
         f"with {formatting.percent(point['coverage'])} answered "

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from sscjax.reports.html import method
 from sscjax.reports.html.run_data import Folder
 from sscjax.reports.html.sections import plural
 
@@ -22,9 +23,13 @@ def provenance(folder: Folder) -> dict[str, Any]:
         "fitted": [stage for stage in stages if stage["l2"] is not None],
         "parameters": stages[0]["frozen"] + stages[0]["trained"] if stages else None,
         "select": config["select"],
-        "class_weights": config["loss"]["class_weights"],
         "weights": record["weights"],
-        "start": _start(record["weights"], config["pretrained"]),
+        "start": method.start(folder),
+        "layers": method.layers_read(folder),
+        "course": method.course(folder),
+        "choice": method.choice(folder),
+        "new_images": method.new_images(folder),
+        "sessions": method.sessions(folder),
         "pretrained": config["pretrained"],
         "model": config["model"],
         "seed": config["seed"],
@@ -38,14 +43,6 @@ def provenance(folder: Folder) -> dict[str, Any]:
         "config": [(key, shown(value)) for key, value in flat(config)],
         "manifest": None if manifest is None else _outline(manifest),
     }
-
-
-def _start(weights: Mapping[str, Any], pretrained: str) -> str:
-    """What kind of weights a run began with."""
-    if weights["kind"] != "file":
-        return "random"
-    own = weights.get("fallback") or pretrained == "bundled"
-    return "the bundled backbone, trained on drawn textures" if own else "from a file"
 
 
 def _stages(folder: Folder) -> list[dict[str, Any]]:

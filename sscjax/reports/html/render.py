@@ -8,7 +8,7 @@ from typing import Any
 
 import sscjax
 from sscjax.errors import UserError
-from sscjax.reports.html import charts, evidence, gallery, provenance, sections
+from sscjax.reports.html import charts, evidence, gallery, manuscript, provenance, sections
 from sscjax.reports.html.checklists import CHECKLISTS, Checklist
 from sscjax.reports.html.run_data import Folder, read
 from sscjax.system import files, formatting
@@ -25,14 +25,11 @@ SECTIONS: tuple[tuple[str, str, Callable[[dict[str, Any]], bool]], ...] = (
     ("masks", "Masks", lambda context: context["masks"] is not None),
     ("calibration", "Calibration", lambda context: context["calibration"] is not None),
     ("paper", "Beside the paper", lambda context: context["paper"] is not None),
-    (
-        "training",
-        "Training",
-        lambda context: bool(context["courses"] or context["provenance"]["fitted"]),
-    ),
+    ("training", "Training", lambda context: True),
     ("subjects", "Subject by subject", lambda context: bool(context["subjects"]["rows"])),
     ("errors", "Errors, and where the network looked", lambda context: bool(context["galleries"])),
     ("labels", "Labels to check", lambda context: context["labels"] is not None),
+    ("manuscript", "For a manuscript", lambda context: True),
     ("provenance", "What was run", lambda context: True),
     ("limits", "Limits", lambda context: True),
     ("checklists", "Reporting guidelines", lambda context: True),
@@ -82,8 +79,10 @@ def write_again(path: Path) -> tuple[Path, Path]:
 
 def gather(folder: Folder) -> dict[str, Any]:
     """Everything that the templates show."""
+    roc = charts.roc_charts(folder)
     context: dict[str, Any] = {
         "title": folder.config["name"],
+        "run": folder.path.resolve().name,
         "is_cross_validation": folder.is_cross_validation,
         "version": sscjax.__version__,
         "warnings": sections.warnings(folder),
@@ -93,16 +92,19 @@ def gather(folder: Folder) -> dict[str, Any]:
         "results": sections.results(folder),
         "paper": sections.paper(folder),
         "confusions": sections.confusions(folder),
-        "roc": [group for group in charts.roc_charts(folder) if group["charts"]],
+        "roc": [group for group in roc if group["charts"]],
+        "too_few": list(dict.fromkeys(name for group in roc for name in group["too_few"])),
         "masks": gallery.masks(folder),
         "calibration": evidence.calibration(folder),
         "reliability": charts.reliability(folder),
         "coverage": charts.coverage(folder),
+        "curves": bool(folder.curves),
         "courses": charts.learning_curves(folder),
         "subjects": sections.subjects(folder),
         "galleries": gallery.galleries(folder),
         "labels": gallery.labels(folder),
         "provenance": provenance.provenance(folder),
+        "manuscript": manuscript.texts(folder),
     }
     context["sections"] = [
         {"id": key, "title": title, "available": present(context)}

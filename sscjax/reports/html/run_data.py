@@ -31,6 +31,7 @@ class Folder:
       optional: audit, calibration, manifest, explanations and protocol, by name; None where the
         file is not there.
       folds: of a cross-validation, by name.
+      hands_on: whether a cross-validation holds a model that is fitted to all images.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Folder:
     stages: dict[str, Mapping[str, Any]]
     optional: dict[str, Any]
     folds: dict[str, Folder]
+    hands_on: bool = False
 
     @property
     def repeated(self) -> bool:
@@ -114,6 +116,7 @@ def read(path: Path) -> Folder:
         },
         optional={name: run.optional(file) for name, file in _OPTIONAL.items()},
         folds=folds,
+        hands_on=bool(folds) and (path / run_dir.MODEL / run_dir.RECORD).is_file(),
     )
 
 

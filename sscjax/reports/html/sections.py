@@ -10,7 +10,8 @@ import numpy as np
 
 from sscjax.evaluation.predictions import Predictions
 from sscjax.reports import paper as published
-from sscjax.reports import site_table, tables
+from sscjax.reports import site_table, tables, weaknesses
+from sscjax.reports.html import method
 from sscjax.reports.html.run_data import Folder
 from sscjax.system import formatting
 
@@ -64,6 +65,7 @@ def warnings(folder: Folder) -> list[str]:
         )
     if not lines and "warnings" not in folder.metrics:
         lines = _warnings_of_record(folder)
+    lines += _weaknesses(folder)
     audit = folder.optional["audit"] or {}
     if not any(line.startswith("LEAKAGE") for line in lines):
         for finding in audit.get("findings", []):
@@ -77,6 +79,21 @@ def warnings(folder: Folder) -> list[str]:
     ):
         lines.append(f"NOT FINISHED: {len(folder.folds)} of {len(planned)} folds are here.")
     return [" ".join(line.split()) for line in dict.fromkeys(lines)]
+
+
+def _weaknesses(folder: Folder) -> list[str]:
+    """What is weak about the test, by the run's own tables."""
+    if evaluated_split(folder) != "test":
+        return ["NO TEST IMAGES: the figures are of images that the model was chosen or fitted by."]
+    ranges = folder.metrics.get("test_intervals") or {}
+    by_subject = names_subjects(folder.predictions) and folder.config["split"]["by"] == "subject"
+    unit = "subject" if by_subject else "image"
+    tested = folder.subjects if by_subject else folder.predictions
+    return [
+        *weaknesses.few_of_a_class(tested.where("test"), unit),
+        *weaknesses.wide(ranges.get(unit) or {}, unit),
+        *weaknesses.few_held_out(folder.optional["calibration"] or {}),
+    ]
 
 
 def _warnings_of_record(folder: Folder) -> list[str]:
@@ -124,6 +141,7 @@ def summary(folder: Folder) -> dict[str, Any]:
         "by": folder.config["split"]["by"],
         "cards": cards,
         "named": names_subjects(folder.predictions),
+        "sites_apart": bool((folder.metrics.get("sites") or {}).get("apart")),
     }
 
 
@@ -140,7 +158,9 @@ def flow(folder: Folder) -> dict[str, Any]:
     for split, title in SPLIT_TITLES.items():
         rows = table.where(split)
         if len(rows) and not folder.is_cross_validation:
-            copies = training - len(rows) if split == "train" else 0
+            before = folder.config["augment"]["counts_before_split"]
+            copied = split == "train" and (method.uses_copies(folder.config) or before)
+            copies = training - len(rows) if copied else 0
             splits.append({"title": title, **_counts(rows, data["classes"]), "copies": copies})
     return {
         "source": data["source"],
@@ -151,53 +171,11 @@ def flow(folder: Folder) -> dict[str, Any]:
         "folds": [_fold(name, fold) for name, fold in folder.folds.items()],
         "tested": _tested(folder, table, all_images) if folder.folds else "",
         "size": folder.config["data"]["image_size"],
-        "convention": folder.record["weights"].get("convention", ""),
+        "preparation": method.preparation(folder),
         "split": folder.config["split"],
-        "augmentation": augmentation(folder.config),
+        "augmentation": method.augmentation(folder.config),
         "merge": folder.config["data"]["merge"],
     }
-
-
-def augmentation(config: Mapping[str, Any]) -> str:
-    """What was done to the training images of a run: a sentence or more.
-
-    Args:
-      config: the run's, as nested dicts.
-    """
-    block = config["augment"]
-    stages = {name: config["stages"][name]["online_augment"] for name in config["stage_order"]}
-    online = [name for name, is_online in stages.items() if is_online]
-    offline = [name for name, is_online in stages.items() if not is_online]
-    changes = [
-        text
-        for applies, text in (
-            (block["flip"], "horizontal and vertical flips"),
-            (block["rot90"], "quarter turns"),
-            (block["stain"], f"amounts of stain changed by up to {block['stain']:.0%}"),
-            (
-                block["crop"] < 1,
-                f"crops of at least {block['crop']:.0%} of the side, enlarged back",
-            ),
-        )
-        if applies
-    ]
-    sources = []
-    if block["counts_before_split"]:
-        sources.append(
-            f"in copies made BEFORE the split, up to {block['counts_before_split']} per class"
-        )
-    if block["copies"] and offline:
-        sources.append(
-            f"in {block['copies']} cop{'y' if block['copies'] == 1 else 'ies'} of each training "
-            f"image, made after the split (stage {', '.join(offline)})"
-        )
-    if online and changes:
-        sources.append(f"on-line, drawn again for every step (stage {', '.join(online)})")
-    if not sources:
-        return "Training images were not augmented."
-    if not changes:
-        return f"Training images were repeated without any change, {'; '.join(sources)}."
-    return f"Random augmentation of training images: {', '.join(changes)}; {'; '.join(sources)}."
 
 
 def _tested(folder: Folder, table: Predictions, read: Predictions) -> str:
