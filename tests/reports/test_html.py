@@ -197,7 +197,7 @@ def test_what_is_said_where_the_last_epoch_is_taken(copy: Path) -> None:
     record["config"]["model"] |= {"name": "fd_unet", "unet_block": "dense"}
     (copy / "run.json").write_text(json.dumps(record), encoding="utf-8")
     text = html.write(copy)[0].read_text(encoding="utf-8")
-    assert "Diamond: the epoch" not in text and "the last epoch was kept" in text
+    assert "Diamond: the epoch" not in text and "The last epoch was kept" in text
     assert "Fully dense UNet, trained to classify" in text
 
 

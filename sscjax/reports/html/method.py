@@ -111,7 +111,8 @@ def start(folder: Folder) -> str:
     if weights.get("fallback") or pretrained == "bundled":
         return "the backbone bundled with sscjax, trained on drawn textures"
     manifests = [one.optional["manifest"] for one in (folder, *folder.folds.values())]
-    names = [about["weights"].get("name", "") for about in manifests if about is not None]
+    found = [(about or {}).get("weights", {}).get("name", "") for about in manifests]
+    names = [name for name in found if name]
     # Of a path of either system only the file's own name.
     name = names[0].replace("\\", "/").rsplit("/", 1)[-1] if names else ""
     what = "ImageNet weights" if pretrained == "imagenet" else "weights of a file"
@@ -312,7 +313,7 @@ def sessions(folder: Folder) -> dict[str, Any] | None:
         session
         for one in (folder, *folder.folds.values())
         if one.optional["manifest"] is not None
-        for session in one.optional["manifest"]["sessions"]
+        for session in one.optional["manifest"].get("sessions", [])
     ]
     if not every:
         return None
