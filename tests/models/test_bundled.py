@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from sscjax.models.pretrained import bundled, download, preprocessing
 from sscjax.models.pretrained.load import backbone_tree, load_backbone
 from sscjax.models.pretrained.save import save_backbone
 from sscjax.reports import tables
-from sscjax.reports.html import provenance
+from sscjax.reports.html import method
 from sscjax.system.files import sha256
 from sscjax.training import losses, programs, settings, setup, starting_weights
 from sscjax.training.network import Network
@@ -186,14 +187,19 @@ def test_unknown_fallback_is_named() -> None:
 
 def test_page_names_what_a_run_began_with() -> None:
     named = {
-        (kind, fallback, pretrained): provenance._start(
-            {"kind": kind, "fallback": fallback}, pretrained
+        (kind, fallback, pretrained): method.start(
+            SimpleNamespace(  # type: ignore[arg-type]
+                record={"weights": {"kind": kind, "fallback": fallback}},
+                config={"pretrained": pretrained},
+                optional={"manifest": None},
+                folds={},
+            )
         )
         for kind in ("file", "random")
         for fallback in (False, True)
         for pretrained in ("imagenet", "bundled")
     }
-    assert named["file", False, "imagenet"] == "from a file"
+    assert named["file", False, "imagenet"] == "ImageNet weights"
     assert "drawn textures" in named["file", True, "imagenet"]
     assert "drawn textures" in named["file", False, "bundled"]
-    assert named["random", True, "imagenet"] == "random"
+    assert named["random", True, "imagenet"].startswith("random weights (no ImageNet")
