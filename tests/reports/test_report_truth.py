@@ -166,7 +166,11 @@ def write_run(folder: Path, config: Config, subjects: int, splits: tuple[str, ..
     lines = ["epoch,stage,train_loss,train_accuracy,val_loss,val_accuracy"]
     for name in config["stage_order"]:
         fitted = config["stages"][name]["optimizer"] == "lbfgs"
-        progress = {"epoch": 1 if fitted else 3, "best_epoch": 0 if fitted else 2, "seconds": 1.0}
+        progress: Config = {
+            "epoch": 1 if fitted else 3,
+            "best_epoch": 0 if fitted else 2,
+            "seconds": 1.0,
+        }
         progress |= {"stopped_early": False, "l2": 0.01 if fitted else None}
         about = {"progress": progress, "counts": {"total": 9, "trained": 3}, "out_of_fold": fitted}
         write(folder / "stages" / name / "stage.json", about)
@@ -206,7 +210,7 @@ def test_few_subjects_are_warned_of_and_not_drawn(subjects: int, tmp_path: Path)
     few = subjects < weaknesses.FEW
     assert (f"{subjects} of healthy, {subjects} of early, {subjects} of late" in text) == few
     assert ("ROC: healthy against" in text) != few
-    of_images = table(subjects, ("test",)).where("test")
+    of_images = Predictions.read_csv(tmp_path / "run" / "predictions.csv").where("test")
     auroc = metrics.figures_by_split(of_images, True)["test"]["image"]["per_class"][0]["auroc"]
     assert (f"false positive rate; AUROC {formatting.number(auroc)}" in text) != few
     assert ("a curve would show these few alone" in text) == few
