@@ -92,7 +92,7 @@ def augmentation(config: Mapping[str, Any]) -> str:
     if online and changes:
         sources.append(f"on-line, drawn again for every step (stage {', '.join(online)})")
     if not sources:
-        return "Training images were not augmented, but for flips."
+        return "Training images were not augmented."
     if not changes:
         return f"Training images were repeated without any change, {'; '.join(sources)}."
     return f"Random augmentation of training images: {', '.join(changes)}; {'; '.join(sources)}."
