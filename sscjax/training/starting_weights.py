@@ -40,10 +40,15 @@ def find(settings: Settings, earlier_fallback: bool) -> tuple[Path | None, Weigh
         return _replacement(settings), missing
     try:
         return download.imagenet_weights(settings.data.image_size, alpha), random
-    except download.WeightsUnavailableError as error:
+    except download.WeightsUnavailableError:
         if settings.pretrained_fallback == "error":
             raise
-        _LOG.warning("%s", error)
+        # The whole error names four ways out; who has not asked for it reads two lines.
+        _LOG.warning(
+            "no ImageNet weights: they cannot be fetched, and the cache folder has none; connect "
+            "once, or name a file by --config.pretrained=FILE "
+            "(--config.pretrained_fallback=error says why)"
+        )
         path = _replacement(settings)
         if settings.pretrained_fallback == "bundled" and path is None:
             _LOG.warning("the bundled backbone exists for alpha %g only", bundled.ALPHA)
