@@ -241,7 +241,7 @@ def test_without_epochs_no_curve_is_drawn(tmp_path: Path) -> None:
     single_run.run(lbfgs_config("cnn"), tmp_path)
     assert not (tmp_path / "curves.png").exists() and (tmp_path / "calibration.png").is_file()
     page = (tmp_path / "report.html").read_text("utf-8")
-    assert "ROC: " in page and "Accuracy by epoch" not in page
+    assert "Confusion" in page and "Accuracy by epoch" not in page
     assert "there is no curves.csv" not in page and "Training (not in this run)" not in page
 
 
