@@ -42,7 +42,7 @@ from sscjax.evaluation.predictions import Predictions
 from sscjax.system import formatting
 
 # The share of tables that is asked for; seed of the first table that is drawn again.
-_HELD, _ANEW = 0.93, 100_000
+_HELD, _AGAIN = 0.93, 100_000
 
 # --- intervals ------------------------------------------------------------------------------------
 
@@ -141,8 +141,8 @@ def again(design: Design, measured: list[Held], repeats: int) -> list[Held]:
     rarely = {(one.figure, one.unit) for one in measured if one.tables and one.share < _HELD}
     if not rarely:
         return measured
-    anew = {(one.figure, one.unit): one for one in measure(design, repeats, _ANEW)}
-    return [anew[key] if (key := (one.figure, one.unit)) in rarely else one for one in measured]
+    repeated = {(one.figure, one.unit): one for one in measure(design, repeats, _AGAIN)}
+    return [repeated[key] if (key := (one.figure, one.unit)) in rarely else one for one in measured]
 
 
 def summary(measured: list[Held], fewest: int) -> str:

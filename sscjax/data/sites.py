@@ -141,7 +141,7 @@ def warnings(image_set: ImageSet, apart: bool) -> list[str]:
     if single:
         lines.append(
             f"SITES OF ONE CLASS: {_listed(single)}. A network can learn the site in place of the\n"
-            "disease, and no figure of such a site says how well the classes are told apart."
+            "disease, and no figure of such a site says how well the classes can be distinguished."
         )
     sole = [
         f"{clean_name(image_set.classes[label])} (at {clean_name(str(names[k]))})"

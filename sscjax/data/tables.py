@@ -145,10 +145,10 @@ def _csv(path: Path, text: str, encoding: str) -> Table:
         lines = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
         raise UserError(f"{path}: not a csv file ({error}); save it as a csv file") from error
-    told = [] if delimiter == "," else [_DELIMITERS[delimiter]]
-    told += [encoding] if encoding else []
+    notes = [] if delimiter == "," else [_DELIMITERS[delimiter]]
+    notes += [encoding] if encoding else []
     rows, damage = _fitted(path, lines, header)
-    return Table(path, header, rows, ", ".join(told), damage)
+    return Table(path, header, rows, ", ".join(notes), damage)
 
 
 def _delimiter(text: str) -> tuple[str, int]:

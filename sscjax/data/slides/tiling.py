@@ -25,7 +25,7 @@ MOST_FIELDS = 10_000_000
 """Of one slide, those without tissue among them."""
 
 MOST_TILES = 100_000
-"""Of one slide where no cap is given: more are a mistake of scale rather than a wish."""
+"""Of one slide where no cap is given: more are rather a mistake of scale."""
 
 LEAST_FIELD = 32
 """Pixels of level 0 along the side of a field; fewer show no structure."""

@@ -146,7 +146,7 @@ def course(folder: Folder) -> list[str]:
         lines.append(_fitted(name, stage, folder) if fitted else _trained(name, stage, config))
     if folder.config["protocol"] == "nested":
         lines.append(
-            "Each fold chose these settings anew by its inner folds, among: "
+            "Each fold chose these settings by its own inner folds, among: "
             f"{'; '.join(config['cv']['search'])}. What is given here is the config's."
         )
     return lines
