@@ -168,7 +168,7 @@ def test_command_line_takes_the_protocol(tmp_path: Path, monkeypatch: pytest.Mon
 
     def run(config: ConfigDict, folder: Path, **rest: Any) -> str:
         configs_run.append((config.protocol, config.cv.folds, config.cv.search, folder.name))
-        return ""
+        raise UserError("enough was seen")  # what follows reads the run
 
     monkeypatch.setattr(all_folds, "run", run)
     monkeypatch.setattr(terminal, "set_up_jax", lambda: None)
@@ -183,6 +183,7 @@ def test_command_line_takes_the_protocol(tmp_path: Path, monkeypatch: pytest.Mon
         "--config.cv.search=('stages.head.learning_rate=1e-4,1e-3',)",
     ]
     monkeypatch.setattr(sys, "argv", arguments)
-    main.main()
+    with pytest.raises(UserError, match="enough was seen"):
+        main.main()
     wanted = ("kfold", 4, ("stages.head.learning_rate=1e-4,1e-3",), "three_class-kfold")
     assert configs_run == [wanted]
