@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from small_runs import one_stage_config, write_folder
 
 from sscjax import main
+from sscjax.errors import UserError
 from sscjax.evaluation import metrics
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import data_from_config, summarize
