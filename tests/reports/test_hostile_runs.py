@@ -115,7 +115,7 @@ def ask(folder: Path) -> None:
             assert found.stage == "head"
 
 
-@tried(25)
+@tried(15)
 @given(data=st.data())
 def test_records_with_something_else_in_them(run: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(RECORDS))
@@ -128,7 +128,7 @@ def test_records_with_something_else_in_them(run: Path, data: st.DataObject) -> 
         ask(run)
 
 
-@tried(25)
+@tried(15)
 @given(data=st.data())
 def test_files_of_a_run_of_other_bytes(run: Path, data: st.DataObject) -> None:
     model = [path for path in (run / "stages/head/model").rglob("*") if path.is_file()]
@@ -178,7 +178,7 @@ def test_a_picture_of_another_folder(run: Path) -> None:
             html.write_again(run)
 
 
-@tried(25)
+@tried(15)
 @given(data=st.data())
 def test_checkpoints_of_other_bytes(checkpoints: Path, data: st.DataObject) -> None:
     """Found out, or nothing that is read is changed; the one before is there still."""
