@@ -312,7 +312,7 @@ def _refuse_level_between(view: _View, below: Sequence[str]) -> None:
 
 
 def alike_in_every_class(of_class: Mapping[str, Collection[str]]) -> list[str]:
-    """Names of subjects that stand in every class as if counted anew there; [] for real names.
+    """Names of subjects that stand in every class, as numbers that start again do; [] for others.
 
     Args:
       of_class: the subjects of each class.

@@ -6,13 +6,13 @@ import errno
 import io
 import os
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from sound_files import png_bytes
 
 from sscjax.data.image_io import read_header, read_image
 from sscjax.errors import UserError
@@ -41,26 +41,6 @@ def tiff_bytes(
     padding = b"\0" * (len(data) % 2)
     offset = 8 + len(data) + len(padding)
     return b"II*\0" + struct.pack("<I", offset) + data + padding + directory + b"\0" * 4
-
-
-def png_bytes(
-    width: int, height: int, depth: int, colour: int, rows: bytes, key: bytes = b""
-) -> bytes:
-    """A PNG written chunk by chunk: Pillow cannot write these kinds."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + key
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
 
 
 def refused(path: Path, *words: str, **options: Any) -> None:
