@@ -21,6 +21,12 @@ CONFIGS = sorted(path.stem for path in (Path(__file__).parents[2] / "configs").g
 PAIRS = [(name, list(SETS)[number % len(SETS)]) for number, name in enumerate(CONFIGS)]
 # The config that trains masks needs a set that has some.
 PAIRS.append(("mobilenet_unet_three_class", "with masks"))
+# Of the smaller networks, and of the recipe that anyone's own images get.
+OFTEN = ("cnn_two_class", "cnn_three_class", "best", "best_two_class")
+MARKED = [
+    pytest.param(*pair, marks=pytest.mark.slow if pair[0] in OFTEN else pytest.mark.exhaustive)
+    for pair in PAIRS
+]
 
 _PAPER_SPLIT = "normal:24/4/4,early:24/4/4,late:24/4/4"
 _PAPER_COPIES = "normal:32,early:32,late:32"
@@ -52,9 +58,8 @@ def small(name: str, data: Path) -> ConfigDict:
     return config
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compiler")
-@pytest.mark.parametrize(("name", "data"), PAIRS)
+@pytest.mark.parametrize(("name", "data"), MARKED)
 def test_a_report_or_one_line(
     name: str,
     data: str,

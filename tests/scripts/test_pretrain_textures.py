@@ -87,7 +87,7 @@ def without_times(folder: Path) -> list[dict[str, str]]:
     return [{name: cell for name, cell in line.items() if name != "seconds"} for line in lines]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("shallow")
 def test_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
     """Two sizes, cut with the last step of the first, in the middle of a line of the curves."""
@@ -131,7 +131,7 @@ def test_training_resumes_to_the_same_bits(tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, average[name].astype(kind), err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("shallow")
 def test_loss_falls() -> None:
     """On one batch that is shown again and again."""

@@ -15,7 +15,7 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from pretrain_textures import scanner  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.usefixtures("quick_compiler")]
 
 
 def smooth(height: int = 40, width: int = 52) -> np.ndarray:

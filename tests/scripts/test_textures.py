@@ -20,7 +20,7 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 from pretrain_textures import draw, fields, scanner  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.usefixtures("quick_compiler")]
 
 SIZE, COUNT = 48, 24
 

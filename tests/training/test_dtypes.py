@@ -71,7 +71,7 @@ def traced(name: str, optimizer: optax.GradientTransformation, by_batch: bool) -
         ("mobilenet_v2", "adamw", False),
         ("cnn", "sgd", False),
         ("fd_unet", "adamw", True),
-        pytest.param("mobilenet_unet", "adamw", True, marks=pytest.mark.slow),
+        pytest.param("mobilenet_unet", "adamw", True, marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_step_is_in_float32_whatever_jax_is_set_to(

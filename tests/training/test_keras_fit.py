@@ -248,9 +248,13 @@ def assert_same_end(found: Any, reference: Any, start: Any, labels: dict[str, st
 # ---- stages of fine-tuning ----------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "alpha", "size"), [("head", 0.35, 64), ("finetune", 0.35, 64), ("finetune", 1.0, 96)]
+    ("stage", "alpha", "size"),
+    [
+        pytest.param("head", 0.35, 64, marks=pytest.mark.slow),
+        pytest.param("finetune", 0.35, 64, marks=pytest.mark.slow),
+        pytest.param("finetune", 1.0, 96, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_stage(stage: Literal["head", "finetune"], alpha: float, size: int, tmp_path: Path) -> None:
     """Ten steps of Adam: of the dense layer alone, then of all but the first ten layers."""
@@ -333,7 +337,7 @@ def test_counts_of_frozen_parameters(
 # ---- from random weights ------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_batch_norm_by_the_batch(tmp_path: Path) -> None:
     """A step of SGD of all layers, which shows the gradients, and the running averages after it.
 

@@ -118,7 +118,9 @@ def test_pixels_weigh_by_their_class() -> None:
     objective = dataclasses.replace(JOINT, mask_weights=weights)
     found, _ = joint_gradient(4, EIGHT, np.ones(8), objective)
     x, maps = scaled(IMAGES[EIGHT], None), MAPS[EIGHT]
-    _, seen = UNET.apply(random_weights.draw(UNET, 16), x, train=False, capture=(MASK,))
+    seen = jax.jit(
+        lambda x: UNET.apply(random_weights.draw(UNET, 16), x, train=False, capture=(MASK,))
+    )(x)[1]
     places = np.nonzero(maps != 255)
     odds = np.exp(log_softmax(np.asarray(seen[MASK])[places]))
     labels = maps[places]
