@@ -214,9 +214,13 @@ def get_config() -> ConfigDict:
     config.model.outputs = 0
     # Share of the classifier's inputs dropped in training.
     config.model.dropout = 0.2
-    # What MobileNetV2's classifier reads: layers of the backbone, () the last one; of
-    # each of their channels the mean over the image.
+    # What the classifier of MobileNetV2 or a vision transformer reads: layers of the backbone, ()
+    # the last one. Of MobileNetV2's it reads the mean of each channel over the image, of the
+    # tokens behind a block ('block_11_add2') what model.vit_pooling says.
     config.model.feature_layers = ()
+    # What the classifier of a vision transformer reads of the tokens: the class 'token', the 'mean'
+    # of the patches, or both, 'token_and_mean'.
+    config.model.vit_pooling = "token"
     # The CNN's channels of each block and units of each hidden dense layer.
     config.model.cnn_widths = (32, 64, 128, 256)
     config.model.cnn_dense = (128,)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sscjax.errors import UserError
 from sscjax.inference.classifier import Classifier
 from sscjax.models import CNN, MASK, FDUNet, MobileNetV2
 from sscjax.models.ops import elementwise
@@ -127,8 +128,12 @@ def from_classifier(opened: Classifier) -> Graph:
         operations = _mobilenet_v2(model, params, opened.image_size)
     elif isinstance(model, CNN):
         operations = _cnn(model, params)
+    elif not isinstance(model, FDUNet):
+        raise UserError(
+            "a vision transformer cannot be exported: expected a run with mobilenet_v2, cnn, "
+            "fd_unet or mobilenet_unet; `sscjax predict` runs this one"
+        )
     else:
-        assert isinstance(model, FDUNet)
         operations = _unet(model, params, opened.image_size)
     trunk = model.layer_names[model.head_start - 1]
     logits, maps = operations[-1], _evidence(operations, opened.image_size)

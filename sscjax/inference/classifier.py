@@ -275,7 +275,7 @@ def _build(
         raise ValueError(f"no stage is called {stage!r}")
     classes = tuple(record["data"]["classes"])
     outputs = settings.output_count(len(classes))
-    assumed = preprocessing.CONVENTIONS[record["weights"]["convention"]]
+    assumed = preprocessing.convention(record["weights"]["convention"])
     masks = tuple(record["data"].get("mask_classes", ()))
     size = int(config["data"]["image_size"])
     model = factory.build_model(settings, factory.Task(outputs, size, len(masks)))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+import re
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -17,9 +19,11 @@ from sscjax.models.base import Model
 from sscjax.models.cnn import CNN
 from sscjax.models.mobilenet_unet import MobileNetUNet
 from sscjax.models.mobilenet_v2 import MobileNetV2
-from sscjax.models.pretrained import preprocessing
+from sscjax.models.pretrained import load, preprocessing
 from sscjax.models.unet import Block as UNetBlock
 from sscjax.models.unet import FDUNet
+from sscjax.models.vit import ARCHITECTURES, Architecture, VisionTransformer
+from sscjax.models.vit.module import Pooling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,7 @@ class ModelSettings:
     outputs: int = 0
     dropout: float = 0.2
     feature_layers: tuple[str, ...] = ()
+    vit_pooling: Pooling = "token"
     cnn_widths: tuple[int, ...] = (32, 64, 128, 256)
     cnn_dense: tuple[int, ...] = (128,)
     unet_block: UNetBlock = "dense"
@@ -45,8 +50,10 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         if self.name not in BACKBONES:
+            near = difflib.get_close_matches(self.name, BACKBONES, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(
-                f"config.model.name={self.name!r}: expected one of {', '.join(BACKBONES)}"
+                f"config.model.name={self.name!r}: expected one of {', '.join(BACKBONES)}{hint}"
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"config.model.dropout={self.dropout}: expected 0 to less than 1")
@@ -63,6 +70,9 @@ class ModelSettings:
         if self.unet_block not in get_args(UNetBlock):
             known = " or ".join(map(repr, get_args(UNetBlock)))
             raise UserError(f"config.model.unet_block={self.unet_block!r}: expected {known}")
+        if self.vit_pooling not in get_args(Pooling):
+            known = ", ".join(map(repr, get_args(Pooling)))
+            raise UserError(f"config.model.vit_pooling={self.vit_pooling!r}: expected {known}")
 
     @property
     def backbone(self) -> Backbone:
@@ -107,13 +117,14 @@ class Backbone:
     Attributes:
       build: makes the module; raises a UserError if the settings do not suit the task.
       predicts_masks: whether it has a head for masks.
-      has_weights: whether files of pre-trained weights fit it, with their conventions of padding
-        and BatchNorm.
+      family: how files of its weights are read; None: there are none.
+      published: whether weights of ImageNet are fetched for it, or bundled.
     """
 
     build: Callable[[ModelSettings, Task], Model]
     predicts_masks: bool = False
-    has_weights: bool = False
+    family: Callable[[Any], load.Family] | None = None
+    published: bool = False
 
 
 def build_model(settings: ModelSettings, task: Task) -> Model:
@@ -214,10 +225,48 @@ def _check_divisible(model: FDUNet, size: int, other_fix: str) -> None:
         )
 
 
+def _mobilenet_files(model: Any) -> load.Family:
+    """The same files, whatever the width: `load.py` compares the shapes."""
+    del model
+    return load.MOBILENET_V2
+
+
+def _vit(shape: Architecture, settings: ModelSettings, task: Task) -> Model:
+    if task.image_size % shape.patch or task.image_size < shape.patch:
+        below = max(task.image_size // shape.patch, 1) * shape.patch
+        raise UserError(
+            f"config.data.image_size={task.image_size}: patches of {shape.patch} pixels need a "
+            f"multiple of it, such as {below} or {below + shape.patch}"
+        )
+    blocks = []
+    for name in settings.feature_layers:
+        found = re.fullmatch(r"block_(\d+)_add2", name)
+        if not found or int(found[1]) >= shape.depth or int(found[1]) in blocks:
+            raise UserError(
+                f"config.model.feature_layers={settings.feature_layers}: {name!r} is not the end "
+                f"of a block, 'block_0_add2' to 'block_{shape.depth - 1}_add2', or is there twice"
+            )
+        blocks.append(int(found[1]))
+    return VisionTransformer(
+        task.outputs,
+        shape,
+        task.image_size,
+        settings.dropout,
+        settings.vit_pooling,
+        tuple(sorted(blocks)),
+    )
+
+
 BACKBONES = {
-    "mobilenet_v2": Backbone(_mobilenet_v2, has_weights=True),
+    "mobilenet_v2": Backbone(_mobilenet_v2, family=_mobilenet_files, published=True),
     "cnn": Backbone(_cnn),
     "fd_unet": Backbone(_fd_unet, predicts_masks=True),
-    "mobilenet_unet": Backbone(_mobilenet_unet, predicts_masks=True, has_weights=True),
+    "mobilenet_unet": Backbone(
+        _mobilenet_unet, predicts_masks=True, family=_mobilenet_files, published=True
+    ),
+    **{
+        name: Backbone(functools.partial(_vit, shape), family=load.vit_family)
+        for name, shape in ARCHITECTURES.items()
+    },
 }
 """Every network that a config can name."""

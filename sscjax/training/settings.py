@@ -45,7 +45,7 @@ _KINDS: dict[Any, tuple[Any, str]] = {
 # What records of earlier versions lack; the default is what those versions did.
 _ADDED_LATER = (
     *("private", "data.corrupt", "data.layout", "data.columns", "data.merge_spellings"),
-    *("data.shared_subjects", "data.pixel_bits", "data.pages", "data.mpp"),
+    *("data.shared_subjects", "data.pixel_bits", "data.pages", "data.mpp", "model.vit_pooling"),
 )
 
 
@@ -234,10 +234,17 @@ class Settings:
                 f"config.pretrained_fallback={self.pretrained_fallback!r}: expected 'bundled', "
                 "'random' or 'error'"
             )
-        if self.pretrained != "none" and not self.model.backbone.has_weights:
+        backbone = self.model.backbone
+        if self.pretrained != "none" and backbone.family is None:
             raise UserError(
                 f"config.pretrained={self.pretrained!r}: there are no weights for "
                 f"model.name={self.model.name!r}; set pretrained=none"
+            )
+        if self.pretrained in ("imagenet", "bundled") and not backbone.published:
+            raise UserError(
+                f"config.pretrained={self.pretrained!r}: expected a file of weights of "
+                f"{self.model.name!r} (.safetensors or .pth, as timm or transformers write them), "
+                "or none for random weights"
             )
 
     @property

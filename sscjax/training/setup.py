@@ -6,6 +6,7 @@ The model is built by `models/factory.py`, its weights are found by `starting_we
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from sscjax.data.augment import Changes
 from sscjax.data.dataset import Images
 from sscjax.data.lazy import Rows
 from sscjax.models import factory, initial_variables
-from sscjax.models.pretrained import bundled, load, preprocessing
+from sscjax.models.pretrained import bundled, encoder_config, load, preprocessing
+from sscjax.models.vit import VisionTransformer
 from sscjax.training import checkpoint, frozen_features, losses, programs, starting_weights
 from sscjax.training.class_weights import class_weights, mask_weights
 from sscjax.training.network import Network
 from sscjax.training.settings import Settings
+
+_LOG = logging.getLogger(__name__)
 
 _CALIBRATION_BATCHES = 4
 
@@ -75,14 +79,16 @@ def create_network(
     if path is not None:
         # What the file cannot hold is left out: the new layers behind the backbone.
         new = set(model.layer_names[model.head_start :])
-        loaded = load.load_backbone(path, _without(params, new), _without(batch_stats, new))
+        assert settings.model.backbone.family is not None
+        family = settings.model.backbone.family(model)
+        loaded = load.load_backbone(path, _without(params, new), _without(batch_stats, new), family)
         own = Path(path).parent == Path(bundled.__file__).parent
         weights = dataclasses.replace(
             weights,
             kind="file",
             name=f"bundled {Path(path).name}" if own else Path(path).name,
             sha256=loaded.sha256,
-            convention=loaded.convention,
+            convention=_convention(path, model, loaded.convention),
         )
         params, batch_stats = {**params, **loaded.params}, {**batch_stats, **loaded.batch_stats}
         momentum = loaded.convention.bn_momentum
@@ -92,6 +98,25 @@ def create_network(
     if batch_stats:
         model = factory.with_convention(model.clone(bn_momentum=momentum), weights.convention)
     return Network(model, params, batch_stats, objective, weights)
+
+
+def _convention(
+    path: Path, model: Any, of_format: preprocessing.Convention
+) -> preprocessing.Convention:
+    """What a file of weights assumes: of MobileNetV2 its format says so, else what lies beside."""
+    if not isinstance(model, VisionTransformer):
+        return of_format
+    facts = encoder_config.beside(path, model.shape.width)
+    if facts.restriction:
+        _LOG.warning("%s: licence %s, %s", path.name, facts.licence, facts.restriction)
+    if facts.convention is not None:
+        return facts.convention
+    _LOG.warning(
+        "%s: nothing beside it says how its pixels were scaled, so ImageNet's mean and standard "
+        "deviation are taken; put the config.json it was published with into its folder",
+        path.name,
+    )
+    return of_format
 
 
 def _without(tree: dict[str, Any], layers: set[str]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def test_what_a_row_says_of_its_backbone_is_so(name: str) -> None:
     model: Any = factory.build_model(ModelSettings(name), Task(2, 96, masks))
     assert model.mask_classes == masks
     adapted: Any = factory.with_convention(model, preprocessing.TORCH)
-    assert (adapted != model) == backbone.has_weights
+    assert (adapted != model) == backbone.published
 
 
 def test_the_plain_unet_is_a_setting() -> None:

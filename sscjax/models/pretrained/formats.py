@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 
 from sscjax.errors import UserError
-from sscjax.models.pretrained.preprocessing import CONVENTIONS, KERAS, TORCH, Convention
+from sscjax.models.pretrained.preprocessing import (
+    CONVENTIONS,
+    KERAS,
+    TORCH,
+    Convention,
+    convention,
+)
 from sscjax.system.files import read_npz
 
 FORMATS = ".h5, .weights.h5, .safetensors, .npz, .pth or .pt"
@@ -31,12 +37,13 @@ METADATA_KEY = "sscjax"
 Weights = dict[str, np.ndarray]
 
 
-def read_weights(path: Path | str) -> tuple[Weights, Convention]:
+def read_weights(path: Path | str, *, most: int = MAX_ELEMENTS) -> tuple[Weights, Convention]:
     """Read every array of a weight file.
 
     Args:
         path: a Keras `.h5` (legacy layout) or `.weights.h5` (Keras 3), a torchvision, timm or
             converted `.safetensors`, a converted `.npz`, or a PyTorch `.pth`/`.pt` state dict.
+        most: numbers that the file may hold.
 
     Returns:
         arrays by name, and what the weights assume. Keras names are `LAYER/VARIABLE` with Keras'
@@ -51,7 +58,7 @@ def read_weights(path: Path | str) -> tuple[Weights, Convention]:
     if not path.is_file():
         content = "a folder" if path.is_dir() else "nothing"
         raise UserError(f"{path}: found {content}, expected a weight file ({FORMATS})")
-    readers: Mapping[str, Callable[[Path], tuple[Weights, Convention]]] = {
+    readers: Mapping[str, Callable[[Path, int], tuple[Weights, Convention]]] = {
         ".h5": _read_hdf5,
         ".hdf5": _read_hdf5,
         ".safetensors": _read_safetensors,
@@ -64,10 +71,10 @@ def read_weights(path: Path | str) -> tuple[Weights, Convention]:
         raise UserError(
             f"{path}: the name ends in {path.suffix!r}, expected a weight file ({FORMATS})"
         )
-    weights, convention = reader(path)
+    weights, assumed = reader(path, most)
     if not weights:
-        raise UserError(f"{path}: holds no weights; give a file of MobileNetV2 weights")
-    return {name: _float32(path, name, array) for name, array in weights.items()}, convention
+        raise UserError(f"{path}: holds no weights; give a file of the weights of a network")
+    return {name: _float32(path, name, array) for name, array in weights.items()}, assumed
 
 
 def _float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
@@ -79,11 +86,11 @@ def _float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     raise UserError(f"{path}: {name} has type {array.dtype}, expected floating-point numbers")
 
 
-def _check_size(path: Path, elements: int) -> None:
-    if elements > MAX_ELEMENTS:
+def _check_size(path: Path, elements: int, most: int) -> None:
+    if elements > most:
         raise UserError(
-            f"{path}: declares {elements:,} numbers, expected at most {MAX_ELEMENTS:,};"
-            " this is no MobileNetV2"
+            f"{path}: declares {elements:,} numbers, expected at most {most:,} for this network;"
+            " give the file of the network that config.model names"
         )
 
 
@@ -97,12 +104,12 @@ _HDF5_ERRORS = (
 )
 
 
-def _read_hdf5(path: Path) -> tuple[Weights, Convention]:
+def _read_hdf5(path: Path, most: int) -> tuple[Weights, Convention]:
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            _check_hdf5(path, file)
+            _check_hdf5(path, file, most)
             root = file.get("model_weights", file)
             if "layer_names" in root.attrs:
                 return _read_legacy(path, root), KERAS
@@ -118,7 +125,7 @@ def _read_hdf5(path: Path) -> tuple[Weights, Convention]:
     )
 
 
-def _check_hdf5(path: Path, file: Any) -> None:
+def _check_hdf5(path: Path, file: Any, most: int) -> None:
     """Refuse links to other files, and data sets that claim to be huge."""
     import h5py
 
@@ -141,7 +148,7 @@ def _check_hdf5(path: Path, file: Any) -> None:
                     raise UserError(f"{path}: {item.name} lies in another file, expected data")
                 # As float32: a few elements may have many bytes each.
                 total += max(item.size or 0, item.nbytes // 4)
-                _check_size(path, total)
+                _check_size(path, total, most)
 
 
 def _names(values: Any) -> list[str]:
@@ -230,7 +237,7 @@ def _numbered_layers(path: Path, groups: Mapping[str, Any], order: _Order) -> We
 # ---- safetensors and .npz -----------------------------------------------------------------------
 
 
-def _read_safetensors(path: Path) -> tuple[Weights, Convention]:
+def _read_safetensors(path: Path, most: int) -> tuple[Weights, Convention]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -238,8 +245,14 @@ def _read_safetensors(path: Path) -> tuple[Weights, Convention]:
             metadata = file.metadata() or {}
             names = list(file.keys())
             sizes = [int(np.prod(file.get_slice(n).get_shape(), dtype=np.int64)) for n in names]
-            _check_size(path, sum(sizes))
-            weights = {name: np.asarray(file.get_tensor(name)) for name in names}
+            _check_size(path, sum(sizes), most)
+            kinds = {name: file.get_slice(name).get_dtype() for name in names}
+            weights = {n: np.asarray(file.get_tensor(n)) for n in names if kinds[n] != "BF16"}
+        if len(weights) < len(names):
+            # NumPy has no bfloat16; JAX has.
+            with safe_open(path, framework="flax") as file:
+                for name in set(names) - set(weights):
+                    weights[name] = np.asarray(file.get_tensor(name), np.float32)
     except UserError:
         raise
     except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
@@ -251,9 +264,9 @@ def _read_safetensors(path: Path) -> tuple[Weights, Convention]:
     return weights, TORCH
 
 
-def _read_npz(path: Path) -> tuple[Weights, Convention]:
+def _read_npz(path: Path, most: int) -> tuple[Weights, Convention]:
     try:
-        weights = read_npz(path, most=4 * MAX_ELEMENTS)
+        weights = read_npz(path, most=4 * most)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable .npz file ({_line(error)})") from error
     if METADATA_KEY not in weights:
@@ -266,7 +279,7 @@ def _read_npz(path: Path) -> tuple[Weights, Convention]:
 
 def _recorded(path: Path, text: str) -> Convention:
     try:
-        return CONVENTIONS[json.loads(text)["convention"]]
+        return convention(json.loads(text)["convention"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path}: records {text[:80]!r}, expected the convention {' or '.join(CONVENTIONS)};"
@@ -277,7 +290,7 @@ def _recorded(path: Path, text: str) -> Convention:
 # ---- PyTorch ------------------------------------------------------------------------------------
 
 
-def _read_torch(path: Path) -> tuple[Weights, Convention]:
+def _read_torch(path: Path, most: int) -> tuple[Weights, Convention]:
     try:
         import torch
     except ImportError as error:
@@ -286,7 +299,7 @@ def _read_torch(path: Path) -> tuple[Weights, Convention]:
             " or give the same weights as .safetensors"
         ) from error
     try:
-        _check_torch_archive(path)
+        _check_torch_archive(path, most)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
@@ -302,7 +315,7 @@ def _read_torch(path: Path) -> tuple[Weights, Convention]:
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()
     ):
         raise UserError(f"{path}: holds {type(state).__name__}, expected a state dict of tensors")
-    _check_size(path, sum(tensor.numel() for tensor in state.values()))
+    _check_size(path, sum(tensor.numel() for tensor in state.values()), most)
     weights: Weights = {}
     for name, tensor in state.items():
         try:
@@ -318,13 +331,13 @@ def _read_torch(path: Path) -> tuple[Weights, Convention]:
     return weights, TORCH
 
 
-def _check_torch_archive(path: Path) -> None:
+def _check_torch_archive(path: Path, most: int) -> None:
     """Refuse a file that would unpack to more than it is; since 1.6 torch writes zip archives."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    _check_size(path, sum(entry.file_size for entry in entries) // 4)
+    _check_size(path, sum(entry.file_size for entry in entries) // 4, most)
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed:
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,13 +13,48 @@ import numpy as np
 
 from sscjax.errors import UserError
 from sscjax.models.mobilenet_v2 import MobileNetV2, backbone_layers
-from sscjax.models.pretrained.convert import HEAD, Tree, convert_weights
-from sscjax.models.pretrained.formats import read_weights
+from sscjax.models.pretrained import formats, vit_names
+from sscjax.models.pretrained.convert import HEAD, Converted, Tree, convert_weights
 from sscjax.models.pretrained.preprocessing import Convention
+from sscjax.models.vit.module import VisionTransformer
 from sscjax.system.files import sha256
 
 ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 """Width multipliers of which Keras publishes ImageNet weights."""
+
+
+class Family(NamedTuple):
+    """Networks whose weight files are read alike.
+
+    Attributes:
+        title: for messages, with its article where it has one.
+        convert: from the arrays of a file to the model's names.
+        sources: whose files these are, for messages.
+        most: numbers that a file may hold.
+    """
+
+    title: str
+    convert: Callable[[Mapping[str, np.ndarray]], Converted]
+    sources: str
+    most: int
+
+
+MOBILENET_V2 = Family(
+    "MobileNetV2", convert_weights, "Keras, torchvision or timm", formats.MAX_ELEMENTS
+)
+
+
+def vit_family(model: VisionTransformer) -> Family:
+    """Files of this vision transformer, whatever size of image they were trained on."""
+    shape = model.shape
+    # The blocks' kernels and, with room to spare, everything else: positions, a classifier.
+    largest = 12 * shape.depth * shape.width * max(shape.width, shape.hidden) + 50_000_000
+    return Family(
+        "this vision transformer",
+        functools.partial(vit_names.convert, model=model),
+        "timm or transformers",
+        largest,
+    )
 
 
 class Loaded(NamedTuple):
@@ -43,7 +78,10 @@ class Loaded(NamedTuple):
 
 
 def load_backbone(
-    path: Path | str, params: Mapping[str, Any], batch_stats: Mapping[str, Any]
+    path: Path | str,
+    params: Mapping[str, Any],
+    batch_stats: Mapping[str, Any],
+    family: Family = MOBILENET_V2,
 ) -> Loaded:
     """Replace the backbone in a model's trees by the weights in a file.
 
@@ -51,6 +89,7 @@ def load_backbone(
         path: a file that `read_weights` reads.
         params: the model's parameters, `params[layer][variable]`: arrays or `ShapeDtypeStruct`s.
         batch_stats: the model's BatchNorm statistics, likewise.
+        family: how the file is read.
 
     Returns:
         the filled trees and facts about the file.
@@ -60,13 +99,13 @@ def load_backbone(
             missing, surplus, misshapen and non-finite array.
     """
     path = Path(path)
-    weights, convention = read_weights(path)
-    converted = convert_weights(weights)
+    weights, convention = formats.read_weights(path, most=family.most)
+    converted = family.convert(weights)
     if not converted.params and not converted.batch_stats:
         names = ", ".join(list(weights)[:3])
         raise UserError(
-            f"{path}: not MobileNetV2, its names are {names}, ...; give weights of MobileNetV2 by"
-            " Keras, torchvision or timm"
+            f"{path}: not {family.title}, its names are {names}, ...; give weights of"
+            f" {family.title} by {family.sources}"
         )
     differences = [
         *(f"surplus {name}" for name in converted.unknown),
@@ -76,7 +115,7 @@ def load_backbone(
     if differences:
         raise UserError(
             f"{path}: does not fit the model ({len(differences)} differences):"
-            f" {'; '.join(differences)}; give a file of this width (alpha) and architecture"
+            f" {_first(differences)}; give a file of this width (alpha) and architecture"
         )
     kept = {layer: variables for layer, variables in params.items() if layer == HEAD}
     return Loaded(
@@ -120,6 +159,12 @@ def infer_alpha(params: Tree) -> float:
         f"last convolution (Conv_1) has shape {shape}, which is none of MobileNetV2 with alpha"
         f" {', '.join(map(str, ALPHAS))}"
     )
+
+
+def _first(differences: list[str], most: int = 12) -> str:
+    """The first of them; a file of another network differs in hundreds."""
+    more = len(differences) - most
+    return "; ".join(differences[:most]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _flat(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
