@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def count(network: Any) -> int:
 def test_timm(name: str, size: int) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     try:
-        import timm
+        timm: Any = importlib.import_module("timm")
     except (ImportError, RuntimeError) as error:
         # It needs torchvision of the same build as torch.
         pytest.skip(f"timm cannot be imported: {error}")
@@ -149,6 +150,8 @@ def test_transformers(kind: str, name: str, size: int, tmp_path: Path) -> None:
     elif kind == "DINOv3ViT":
         gated = shape.mlp == "swiglu"
         fields.update(intermediate_size=shape.hidden, num_register_tokens=4, use_gated_mlp=gated)
+        # As the published ones have it.
+        fields.update(hidden_act="silu" if gated else "gelu")
     else:
         fields.update(use_swiglu_ffn=shape.mlp == "swiglu")
     built = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**fields))
@@ -182,7 +185,7 @@ def test_positions_are_resized_as_torch_does(side: int) -> None:
         expected = torch.nn.functional.interpolate(
             given, (side, side), mode="bicubic", antialias=how == "antialias"
         )
-        found = positions.resize(grid, side, how)  # type: ignore[arg-type]
+        found = positions.resize(grid, side, how)
         theirs = expected[0].numpy().transpose(1, 2, 0).reshape(side * side, 6)
         np.testing.assert_allclose(found, theirs, atol=1e-5)
 
