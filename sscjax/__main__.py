@@ -21,6 +21,10 @@ COMMANDS = {
         "sscjax.cli.learning_curve",
         "estimate what more training patients would gain",
     ),
+    "compare-features": (
+        "sscjax.cli.compare_features",
+        "compare encoders on the same patients and folds",
+    ),
     "report": ("sscjax.cli.report", "write a run's page and model card again"),
     "export": ("sscjax.cli.export", "write a run's model as ONNX, StableHLO or a web page"),
     "reproduce": ("sscjax.cli.reproduce", "repeat a run and compare it with the first"),
@@ -30,7 +34,7 @@ COMMANDS = {
 
 def usage() -> str:
     """The help of the command itself."""
-    lines = [f"  {name:14} {about}" for name, (_, about) in COMMANDS.items()]
+    lines = [f"  {name:16} {about}" for name, (_, about) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: sscjax COMMAND ...",

@@ -8,7 +8,10 @@ same images and weights finds them.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -20,6 +23,7 @@ from sscjax.experiments import data_from_config
 from sscjax.system import cache_dir
 from sscjax.training import (
     class_weights,
+    freezing,
     frozen_features,
     linear_probe,
     programs,
@@ -35,6 +39,10 @@ from sscjax.training.stage import StageSettings
 
 _MAX_ITERATIONS = 200
 
+# Of the second and later encoders against the first, where several are read; the strength of the
+# penalty moves all of them.
+_FACTORS = (0.25, 1.0, 4.0)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenHead:
@@ -49,6 +57,10 @@ class FrozenHead:
       penalties: strengths of the L2 penalty to choose among.
       seed: of the folds that choose the penalty.
       weights: what the backbone is.
+      parameters: of the backbone.
+      images_per_second: that its features are computed with; None where it was not measured.
+      widths: numbers of features of each encoder, where they are of several side by side; their sum
+        is D. Each has a penalty of its own; () for one encoder.
     """
 
     images: ImageSet
@@ -59,6 +71,9 @@ class FrozenHead:
     penalties: tuple[float, ...]
     seed: int
     weights: str
+    parameters: int = 0
+    images_per_second: float | None = None
+    widths: tuple[int, ...] = ()
 
     def predict(
         self, train: np.ndarray, test: np.ndarray, labels: np.ndarray | None = None
@@ -84,43 +99,104 @@ class FrozenHead:
             self.objective,
             class_weights=class_weights.class_weights(self.weighting, chosen.labels, classes),
         )
-        problem = linear_probe.Problem(
-            self.features[train], chosen.labels, objective, classes, max_iter=_MAX_ITERATIONS
-        )
         folds = splits.subject_folds(chosen, linear_probe.FOLDS, self.seed)
-        if folds.any():
-            l2 = problem.choose(self.penalties, folds).l2
-        else:
-            l2 = sorted(self.penalties)[len(self.penalties) // 2]
+        fits = []
+        for factors in self._factors() if folds.any() else [None]:
+            problem = linear_probe.Problem(
+                self.features[train],
+                chosen.labels,
+                objective,
+                classes,
+                max_iter=_MAX_ITERATIONS,
+                factors=factors,
+            )
+            if folds.any():
+                choice = problem.choose(self.penalties, folds)
+                fits.append((min(choice.losses.values(), default=0.0), choice.l2, problem))
+            else:
+                fits.append((0.0, linear_probe.middle(self.penalties), problem))
+        _, l2, problem = min(fits, key=lambda fit: fit[0])
         fitted = problem.fit(l2)
         logits = self.features[test] @ fitted.kernel + fitted.bias
         probabilities = np.asarray(self.objective.probabilities(jnp.asarray(logits)), np.float64)
         return probabilities / probabilities.sum(axis=1, keepdims=True)
 
+    def _factors(self) -> list[np.ndarray | None]:
+        """What features may be multiplied by: [D] each, or None for one encoder."""
+        if len(self.widths) < 2:
+            return [None]
+        total = sum(self.widths)
+        # At 1 encoders count alike, however many features they have.
+        alike = [np.sqrt(total / width) for width in self.widths]
+        return [
+            np.repeat(np.multiply(alike, chosen), self.widths)
+            for chosen in itertools.product((1.0,), *[_FACTORS] * (len(self.widths) - 1))
+        ]
 
-def load(config: ConfigDict) -> FrozenHead:
+
+def read_images(config: ConfigDict) -> ImageSet:
+    """The images of a config, prescribed splits left out.
+
+    Raises:
+      UserError: what `data_from_config.load_images` raises.
+    """
+    return _load_images(settings_module.read(config, of_record=True))[0]
+
+
+def without_features(config: ConfigDict) -> FrozenHead:
+    """The images of a config, for features that come from elsewhere: [N,0] for now.
+
+    Raises:
+      UserError: what `data_from_config.load_images` raises.
+    """
+    settings = _one_output_each(settings_module.read(config, of_record=True))
+    image_set, synthetic = _load_images(settings)
+    return FrozenHead(
+        images=image_set,
+        ordered=data_from_config.is_ordered(settings, image_set, synthetic),
+        features=np.zeros((len(image_set), 0), np.float32),
+        objective=settings.loss.objective(len(image_set.classes)),
+        weighting=settings.loss.class_weights,
+        penalties=_penalties(settings),
+        seed=settings.seed,
+        weights="",
+    )
+
+
+def _load_images(settings: Settings) -> tuple[ImageSet, bool]:
+    """The images, and whether they are synthetic; prescribed splits play no part here."""
+    image_set, synthetic = data_from_config.load_images(settings)
+    return dataclasses.replace(image_set, splits=None), synthetic
+
+
+def _one_output_each(settings: Settings) -> Settings:
+    """One output for each class, whatever the run had."""
+    return dataclasses.replace(settings, model=dataclasses.replace(settings.model, outputs=0))
+
+
+def load(config: ConfigDict, *, allow_random: bool = False, timed: int = 0) -> FrozenHead:
     """The images of a config and their features by its backbone as it is before any training.
 
     Args:
-      config: of a run with MobileNetV2; its stages, splits and copies are not used.
+      config: of a run with pretrained weights; its stages, splits and copies are not used.
+      allow_random: whether random weights will do.
+      timed: images whose speed is measured; 0: it is not.
 
     Raises:
-      UserError: another network or random weights, or what `data_from_config.load_images` raises.
+      UserError: a network without pretrained weights, or what `data_from_config.load_images`
+        raises.
     """
     settings = settings_module.read(config, of_record=True)
-    if settings.model.name != "mobilenet_v2":
+    if settings.model.backbone.family is None or settings.model.backbone.predicts_masks:
         raise UserError(
             f"config.model.name={settings.model.name!r}: its features are random before it is "
             "trained, and frozen features are needed here; use a config with mobilenet_v2, such as "
             "best_three_class"
         )
-    # One output for each class, whatever the run had.
-    settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, outputs=0))
-    image_set, synthetic = data_from_config.load_images(settings)
-    # Prescribed splits play no part here.
-    image_set = dataclasses.replace(image_set, splits=None)
+    settings = _one_output_each(settings)
+    image_set, synthetic = _load_images(settings)
     network = setup.create_network(settings, len(image_set.classes), 0, earlier_fallback=False)
-    if network.weights.kind != "file":
+    if network.weights.kind != "file" and not allow_random:
         raise UserError(
             f"config.pretrained={settings.pretrained!r}: frozen features need trained weights; set "
             "imagenet, bundled, or a weight file"
@@ -128,15 +204,46 @@ def load(config: ConfigDict) -> FrozenHead:
     ordered = data_from_config.is_ordered(settings, image_set, synthetic)
     everything = np.full(len(image_set), "train")
     images = Images(image_set, everything, image_set, synthetic, settings.split.by, ordered)
+    features = _features(settings, images, network)
+    head = set(network.model.layer_names[network.model.head_start :])
+    backbone = {name: leaves for name, leaves in network.params.items() if name not in head}
     return FrozenHead(
         images=image_set,
         ordered=ordered,
-        features=_features(settings, images, network),
+        features=features,
         objective=network.objective,
         weighting=settings.loss.class_weights,
         penalties=_penalties(settings),
         seed=settings.seed,
-        weights=network.weights.name,
+        weights=network.weights.name if network.weights.kind == "file" else "random",
+        parameters=freezing.count(backbone),
+        images_per_second=_speed(settings, images, network, timed) if timed else None,
+    )
+
+
+def _speed(settings: Settings, images: Images, network: Network, count: int) -> float:
+    """Images per second through the backbone, compiled: the faster of two rounds."""
+    program = _program(settings, network)
+    size = settings.batch_size
+    function = programs.make_features(program, network.model.features_end)
+    stored = jnp.asarray(images.originals.images[np.arange(size) % len(images.originals)])
+    arguments = network.params, network.batch_stats, stored
+    jax.block_until_ready(function(*arguments))
+    rates = []
+    for _ in range(2):
+        start = time.perf_counter()
+        for _ in range(-(-count // size)):
+            jax.block_until_ready(function(*arguments))
+        rates.append(-(-count // size) * size / (time.perf_counter() - start))
+    return max(rates)
+
+
+def _program(settings: Settings, network: Network) -> programs.Program:
+    return programs.Program(
+        network.model,
+        network.objective,
+        setup.make_inputs(network.weights.convention.scaling),
+        micro_batch=settings.micro_batch,
     )
 
 
@@ -145,12 +252,7 @@ def _features(settings: Settings, images: Images, network: Network) -> np.ndarra
     stage = dataclasses.replace(
         settings.ordered_stages()[0], trainable="head", freeze_first=0, online_augment=False
     )
-    program = programs.Program(
-        network.model,
-        network.objective,
-        setup.make_inputs(network.weights.convention.scaling),
-        micro_batch=stage.micro_batch,
-    )
+    program = _program(settings, network)
     store = frozen_features.Store(cache_dir.cache_dir() / "features", settings.features.disk_bytes)
     labels = stage_work.layer_labels(stage, network)
     ready, _, features = stage_inputs.prepare(stage, images, network, program, labels, store)

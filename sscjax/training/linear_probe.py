@@ -110,6 +110,7 @@ class Problem:
         outputs: int,
         *,
         max_iter: int = 200,
+        factors: np.ndarray | None = None,
     ) -> None:
         """Set up; nothing is fitted yet.
 
@@ -119,12 +120,17 @@ class Problem:
           objective: losses, with their class weights.
           outputs: number of logits.
           max_iter: iterations of L-BFGS, at most, for one fit.
+          factors: [D] float64 above 0, by which standardised features are multiplied: those of s
+            are penalised by 1/s^2 of the strength; None: all by 1.
         """
         features = np.asarray(features, np.float32)
         deviation = features.std(0)
         constant = deviation <= _SMALLEST_DEVIATION * deviation.max(initial=0.0)
         self._mean = features.mean(0)
+        self._factors = np.ones(features.shape[1]) if factors is None else factors
         self._scale = np.where(constant, np.inf, deviation) * np.sqrt(features.shape[1])
+        if factors is not None:
+            self._scale = self._scale / factors
         self._outputs, self._max_iter = outputs, max_iter
         self._labels = jnp.asarray(labels, jnp.int32)
         self._weights = np.asarray(objective.weights(self._labels))
@@ -219,6 +225,7 @@ class Problem:
         features = np.asarray(self._features)
         shares = (chosen / chosen.sum()).astype(np.float32)
         variances = shares @ np.square(features - shares @ features) * width
+        variances = variances / np.square(self._factors)
         constant = variances <= _SMALLEST_DEVIATION**2 * variances.max(initial=0.0)
         # What is constant gets the kernel 0 under any penalty: the bias, which has none, serves.
         return np.where(constant, 1.0, variances)

@@ -49,13 +49,13 @@ class Facts(NamedTuple):
         return _RESTRICTIVE[max(known, key=len)] if known else ""
 
 
-def beside(path: Path, width: int) -> Facts:
+def beside(path: Path, width: int | None = None) -> Facts:
     """Facts in `NAME.json`, `config.json`, `preprocessor_config.json` and `README.md`.
 
     Args:
         path: of the weights; `NAME.json` beside them is their own, the others are the folder's.
         width: channels of the network's features; a config that gives another one is for another
-            file, and says nothing here.
+            file, and says nothing here. None: whatever it gives.
 
     Raises:
         UserError: the config's mean or standard deviation is none.
@@ -90,10 +90,10 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_of(found: dict[str, Any], width: int) -> bool:
+def _is_of(found: dict[str, Any], width: int | None) -> bool:
     """Whether a config is for a network of this width, as far as it says."""
     stated = found.get("num_features", found.get("hidden_size", width))
-    return bool(stated == width)
+    return width is None or bool(stated == width)
 
 
 def _side(value: Any) -> int:

@@ -1,0 +1,1 @@
+"""Encoders compared on the same patients: `sscjax compare-features`."""
