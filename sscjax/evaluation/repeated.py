@@ -1,7 +1,7 @@
 """Several models, each cross-validated several times on the same folds: paired differences.
 
 A model is a list of tables, one for each repeat, with the same rows in the same order. Its figure
-is the mean over the repeats. Subjects are resampled and swapped with all their repeats: repeats test
+is the mean over the repeats. Subjects are resampled and swapped with all their repeats, which test
 the same patients again and are no new evidence.
 """
 

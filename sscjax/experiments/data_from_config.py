@@ -20,8 +20,12 @@ from sscjax.training.settings import Settings
 _LOG = logging.getLogger(__name__)
 
 
-def load_images(settings: Settings) -> tuple[ImageSet, bool]:
+def load_images(settings: Settings, *, say: bool = True) -> tuple[ImageSet, bool]:
     """The image set that the settings name, and whether it is the synthetic one.
+
+    Args:
+      settings: of the run.
+      say: whether the log says what was read; not where the same set is read once more.
 
     Raises:
       UserError: images that cannot be read, or that do not have what the settings name.
@@ -35,7 +39,7 @@ def load_images(settings: Settings) -> tuple[ImageSet, bool]:
             data.tfds, data.image_size, classes=listed, max_bytes=data.max_bytes
         )
     else:
-        source, folder = _source(settings, listed), cache_dir.cache_dir() / "prepared"
+        source, folder = _source(settings, listed, say), cache_dir.cache_dir() / "prepared"
         # Before anything is decoded, which may take hours.
         _check_merged(source.listing.classes, merge, classes)
         image_set = loading.from_source(source, folder, data.storage, data.max_bytes)
@@ -122,7 +126,7 @@ def _require_named(classes: tuple[str, ...], merged: tuple[str, ...]) -> None:
         raise UserError(f"config.data.classes={classes}: the merged set has {merged}; name these")
 
 
-def _source(settings: Settings, classes: tuple[str, ...]) -> sources.Source:
+def _source(settings: Settings, classes: tuple[str, ...], say: bool) -> sources.Source:
     """The images of a folder or a manifest, or the synthetic ones."""
     data = settings.data
     if data.path:
@@ -140,7 +144,7 @@ def _source(settings: Settings, classes: tuple[str, ...]) -> sources.Source:
             ),
         )
         source = sources.with_headers(source)
-        for line in understood.text(source.listing.understood).splitlines():
+        for line in understood.text(source.listing.understood).splitlines() if say else ():
             _LOG.info("%s", line)
         return source
     counts = data.synthetic

@@ -163,9 +163,9 @@ def without_features(config: ConfigDict) -> FrozenHead:
     )
 
 
-def _load_images(settings: Settings) -> tuple[ImageSet, bool]:
+def _load_images(settings: Settings, say: bool = True) -> tuple[ImageSet, bool]:
     """The images, and whether they are synthetic; prescribed splits play no part here."""
-    image_set, synthetic = data_from_config.load_images(settings)
+    image_set, synthetic = data_from_config.load_images(settings, say=say)
     return dataclasses.replace(image_set, splits=None), synthetic
 
 
@@ -174,13 +174,16 @@ def _one_output_each(settings: Settings) -> Settings:
     return dataclasses.replace(settings, model=dataclasses.replace(settings.model, outputs=0))
 
 
-def load(config: ConfigDict, *, allow_random: bool = False, timed: int = 0) -> FrozenHead:
+def load(
+    config: ConfigDict, *, allow_random: bool = False, timed: int = 0, say: bool = True
+) -> FrozenHead:
     """The images of a config and their features by its backbone as it is before any training.
 
     Args:
       config: of a run with pretrained weights; its stages, splits and copies are not used.
       allow_random: whether random weights will do.
       timed: images whose speed is measured; 0: it is not.
+      say: whether the log says what was read.
 
     Raises:
       UserError: a network without pretrained weights, or what `data_from_config.load_images`
@@ -194,7 +197,7 @@ def load(config: ConfigDict, *, allow_random: bool = False, timed: int = 0) -> F
             "best_three_class"
         )
     settings = _one_output_each(settings)
-    image_set, synthetic = _load_images(settings)
+    image_set, synthetic = _load_images(settings, say)
     network = setup.create_network(settings, len(image_set.classes), 0, earlier_fallback=False)
     if network.weights.kind != "file" and not allow_random:
         raise UserError(

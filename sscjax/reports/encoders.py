@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def text(path: str, found: Mapping[str, Any]) -> str:
             )
         blocks.append(formatting.align(lines))
     blocks.append(_costs(found))
-    blocks.append("\n".join(sentence(pair, found) for pair in found["pairs"]))
+    blocks.append("\n".join(_wrapped(sentence(pair, found)) for pair in found["pairs"]))
     blocks.append(
         "ECE: expected calibration error. Intervals: a bootstrap of subjects within each\n"
         "class. p: swaps of whole subjects, corrected for all pairs (Holm)."
@@ -109,10 +110,14 @@ def sentence(pair: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     names = f"{formatting.clean_name(better, _NAME)} against {formatting.clean_name(worse, _NAME)}:"
     p = f"p {entry['p_holm']:.3f}" if entry["p_holm"] >= 0.001 else "p below 0.001"
     if entry["p_holm"] < _SIGNIFICANT:
-        return f"{names}\n  better by {size}{span} of log loss per subject, {p}"
+        return f"{names} better by {size}{span} of log loss per subject, {p}"
     needed = entry["subjects_to_tell"]
     more = f"; it would take some {_rounded(needed):,} subjects" if needed else ""
-    return f"{names}\n  not told apart by {found['subjects']} subjects: {size}{span}, {p}{more}"
+    return f"{names} not told apart by {found['subjects']} subjects: {size}{span}, {p}{more}"
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, 79, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _rounded(count: int) -> int:
@@ -128,6 +133,6 @@ def _context(path: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "version": sscjax.__version__,
         "rows": ranked(found),
         "titles": TITLES,
-        "sentences": [sentence(pair, found).replace("\n ", "") for pair in found["pairs"]],
+        "sentences": [sentence(pair, found) for pair in found["pairs"]],
         "significant": _SIGNIFICANT,
     }

@@ -121,6 +121,68 @@ def test_timm(name: str, size: int) -> None:
         assert ours == count(network)
 
 
+_GATED = {"mlp_layer": "SwiGLUPacked", "act_layer": "SiLU"}
+# What the authors of encoders of tissue give timm's `create_model`.
+TISSUE: dict[str, tuple[str, dict[str, Any]]] = {
+    "uni": ("vit_large_patch16_224", {"init_values": 1e-5}),
+    "uni2_h": (
+        "vit_giant_patch14_224",
+        {
+            "num_heads": 24,
+            "init_values": 1e-5,
+            "embed_dim": 1536,
+            "mlp_ratio": 2.66667 * 2,
+            "no_embed_class": True,
+            "reg_tokens": 8,
+            **_GATED,
+        },
+    ),
+    "virchow": ("vit_huge_patch14_224", {"init_values": 1e-5, "mlp_ratio": 5.3375, **_GATED}),
+    "virchow2": (
+        "vit_huge_patch14_224",
+        {"init_values": 1e-5, "mlp_ratio": 5.3375, "reg_tokens": 4, **_GATED},
+    ),
+    "gigapath": (
+        "vit_giant_patch14_dinov2",
+        {"img_size": 224, "patch_size": 16, "init_values": 1e-5, "mlp_ratio": 5.33334},
+    ),
+    "h_optimus_0": ("vit_giant_patch14_reg4_dinov2", {"img_size": 224, "init_values": 1e-5}),
+    "h0_mini": (
+        "vit_base_patch14_reg4_dinov2",
+        {"img_size": 224, "init_values": 1e-5, "mlp_ratio": 5.33334, **_GATED},
+    ),
+}
+
+
+@pytest.mark.extra
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", sorted(TISSUE))
+def test_encoders_of_tissue(name: str) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    try:
+        timm: Any = importlib.import_module("timm")
+    except (ImportError, RuntimeError) as error:
+        # It needs torchvision of the same build as torch.
+        pytest.skip(f"timm cannot be imported: {error}")
+    of, fields = TISSUE[name]
+    fields = dict(fields)
+    if "mlp_layer" in fields:
+        fields.update(mlp_layer=timm.layers.SwiGLUPacked, act_layer=torch.nn.SiLU)
+    network = timm.create_model(
+        of, pretrained=False, num_classes=0, depth=DEPTH, dynamic_img_size=True, **fields
+    )
+
+    def features(network: Any, x: Any) -> Any:
+        blocks: list[Any] = []
+        for block in network.blocks:
+            block.register_forward_hook(lambda *values: blocks.append(values[2]))
+        return network.forward_features(x), blocks
+
+    model = VisionTransformer(3, shallow(name), ARCHITECTURES[name].size)
+    ours = assert_equal_networks(model, randomised(network, torch), features, torch)
+    assert ours == count(network)
+
+
 @pytest.mark.extra
 @pytest.mark.parametrize(
     ("kind", "name", "size"),

@@ -57,7 +57,10 @@ def encode(
       the encoder, and the last part's frozen head; None where all parts are files.
     """
     parts = spec.parse(text)
-    heads = [None if part.file else _head(part, config) for part in parts]
+    heads: list[frozen_head.FrozenHead | None] = []
+    for part in parts:
+        read = images is not None or any(head is not None for head in heads)
+        heads.append(None if part.file else _head(part, config, say=not read))
     known = next((head.images for head in heads if head is not None), images)
     if known is None:
         known = frozen_head.read_images(config)
@@ -85,7 +88,7 @@ def encode(
     return encoder, next((head for head in reversed(heads) if head is not None), None)
 
 
-def _head(part: spec.Part, config: ConfigDict) -> frozen_head.FrozenHead:
+def _head(part: spec.Part, config: ConfigDict, say: bool) -> frozen_head.FrozenHead:
     """The frozen head of a network, on the images of the config."""
     changed = config.copy_and_resolve_references()
     changed.unlock()
@@ -95,7 +98,8 @@ def _head(part: spec.Part, config: ConfigDict) -> frozen_head.FrozenHead:
     if part.weights:
         changed.pretrained = "none" if part.weights == spec.RANDOM else part.weights
     changed.data.image_size = part.image_size
-    return frozen_head.load(changed, allow_random=part.weights == spec.RANDOM, timed=_TIMED)
+    random = part.weights == spec.RANDOM
+    return frozen_head.load(changed, allow_random=random, timed=_TIMED, say=say)
 
 
 def _short(part: spec.Part) -> str:

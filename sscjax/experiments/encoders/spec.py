@@ -62,11 +62,11 @@ def parse(text: str) -> tuple[Part, ...]:
 
 
 def _part(text: str) -> Part:
-    if Path(text).suffix.lower() in feature_files.SUFFIXES:
-        return Part(text, file=Path(text).expanduser())
     found = re.fullmatch(r"(?P<name>[^:@]+)(:(?P<weights>.+?))?(@(?P<size>\d+))?", text)
     name = found["name"] if found else text
     known = [name for name, row in BACKBONES.items() if row.family is not None]
+    if name not in (*known, _SIX) and Path(text).suffix.lower() in feature_files.SUFFIXES:
+        return Part(text, file=Path(text).expanduser())
     if found is None or (name not in known and name != _SIX):
         near = terminal.nearest(name, [*known, _SIX])
         hint = f"; did you mean {near!r}?" if near else ""

@@ -25,7 +25,7 @@ from sscjax.models.pretrained.preprocessing import (
 )
 from sscjax.system.files import read_npz
 
-FORMATS = ".h5, .weights.h5, .safetensors, .npz, .pth or .pt"
+FORMATS = ".h5, .weights.h5, .safetensors, .npz, .pth, .pt or .bin"
 
 # MobileNetV2 1.4 with its classifier has 6.2 M parameters; a file that claims many times that is
 # no MobileNetV2, and reading it could exhaust the memory.
@@ -65,6 +65,7 @@ def read_weights(path: Path | str, *, most: int = MAX_ELEMENTS) -> tuple[Weights
         ".npz": _read_npz,
         ".pth": _read_torch,
         ".pt": _read_torch,
+        ".bin": _read_torch,
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:

@@ -187,12 +187,14 @@ def _bring_positions(tree: Tree, names: Iterable[str], model: VisionTransformer)
     if learned is None:
         return
     side = model.image_size // model.shape.patch
-    # One more than a square is the class token's.
-    own = int(math.isqrt(len(learned)) ** 2 != len(learned))
-    grid = learned[own:]
-    if math.isqrt(len(grid)) ** 2 != len(grid):
+    # What is more than a square are those of the tokens before the patches.
+    own = next(
+        (count for count in (0, 1, model.shape.prefix) if _is_square(len(learned) - count)), None
+    )
+    if own is None:
         return  # `load.py` says that the shape is not the model's
-    if own and not model.shape.class_position and "class_token" in tree["tokens"]:
+    grid = learned[own:]
+    if own == 1 and model.shape.prefix_positions == 0 and "class_token" in tree["tokens"]:
         # Both are constants, and only their sum is used: timm adds them up when it converts.
         tree["tokens"]["class_token"] = tree["tokens"]["class_token"] + learned[:1]
         learned, own = learned[1:], 0
@@ -200,3 +202,7 @@ def _bring_positions(tree: Tree, names: Iterable[str], model: VisionTransformer)
     cubic = any("position_embeddings" in name for name in names) and not model.shape.registers
     resized = positions.resize(grid, side, "cubic" if cubic else "antialias")
     tree["tokens"]["positions"] = np.concatenate([learned[:own], resized])
+
+
+def _is_square(count: int) -> bool:
+    return count > 0 and math.isqrt(count) ** 2 == count

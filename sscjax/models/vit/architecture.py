@@ -30,7 +30,8 @@ class Architecture:
         has twice `hidden` outputs, the gate's first.
       positions: 'learned', one vector for each patch, added once; or 'rotary', which turns queries
         and keys in every block by the patch's place (DINOv3).
-      class_position: whether the class token has a learned position, too.
+      prefix_positions: learned positions of the tokens before the patches: 0, 1 (class token), or
+        one for each.
       registers: number of register tokens.
       layer_scale: whether each branch is scaled by channel before it is added (Touvron et al.
         2021, arXiv:2103.17239).
@@ -46,7 +47,7 @@ class Architecture:
     size: int = 224
     mlp: Mlp = "gelu"
     positions: Positions = "learned"
-    class_position: bool = True
+    prefix_positions: int = 1
     registers: int = 0
     layer_scale: bool = False
     key_bias: bool = True
@@ -62,7 +63,7 @@ class Architecture:
         """Number of learned position vectors at the size that was trained; 0 if rotary."""
         if self.positions == "rotary":
             return 0
-        return (self.size // self.patch) ** 2 + int(self.class_position)
+        return (self.size // self.patch) ** 2 + self.prefix_positions
 
 
 _TINY = Architecture(192, 12, 3, 768)
@@ -88,11 +89,36 @@ def _all() -> dict[str, Architecture]:
             continue
         second = change(shape, patch=14, size=518, layer_scale=True)
         found[f"vit_{name}_patch14_dinov2"] = second
-        found[f"vit_{name}_patch14_reg4_dinov2"] = change(second, registers=4, class_position=False)
+        found[f"vit_{name}_patch14_reg4_dinov2"] = change(second, registers=4, prefix_positions=0)
     for name in ("small", "base", "large"):
         found[f"vit_{name}_patch16_dinov3"] = _third(_SIZES[name])
     found["vit_small_plus_patch16_dinov3"] = _third(change(_SMALL, mlp="swiglu"))
-    return found
+    return {**found, **_of_pathology(found)}
+
+
+def _of_pathology(found: dict[str, Architecture]) -> dict[str, Architecture]:
+    """Encoders of tissue by their own names, with the arguments that their authors give timm.
+
+    Others are of a shape that has a name above: docs/encoders.md lists them.
+    """
+    change = dataclasses.replace
+    huge = change(_HUGE, patch=14, hidden=3416, mlp="swiglu", layer_scale=True)
+    registered = change(found["vit_giant_patch14_reg4_dinov2"], size=224)
+    return {
+        "uni": change(_LARGE, layer_scale=True),
+        "uni2_h": change(registered, depth=24, registers=8),
+        "virchow": huge,
+        "virchow2": change(huge, registers=4, prefix_positions=5),
+        "gigapath": change(_GIANT, layer_scale=True),
+        "h_optimus_0": registered,
+        "h0_mini": change(
+            found["vit_base_patch14_reg4_dinov2"], size=224, hidden=2048, mlp="swiglu"
+        ),
+        "phikon": _BASE,
+        "phikon_v2": change(_LARGE, layer_scale=True),
+        "hibou_b": change(found["vit_base_patch14_reg4_dinov2"], size=224),
+        "hibou_l": change(found["vit_large_patch14_reg4_dinov2"], size=224),
+    }
 
 
 def _third(shape: Architecture) -> Architecture:
@@ -101,7 +127,7 @@ def _third(shape: Architecture) -> Architecture:
         shape,
         size=256,
         positions="rotary",
-        class_position=False,
+        prefix_positions=0,
         registers=4,
         layer_scale=True,
         key_bias=False,

@@ -223,7 +223,7 @@ class VisionTransformer(nn.Module):
             return parts.PatchEmbedding(shape.patch, shape.width, name=name)(x)
         if layer.kind == "tokens":
             learned = 0 if shape.positions == "rotary" else self._side**2
-            return parts.Tokens(learned, shape.class_position, shape.registers, name=name)(x)
+            return parts.Tokens(learned, shape.prefix_positions, shape.registers, name=name)(x)
         if layer.kind == "norm":
             return parts.LayerNorm(shape.epsilon, name=name)(x)
         if layer.kind == "qkv":

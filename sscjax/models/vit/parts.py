@@ -52,28 +52,27 @@ class Tokens(nn.Module):
 
     Attributes:
       positions: number of learned positions of patches at this size of image; 0: none.
-      class_position: whether the class token has one, the first.
+      prefix_positions: of the tokens before them, 0 or the first 1 or all; they stand first.
       registers: number of register tokens.
     """
 
     positions: int
-    class_position: bool
+    prefix_positions: int
     registers: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B,N,D] to [B,1+registers+N,D]."""
         width, draw = x.shape[-1], nn.initializers.truncated_normal(0.02)
-        prefix = [self.param("class_token", draw, (1, width))]
-        if self.positions:
-            shape = (self.positions + int(self.class_position), width)
-            learned = self.param("positions", draw, shape)
-            if self.class_position:
-                prefix[0] = prefix[0] + learned[:1]
-            x = x + learned[None, int(self.class_position) :]
+        first = self.param("class_token", draw, (1, width))
         if self.registers:
-            prefix.append(self.param("registers", draw, (self.registers, width)))
-        first = jnp.concatenate(prefix)
+            registers = self.param("registers", draw, (self.registers, width))
+            first = jnp.concatenate([first, registers])
+        if self.positions:
+            own = self.prefix_positions
+            learned = self.param("positions", draw, (own + self.positions, width))
+            x = x + learned[None, own:]
+            first = first + jnp.pad(learned[:own], ((0, len(first) - own), (0, 0)))
         return jnp.concatenate([jnp.broadcast_to(first, (len(x), *first.shape)), x], axis=1)
 
 
