@@ -18,6 +18,7 @@ TITLES = {
     "log_loss": "log loss",
 }
 _SIGNIFICANT = 0.05
+_MOST = 10_000  # subjects: beyond it a rough number says nothing
 _NAME = 34  # columns of an encoder's name on the terminal
 
 
@@ -61,7 +62,7 @@ def text(path: str, found: Mapping[str, Any]) -> str:
             )
         blocks.append(formatting.align(lines))
     blocks.append(_costs(found))
-    blocks.append("\n".join(_wrapped(sentence(pair, found)) for pair in found["pairs"]))
+    blocks.append("\n".join(_wrapped(sentence(pair, found)) for pair in _by_rank(found)))
     blocks.append(
         "ECE: expected calibration error. Intervals: a bootstrap of subjects within each\n"
         "class. p: swaps of whole subjects, corrected for all pairs (Holm)."
@@ -72,6 +73,14 @@ def text(path: str, found: Mapping[str, Any]) -> str:
 def ranked(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The encoders, the least log loss per subject first."""
     return sorted(found["encoders"], key=lambda row: float(row["subject"]["log_loss"]["value"]))
+
+
+def _by_rank(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The pairs: the best encoder against each other one, then the second, and so on."""
+    place = {row["name"]: index for index, row in enumerate(ranked(found))}
+    return sorted(
+        found["pairs"], key=lambda pair: sorted(place[pair[one]] for one in ("first", "second"))
+    )
 
 
 def _costs(found: Mapping[str, Any]) -> str:
@@ -112,7 +121,7 @@ def sentence(pair: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     if entry["p_holm"] < _SIGNIFICANT:
         return f"{names} better by {size}{span} of log loss per subject, {p}"
     needed = entry["subjects_to_tell"]
-    more = f"; it would take some {_rounded(needed):,} subjects" if needed else ""
+    more = f"; it would take {_rounded(needed)} subjects" if needed else ""
     return f"{names} not told apart by {found['subjects']} subjects: {size}{span}, {p}{more}"
 
 
@@ -120,10 +129,12 @@ def _wrapped(line: str) -> str:
     return textwrap.fill(line, 79, subsequent_indent="  ", break_on_hyphens=False)
 
 
-def _rounded(count: int) -> int:
+def _rounded(count: int) -> str:
     """Two digits: more would claim what is not known."""
+    if count > _MOST:
+        return f"more than {_MOST:,}"
     scale = 10 ** max(0, len(str(count)) - 2)
-    return -(-count // scale) * scale
+    return f"some {-(-count // scale) * scale:,}"
 
 
 def _context(path: str, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,6 +144,7 @@ def _context(path: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "version": sscjax.__version__,
         "rows": ranked(found),
         "titles": TITLES,
-        "sentences": [sentence(pair, found) for pair in found["pairs"]],
+        "sentences": [sentence(pair, found) for pair in _by_rank(found)],
         "significant": _SIGNIFICANT,
+        "rounded": _rounded,
     }

@@ -73,7 +73,7 @@ def encode(
             if not np.array_equal(head.images.files, known.files):
                 raise UserError(f"--features {text}: the sizes of its parts read other images")
             blocks.append(head.features)
-    files = [Path(part.weights).expanduser() for part in parts if Path(part.weights).is_file()]
+    files = [file for part in parts if (file := _weight_file(part, config)) is not None]
     speeds = [head.images_per_second for head in heads if head is not None]
     slowest = sum(1 / speed for speed in speeds if speed)
     encoder = Encoder(
@@ -100,6 +100,12 @@ def _head(part: spec.Part, config: ConfigDict, say: bool) -> frozen_head.FrozenH
     changed.data.image_size = part.image_size
     random = part.weights == spec.RANDOM
     return frozen_head.load(changed, allow_random=random, timed=_TIMED, say=say)
+
+
+def _weight_file(part: spec.Part, config: ConfigDict) -> Path | None:
+    """The file of its weights, where it was named."""
+    named = Path(part.weights or str(config.pretrained)).expanduser()
+    return named if part.network and named.is_file() else None
 
 
 def _short(part: spec.Part) -> str:
