@@ -46,7 +46,9 @@ def read(path: Path) -> Named:
     Args:
       path: `.npz` or `.h5` with arrays `features` [M,D] and `files` [M]; a table (.csv, .tsv,
         .xlsx, .parquet) with a column of names, whose other columns are numbers; or `.npy` [M,D]
-        beside a `.txt` of the same name with a file name in each line.
+        beside a `.txt` of the same name with a file name in each line; or a folder with a file
+        `SLIDE.h5` for each slide, as TRIDENT, CLAM and STAMP write them: its row is the mean of
+        its tiles' features, and its name the file's.
 
     Raises:
       UserError: not readable, no names, rows that do not fit, or values that are not finite.
@@ -56,6 +58,8 @@ def read(path: Path) -> Named:
       (1501, 384)
     """
     suffix = path.suffix.lower()
+    if path.is_dir():
+        return _checked(path, _slides(path))
     if not path.is_file():
         raise UserError(f"{path} does not exist: expected a file of features ({_known()})")
     if suffix == ".npy":
@@ -191,6 +195,61 @@ def _hdf5(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
         raise UserError(f"{path}: not a readable HDF5 file ({error})") from error
     return arrays
+
+
+# Tiles of a slide that are read at a time.
+_TILES = 65536
+
+
+def _slides(folder: Path) -> Named:
+    """The mean of the tiles of each slide [S,D]; a slide's own features [D] as they are.
+
+    TRIDENT and CLAM call them 'features', STAMP 'feats'; coordinates lie beside and are not used.
+    """
+    found: dict[str, np.ndarray] = {}
+    for path in sorted((*folder.glob("*.h5"), *folder.glob("*.hdf5"))):
+        found[path.name] = _mean_of_tiles(path)
+    if not found:
+        raise UserError(
+            f"{folder} holds no .h5 files: expected a file SLIDE.h5 for each slide, as TRIDENT, "
+            "CLAM and STAMP write them"
+        )
+    widths = {len(row) for row in found.values()}
+    if len(widths) > 1:
+        raise UserError(
+            f"{folder}: its slides have {' and '.join(map(str, sorted(widths)))} features: "
+            "expected those of one encoder"
+        )
+    return Named(list(found), np.stack(list(found.values())))
+
+
+def _mean_of_tiles(path: Path) -> np.ndarray:
+    """[D] float64."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            by_name = {name.lower(): file[name] for name in file}
+            data = next((by_name[name] for name in _FEATURES if name in by_name), None)
+            if not isinstance(data, h5py.Dataset):
+                raise UserError(
+                    f"{path} holds {', '.join(sorted(by_name)) or 'nothing'}: expected 'features' "
+                    "(TRIDENT, CLAM) or 'feats' (STAMP) of a slide's tiles"
+                )
+            shape = data.shape[1:] if data.ndim == 3 and data.shape[0] == 1 else data.shape
+            if not 1 <= len(shape) <= 2 or 0 in shape:
+                raise UserError(
+                    f"{path}: features have shape {data.shape}, expected [tiles, features]"
+                )
+            rows = data[0] if data.ndim == 3 else data
+            if len(shape) == 1:
+                return np.asarray(rows[()], np.float64)
+            total = np.zeros(shape[1])
+            for start in range(0, shape[0], _TILES):
+                total += np.asarray(rows[start : start + _TILES], np.float64).sum(axis=0)
+            return total / shape[0]
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
+        raise UserError(f"{path}: not a readable HDF5 file ({error})") from error
 
 
 def _from_arrays(path: Path, arrays: dict[str, Any]) -> Named:

@@ -137,3 +137,55 @@ def test_files_that_are_not_what_they_say(
     (tmp_path / name).write_bytes(content)
     (tmp_path / "f.txt").write_text("a\n", "utf-8")
     refused(lambda: feature_files.read(tmp_path / name), words)
+
+
+# ---- folders of slides --------------------------------------------------------------------------
+
+
+def trident(path: Path, tiles: np.ndarray) -> None:
+    """As TRIDENT's and CLAM's writers lay a slide out: rows may be appended."""
+    with h5py.File(path, "w") as file:
+        for name, array in (("features", tiles), ("coords", np.zeros((len(tiles), 2), np.int64))):
+            shape = (None, *array.shape[1:])
+            file.create_dataset(name, data=array, maxshape=shape, chunks=(1, *array.shape[1:]))
+        file["coords"].attrs["patch_size"] = 256
+
+
+def stamp(path: Path, tiles: np.ndarray) -> None:
+    """As STAMP does: half precision, coordinates in micrometres."""
+    with h5py.File(path, "w") as file:
+        file["coords"] = np.zeros((len(tiles), 2), np.float32)
+        file["feats"] = tiles.astype(np.float16)
+        file.attrs["extractor"], file.attrs["unit"] = "uni", "um"
+
+
+def of_slide(path: Path, tiles: np.ndarray) -> None:
+    """A slide encoder's one row, as TRIDENT writes it."""
+    with h5py.File(path, "w") as file:
+        file["features"] = tiles.mean(0)
+
+
+@pytest.mark.parametrize("write", [trident, stamp, of_slide])
+def test_a_slide_is_the_mean_of_its_tiles(
+    write: Callable[[Path, np.ndarray], None], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    slides = {name: rng.normal(0, 1, (count, 5)) for name, count in (("s1", 7), ("s 2.x", 1))}
+    for name, tiles in slides.items():
+        write(tmp_path / f"{name}.h5", tiles)
+    named = feature_files.read(tmp_path)
+    found = feature_files.join(tmp_path, named, ["a/s1.svs", "b/s 2.x.ndpi"])
+    expected = [tiles.mean(0) for tiles in slides.values()]
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_folders_that_hold_no_slides(tmp_path: Path) -> None:
+    refused(lambda: feature_files.read(tmp_path), "holds no .h5 files")
+    trident(tmp_path / "a.h5", np.ones((3, 5)))
+    trident(tmp_path / "b.h5", np.ones((3, 4)))
+    refused(lambda: feature_files.read(tmp_path), "have 4 and 5 features")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["coords"] = np.zeros((2, 2))
+    refused(lambda: feature_files.read(tmp_path), "holds coords: expected 'features'")
+    trident(tmp_path / "b.h5", np.ones((0, 5)))
+    refused(lambda: feature_files.read(tmp_path), "features have shape (0, 5)")

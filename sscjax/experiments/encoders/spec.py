@@ -56,7 +56,7 @@ def parse(text: str) -> tuple[Part, ...]:
       >>> [part.network for part in parse("mobilenet_v2+vit_small_patch16_224:random")]
       ['mobilenet_v2', 'vit_small_patch16_224']
     """
-    if Path(text).suffix.lower() in feature_files.SUFFIXES and Path(text).exists():
+    if Path(text).exists():
         return (_part(text),)
     return tuple(_part(one) for one in text.split("+"))
 
@@ -65,7 +65,8 @@ def _part(text: str) -> Part:
     found = re.fullmatch(r"(?P<name>[^:@]+)(:(?P<weights>.+?))?(@(?P<size>\d+))?", text)
     name = found["name"] if found else text
     known = [name for name, row in BACKBONES.items() if row.family is not None]
-    if name not in (*known, _SIX) and Path(text).suffix.lower() in feature_files.SUFFIXES:
+    is_file = Path(text).suffix.lower() in feature_files.SUFFIXES or Path(text).is_dir()
+    if name not in (*known, _SIX) and is_file:
         return Part(text, file=Path(text).expanduser())
     if found is None or (name not in known and name != _SIX):
         near = terminal.nearest(name, [*known, _SIX])
