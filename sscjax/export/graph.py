@@ -130,7 +130,7 @@ def from_classifier(opened: Classifier) -> Graph:
         operations = _cnn(model, params)
     elif not isinstance(model, FDUNet):
         raise UserError(
-            "a vision transformer cannot be exported: expected a run with mobilenet_v2, cnn, "
+            f"a {type(model).__name__} cannot be exported: expected a run with mobilenet_v2, cnn, "
             "fd_unet or mobilenet_unet; `sscjax predict` runs this one"
         )
     else:

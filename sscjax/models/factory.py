@@ -15,11 +15,13 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from sscjax.errors import UserError
+from sscjax.models import resnet
 from sscjax.models.base import Model
 from sscjax.models.cnn import CNN
 from sscjax.models.mobilenet_unet import MobileNetUNet
 from sscjax.models.mobilenet_v2 import MobileNetV2
 from sscjax.models.pretrained import load, preprocessing
+from sscjax.models.resnet import ResNet
 from sscjax.models.unet import Block as UNetBlock
 from sscjax.models.unet import FDUNet
 from sscjax.models.vit import ARCHITECTURES, Architecture, VisionTransformer
@@ -231,6 +233,21 @@ def _mobilenet_files(model: Any) -> load.Family:
     return load.MOBILENET_V2
 
 
+def _resnet(name: str, settings: ModelSettings, task: Task) -> Model:
+    if settings.feature_layers:
+        raise UserError(
+            f"config.model.feature_layers={settings.feature_layers}: a ResNet reads its last "
+            "layer; expected ()"
+        )
+    return ResNet(task.outputs, name, settings.dropout)
+
+
+def _resnet_files(model: Any) -> load.Family:
+    """The same files, whatever the depth: `load.py` compares the names."""
+    del model
+    return load.RESNET
+
+
 def _vit(shape: Architecture, settings: ModelSettings, task: Task) -> Model:
     if task.image_size % shape.patch or task.image_size < shape.patch:
         below = max(task.image_size // shape.patch, 1) * shape.patch
@@ -264,6 +281,10 @@ BACKBONES = {
     "mobilenet_unet": Backbone(
         _mobilenet_unet, predicts_masks=True, family=_mobilenet_files, published=True
     ),
+    **{
+        name: Backbone(functools.partial(_resnet, name), family=_resnet_files)
+        for name in resnet.DEPTHS
+    },
     **{
         name: Backbone(functools.partial(_vit, shape), family=load.vit_family)
         for name, shape in ARCHITECTURES.items()

@@ -20,6 +20,7 @@ from sscjax.data.dataset import Images
 from sscjax.data.lazy import Rows
 from sscjax.models import factory, initial_variables
 from sscjax.models.pretrained import bundled, encoder_config, load, preprocessing
+from sscjax.models.resnet import ResNet
 from sscjax.models.vit import VisionTransformer
 from sscjax.training import checkpoint, frozen_features, losses, programs, starting_weights
 from sscjax.training.class_weights import class_weights, mask_weights
@@ -104,9 +105,10 @@ def _convention(
     path: Path, model: Any, of_format: preprocessing.Convention
 ) -> preprocessing.Convention:
     """What a file of weights assumes: of MobileNetV2 its format says so, else what lies beside."""
-    if not isinstance(model, VisionTransformer):
+    if not isinstance(model, (VisionTransformer, ResNet)):
         return of_format
-    facts = encoder_config.beside(path, model.shape.width)
+    width = model.shape.width if isinstance(model, VisionTransformer) else None
+    facts = encoder_config.beside(path, width)
     if facts.restriction:
         _LOG.warning("%s: licence %s, %s", path.name, facts.licence, facts.restriction)
     if facts.convention is not None:

@@ -77,7 +77,7 @@ def _part(text: str) -> Part:
             f"vit_small_patch16_224:FILE{hint}"
         )
     weights = found["weights"] or ""
-    if name in ARCHITECTURES and not weights:
+    if not weights and not BACKBONES[_network(name)].published:
         raise UserError(
             f"--features {text}: expected {name}:FILE with its weights (.safetensors or .pth), or "
             f"{name}:{RANDOM} for random ones"
@@ -85,13 +85,18 @@ def _part(text: str) -> Part:
     if weights not in ("", RANDOM) and not Path(weights).expanduser().is_file():
         raise UserError(f"--features {text}: there is no file {weights}")
     size = int(found["size"] or 0) or _default_size(name)
-    network = "mobilenet_v2" if name == _SIX else name
-    return Part(text, None, network, weights, size, name == _SIX)
+    return Part(text, None, _network(name), weights, size, name == _SIX)
+
+
+def _network(name: str) -> str:
+    return "mobilenet_v2" if name == _SIX else name
 
 
 def _default_size(name: str) -> int:
     """That of the weights, but no larger than their usual test takes; 192 as the config `best`."""
-    if name not in ARCHITECTURES:
+    if BACKBONES[_network(name)].published:
         return 192
+    if name not in ARCHITECTURES:
+        return _MOST_PIXELS
     shape = ARCHITECTURES[name]
     return min(shape.size, _MOST_PIXELS) // shape.patch * shape.patch

@@ -13,7 +13,7 @@ import numpy as np
 
 from sscjax.errors import UserError
 from sscjax.models.mobilenet_v2 import MobileNetV2, backbone_layers
-from sscjax.models.pretrained import formats, vit_names
+from sscjax.models.pretrained import formats, resnet_names, vit_names
 from sscjax.models.pretrained.convert import HEAD, Converted, Tree, convert_weights
 from sscjax.models.pretrained.preprocessing import Convention
 from sscjax.models.vit.module import VisionTransformer
@@ -41,6 +41,11 @@ class Family(NamedTuple):
 
 MOBILENET_V2 = Family(
     "MobileNetV2", convert_weights, "Keras, torchvision or timm", formats.MAX_ELEMENTS
+)
+
+
+RESNET = Family(
+    "this ResNet", resnet_names.convert, "torchvision, timm or transformers", 100_000_000
 )
 
 
