@@ -43,7 +43,7 @@ def test_what_a_row_says_of_its_backbone_is_so(name: str) -> None:
     """Its head for masks is there where they are trained; its convention is that of its weights."""
     backbone = factory.BACKBONES[name]
     masks = 4 if backbone.predicts_masks else 0
-    model: Any = factory.build_model(ModelSettings(name), Task(2, 96, masks))
+    model: Any = factory.build_model(ModelSettings(name), Task(2, 224, masks))
     assert model.mask_classes == masks
     adapted: Any = factory.with_convention(model, preprocessing.TORCH)
     assert (adapted != model) == backbone.published
