@@ -13,7 +13,9 @@ import jax
 import pytest
 
 from sscjax.export import ort_web
+from sscjax.reports.html.openseadragon import PACKAGE as openseadragon_package
 from sscjax.system import machine
+from sscjax.system.npm_package import Package
 
 if TYPE_CHECKING:
     import exported
@@ -105,10 +107,20 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def runtime() -> Path:
     """The archive of onnxruntime-web that an exported page brings along."""
-    named = os.environ.get("SSCJAX_ORT_WEB", "")
+    return _packed("SSCJAX_ORT_WEB", ort_web.PACKAGE)
+
+
+@pytest.fixture(scope="session")
+def openseadragon() -> Path:
+    """The archive of OpenSeadragon that pages of slides bring along."""
+    return _packed("SSCJAX_OPENSEADRAGON", openseadragon_package)
+
+
+def _packed(variable: str, package: Package) -> Path:
+    named = os.environ.get(variable, "")
     if not named:
         # From npm, not from pip.
-        pytest.skip(f"no onnxruntime-web: set SSCJAX_ORT_WEB, {ort_web.HINT}")
+        pytest.skip(f"no {package.name}: set {variable}, {package.hint}")
     return Path(named)
 
 

@@ -20,7 +20,7 @@ from sscjax.export import write as export_file
 from sscjax.export.verify import ExportOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FILES = list(ort_web.FILES.values())
+FILES = list(ort_web.PACKAGE.files.values())
 
 
 def test_documents_name_the_runtime() -> None:
@@ -52,7 +52,7 @@ def packed(path: Path, names: list[str]) -> Path:
 def test_another_runtime_is_refused(tmp_path: Path, file: str, message: str) -> None:
     (tmp_path / "word.tgz").write_text("no archive")
     packed(tmp_path / "empty.tgz", ["package/readme"])
-    packed(tmp_path / "other.tgz", [f"package/dist/{name}" for name, *_ in FILES])
+    packed(tmp_path / "other.tgz", [f"package/{file.path}" for file in FILES])
     with pytest.raises(UserError, match=message):
         ort_web.read(tmp_path / file)
 
@@ -89,9 +89,8 @@ def test_the_runtime_is_fetched_once(
 ) -> None:
     monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path))
     content = ort_web.read(runtime)
-    by_url = {
-        ort_web.BASE_URL + original: content[name] for name, (original, *_) in ort_web.FILES.items()
-    }
+    package = ort_web.PACKAGE
+    by_url = {package.url + file.path: content[name] for name, file in package.files.items()}
     cdn = Cdn(by_url)
     assert ort_web.read(None, session=cdn.session()) == content
     assert ort_web.read(None, session=cdn.session()) == content
@@ -110,7 +109,7 @@ def test_a_wrong_download_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, message: str
 ) -> None:
     monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path))
-    by_url = {} if content is None else {ort_web.BASE_URL + FILES[0][0]: content}
+    by_url = {} if content is None else {ort_web.PACKAGE.url + FILES[0].path: content}
     with pytest.raises(UserError, match=message):
         ort_web.read(None, session=Cdn(by_url).session())
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
