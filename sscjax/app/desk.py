@@ -198,4 +198,5 @@ class Desk:
 
 def _words(names: Sequence[str]) -> str:
     """Names as the option takes them."""
-    return repr(tuple(names)) if any(set(name) & set(",'\"()[]") for name in names) else ",".join(names)
+    quoted = any(set(name) & set(",'\"()[]") for name in names)
+    return repr(tuple(names)) if quoted else ",".join(names)

@@ -38,8 +38,8 @@ def _study(request: Request) -> Study:
     return _desk(request).study(request.path_params["name"])
 
 
-def _html(template: str, status: int = 200, **context: Any) -> HTMLResponse:
-    return HTMLResponse(render(template, **context), status)
+def _html(template: str, http_code: int = 200, /, **context: Any) -> HTMLResponse:
+    return HTMLResponse(render(template, **context), http_code)
 
 
 def _address(*parts: str) -> str:
@@ -109,15 +109,15 @@ def home(request: Request) -> Response:
 def choose(request: Request) -> Response:
     """A folder of images, or for a finished study one of new images."""
     at, study = request.query_params.get("at", ""), request.query_params.get("study", "")
-    problem, status = "", 200
+    problem, code = "", 200
     try:
         chosen = places.place(at or os.getcwd())
     except UserError as error:
-        problem, chosen, status = str(error), places.place(str(Path.home())), 400
+        problem, chosen, code = str(error), places.place(str(Path.home())), 400
     shortcuts = {"Home": Path.home(), "Where the program was started": Path.cwd()}
     return _html(
         "choose.html.j2",
-        status,
+        code,
         title="Choose a folder",
         place=chosen,
         problem=problem,

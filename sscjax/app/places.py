@@ -87,7 +87,8 @@ def named(text: str) -> str:
       'skin 2'
     """
     name = text.strip()
-    if not name or name.startswith(".") or len(name) > 80 or re.search(r'[\\/:*?"<>|\x00-\x1f]', name):
+    unusable = re.search(r'^\.|[\\/:*?"<>|\x00-\x1f]|\.$', name)
+    if not name or len(name) > 80 or unusable or not name.isprintable():
         raise UserError(
             f"{name!r} is no name for a study: expected up to 80 letters, digits, spaces, - or _, "
             "without a dot in front"

@@ -28,7 +28,8 @@ async function ask() {
   try {
     const answer = await fetch(location.href);
     if (!answer.ok) {
-      say("This page is no longer valid. Open the address that was printed where the app was started.");
+      const locked = "Open the address that was printed last where the app was started.";
+      say(answer.status === 403 ? locked : `The program answered ${answer.status}: reload this page.`);
       return;
     }
     const doc = new DOMParser().parseFromString(await answer.text(), "text/html");
