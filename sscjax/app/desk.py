@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,8 +18,8 @@ from sscjax.errors import UserError
 
 Format = Literal["onnx", "web"]
 
-# Exit codes of `predict` after which results are there: 1 where an image could not be read.
-_PREDICTED = (0, 1)
+# Uploaded images that nothing was predicted for, of a program that was killed.
+_SECONDS_KEPT = 24 * 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,16 +157,24 @@ class Desk:
         Args:
           study: a finished one.
           images: a folder of them.
-          uploaded: whether they are copies, which go when the results are there.
+          uploaded: whether they are copies, which are deleted however it ends.
         """
         out = study.folder / NEW_PATIENTS / (images.name if uploaded else stamp())
         words = ["sscjax", "predict", str(study.folder), str(images), f"--out={out}", "--overwrite"]
 
         def after(code: int) -> None:
-            if uploaded and code in _PREDICTED:
+            if uploaded:
                 shutil.rmtree(images, ignore_errors=True)
 
         return self.jobs.start(f"predict {study.name}", words, after)
+
+    def new_batch(self, study: Study) -> str:
+        """A name for images that will be uploaded; forgotten ones are deleted."""
+        for batch in (study.folder / UPLOADS).glob("*"):
+            with contextlib.suppress(OSError):
+                if time.time() - batch.stat().st_mtime > _SECONDS_KEPT:
+                    shutil.rmtree(batch)
+        return stamp()
 
     def uploads(self, study: Study, batch: str) -> Path:
         """The folder of some uploaded images.

@@ -19,7 +19,7 @@ from sscjax.app import look, places, uploads
 from sscjax.app.access import FILE_POLICY
 from sscjax.app.desk import Desk, Format, Look
 from sscjax.app.render import render
-from sscjax.app.study import EXPORTS, NEW_PATIENTS, PREDICTIONS_PAGE, Results, Study, stamp, studies
+from sscjax.app.study import EXPORTS, NEW_PATIENTS, PREDICTIONS_PAGE, Results, Study, studies
 from sscjax.data import names, understood
 from sscjax.errors import UserError
 from sscjax.system import files, run_dir
@@ -271,8 +271,7 @@ def show_new(request: Request) -> Response:
 
 def start_upload(request: Request, fields: Fields) -> Response:
     """A folder for images that follow."""
-    _finished(request)
-    return JSONResponse({"batch": stamp()})
+    return JSONResponse({"batch": _desk(request).new_batch(_finished(request))})
 
 
 async def upload(request: Request) -> Response:

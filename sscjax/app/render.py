@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 import sscjax
-from sscjax.system import files, formatting, whole_run
+from sscjax.system import files, whole_run
 
 
 def render(template: str, **context: Any) -> str:
@@ -34,10 +34,9 @@ def _environment() -> jinja2.Environment:
     )
     made.filters.update(
         name=_name,
+        moment=_moment,
         url=functools.partial(quote, safe=""),
-        path=quote,
         about=whole_run.about,
-        percent=formatting.percent,
     )
     return made
 
@@ -45,3 +44,9 @@ def _environment() -> jinja2.Environment:
 def _name(text: object) -> Markup:
     """A name that somebody else chose: it cannot reverse the direction of the line around it."""
     return Markup("<bdi>{}</bdi>").format(escape(files.escaped(str(text))))
+
+
+def _moment(stamp: str) -> Markup:
+    """The name of a folder of results as date and time; another name as it is."""
+    date, _, clock = stamp.partition("_")
+    return _name(f"{date}, {clock.replace('-', ':')}" if clock else stamp)
