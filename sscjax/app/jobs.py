@@ -197,7 +197,8 @@ class Jobs:
                 job.stop()
             end = time.monotonic() + _PATIENCE
             for job in running:
-                job.wait(max(0.0, end - time.monotonic()))
+                if not job.wait(max(0.0, end - time.monotonic())):
+                    say("it is still at work; `sscjax app` finds it again")
         except KeyboardInterrupt:
             for job in running:
                 job.stop()
