@@ -20,11 +20,18 @@ PAGE_POLICY = (
     "frame-ancestors 'none'"
 )
 
-# Of files of a run, such as its report: they bring their own styles, and can send nothing.
+# Of files of a run, such as its report: they bring their own styles, run no script, send nothing.
 FILE_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src data:; form-action 'none'; base-uri 'none'; "
-    "frame-ancestors 'self'"
+    "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src data:; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'self'"
+)
+
+# Of pages of predictions, which have a script in them: it runs as that of a stranger, who can read
+# neither the cookie nor another page.
+SANDBOX_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "sandbox allow-scripts allow-downloads"
 )
 
 HEADERS = {

@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Redire
 from starlette.routing import Route
 
 from sscjax.app import look, places, uploads
-from sscjax.app.access import FILE_POLICY
+from sscjax.app.access import FILE_POLICY, SANDBOX_POLICY
 from sscjax.app.desk import Desk, Format, Look
 from sscjax.app.render import render
 from sscjax.app.study import EXPORTS, NEW_PATIENTS, PREDICTIONS_PAGE, Results, Study, studies
@@ -237,9 +237,10 @@ def show_file(request: Request) -> Response:
     if not path.is_file():
         return on_missing(request, LookupError())
     save = path.parent.name == EXPORTS
+    policy = SANDBOX_POLICY if path.name == PREDICTIONS_PAGE else FILE_POLICY
     return FileResponse(
         path,
-        headers={"Content-Security-Policy": FILE_POLICY},
+        headers={"Content-Security-Policy": policy},
         filename=path.name,
         content_disposition_type="attachment" if save else "inline",
     )
@@ -334,13 +335,13 @@ def show_export(request: Request) -> Response:
         job, target = desk.jobs.get(f"{form} {study.name}"), desk.exported(study, form)
         ready = target.name if target.is_file() and not (job and job.running) else ""
         forms.append({"form": form, "title": title, "about": about, "job": job, "ready": ready})
-    poll = any(one["job"] is not None and one["job"].running for one in forms)  # type: ignore[attr-defined]
+    jobs = [desk.jobs.get(f"{form} {study.name}") for form, *_ in _FORMS]
     return _html(
         "export.html.j2",
         title=f"Hand on: {study.name}",
         study=study,
         forms=forms,
-        poll=poll,
+        poll=any(job is not None and job.running for job in jobs),
         folder=EXPORTS,
     )
 

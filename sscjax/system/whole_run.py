@@ -89,7 +89,7 @@ class WholeRun:
         self._is_terminal, self._on_screen = False, False
         self._formatters: list[tuple[logging.Handler, logging.Formatter | None]] = []
         self._warned: set[str] = set()
-        self._done, self._written = 0, 0.0
+        self._finished, self._written = 0, 0.0
         self._file: Path | None = None
 
     def __enter__(self) -> WholeRun:
@@ -146,7 +146,7 @@ class WholeRun:
         if step.counts:
             self._measured.setdefault(step.kind, []).append(time.monotonic() - self._began)
         self._now = None
-        self._done += 1
+        self._finished += 1
 
     def inside(self, title: str, share: float) -> None:
         """What the present step is at.
@@ -187,8 +187,8 @@ class WholeRun:
             "title": self._now.title if self._now else "",
             "part": self._inside,
             "part_share": self._share,
-            "done": self._done,
-            "steps": self._done + len(self._rest) + (self._now is not None),
+            "done": self._finished,
+            "steps": self._finished + len(self._rest) + (self._now is not None),
             "spent": spent,
             "left": left,
             "estimate": self._estimate,
