@@ -111,6 +111,8 @@ def listen(port: int) -> socket.socket:
         if os.name != "nt":  # where it would share the port with another program
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", port))
+        # Now: the address is printed before the first request is read.
+        listening.listen()
     except (OSError, OverflowError) as error:
         listening.close()
         reason = getattr(error, "strerror", None) or error
