@@ -106,6 +106,11 @@ def home(request: Request) -> Response:
     return _html("home.html.j2", title="Studies", studies=listed, runs=desk.options.runs)
 
 
+def icon(request: Request) -> Response:
+    """What a browser asks for beside a page that names none, such as the report."""
+    return RedirectResponse("/static/icon.svg")
+
+
 def choose(request: Request) -> Response:
     """A folder of images, or for a finished study one of new images."""
     at, study = request.query_params.get("at", ""), request.query_params.get("study", "")
@@ -359,6 +364,7 @@ _ONE = "/studies/{name}"
 
 ROUTES = [
     Route("/", home),
+    Route("/favicon.ico", icon),
     Route("/choose", choose),
     Route("/look", show_look),
     Route("/look", _form(start_look), methods=["POST"]),

@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="NUMBER",
-        help="port on 127.0.0.1 (default: a free one)",
+        help="port on 127.0.0.1; 0 takes a free one (default: 0)",
     )
     made.add_argument(
         "--no-browser",
