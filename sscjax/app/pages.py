@@ -31,7 +31,8 @@ Fields = dict[str, list[str]]
 
 
 def _desk(request: Request) -> Desk:
-    return request.app.state.desk  # type: ignore[no-any-return]
+    desk: Desk = request.app.state.desk
+    return desk
 
 
 def _study(request: Request) -> Study:
@@ -158,7 +159,7 @@ def show_look(request: Request) -> Response:
 
 
 def _found(looked: Look) -> dict[str, Any]:
-    parts = {}
+    parts: dict[str, Any] = {}
     for key, file in (
         ("understood", look.UNDERSTOOD),
         ("audit", look.AUDIT),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import re
 import signal
 import subprocess
@@ -18,6 +20,7 @@ from browsing import new_page, serious, until
 from image_folders import write_image
 
 from sscjax.app.access import PAGE_POLICY
+from sscjax.system import locks
 
 pytestmark = [pytest.mark.slow, pytest.mark.extra]
 pytest.importorskip("uvicorn", reason="needs the extra 'app'")
@@ -134,6 +137,18 @@ def seen(browser: Any) -> Iterator[Seen]:
     page.context.close()
 
 
+@contextlib.contextmanager
+def paused(study: Path) -> Iterator[None]:
+    """Its training, which takes seconds, waits for what may take longer on a busy machine."""
+    pid = locks.Lock(study).holder()
+    assert pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def good(page: Any) -> bool:
     """Whether everybody can use the page, and it fits on a phone."""
     assert serious(page) == []
@@ -181,18 +196,20 @@ def test_from_a_folder_to_an_export_by_keyboard_alone(app: App, seen: Seen) -> N
     press(page, "button", "Start training")
 
     # Another tab finds it when the first one is closed.
-    page.locator(".figures").wait_for()
-    assert good(page)
-    other = page.context.new_page()
-    other.goto(page.url)
-    page.close()
-    other.locator(".figures").wait_for()
-    assert other.get_by_role("progressbar").is_visible()
+    page.locator(".figures, .problem, .big").first.wait_for()
+    study = app.folder / "runs" / "my study"
+    with paused(study):
+        assert page.locator(".figures").count() == 1, page.locator("main").inner_text()
+        assert good(page)
+        other = page.context.new_page()
+        other.goto(page.url)
+        page.close()
+        other.locator(".figures").wait_for()
+        assert other.get_by_role("progressbar").is_visible()
 
     # Ctrl-C keeps what was done; the next start offers to resume.
     assert app.stop() == 0
     other.get_by_text("The program has ended").wait_for()
-    study = app.folder / "runs" / "my study"
     assert '"status": "started"' in (study / "protocol.json").read_text("utf-8")
     other.goto(app.start())
     other.get_by_text("interrupted").wait_for()
@@ -254,7 +271,8 @@ def test_nobody_else_is_answered(app: App, browser: Any) -> None:
     assert requests.get(origin, timeout=30).status_code == 403
     session = requests.Session()
     assert session.get(first, timeout=30).status_code == 200
-    (cookie,) = session.cookies
+    cookies: list[Any] = list(session.cookies)
+    (cookie,) = cookies
     assert cookie.has_nonstandard_attr("HttpOnly") and cookie.get_nonstandard_attr("SameSite")
     assert until(new_page(browser), lambda: app.address() != first)
     assert requests.get(first, timeout=30).status_code == 403
