@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Extras for users; the others are for developers.
-USED = ("", "slides", "dicom", "tables", "tensorboard", "export")
+USED = ("", "slides", "dicom", "tables", "tensorboard", "app", "export")
 DEVELOPED = ("test", "dev")
 
 COMMAND = "python scripts/licences.py"

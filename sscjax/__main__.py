@@ -28,6 +28,7 @@ COMMANDS = {
     "report": ("sscjax.cli.report", "write a run's page and model card again"),
     "export": ("sscjax.cli.export", "write a run's model as ONNX, StableHLO or a web page"),
     "reproduce": ("sscjax.cli.reproduce", "repeat a run and compare it with the first"),
+    "app": ("sscjax.cli.app", "open all of this as pages in the browser of this computer"),
     "doctor": ("sscjax.cli.doctor", "check whether this machine is fit for training"),
 }
 

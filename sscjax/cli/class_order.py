@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sscjax.cli.parsing import WIDTH, nearest
+from sscjax.data.names import sounding_healthy
 from sscjax.errors import UserError
 from sscjax.system import files, run_dir
-
-# Names of classes without disease, which an example of another order puts first.
-_HEALTHY = ("normal", "healthy", "control", "benign", "negative", "none", "0")
 
 
 def settle(path: str, workdir: Path, private: bool = False) -> tuple[str, ...]:
@@ -61,14 +58,10 @@ def said(names: Sequence[str]) -> str:
 
 def suggested(names: Sequence[str]) -> list[str]:
     """An order whose first class sounds healthy; the order itself says nothing of the others."""
-    first = [name for name in names if _words(name) & set(_HEALTHY)][:1] or [names[-1]]
+    first = [sounding_healthy(names) or names[-1]]
     rest = [name for name in names if name not in first]
     # If that is the order by name already: another one with the same beginning.
     return [*first, *(reversed(rest) if list(names[:1]) == first else rest)]
-
-
-def _words(name: str) -> set[str]:
-    return set(re.split(r"[\W_]+", name.lower()))
 
 
 def ask(names: Sequence[str], patients: Mapping[str, int]) -> tuple[str, ...]:

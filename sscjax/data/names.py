@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from sscjax.errors import UserError
 
@@ -20,6 +20,9 @@ MERGE = "--config.data.merge_spellings=True"
 # 7, 007 and 7.0: spreadsheets drop zeros in front, statistics programs add some behind.
 _NUMBER = re.compile(r"0*(\d+)(\.0+)?")
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])[-_](?=[^\W\d_])")
+
+# Words of the names of classes without disease.
+_HEALTHY = ("normal", "healthy", "control", "benign", "negative", "none", "0")
 
 _INVISIBLE = ("Cc", "Cf", "Zs", "Zl", "Zp")
 
@@ -127,3 +130,15 @@ def matched(name: str, known: Mapping[str, str]) -> str | None:
       known: names by `key`.
     """
     return known.get(key(name))
+
+
+def sounding_healthy(names: Sequence[str]) -> str | None:
+    """The first name of a class that sounds like one without disease; None if none does.
+
+    Example:
+      >>> sounding_healthy(["early", "normal_skin"])
+      'normal_skin'
+    """
+    return next(
+        (name for name in names if set(re.split(r"[\W_]+", name.lower())) & set(_HEALTHY)), None
+    )

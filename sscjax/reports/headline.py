@@ -38,15 +38,29 @@ def text(folder: Path) -> str:
       UserError: a file in it is missing or damaged.
     """
     run = run_dir.RunDir(folder)
+    first, found = figure_and_weaknesses(folder)
+    if not first:
+        return _end(folder, run)
+    ending = ["", *_end(folder, run).splitlines()]
+    room = LINES - len(first) - len(ending) - 2
+    return "\n".join([*first, *_list(found, room), *ending])
+
+
+def figure_and_weaknesses(folder: Path) -> tuple[list[str], list[str]]:
+    """The lines of the figure that counts, and what is weak about it; both [] without a test.
+
+    Args:
+      folder: of a finished run or cross-validation.
+
+    Raises:
+      UserError: a file in it is missing or damaged.
+    """
+    run = run_dir.RunDir(folder)
     metrics, audit = run.metrics(), run.optional(run_dir.AUDIT) or {}
     tested = Predictions.read_csv(run.predictions).where("test")
     if "test" not in metrics["splits"] or not len(tested):
-        return _end(folder, run)
-    first = _first(metrics, tested)
-    ending = ["", *_end(folder, run).splitlines()]
-    found = weaknesses(metrics, tested, audit)
-    room = LINES - len(first) - len(ending) - 2
-    return "\n".join([*first, *_list(found, room), *ending])
+        return [], []
+    return _first(metrics, tested), weaknesses(metrics, tested, audit)
 
 
 # --- the figure -----------------------------------------------------------------------------------

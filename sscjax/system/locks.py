@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import platform
+import re
 from pathlib import Path
 from types import TracebackType
 
@@ -113,6 +114,22 @@ class Lock:
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"\nprocess {os.getpid()} on {platform.node()}\n".encode())
+
+    def holder(self) -> int | None:
+        """The process of this machine that holds the lock; None where none does.
+
+        0 is one of another machine, or one that has not signed yet. Taken for an instant to find
+        out: not for a folder in which a run is just being started.
+        """
+        if self._taken is not None or not self._path.exists():
+            return None
+        try:
+            self.take()
+        except UserError:
+            signed = re.fullmatch(r" \(process (\d+) on (.*)\)", self._holder())
+            return int(signed[1]) if signed and signed[2] == platform.node() else 0
+        self.release()
+        return None
 
     def _is_ours(self) -> bool:
         try:

@@ -13,9 +13,11 @@ from sscjax.system import files
 # ---- the names of a run's files ------------------------------------------------------------------
 
 # The record that identifies a run and says whether it is finished; PROTOCOL is that of a
-# cross-validation, whose folds are runs themselves.
+# cross-validation, whose folds are runs themselves. PROGRESS is there while one is at work, see
+# `whole_run.WholeRun.state`; it ends like temporary files, which `run_deletion` ignores.
 RECORD = "run.json"
 PROTOCOL = "protocol.json"
+PROGRESS = ".progress.json.tmp"
 
 # The inputs: every image with its hash, the split, how tiles were cut, and the audit.
 MANIFEST = "manifest.json"

@@ -6,9 +6,11 @@ usual.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -24,19 +26,33 @@ _depth = 0  # of nested `deferred` blocks
 def handled() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM raise KeyboardInterrupt; in `deferred` only at the end of its block.
 
-    A second signal raises it at once. Outside the main thread, where Python allows no handlers,
-    nothing changes.
+    A second signal raises it at once. Where Python drops an exception, as in a callback of the
+    garbage collector, it is raised again a moment later. Outside the main thread, where Python
+    allows no handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before: dict[int, Any] = {}
-    for name in ("SIGINT", "SIGTERM"):  # Windows defines SIGTERM but never sends it
-        number = getattr(signal, name)
-        before[number] = signal.signal(number, _on_signal)
+    # Windows defines SIGTERM but never sends it; SIGBREAK is its Ctrl-Break, and only there.
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+        if number := getattr(signal, name, None):
+            before[number] = signal.signal(number, _on_signal)
+    hook = sys.unraisablehook
+
+    def on_dropped(dropped: Any) -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            hook(dropped)
+            return
+        again = threading.Timer(0.1, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = on_dropped
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         _reset()
         for number, handler in before.items():
             # None: Python cannot restore a handler that it did not set.

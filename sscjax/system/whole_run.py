@@ -2,7 +2,7 @@
 
 On a terminal it is one line that is written again; in a file it is a line now and then. While it is
 shown, the `Progress` of a step is a part of it, what steps log for information is not shown, and a
-warning is shown once.
+warning is shown once. Other programs read the same from a file in the run's folder.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from sscjax.system import files
 
 _LOG = logging.getLogger("sscjax")
 
 WIDTH = 80
 
-_SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_DRAWINGS = 15.0, 0.2
+_SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_DRAWINGS, _SECONDS_BETWEEN_WRITINGS = 15.0, 0.2, 1.0
 _BAR = 16
 
 # Of a log record: it is for the reader of the whole run.
@@ -85,6 +89,8 @@ class WholeRun:
         self._is_terminal, self._on_screen = False, False
         self._formatters: list[tuple[logging.Handler, logging.Formatter | None]] = []
         self._warned: set[str] = set()
+        self._finished, self._written = 0, 0.0
+        self._file: Path | None = None
 
     def __enter__(self) -> WholeRun:
         global _active
@@ -105,6 +111,9 @@ class WholeRun:
     ) -> None:
         global _active
         self._clear()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.unlink(missing_ok=True)
         for handler, formatter in self._formatters:
             handler.removeFilter(self._shows)
             handler.setFormatter(formatter)
@@ -131,11 +140,13 @@ class WholeRun:
         """The next step, as it was planned."""
         step = self._rest.pop(0)
         self._now, self._began, self._inside, self._share = step, time.monotonic(), "", 0.0
+        self._written = 0.0
         self._show()
         yield step
         if step.counts:
             self._measured.setdefault(step.kind, []).append(time.monotonic() - self._began)
         self._now = None
+        self._finished += 1
 
     def inside(self, title: str, share: float) -> None:
         """What the present step is at.
@@ -153,6 +164,36 @@ class WholeRun:
         if self._estimate is not None:
             text += f" (estimated at the start: about {about(self._estimate)})"
         return f"{text}."
+
+    def write_to(self, file: Path) -> None:
+        """Keep the state in a file, for other programs, until the run ends.
+
+        Args:
+          file: see `state`; in a folder that need not exist yet, and is not made.
+        """
+        self._file = file
+        self._write()
+
+    def state(self) -> dict[str, Any]:
+        """The state, ready for JSON.
+
+        Returns:
+          title (of the present step, '' between two), part and part_share (of the step, 0 to 1),
+          done and steps (finished, and of all), spent, left and estimate (seconds; the last two
+          None where nothing is known), share (0 to 1, None where `left` is None).
+        """
+        left, spent = self.left(), time.monotonic() - self._started
+        return {
+            "title": self._now.title if self._now else "",
+            "part": self._inside,
+            "part_share": self._share,
+            "done": self._finished,
+            "steps": self._finished + len(self._rest) + (self._now is not None),
+            "spent": spent,
+            "left": left,
+            "estimate": self._estimate,
+            "share": None if left is None else spent / max(spent + left, 1e-9),
+        }
 
     # -- the time
 
@@ -195,6 +236,8 @@ class WholeRun:
 
     def _show(self) -> None:
         now = time.monotonic()
+        if now - self._written >= _SECONDS_BETWEEN_WRITINGS:
+            self._write()
         if self._is_terminal:
             if now - self._drawn >= _SECONDS_BETWEEN_DRAWINGS or not self._on_screen:
                 self._drawn, self._on_screen = now, True
@@ -203,6 +246,13 @@ class WholeRun:
         elif now - self._lined >= _SECONDS_BETWEEN_LINES:
             self._lined = now
             say(self.line())
+
+    def _write(self) -> None:
+        """Write the state; a full disk is for the run itself to report."""
+        self._written = time.monotonic()
+        if self._file is not None and self._file.parent.is_dir():
+            with contextlib.suppress(OSError):
+                files.write_json(self._file, self.state())
 
     def _clear(self) -> None:
         if self._on_screen:

@@ -72,6 +72,8 @@ def run(
         config, reason = choice.resolved(config, loaded[0])
         say(f"{reason[0].upper()}{reason[1:]}.")
         if config.protocol == "holdout":
+            run_deletion.refuse_other_contents(folder)
+            whole.write_to(folder / run_dir.PROGRESS)
             whole.plan(Step("run", "training and test"))
             with whole.step():
                 return single_run.run(config, folder, fresh=fresh, command=command, loaded=loaded)
@@ -94,6 +96,7 @@ class _Request:
 
 
 def _locked(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
+    whole.write_to(request.folder / run_dir.PROGRESS)
     text = _run_all(request, lock, whole)
     say(whole.took())
     return text

@@ -56,6 +56,11 @@ class Estimate:
             "page": fold,
         }
 
+    def of_all(self, folds: int) -> float:
+        """Seconds of a cross-validation of so many folds, with the model of all images."""
+        kinds = self.by_kind
+        return sum(kinds.values()) + kinds["fold"] * (folds - 2)
+
 
 def measure(
     settings: Settings, image_set: ImageSet, plan: list[Fold], fallback: bool
