@@ -159,7 +159,10 @@ def serve(options: Options, port: int = 0, *, browser: bool = True) -> int:
     server = uvicorn.Server(
         uvicorn.Config(
             application(desk, exchanged),
-            **{"http": "h11", "ws": "none", "lifespan": "off"},  # nothing optional
+            # Nothing optional.
+            http="h11",
+            ws="none",
+            lifespan="off",
             log_level="error",
             access_log=False,
             server_header=False,

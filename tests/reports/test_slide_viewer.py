@@ -12,6 +12,7 @@ from PIL import Image
 
 from sscjax.reports import overlays
 from sscjax.reports.html import slide_viewer
+from sscjax.reports.html.openseadragon import PACKAGE
 from sscjax.reports.html.slide_viewer import TILE, Heat
 
 LIBRARY = {"openseadragon.min.js": b"// a library"}
@@ -64,7 +65,7 @@ def test_squares_have_their_colours_and_places() -> None:
 
 @pytest.mark.slow
 def test_it_pans_and_zooms_from_the_disk(browser: Any, openseadragon: Path, tmp_path: Path) -> None:
-    library = slide_viewer.PACKAGE.read(openseadragon)
+    library = PACKAGE.read(openseadragon)
     places = [("90.0 %", 1), ("10.0 %", 0)]
     over = heat([(0, 0), (0.5, 1.0)], [0.1, 0.9])
     page = slide_viewer.write(tmp_path, "a", "a.svs", painted(), over, places, library)
