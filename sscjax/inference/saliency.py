@@ -21,6 +21,7 @@ from scipy import stats
 
 from sscjax.evaluation.map_check import Method as Method
 from sscjax.models import Model, base
+from sscjax.models.vit import VisionTransformer
 from sscjax.training import freezing, programs
 
 TITLES: dict[Method, str] = {"grad_cam": "Grad-CAM", "hires_cam": "HiResCAM"}
@@ -85,10 +86,11 @@ def check_layer(model: Model, layer: str, image_size: int) -> tuple[int, int]:
         variables,
         image,
     )
-    shape = found[layer].shape
-    if len(shape) != 4:
-        raise ValueError(f"layer {layer!r} gives {shape}: expected [B,h,w,c], before pooling")
-    return int(shape[1]), int(shape[2])
+    _check_shape(model, layer, found[layer].shape)
+    if isinstance(model, VisionTransformer):
+        side = math.isqrt(found[layer].shape[1] - model.shape.prefix)
+        return side, side
+    return int(found[layer].shape[1]), int(found[layer].shape[2])
 
 
 class Drawing:
@@ -183,10 +185,19 @@ def _of_one(
         return (logits * weights).sum(), (seen[layer], logits)
 
     shape = jax.eval_shape(lambda: score(None))[1][0].shape
-    if len(shape) != 4:
-        raise ValueError(f"layer {layer!r} gives {shape}: expected [B,h,w,c], before pooling")
+    _check_shape(model, layer, shape)
     gradients, (activations, logits) = jax.grad(score, has_aux=True)(jnp.zeros(shape))
+    if isinstance(model, VisionTransformer):
+        activations, gradients = (model.patch_map(part) for part in (activations, gradients))
     return _METHODS[method](activations, gradients), logits
+
+
+def _check_shape(model: Model, layer: str, shape: tuple[int, ...]) -> None:
+    """Raise a ValueError unless a layer's output has a place in the image."""
+    dimensions = 3 if isinstance(model, VisionTransformer) else 4
+    if len(shape) != dimensions:
+        expected = "[B,tokens,c]" if dimensions == 3 else "[B,h,w,c]"
+        raise ValueError(f"layer {layer!r} gives {shape}: expected {expected}, before pooling")
 
 
 def _of_pooled(

@@ -126,6 +126,11 @@ class ResNet(nn.Module):
         return self.head_start + 1
 
     @property
+    def read_layers(self) -> tuple[str, ...]:
+        """The layer of which the classifier reads the means."""
+        return (self.layer_names[self.head_start - 1],)
+
+    @property
     def cut_points(self) -> tuple[int, ...]:
         """Layer counts after which a block has ended, with the stem's and the features' end."""
         names = self.layer_names

@@ -16,6 +16,7 @@ import safetensors.numpy
 
 import sscjax
 from sscjax.errors import UserError
+from sscjax.inference import saliency
 from sscjax.models import factory, initial_variables
 from sscjax.models.factory import ModelSettings, Task
 from sscjax.models.pretrained import encoder_config, load, vit_names
@@ -484,6 +485,28 @@ def test_turning_by_place_keeps_what_only_the_distance_decides() -> None:
     products = [turned(query, at) @ turned(key, at + 5) for at in (0, 5, 10)]
     np.testing.assert_allclose(products, products[0], rtol=1e-5)
     assert abs(turned(query, 0) @ turned(key, 1) - products[0]) > 1e-3
+
+
+@pytest.mark.parametrize("pooling", ["mean", "token"])
+def test_maps_lie_where_the_patches_are(pooling: str) -> None:
+    """Behind the last LayerNorm the evidence of the patches adds up to the logit; before the last
+    attention a patch that no token attends to has none."""
+    model, variables = built(pooling=pooling)
+    variables["params"]["predictions"]["bias"] = np.array([0.1, -0.2, 0.3], np.float32)
+    drawing = saliency.Drawing(model, lambda stored, key: stored)
+    x = images(20)
+    maps = drawing(variables["params"], {}, x, np.array([0, 2]))
+    assert maps.shape == (2, 5, 5)
+    if pooling == "mean":
+        logits = np.asarray(model.apply(variables, jnp.asarray(x), train=False))
+        np.testing.assert_allclose(maps[0].sum(), logits[0, 0] - 0.1, rtol=1e-3)
+        np.testing.assert_allclose(maps[1].sum(), logits[1, 2] - 0.3, rtol=1e-3)
+        return
+    # Rows of patches are rows of the image: a change below changes the map below the most.
+    other = x.copy()
+    other[:, 16:] += 1.0
+    change = np.abs(drawing(variables["params"], {}, other, np.array([0, 2])) - maps)
+    assert (change.mean((0, 2)).argmax() == 4) and maps.std() > 0
 
 
 def test_a_config_names_it() -> None:

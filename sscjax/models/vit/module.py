@@ -128,6 +128,23 @@ class VisionTransformer(nn.Module):
         return tuple(sorted(self.feature_blocks)) or (self.shape.depth - 1,)
 
     @property
+    def read_layers(self) -> tuple[str, ...]:
+        """The layer whose tokens maps are made of.
+
+        The mean of the patches is read behind the last LayerNorm. The class token has no place in
+        the image: what it takes from the patches it takes in the attention of the last block, so
+        the layer is that which the block's queries, keys and values are computed from.
+        """
+        if self.pooling == "mean":
+            return ("norm",)
+        return (f"block_{self.read_blocks[-1]}_norm1",)
+
+    def patch_map(self, tokens: jax.Array) -> jax.Array:
+        """The tokens [B,N,C] of the patches, where they lie in the image: [B,h,w,C]."""
+        patches = tokens[:, self.shape.prefix :]
+        return patches.reshape(len(tokens), self._side, self._side, tokens.shape[-1])
+
+    @property
     def block_ends(self) -> tuple[int, ...]:
         """Layer counts after which a block has ended; 0 and the tokens' layer among them."""
         names = self.layer_names
