@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sscjax.cli.parsing import PRIVATE, Parser
+from sscjax.cli.parsing import PRIVATE, Parser, add_maps
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     made = Parser(
         "explain",
-        "Draw which parts of an image a prediction rests on, by several methods, beside the same "
-        "maps of a network with random weights.",
+        "Draw which parts of an image a prediction rests on: what hiding each part costs, and the "
+        "model's map if it passed its check.",
         "sscjax explain runs/skin new_patients/patient_41 --out=maps",
     )
     made.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
@@ -23,9 +23,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--out",
         type=Path,
-        default=Path("explanations"),
         metavar="FOLDER",
-        help="where the maps go (default: explanations)",
+        help="where the maps go (default: a new folder in explanations, named by date and run)",
     )
     made.add_argument(
         "--overwrite",
@@ -37,8 +36,9 @@ def parser() -> argparse.ArgumentParser:
         "--layer",
         default="",
         metavar="NAME",
-        help="layer whose output is mapped (default: the last one with a height and a width)",
+        help="layer whose output is mapped (default: all that the classifier reads)",
     )
+    add_maps(made)
     made.add_argument(
         "--of",
         default="",
@@ -72,4 +72,5 @@ def main() -> int:
         most=given.most,
         overwrite=given.overwrite,
         private=given.private,
+        show=given.maps,
     )

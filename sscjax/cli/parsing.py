@@ -110,3 +110,15 @@ def one_of(*known: str) -> Callable[[str], str]:
         return text
 
     return check
+
+
+def add_maps(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--maps`, which `explain` and `predict` share."""
+    parser.add_argument(
+        "--maps",
+        type=one_of("checked", "anyway", "none"),
+        default="checked",
+        metavar="WHICH",
+        help="checked: maps if the model's passed their check; anyway: in any case; none "
+        "(default: checked)",
+    )

@@ -27,6 +27,7 @@ from sscjax.experiments import (
     summarize,
 )
 from sscjax.experiments.summarize import Pictures
+from sscjax.inference import checked_maps
 from sscjax.reports import html
 from sscjax.system import cache_dir, files, locks, run_deletion, run_dir
 from sscjax.training import frozen_features, setup, stage_work
@@ -231,6 +232,13 @@ def _train_and_report(request: _Request, prepared: _Prepared, lock: locks.Lock) 
     features = model.features(images, store, None if tested is None else tested.folds)
     if tested is not None:
         lock.check()
+        checked_maps.write(
+            run_dir.RunDir(folder),
+            checked_maps.drawing(model.program.model, model.program.inputs),
+            model.variables,
+            images.originals.images,
+            finished[summarize.choose(settings.select, finished)].predictions,
+        )
         return handed_on.write(settings, folder, images, finished, features, tested)
     masks = model.masks(images, folder)
     lock.check()

@@ -12,7 +12,7 @@ from sscjax.data.dataset import ImageSet
 from sscjax.evaluation import by_site, intervals, metrics, reliability, segmentation
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import held_out
-from sscjax.inference import explanations
+from sscjax.inference import checked_maps, explanations
 from sscjax.reports import calibration_text, figures, paper, site_table, tables
 from sscjax.system import files, formatting, run_dir
 from sscjax.training.network import Network
@@ -154,7 +154,8 @@ def write(
     if pictures == "all":
         _draw(folder, finished, summary)
     if pictures != "none":
-        explanations.write(folder, images, network, chosen, assessment.predictions)
+        count = checked_maps.IMAGES if pictures == "all" else checked_maps.IMAGES_OF_FOLD
+        explanations.write(folder, images, network, chosen, assessment.predictions, count)
     page = "; open report.html there in a browser" if pictures == "all" else ""
     text = _text(settings, images, finished, summary)
     text += f"\n\nEverything lies in {folder}{page}.\n"

@@ -22,8 +22,9 @@ import sscjax
 from sscjax.data.pixel_range import Decoding
 from sscjax.errors import UserError
 from sscjax.evaluation import calibration, ood
+from sscjax.evaluation.map_check import Maps
 from sscjax.evaluation.rules import Rules
-from sscjax.inference import predictor, saliency
+from sscjax.inference import checked_maps, predictor, saliency
 from sscjax.inference.outputs import BATCH as BATCH
 from sscjax.inference.outputs import Outputs
 from sscjax.models import MASK, Model, base, factory
@@ -58,6 +59,7 @@ class Classifier(predictor.Predictor):
       record: the run's, see `run_record.make`.
       warnings: what a reader of the run's figures must know.
       ordered: whether the classes are a scale, so that kappa has a meaning.
+      maps: by which method and of which layers its maps are made, and whether they may be read.
       content: the small files of the run's folder that `save` writes again, by name.
     """
 
@@ -79,6 +81,7 @@ class Classifier(predictor.Predictor):
     record: Mapping[str, Any]
     warnings: tuple[str, ...]
     ordered: bool
+    maps: Maps
     content: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
     @property
@@ -107,16 +110,17 @@ class Classifier(predictor.Predictor):
         return (self,)
 
     @functools.cached_property
-    def _drawing(self) -> dict[tuple[str, saliency.Method], Callable[..., np.ndarray]]:
+    def _drawings(self) -> dict[Maps, saliency.Drawing]:
         return {}
 
-    def maps(self, layer: str, method: saliency.Method) -> Callable[..., np.ndarray]:
-        """What `saliency.make_maps` gives for this network; compiled once for each layer."""
-        key = layer, method
-        if key not in self._drawing:
-            made = saliency.make_maps(self.model, self.program.inputs, layer, method)
-            self._drawing[key] = made
-        return self._drawing[key]
+    def drawing(self, maps: Maps | None = None) -> saliency.Drawing:
+        """What draws maps of this network, its own or others; compiled once."""
+        maps = maps or self.maps
+        if maps not in self._drawings:
+            self._drawings[maps] = saliency.Drawing(
+                self.model, self.program.inputs, maps.layers, maps.method
+            )
+        return self._drawings[maps]
 
     def save(self, folder: Path | str) -> None:
         """Write the classifier to a folder, which `load` and the commands accept.
@@ -208,7 +212,7 @@ def _make_run(
 _SAVED = (
     *(run_dir.RECORD, run_dir.METRICS, run_dir.CALIBRATION, run_dir.OUTLIERS),
     *(run_dir.PREDICTIONS, run_dir.SUBJECT_PREDICTIONS),
-    *(run_dir.REPORT, run_dir.MANIFEST, run_dir.SLIDES),
+    *(run_dir.MAPS, run_dir.REPORT, run_dir.MANIFEST, run_dir.SLIDES),
 )
 
 
@@ -311,5 +315,6 @@ def _build(
         ordered=any(
             split["image"]["quadratic_kappa"] is not None for split in figures["splits"].values()
         ),
+        maps=checked_maps.read(run_dir.RunDir(folder), model),
         content=content,
     )

@@ -23,6 +23,7 @@ import numpy as np
 import sscjax
 from sscjax.data.pixel_range import Decoding
 from sscjax.errors import UserError
+from sscjax.evaluation.map_check import Maps
 from sscjax.evaluation.rules import Rules
 from sscjax.inference import classifier
 from sscjax.inference.classifier import Classifier
@@ -54,6 +55,11 @@ class Ensemble(Predictor):
         """Distances are in units of each member's own limit; infinite: most flags are unusable."""
         usable = sum(member.usable_flag for member in self.members)
         return 1.0 if 2 * usable > len(self.members) else math.inf
+
+    @property
+    def maps(self) -> Maps:
+        """Of the members, which are alike, checked on the images of all."""
+        return Maps.join([member.maps for member in self.members])
 
     @property
     def networks(self) -> tuple[Classifier, ...]:

@@ -1,17 +1,17 @@
 """Show where a finished run's network looks: `sscjax explain RUN INPUT...`.
 
-For each image a sheet: the image, a map of what supports the class by Grad-CAM and by HiResCAM,
-and, as a check that uses no gradients, what hiding each part costs (occlusion). Two numbers check a
-map: its rank correlation with occlusion, and with the map of the same network whose classifier was
-drawn at random (Adebayo et al. 2018, arXiv:1810.03292): a map that stays the same without what was
-learnt shows the image, not the prediction.
+For each image a sheet: the image, what hiding each part costs (occlusion, which looks into no
+network), and the map of what supports the class, as reports and pages draw it. Where the model's
+maps failed their check (`evaluation.map_check`), or were not checked, they are drawn only if asked
+for. Each map has its own figures of that check beside it.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ import numpy as np
 from sscjax.data import anonymize
 from sscjax.data.inputs import InputImage, decode
 from sscjax.errors import UserError
-from sscjax.inference import classifier, decisions, predict, saliency
+from sscjax.evaluation.map_check import HIDDEN, Maps, Show
+from sscjax.inference import checked_maps, classifier, decisions, predict, saliency
 from sscjax.inference.classifier import Classifier
 from sscjax.inference.decisions import Decisions
 from sscjax.inference.outputs import Outputs
@@ -40,6 +41,9 @@ _PATCH_SHARE, _STEPS = 8, 2
 OCCLUSION = "occlusion"
 _METHODS = (OCCLUSION, *saliency.TITLES)
 
+# What stands under every sheet's title.
+_LEGEND = "grey: none; violet to yellow: some to the most of this image"
+
 
 def _sheet(number: int) -> str:
     return f"{number:03d}.png"
@@ -52,25 +56,28 @@ def _overlay(number: int, method: str) -> str:
 def explain(
     run: Path,
     inputs: Sequence[Path],
-    out: Path,
+    out: Path | None = None,
     *,
     layer: str = "",
     of: str = "",
     most: int = MOST,
     overwrite: bool = False,
     private: bool = False,
+    show: Show = "checked",
 ) -> int:
     """Write a sheet for each image, the overlays and `explanations.json` to `out`, print.
 
     Args:
       run: the folder of a finished run.
       inputs: see `inputs.find`.
-      out: folder of the results.
-      layer: whose output is mapped; '' takes the last one with a place in the image.
+      out: folder of the results; None makes a new one, see `predict.new_folder`.
+      layer: whose output is mapped; '' takes all that the classifier reads.
       of: the class whose score is explained; '' takes each image's most probable one.
       most: images beyond this number are left out, and counted.
       overwrite: results that lie there may be replaced.
       private: see `predict.predict`.
+      show: 'checked' draws maps that passed their check, 'anyway' others as well, 'none' none.
+        Those of a `layer` are drawn all the same.
 
     Returns:
       the exit code: 1 where an image could not be read, else 0.
@@ -78,13 +85,14 @@ def explain(
     Raises:
       UserError: anything that the user can fix.
     """
+    out = out or predict.new_folder(run, "explanations")
     predict.refuse_folder(out, overwrite, INDEX)
     if most < 1:
         raise UserError(f"--most={most}: expected 1 or more")
     opened = classifier.open_run(run)
     private = private or opened.private
-    layer = layer or saliency.default_layer(opened.model)
-    draw = _maps(opened, layer)
+    maps = _maps(opened, layer)
+    drawn = bool(layer) or maps.drawn(show)
     images = predict.listed(inputs, opened, private)
     if of and of not in opened.classes:
         near = terminal.nearest(of, list(opened.classes))
@@ -106,7 +114,8 @@ def explain(
                 while earlier:  # the index first: without it the others are of nothing
                     (out / earlier.pop(0)).unlink(missing_ok=True)
                 chosen = [images[row] for row in batch.rows]
-                entries += _explained(opened, draw, chosen, batch.images, of, out, len(entries))
+                drawing = opened.drawing(maps) if drawn else None
+                entries += _explained(opened, drawing, chosen, batch.images, of, out, len(entries))
             progress.advance(len(batch.rows) + len(batch.failed))
     for reason in failed:
         _LOG.warning("left out: %s", reason)
@@ -116,13 +125,13 @@ def explain(
         "use": predict.RESEARCH_ONLY,
         "run": str(opened.folder.resolve()),
         "stage": opened.stage,
-        "layer": layer,
+        "maps": {**maps.to_json(), "drawn": drawn},
         "warnings": list(opened.warnings),
         "failed": failed,
         "images": entries,
     }
     files.write_json(out / INDEX, index)
-    print(_text(entries, out, layer))
+    print(_text(entries, out, maps, drawn))
     return predict.FAILED if failed else 0
 
 
@@ -159,30 +168,27 @@ def _earlier(out: Path, count: int) -> list[str]:
 
 # --- the maps -------------------------------------------------------------------------------------
 
-Draw = dict[saliency.Method, Callable[..., np.ndarray]]
 
-
-def _maps(opened: Classifier, layer: str) -> Draw:
-    """A function for each method.
+def _maps(opened: Classifier, layer: str) -> Maps:
+    """The model's own maps, or unchecked ones of a layer.
 
     Raises:
       UserError: there is no such layer, or its output has no place in the image.
     """
+    if not layer:
+        return opened.maps
     try:
         saliency.check_layer(opened.model, layer, opened.image_size)
-        return {
-            method: saliency.make_maps(opened.model, opened.program.inputs, layer, method)
-            for method in saliency.TITLES
-        }
     except ValueError as error:
         near = terminal.nearest(layer, list(opened.model.layer_names))
         hint = f" (did you mean {near!r}?)" if near and near != layer else ""
         raise UserError(f"--layer={layer!r}{hint}: {error}") from error
+    return Maps(opened.maps.method, (layer,))
 
 
 def _explained(
     opened: Classifier,
-    draw: Draw,
+    drawing: saliency.Drawing | None,
     chosen: Sequence[InputImage],
     images: np.ndarray,
     of: str,
@@ -192,32 +198,20 @@ def _explained(
     """Write what explains some images, and say what is where."""
     table = predict.decide(opened, chosen, list(opened.outputs([images]))[0])
     wanted = np.full(len(chosen), opened.columns.index(of)) if of else table.predicted
-    maps: dict[str, np.ndarray] = {
-        method: function(opened.params, opened.batch_stats, images, wanted)
-        for method, function in draw.items()
-    }
-    at_random = {
-        method: function(_random_classifier(opened), opened.batch_stats, images, wanted)
-        for method, function in draw.items()
-    }
-    maps[OCCLUSION] = _occluded(opened, images, wanted)
+    maps: dict[str, np.ndarray] = {OCCLUSION: _occluded(opened, images, wanted)}
+    likeness: Sequence[float | None] = ()
+    method = opened.maps.method
+    if drawing is not None:
+        given = opened.params, opened.batch_stats, images, wanted
+        maps[method] = drawing(*given)
+        likeness = checked_maps.with_random_classifier(drawing, *given, maps[method])
     entries = []
     for k, image in enumerate(images):
-        of_image = {method: values[k] for method, values in maps.items()}
+        of_image = {name: values[k] for name, values in maps.items()}
         entries.append(_written(opened, table, k, image, of_image, int(wanted[k]), out, number + k))
-        for method, values in at_random.items():
-            entries[-1]["maps"][method]["with_random_classifier"] = saliency.agreement(
-                of_image[method], values[k]
-            )
+        if drawing is not None:
+            entries[-1]["maps"][method]["with_random_classifier"] = likeness[k]
     return entries
-
-
-def _random_classifier(opened: Classifier) -> dict[str, Any]:
-    """The parameters with the classifier's kernel drawn at random, as wide as it was."""
-    head = opened.params["predictions"]
-    kernel = np.asarray(head["kernel"])
-    drawn = np.random.default_rng(0).normal(0.0, kernel.std(), kernel.shape).astype(np.float32)
-    return {**opened.params, "predictions": {**head, "kernel": drawn}}
 
 
 def _occluded(opened: Classifier, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -251,7 +245,7 @@ def _written(
         "maps": {},
     }
     titles: dict[str, str] = {OCCLUSION: "occlusion"}
-    titles |= {method: title for method, title in saliency.TITLES.items()}
+    titles |= {str(method): name for method, name in saliency.TITLES.items()}
     panels = [("image", image)]
     for method, values in maps.items():
         overlay = overlays.overlay(image, values)
@@ -263,37 +257,43 @@ def _written(
             entry["maps"][method]["with_occlusion"] = saliency.agreement(values, maps[OCCLUSION])
     share = formatting.percent(float(table.probabilities[k, wanted]))
     name_of_class = formatting.clean_name(opened.columns[wanted], 24)
-    title = f"{formatting.clean_file(str(table.names[k]), 60)}: {name_of_class} {share}"
+    # As wide as two pictures.
+    file = formatting.clean_file(str(table.names[k]), 44)
+    title = f"{file}\n{name_of_class} {share}\n{_LEGEND}"
     figures.write_png(out / entry["sheet"], figures.image_sheet(title, panels))
     return entry
 
 
-def _text(entries: Sequence[dict[str, Any]], out: Path, layer: str) -> str:
+def _text(entries: Sequence[dict[str, Any]], out: Path, maps: Maps, drawn: bool) -> str:
     """The table for the screen."""
-    head = ["sheet", "image", "decision", "of", "p", "Grad-CAM", "random", "HiResCAM", "random"]
-    lines = [head]
+    title = saliency.TITLES[maps.method]
+    lines = [["sheet", "image", "decision", "of", "p", *(["occlusion", "random"] if drawn else [])]]
     for entry in entries[: decisions.MOST_ROWS]:
         of = entry["explained"]
-        numbers = [
-            formatting.number(entry["maps"][method][key])
-            for method in saliency.TITLES
-            for key in ("with_occlusion", "with_random_classifier")
-        ]
         cells = [entry["sheet"], formatting.clean_file(entry["file"], 26)]
         cells += [
             formatting.clean_name(decisions.SHORT.get(entry["decision"], entry["decision"]), 19),
             formatting.clean_name(of, 14),
+            formatting.percent(entry["probabilities"][of]),
         ]
-        lines.append([*cells, formatting.percent(entry["probabilities"][of]), *numbers])
+        if drawn:
+            drawn_map = entry["maps"][maps.method]
+            figures_of = (drawn_map["with_occlusion"], drawn_map["with_random_classifier"])
+            cells += map(formatting.number, figures_of)
+        lines.append(cells)
     left = len(entries) - decisions.MOST_ROWS
     more = f"\n... and {left} more in {out / INDEX}" if left > 0 else ""
-    return (
-        formatting.align(lines, left=4)
-        + more
-        + f"\n\nMaps of {layer}. Under each method the rank correlation, -1 to 1, of its map with "
-        "occlusion (high: it\nshows what the prediction depends on); under 'random' with the same "
-        "map of a random classifier\n(high: it shows the image, not the prediction); - where a map "
-        "is flat.\n"
-        f"{len(entries)} sheets and their overlays: {out}\n"
-        f"{predict.RESEARCH_ONLY}"
-    )
+    if drawn:
+        about = [f"{maps.verdict}."]
+        about.append(
+            f"{title} of {', '.join(maps.layers)}. Rank correlation of each map, -1 to 1, with "
+            "occlusion (high: it shows what the prediction depends on) and with maps of random "
+            "classifiers (high: it shows the image, not the prediction); - where a map is flat."
+        )
+    else:
+        about = [
+            f"{maps.verdict}{HIDDEN if not maps.shown else ''}. The sheets have occlusion alone."
+        ]
+    about.append(f"{len(entries)} sheets and their overlays: {out}")
+    wrapped = [textwrap.fill(line, formatting.WIDTH, break_on_hyphens=False) for line in about]
+    return "\n".join([formatting.align(lines, left=4) + more, "", *wrapped, predict.RESEARCH_ONLY])

@@ -1,6 +1,6 @@
 """At the end of a run: where the network looked, in confident errors and right predictions.
 
-`explanations/` in the run's folder holds the images and Grad-CAM overlays as PNG, and
+`explanations/` in the run's folder holds the images and the maps over them as PNG, and
 `explanations.json`, written last, says what each is. Reports are made from these alone: the data
 may have moved.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from sscjax.data import dataset
 from sscjax.evaluation.predictions import Predictions
-from sscjax.inference import saliency
+from sscjax.inference import checked_maps, saliency
 from sscjax.reports import overlays
 from sscjax.system import files, run_dir
 from sscjax.training import checkpoint, setup
@@ -35,8 +35,9 @@ def write(
     network: Network,
     stage: str,
     predictions: Predictions,
+    checked: int = checked_maps.IMAGES,
 ) -> None:
-    """Write `explanations/` of a finished run, in place of what is there.
+    """Check the maps of a finished run, and write `explanations/` in place of what is there.
 
     Args:
       folder: the run's.
@@ -44,6 +45,7 @@ def write(
       network: the run's network; its parameters are read from the stage's model.
       stage: whose model is explained.
       predictions: of that model, for every original image.
+      checked: images that the maps are checked on.
     """
     split = next(name for name in ("test", "val", "train") if name in predictions.splits)
     errors, right = choose(predictions, split)
@@ -53,12 +55,12 @@ def write(
     (target / run_dir.EXPLANATIONS_INDEX).unlink(missing_ok=True)
     for old in target.glob("*.png"):
         old.unlink()
-    if not len(chosen):
-        return
     model = checkpoint.load_model(run.stage(stage).model, network.variables)
     inputs = setup.make_inputs(network.weights.convention.scaling)
-    layer = saliency.default_layer(network.model)
-    draw = saliency.make_maps(network.model, inputs, layer)
+    draw = checked_maps.drawing(network.model, inputs)
+    checked_maps.write(run, draw, model, images.originals.images, predictions, checked)
+    if not len(chosen):
+        return
     # Of an error there are two maps: of the prediction, and of what would have been right.
     numbers = np.concatenate([chosen, errors])
     classes = np.concatenate([predictions.predicted[chosen], predictions.labels[errors]])
@@ -74,8 +76,8 @@ def write(
             files.write_bytes(target / drawn_map["overlay"], overlays.png(overlay))
         entries.append(entry)
     index_of = {
-        "method": saliency.TITLES["grad_cam"],
-        "layer": layer,
+        "method": saliency.TITLES[checked_maps.METHOD],
+        "layers": list(draw.layers),
         "map_size": list(maps.shape[1:]),
         "stage": stage,
         "split": split,
@@ -83,7 +85,7 @@ def write(
         "images": entries,
     }
     files.write_json(target / run_dir.EXPLANATIONS_INDEX, index_of)
-    _LOG.info("explanations: %d images with Grad-CAM of %s", len(entries), layer)
+    _LOG.info("explanations: %d images with their maps", len(entries))
 
 
 def _wrong(predictions: Predictions, split: str) -> np.ndarray:

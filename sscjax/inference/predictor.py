@@ -11,9 +11,9 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ from PIL import Image
 from sscjax.data import batches
 from sscjax.data.pixel_range import Decoding
 from sscjax.errors import UserError
+from sscjax.evaluation.map_check import Maps
 from sscjax.evaluation.rules import Rules
 from sscjax.inference import decisions, saliency
 from sscjax.inference.outputs import BATCH, Outputs
@@ -216,7 +217,7 @@ class Predictor(abc.ABC):
         of: str = "",
         *,
         layer: str = "",
-        method: saliency.Method = "grad_cam",
+        method: saliency.Method | Literal[""] = "",
         save: str | os.PathLike[str] | None = None,
     ) -> np.ndarray:
         """Heat maps of the evidence for a class.
@@ -224,9 +225,10 @@ class Predictor(abc.ABC):
         Args:
           images: as of `predict_proba`.
           of: the class; '' takes each image's most probable one.
-          layer: whose output is mapped, by its name; '' takes the last one with a place in the
-            image.
-          method: 'grad_cam' (Selvaraju et al. 2017) or 'hires_cam' (Draelos and Carin 2020).
+          layer: whose output is mapped, by its name; '' takes all that the classifier reads, as
+            reports and commands do. Whether these maps may be read says `maps.verdict`.
+          method: 'hires_cam' (Draelos and Carin 2020), which '' takes as well, or 'grad_cam'
+            (Selvaraju et al. 2017).
           save: a PNG to write, the first images each beside its map.
 
         Returns:
@@ -242,7 +244,10 @@ class Predictor(abc.ABC):
             near = difflib.get_close_matches(of, first.classes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"of={of!r}: the classes are {', '.join(first.classes)}{hint}")
-        draw = [_maps_of(one, layer, method) for one in self.networks]
+        own = first.maps
+        if layer or method:
+            _check(first, layer, method)
+            own = Maps(method or own.method, (layer,) if layer else own.layers)
         parts: list[np.ndarray] = []
         shown: list[np.ndarray] = []
         for pixels in given:
@@ -250,17 +255,27 @@ class Predictor(abc.ABC):
                 wanted = np.full(len(pixels), first.columns.index(of))
             else:
                 wanted = self._outputs([pixels]).probabilities.argmax(axis=1)
-            maps = [
-                np.stack([_scaled(one, first.image_size) for one in function(pixels, wanted)])
-                for function in draw
-            ]
-            parts.append(maps[0] if len(maps) == 1 else _to_one(np.mean(maps, axis=0)))
+            parts.append(self.heat(pixels, wanted, own))
             shown += list(pixels)[: _MOST_DRAWN - len(shown)]
         side = first.image_size
         heat = np.concatenate(parts) if parts else np.zeros((0, side, side), np.float32)
         if save is not None:
             _draw(Path(save), shown, heat, [one.file for one in given.named], of)
         return heat
+
+    def heat(self, pixels: np.ndarray, classes: np.ndarray, maps: Maps | None = None) -> np.ndarray:
+        """Heat maps as of `explain`, of prepared images and a class for each.
+
+        Args:
+          pixels: uint8 [n,S,S,3].
+          classes: [n] int.
+          maps: how they are made; None: as the model's maps are.
+        """
+        parts = []
+        for one in self.networks:
+            drawn = one.drawing(maps)(one.params, one.batch_stats, pixels, classes)
+            parts.append(np.stack([_scaled(heat, one.image_size) for heat in drawn]))
+        return parts[0] if len(parts) == 1 else _to_one(np.mean(parts, axis=0))
 
     @property
     def _form(self) -> tuple[int, int, tuple[str, ...], Decoding]:
@@ -309,22 +324,17 @@ def write_files(folder: Path, content: Mapping[str, bytes], last: str) -> None:
 # --- heat maps ------------------------------------------------------------------------------------
 
 
-def _maps_of(
-    network: Any, layer: str, method: saliency.Method
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """f(images [n,S,S,3], classes [n]) -> [n,h,w] of one network."""
-    if method not in saliency.TITLES:
+def _check(network: Any, layer: str, method: str) -> None:
+    """Raise a UserError unless there are such maps."""
+    if method and method not in saliency.TITLES:
         raise UserError(f"method={method!r}: expected one of {', '.join(saliency.TITLES)}")
     try:
-        saliency.check_layer(
-            network.model, layer or saliency.default_layer(network.model), network.image_size
-        )
+        if layer:
+            saliency.check_layer(network.model, layer, network.image_size)
     except ValueError as error:
         near = difflib.get_close_matches(layer, network.model.layer_names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"layer={layer!r}: {str(error).partition(':')[0]}{hint}") from error
-    draw = network.maps(layer, method)
-    return lambda images, classes: draw(network.params, network.batch_stats, images, classes)
 
 
 def _scaled(heat: np.ndarray, side: int) -> np.ndarray:

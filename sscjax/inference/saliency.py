@@ -9,30 +9,24 @@ the prediction relied on, not that they were the right ones, nor why.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from sscjax.evaluation.map_check import Method as Method
 from sscjax.models import Model, base
 from sscjax.training import freezing, programs
-
-Method = Literal["grad_cam", "hires_cam"]
 
 TITLES: dict[Method, str] = {"grad_cam": "Grad-CAM", "hires_cam": "HiResCAM"}
 
 # Images per call: one compiled shape for any number of them.
 BATCH = 8
-
-
-def default_layer(model: Model) -> str:
-    """The last layer whose output has a place in the image, pooling left out: it only coarsens."""
-    names = model.layer_names[: model.head_start]
-    return next(name for name in reversed(names) if not name.startswith("pool"))
 
 
 def grad_cam(activations: jax.Array, gradients: jax.Array) -> jax.Array:
@@ -97,71 +91,139 @@ def check_layer(model: Model, layer: str, image_size: int) -> tuple[int, int]:
     return int(shape[1]), int(shape[2])
 
 
-def make_maps(
-    model: Model, inputs: programs.Inputs, layer: str = "", method: Method = "grad_cam"
-) -> Callable[..., np.ndarray]:
-    """A function that draws maps, compiled once.
+class Drawing:
+    """Draws maps of a network, compiled once; its logits come from the same program.
 
     Args:
       model: the network.
       inputs: turns stored images into the network's input.
-      layer: any layer whose output is [B,h,w,c], by its name; '' takes `default_layer`.
-      method: 'grad_cam' or 'hires_cam'.
-
-    Returns:
-      f(params, batch_stats, stored [N,...], classes [N]) -> maps [N,h,w] float32 for these
-      classes, in which dropout and augmentation have no part.
+      layers: one layer whose output is [B,h,w,c], by its name; or all that the classifier reads,
+        which () takes, see `Model.read_layers`.
+      method: 'hires_cam' or 'grad_cam'. Of several layers each map is enlarged to the largest, and
+        they are added: with 'hires_cam' the sum is still the class's logit without its bias.
 
     Raises:
-      ValueError: there is no such layer, or its output has no place in the image.
+      ValueError: there is no such layer, its output has no place in the image, or several are
+        named that are not those that the classifier reads.
     """
-    layer = layer or default_layer(model)
-    if layer not in model.layer_names:
-        raise ValueError(
-            f"layer {layer!r} is none of the network's: {', '.join(model.layer_names)}"
-        )
 
-    @programs.jit
-    def maps(
-        params: freezing.Params, batch_stats: freezing.Params, stored: jax.Array, weights: jax.Array
-    ) -> jax.Array:
-        x = inputs(stored, None)
-        variables = base.variables(params, batch_stats)
-
-        def score(shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-            logits, found = model.apply(
-                variables, x, train=False, shift={layer: shift}, capture=(layer,)
+    def __init__(
+        self,
+        model: Model,
+        inputs: programs.Inputs,
+        layers: Sequence[str] = (),
+        method: Method = "hires_cam",
+    ) -> None:
+        self.layers = tuple(layers) or model.read_layers
+        for layer in self.layers:
+            if layer not in model.layer_names:
+                raise ValueError(
+                    f"layer {layer!r} is none of the network's: {', '.join(model.layer_names)}"
+                )
+        if len(self.layers) > 1 and self.layers != model.read_layers:
+            raise ValueError(
+                f"layers {self.layers}: expected one, or those that the classifier reads, "
+                f"{model.read_layers}"
             )
-            return (logits * weights).sum(), found[layer]
+        several = len(self.layers) > 1
+        evidence = _of_pooled if several else _of_one
+        self._run = programs.jit(functools.partial(evidence, model, inputs, self.layers, method))
 
-        _, found = jax.eval_shape(
-            lambda x: model.apply(variables, x, train=False, capture=(layer,)), x
-        )
-        shape = found[layer].shape
-        if len(shape) != 4:
-            raise ValueError(f"layer {layer!r} gives {shape}: expected [B,h,w,c], before pooling")
-        gradients, activations = jax.grad(score, has_aux=True)(jnp.zeros(shape))
-        return _METHODS[method](activations, gradients)
-
-    def draw(
-        params: freezing.Params,
-        batch_stats: freezing.Params,
-        stored: np.ndarray,
-        classes: np.ndarray,
+    def __call__(
+        self, params: freezing.Params, batch_stats: freezing.Params, stored: Any, classes: Any
     ) -> np.ndarray:
-        kernel = params["predictions"]["kernel"]
-        weights = score_weights(classes, kernel.shape[-1])
-        parts = []
+        """Maps [N,h,w] float32 of images stored [N,...] for classes [N].
+
+        Dropout and augmentation have no part in them.
+        """
+        outputs = params["predictions"]["kernel"].shape[-1]
+        return self._batches(params, batch_stats, stored, score_weights(classes, outputs))[0]
+
+    def logits(
+        self, params: freezing.Params, batch_stats: freezing.Params, stored: Any
+    ) -> np.ndarray:
+        """Logits [N,outputs] float32 of images stored [N,...]."""
+        outputs = params["predictions"]["kernel"].shape[-1]
+        nothing = np.zeros((len(stored), outputs), np.float32)
+        return self._batches(params, batch_stats, stored, nothing)[1]
+
+    def _batches(
+        self, params: Any, batch_stats: Any, stored: Any, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if not len(stored):
+            raise ValueError("no images to explain")
+        maps: list[np.ndarray] = []
+        logits: list[np.ndarray] = []
         for start in range(0, len(stored), BATCH):
             # The last image fills the batch up; its surplus maps are dropped.
             index = np.minimum(np.arange(start, start + BATCH), len(stored) - 1)
-            found = maps(params, batch_stats, jnp.asarray(stored[index]), weights[index])
-            parts.append(np.asarray(found)[: len(stored) - start])
-        if not parts:
-            raise ValueError("no images to explain")
-        return np.concatenate(parts)
+            of_batch = self._run(params, batch_stats, jnp.asarray(stored[index]), weights[index])
+            for parts, part in zip((maps, logits), of_batch, strict=True):
+                parts.append(np.asarray(part)[: len(stored) - start])
+        return np.concatenate(maps), np.concatenate(logits)
 
-    return draw
+
+def _of_one(
+    model: Model,
+    inputs: programs.Inputs,
+    layers: tuple[str, ...],
+    method: Method,
+    params: freezing.Params,
+    batch_stats: freezing.Params,
+    stored: jax.Array,
+    weights: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Maps [B,h,w] by the whole gradient of a layer's output, and logits."""
+    [layer] = layers
+    x, variables = inputs(stored, None), base.variables(params, batch_stats)
+
+    def score(shift: jax.Array | None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        shifts = {} if shift is None else {layer: shift}
+        logits, seen = model.apply(variables, x, train=False, shift=shifts, capture=(layer,))
+        return (logits * weights).sum(), (seen[layer], logits)
+
+    shape = jax.eval_shape(lambda: score(None))[1][0].shape
+    if len(shape) != 4:
+        raise ValueError(f"layer {layer!r} gives {shape}: expected [B,h,w,c], before pooling")
+    gradients, (activations, logits) = jax.grad(score, has_aux=True)(jnp.zeros(shape))
+    return _METHODS[method](activations, gradients), logits
+
+
+def _of_pooled(
+    model: Model,
+    inputs: programs.Inputs,
+    layers: tuple[str, ...],
+    method: Method,
+    params: freezing.Params,
+    batch_stats: freezing.Params,
+    stored: jax.Array,
+    weights: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Maps [B,h,w] of all pooled layers, and logits.
+
+    An early layer's output also reaches the classifier through the later ones. That evidence is in
+    their maps: here a layer has the gradient of its own mean alone.
+    """
+    pool = model.layer_names[model.features_end - 1]
+    x, variables = inputs(stored, None), base.variables(params, batch_stats)
+
+    def score(shift: jax.Array | None) -> tuple[jax.Array, tuple[dict[str, Any], jax.Array]]:
+        shifts = {} if shift is None else {pool: shift}
+        logits, seen = model.apply(variables, x, train=False, shift=shifts, capture=(*layers, pool))
+        return (logits * weights).sum(), (seen, logits)
+
+    features = jax.eval_shape(lambda: score(None))[1][0][pool]
+    gradients, (seen, logits) = jax.grad(score, has_aux=True)(jnp.zeros(features.shape))
+    largest = max(seen[name].shape[1:3] for name in layers)
+    ends = np.cumsum([seen[name].shape[-1] for name in layers])[:-1]
+    total = jnp.zeros(())
+    for name, part in zip(layers, jnp.split(gradients, ends, axis=-1), strict=True):
+        activations = seen[name]
+        # The gradient of a mean is the same for all its pixels.
+        spread = jnp.broadcast_to(part[:, None, None], activations.shape) / math.prod(largest)
+        evidence = _METHODS[method](activations, spread)
+        total += jax.image.resize(evidence, (len(evidence), *largest), "linear")
+    return total, logits
 
 
 # --- a check on maps ------------------------------------------------------------------------------

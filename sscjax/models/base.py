@@ -29,6 +29,10 @@ class Model(Protocol):
         """Layers before the classifier, whose input is features [B,D] or a map [B,h,w,D]."""
 
     @property
+    def read_layers(self) -> tuple[str, ...]:
+        """Layers [B,h,w,c] that the classifier reads, in order: by their means, or as they are."""
+
+    @property
     def cut_points(self) -> tuple[int, ...]:
         """Layer counts after which a single activation is all that the rest needs."""
 

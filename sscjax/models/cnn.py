@@ -56,6 +56,11 @@ class CNN(nn.Module):
         return self.head_start
 
     @property
+    def read_layers(self) -> tuple[str, ...]:
+        """The last convolution's activations, which the classifier reads after max pooling."""
+        return (f"conv{len(self.widths)}_2_relu",)
+
+    @property
     def cut_points(self) -> tuple[int, ...]:
         """Layer counts n after which the network may be cut: the ends of the blocks."""
         names = self.layer_names

@@ -209,6 +209,12 @@ class FDUNet(nn.Module):
         return len(self.layers) - 2
 
     @property
+    def read_layers(self) -> tuple[str, ...]:
+        """The layer of which the classifier reads the means."""
+        pool = self.features_end - 1
+        return (self.layers[pool].joins or self.layer_names[self.head_start - 1],)
+
+    @property
     def cut_points(self) -> tuple[int, ...]:
         """Layer counts n after which one activation is all that the rest needs.
 

@@ -45,7 +45,9 @@ CURVES_PLOT = "curves.png"
 CALIBRATION_PLOT = "calibration.png"
 MASKS_SHEET = "masks.png"
 
-# A folder of saliency maps, and its index.
+# How saliency maps of the model are made, and whether they may be read. A folder of such maps, and
+# its index.
+MAPS = "maps.json"
 EXPLANATIONS = "explanations"
 EXPLANATIONS_INDEX = "explanations.json"
 

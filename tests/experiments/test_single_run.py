@@ -25,7 +25,7 @@ WRITTEN = (
     *("run.json", "splits.csv", "predictions.csv", "metrics.json", "report.txt"),
     *("curves.csv", "curves.png", "confusion_val.png", "confusion_test.png"),
     *("calibration.json", "calibration.png", "outliers.npz"),
-    *("report.html", "model_card.md", "explanations/explanations.json"),
+    *("report.html", "model_card.md", "explanations/explanations.json", "maps.json"),
 )
 
 

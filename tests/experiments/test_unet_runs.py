@@ -82,7 +82,7 @@ def test_a_run_writes_report_and_page(run: Path) -> None:
     assert "Everything lies in" in text and "The paper" not in text
     assert "UNet" in (run / "report.html").read_text("utf-8")
     maps = json.loads((run / "explanations/explanations.json").read_text("utf-8"))
-    assert maps["layer"] == "up1_1_concat"
+    assert maps["layers"] == ["up1_1_concat"]
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -149,7 +149,7 @@ def test_other_networks(runs: Runs, tmp_path: Path, model: str, kind: str) -> No
 
 def assert_maps(opened: Classifier, pixels: np.ndarray, maps: np.ndarray) -> None:
     """Maps [N,h,w,C] of an exported file are those of `saliency`."""
-    draw = saliency.make_maps(opened.model, opened.program.inputs, "", "hires_cam")
+    draw = saliency.Drawing(opened.model, opened.program.inputs)
     for column in range(len(opened.columns)):
         expected = draw(opened.params, opened.batch_stats, pixels, np.full(len(pixels), column))
         assert maps.shape[:3] == expected.shape and expected.shape[1:] != (1, 1)

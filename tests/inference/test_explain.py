@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from small_runs import finished_run, put, write_folder
 from sscjax.cli import explain
 from sscjax.data import inputs
 from sscjax.errors import UserError
+from sscjax.evaluation.map_check import Check, Maps
 from sscjax.inference import classifier, predict, saliency
 from sscjax.inference import explain as inference_explain
 from sscjax.reports import overlays
-from sscjax.system import files, terminal
+from sscjax.system import files, run_dir, terminal
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
@@ -36,28 +38,54 @@ def test_overlays_and_numbers_are_those_of_the_maps(
     run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert inference_explain.explain(run, [images], out, most=10) == 0
+    assert inference_explain.explain(run, [images], out, most=10, show="anyway") == 0
     index = json.loads((out / inference_explain.INDEX).read_text("utf-8"))
     assert len(index["images"]) == 10
     opened = classifier.open_run(run)
     [batch] = inputs.decode(inputs.find(images, opened.classes)[:10], opened.image_size, 10)
-    draw = saliency.make_maps(opened.model, opened.program.inputs, method="grad_cam")
+    draw = saliency.Drawing(opened.model, opened.program.inputs)
     for row, entry in enumerate(index["images"]):
         assert entry["explained"] == entry["most_probable"]
         wanted = np.array([opened.classes.index(entry["explained"])])
         [heat] = draw(opened.params, opened.batch_stats, batch.images[row : row + 1], wanted)
         expected = overlays.overlay(batch.images[row], heat).astype(int)
-        with Image.open(out / entry["maps"]["grad_cam"]["overlay"]) as file:
+        with Image.open(out / entry["maps"]["hires_cam"]["overlay"]) as file:
             # Rounding of a map differs between batches in its last bit.
             assert np.abs(np.asarray(file).astype(int) - expected).max() <= 2
-        for method in saliency.TITLES:
-            for key in ("with_occlusion", "with_random_classifier"):
-                value = entry["maps"][method][key]
-                assert value is None or -1 <= value <= 1
+        for key in ("with_occlusion", "with_random_classifier"):
+            value = entry["maps"]["hires_cam"][key]
+            assert value is None or -1 <= value <= 1
         with Image.open(out / entry["sheet"]) as sheet:
-            assert sheet.width > 3 * sheet.height
+            assert sheet.width > 2 * sheet.height
     said = capsys.readouterr().out
-    assert f"Maps of {index['layer']}" in said and predict.RESEARCH_ONLY in said
+    # One choice and one verdict: those that the run's own folder has.
+    kept = json.loads((run / run_dir.MAPS).read_text("utf-8"))
+    assert index["maps"] == {**kept, "drawn": True}
+    assert kept["layers"] == ["conv1_2_relu"] and f"HiResCAM of {kept['layers'][0]}" in said
+    assert " ".join(said.split()).count(kept["verdict"]) == 1 and predict.RESEARCH_ONLY in said
+
+
+@pytest.mark.parametrize(("agree", "drawn"), [(5, False), (6, True), (None, False)])
+def test_maps_are_drawn_where_the_model_passed_its_check(
+    run: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    agree: int | None,
+    drawn: bool,
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    if agree is None:
+        (copy / run_dir.MAPS).unlink()
+    else:
+        check = Check((0.9,) * agree + (0.1,) * (8 - agree), (0.2,) * 8)
+        maps = Maps("hires_cam", ("conv1_2_relu",), check)
+        (copy / run_dir.MAPS).write_text(json.dumps(maps.to_json()), "utf-8")
+    out = tmp_path / "out"
+    assert inference_explain.explain(copy, [images], out, most=1) == 0
+    [entry] = json.loads((out / inference_explain.INDEX).read_text("utf-8"))["images"]
+    assert ("hires_cam" in entry["maps"]) == drawn and "occlusion" in entry["maps"]
+    assert ("--maps=anyway shows them" in " ".join(capsys.readouterr().out.split())) == (not drawn)
 
 
 def test_another_class_and_layer(run: Path, images: Path, tmp_path: Path) -> None:
@@ -66,7 +94,7 @@ def test_another_class_and_layer(run: Path, images: Path, tmp_path: Path) -> Non
         inference_explain.explain(run, [images], out, of="late", layer="conv1_1_relu", most=2) == 0
     )
     index = json.loads((out / inference_explain.INDEX).read_text("utf-8"))
-    assert index["layer"] == "conv1_1_relu"
+    assert index["maps"]["layers"] == ["conv1_1_relu"] and index["maps"]["check"] is None
     assert [entry["explained"] for entry in index["images"]] == ["late", "late"]
     assert index["images"][0]["maps"]["hires_cam"]["size"] == [30, 30]
 

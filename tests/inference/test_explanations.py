@@ -70,7 +70,7 @@ def test_run_writes_what_its_predictions_say(run: Path) -> None:
     wrong = int((table.predicted != table.labels).sum())
     assert found["errors_in_all"] == wrong
     assert sum(not entry["right"] for entry in found["images"]) == min(wrong, explanations.ERRORS)
-    assert (found["layer"], found["map_size"]) == ("conv1_2_relu", [28, 28])
+    assert (found["layers"], found["map_size"]) == (["conv1_2_relu"], [28, 28])
     config = one_stage_config()
     images = images_of(config).originals
     for entry in found["images"]:

@@ -14,6 +14,7 @@ from scipy import stats
 
 from sscjax.inference import saliency
 from sscjax.models.cnn import CNN
+from sscjax.models.mobilenet_unet import MobileNetUNet
 from sscjax.models.mobilenet_v2 import MobileNetV2
 from sscjax.training import freezing
 
@@ -61,7 +62,7 @@ def test_equals_torch(layer: str) -> None:
     expected = torch_maps(variables, layer)
     methods: tuple[saliency.Method, ...] = ("grad_cam", "hires_cam")
     for method, reference in zip(methods, expected, strict=True):
-        draw = saliency.make_maps(SMALL, scaled, layer, method)
+        draw = saliency.Drawing(SMALL, scaled, (layer,), method)
         found = draw(variables["params"], {}, IMAGES, CLASSES)
         assert found.shape == reference.shape and np.ptp(reference) > 0
         np.testing.assert_allclose(found, reference, rtol=1e-4, atol=1e-5 * np.abs(reference).max())
@@ -81,13 +82,60 @@ def test_hires_cam_sums_to_the_logit() -> None:
     model = MobileNetV2(3, alpha=0.35, dropout_rate=0.5)
     variables = random_weights.draw(model, 32)
     images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), np.uint8)
-    assert saliency.default_layer(model) == "out_relu"
-    draw = saliency.make_maps(model, scaled, method="hires_cam")
+    assert model.read_layers == ("out_relu",)
+    draw = saliency.Drawing(model, scaled)
     found = draw(variables["params"], variables["batch_stats"], images, CLASSES)
     logits = jax.jit(lambda x: model.apply(variables, x, train=False))(scaled(images, None))
     bias = np.asarray(variables["params"]["predictions"]["bias"])
     expected = (np.asarray(logits) - bias)[range(3), CLASSES]
     np.testing.assert_allclose(found.sum(axis=(1, 2)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_maps_of_several_layers_are_each_layers_own() -> None:
+    """Against the kernel's rows by hand: no evidence is counted twice on its way through."""
+    layers = ("block_5_add", "block_12_add", "out_relu")
+    model = MobileNetV2(3, alpha=0.35, feature_layers=layers)
+    variables = random_weights.draw(model, 64)
+    images = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    classes = np.array([2, 1])
+    draw = saliency.Drawing(model, scaled)
+    found = draw(variables["params"], variables["batch_stats"], images, classes)
+    logits, seen = jax.jit(lambda x: model.apply(variables, x, train=False, capture=layers))(
+        scaled(images, None)
+    )
+    kernel, start = np.asarray(variables["params"]["predictions"]["kernel"]), 0
+    expected: Any = 0.0
+    for name in layers:
+        x = np.asarray(seen[name])
+        rows = kernel[start : start + x.shape[-1], classes].T
+        start += x.shape[-1]
+        evidence = np.einsum("nhwc,nc->nhw", x, rows) / found[0].size
+        expected += np.asarray(jax.image.resize(evidence, found.shape, "linear"))
+    assert start == len(kernel) and found.shape[1] > seen["out_relu"].shape[1]
+    np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max())
+    bias = np.asarray(variables["params"]["predictions"]["bias"])
+    total = (np.asarray(logits) - bias)[range(2), classes]
+    np.testing.assert_allclose(found.sum(axis=(1, 2)), total, rtol=1e-3, atol=1e-3)
+    given = draw.logits(variables["params"], variables["batch_stats"], images)
+    np.testing.assert_allclose(given, logits, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="expected one, or those that the classifier reads"):
+        saliency.Drawing(model, scaled, layers[:2])
+
+
+@pytest.mark.slow
+def test_a_network_with_masks_is_explained_by_what_its_classifier_reads() -> None:
+    """Behind the layer that is pooled lies a decoder, whose output no class depends on."""
+    model = MobileNetUNet(outputs=3, alpha=0.35, mask_classes=2)
+    variables = random_weights.draw(model, 64)
+    images = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    draw = saliency.Drawing(model, scaled)
+    found = draw(variables["params"], variables["batch_stats"], images, CLASSES[:2])
+    assert np.abs(found).max() > 0
+    logits = draw.logits(variables["params"], variables["batch_stats"], images)
+    bias = np.asarray(variables["params"]["predictions"]["bias"])
+    expected = (logits - bias)[range(2), CLASSES[:2]]
+    np.testing.assert_allclose(found.sum(axis=(1, 2)), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_inside_a_block() -> None:
@@ -118,7 +166,7 @@ def test_inside_a_block() -> None:
 def test_single_output_speaks_for_both_classes() -> None:
     model = CNN(outputs=1, widths=(4,), dense=())
     variables = random_weights.draw(model, SIZE)
-    draw = saliency.make_maps(model, scaled, method="hires_cam")
+    draw = saliency.Drawing(model, scaled)
     found = draw(variables["params"], {}, IMAGES[:1].repeat(2, axis=0), np.array([0, 1]))
     np.testing.assert_allclose(found[0], -found[1], rtol=1e-5)
     assert np.abs(found).max() > 0
@@ -126,7 +174,7 @@ def test_single_output_speaks_for_both_classes() -> None:
 
 def test_batches_drop_nothing() -> None:
     variables = random_weights.draw(SMALL, SIZE)
-    draw = saliency.make_maps(SMALL, scaled)
+    draw = saliency.Drawing(SMALL, scaled)
     many = np.concatenate([IMAGES] * 4)[: saliency.BATCH + 3]
     classes = np.tile(CLASSES, 4)[: saliency.BATCH + 3]
     found = draw(variables["params"], {}, many, classes)
@@ -139,9 +187,9 @@ def test_batches_drop_nothing() -> None:
 def test_wrong_layers() -> None:
     variables = random_weights.draw(SMALL, SIZE)
     with pytest.raises(ValueError, match="'conv9' is none of the network's: conv1_1"):
-        saliency.make_maps(SMALL, scaled, "conv9")
+        saliency.Drawing(SMALL, scaled, ("conv9",))
     with pytest.raises(ValueError, match="expected .B,h,w,c., before pooling"):
-        saliency.make_maps(SMALL, scaled, "dense1")(variables["params"], {}, IMAGES, CLASSES)
+        saliency.Drawing(SMALL, scaled, ("dense1",))(variables["params"], {}, IMAGES, CLASSES)
 
 
 # ---- whether a map means anything ---------------------------------------------------------------
@@ -193,7 +241,7 @@ def test_maps_depend_on_what_was_learnt() -> None:
         scaled(new, None)
     )
     assert (np.asarray(logits).argmax(1) == truth).mean() > 0.95
-    draw = saliency.make_maps(model, scaled)
+    draw = saliency.Drawing(model, scaled, method="grad_cam")
     found = draw(learnt, {}, new, truth)
     at_random = draw(params, {}, new, truth)
     assert share_in_squares(found, corners) > 0.75

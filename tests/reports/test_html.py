@@ -22,6 +22,7 @@ from sscjax.configs import default
 from sscjax.data import understood
 from sscjax.data.listing import ImageRecord
 from sscjax.evaluation import intervals, metrics, predictions
+from sscjax.evaluation.map_check import Check, Maps
 from sscjax.evaluation.predictions import Predictions
 from sscjax.experiments import single_run
 from sscjax.reports import html
@@ -216,6 +217,27 @@ def test_missing_parts_are_named(copy: Path) -> None:
     ):
         assert f"there is no {file}" in text_of(section(root, key))
     assert "Calibration (not in this run)" in text_of(section(root, "checklists"))
+
+
+@pytest.mark.parametrize("passed", [True, False, None])
+def test_maps_are_shown_where_they_passed_their_check(copy: Path, passed: bool | None) -> None:
+    if passed is None:
+        (copy / "maps.json").unlink()
+    else:
+        maps = Maps(
+            "hires_cam", ("conv1_2_relu",), Check((0.9 if passed else 0.1,) * 8, (0.1,) * 8)
+        )
+        write_json(copy / "maps.json", maps.to_json())
+    html.write(copy)
+    errors = section(parse(copy), "errors")
+    index = json.loads((copy / "explanations" / "explanations.json").read_text("utf-8"))
+    expected = sum(1 + len(entry["maps"]) * bool(passed) for entry in index["images"])
+    assert len(list(all_of(errors, "img"))) == expected
+    said = text_of(errors)
+    assert ("HiResCAM of conv1_2_relu: yellow" in said) == bool(passed)
+    assert ("maps are not shown" in said) == (not passed)
+    words = {True: "Passed: maps agree with occlusion on 8", False: "Failed", None: "not checked"}
+    assert words[passed] in said
 
 
 def test_made_anew_it_is_the_same(run: Path, copy: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sscjax.errors import UserError
 from sscjax.evaluation import segmentation
+from sscjax.evaluation.map_check import Maps
 from sscjax.reports import label_noise, overlays
 from sscjax.reports.html.run_data import Folder
 from sscjax.system import run_dir
@@ -39,15 +40,38 @@ def galleries(folder: Folder) -> dict[str, Any] | None:
     right.sort(key=lambda pair: (_place(classes, pair[1]["label"]), -pair[1]["probability"]))
     if folder.is_cross_validation:
         right = _first_of_each(right)
+    first = indices[0][1]
+    maps = _maps(folder, [source for source, _ in indices])
+    shown = maps is not None and maps.shown
     return {
-        "method": indices[0][1]["method"],
-        "layer": indices[0][1]["layer"],
+        "method": first["method"],
+        # Before 0.4 a map was of one layer.
+        "layers": first.get("layers") or [first["layer"]],
+        "shown": shown,
+        "verdict": "These maps were not checked" if maps is None else maps.verdict,
         "map_size": indices[0][1]["map_size"],
         "split": indices[0][1]["split"],
         "errors_in_all": sum(index["errors_in_all"] for _, index in indices),
-        "errors": [_picture(*pair) for pair in errors[:MOST_PICTURES]],
-        "right": [_picture(*pair) for pair in right[:MOST_PICTURES]],
+        "errors": [_picture(*pair, shown=shown) for pair in errors[:MOST_PICTURES]],
+        "right": [_picture(*pair, shown=shown) for pair in right[:MOST_PICTURES]],
     }
+
+
+def _maps(folder: Folder, sources: Sequence[Folder]) -> Maps | None:
+    """How maps were checked: those of the model that is handed on, else of all that are shown."""
+    handed_on = run_dir.RunDir(folder.path).handed_on
+    folders = (
+        [handed_on]
+        if handed_on.has(run_dir.MAPS)
+        else [run_dir.RunDir(source.path) for source in sources]
+    )
+    known = []
+    for run in folders:
+        content = run.optional(run_dir.MAPS)
+        if content is None:
+            return None
+        known.append(Maps.of_folder(content, run.path))
+    return Maps.join(known)
 
 
 def masks(folder: Folder) -> dict[str, Any] | None:
@@ -92,7 +116,7 @@ def _first_of_each(pairs: list[tuple[Folder, dict[str, Any]]]) -> list[Any]:
     return chosen
 
 
-def _picture(source: Folder, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _picture(source: Folder, entry: Mapping[str, Any], *, shown: bool) -> dict[str, Any]:
     def uri(name: str) -> str:
         path = source.path / run_dir.EXPLANATIONS / name
         # A name in a file could be that of any picture on the machine.
@@ -110,6 +134,6 @@ def _picture(source: Folder, entry: Mapping[str, Any]) -> dict[str, Any]:
         **entry,
         "uri": uri(entry["image"]),
         "maps": [
-            {"class": shown["class"], "uri": uri(shown["overlay"])} for shown in entry["maps"]
+            {"class": one["class"], "uri": uri(one["overlay"])} for one in entry["maps"] if shown
         ],
     }
