@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sscjax.cli.parsing import PRIVATE, Parser
+from sscjax.cli.parsing import PRIVATE, Parser, add_maps
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     made = Parser(
         "predict",
-        "Classify new images with a finished run or cross-validation, whose models then predict "
-        "together. Exit code 1: an image could not be read.",
-        "sscjax predict runs/skin new_patients --out=new",
+        "Classify new images with a finished run or cross-validation, and write a page to read in "
+        "a browser. Exit code 1: an image could not be read.",
+        "sscjax predict runs/skin new_patients",
     )
     made.add_argument(
         "run", type=Path, metavar="RUN", help="folder of a finished run or cross-validation"
@@ -25,9 +25,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--out",
         type=Path,
-        default=Path("predictions"),
         metavar="FOLDER",
-        help="where the tables go (default: predictions)",
+        help="where page and tables go (default: a new folder in predictions, named by date and "
+        "run)",
     )
     made.add_argument(
         "--overwrite",
@@ -35,6 +35,13 @@ def parser() -> argparse.ArgumentParser:
         help="replace earlier results in that folder (default: refuse)",
     )
     made.add_argument("--private", action="store_true", help=PRIVATE)
+    add_maps(made)
+    made.add_argument(
+        "--openseadragon",
+        type=Path,
+        metavar="PATH",
+        help="OpenSeadragon's npm archive or folder, for slides (default: fetched once)",
+    )
     return made
 
 
@@ -46,4 +53,12 @@ def main() -> int:
 
     terminal.set_up_log()
     terminal.set_up_jax()
-    return predict(given.run, given.input, given.out, given.overwrite, given.private)
+    return predict(
+        given.run,
+        given.input,
+        given.out,
+        given.overwrite,
+        given.private,
+        show=given.maps,
+        openseadragon=given.openseadragon,
+    )

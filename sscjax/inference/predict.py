@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import logging
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import sscjax
 from sscjax.data import anonymize, listing
 from sscjax.data.inputs import InputImage, decode, find
 from sscjax.data.manifest import hash_files, read
 from sscjax.errors import UserError
-from sscjax.evaluation.rules import Unit
+from sscjax.evaluation.map_check import Show
 from sscjax.inference import classifier, decisions, ensemble, known_labels, mask_writer
 from sscjax.inference import slides as whole_slides
 from sscjax.inference.classifier import Classifier
@@ -30,32 +29,42 @@ from sscjax.inference.decisions import Decisions
 from sscjax.inference.ensemble import Ensemble
 from sscjax.inference.mask_writer import MaskFiles
 from sscjax.inference.outputs import Outputs
-from sscjax.reports import tables
-from sscjax.system import files
+from sscjax.inference.results import ALL as ALL
+from sscjax.inference.results import IMAGES as IMAGES
+from sscjax.inference.results import PAGE as PAGE
+from sscjax.inference.results import RESEARCH_ONLY as RESEARCH_ONLY
+from sscjax.inference.results import SUBJECTS as SUBJECTS
+from sscjax.inference.results import Results, text, write
 from sscjax.system.progress import Progress
 
 # By name: run as a program, this module is `__main__`.
 _LOG = logging.getLogger("sscjax.inference.predict")
 
-IMAGES, SUBJECTS, ALL = "images.csv", "subjects.csv", "predictions.json"
 FAILED = 1
-
-RESEARCH_ONLY = "For research only: this is no diagnosis."
 
 
 def predict(
-    run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = False, private: bool = False
+    run: Path,
+    inputs: Sequence[Path],
+    out: Path | None = None,
+    overwrite: bool = False,
+    private: bool = False,
+    *,
+    show: Show = "checked",
+    openseadragon: Path | None = None,
 ) -> int:
-    """Predict, write `images.csv`, `subjects.csv` and `predictions.json` to `out`, print.
+    """Predict, write a page, two tables and `predictions.json` to `out`, print.
 
     Of a network that predicts masks also `masks.csv`, and `masks/` with a file for each image.
 
     Args:
       run: the folder of a finished run, or of a cross-validation, whose models predict together.
       inputs: see `inputs.find`.
-      out: folder of the results.
+      out: folder of the results; None makes a new one, see `new_folder`.
       overwrite: results that lie there may be replaced.
       private: results have numbers in place of names, as they have by themselves of a private run.
+      show: which maps the page has, see `Maps.drawn`.
+      openseadragon: where it is, for slides; None: fetched.
 
     Returns:
       the exit code: 1 where an image could not be read, or where labels were given and no figures
@@ -64,8 +73,10 @@ def predict(
     Raises:
       UserError: anything that the user can fix.
     """
-    refuse_folder(out, overwrite, ALL)
+    if out is not None:
+        refuse_folder(out, overwrite, ALL)
     opened = ensemble.open_folder(run)
+    out = out or new_folder(run)
     private = private or opened.private
     slides, image_inputs = whole_slides.part(inputs)
     if slides and private:
@@ -93,41 +104,17 @@ def predict(
             whole_slides.remove(out)
         else:
             results.failed.extend(cut.failed)
-            results.drawings.extend(whole_slides.draw(out, cut, results.images, opened))
-        _write(out, results, mask_files)
+            viewer = whole_slides.viewer_files(openseadragon)
+            drawings = whole_slides.draw(out, cut, results.images, opened, viewer)
+            results.drawings.extend(drawings)
+        write(out, results, mask_files, show)
     finally:
         if mask_files is not None:
             mask_files.discard()
-    print(_text(out, results))
+    print(text(out, results))
     if mask_files is not None:
         print(f"\n{mask_files.text()}")
     return FAILED if results.failed or results.labels_problem else 0
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Results:
-    """What a call of `predict` predicts.
-
-    Attributes:
-      opened: the run.
-      images: a row for each of the N images that could be read.
-      subjects: a row per subject.
-      failed: a line for each image or slide that could not be read.
-      trained_on: [N] bool, files that the run was trained on or chosen by; None where the run's
-        folder does not say.
-      against_labels: figures and intervals; None where a label is not known.
-      labels_problem: why the labels give no figures; '' where they do or there are none.
-      drawings: of each slide the names of its pictures.
-    """
-
-    opened: Classifier | Ensemble
-    images: Decisions
-    subjects: Decisions
-    failed: list[str]
-    trained_on: np.ndarray | None
-    against_labels: dict[str, Any] | None
-    labels_problem: str
-    drawings: list[dict[str, str]]
 
 
 def _results(
@@ -149,11 +136,12 @@ def _results(
     if not len(table):
         raise UserError(f"none of the {len(images)} images could be read: nothing is predicted")
     failed_rows = {row for row, _ in failures}
-    paths = [image.path for row, image in enumerate(images) if row not in failed_rows]
-    trained_on = _trained_on(opened, table, paths)
+    inputs = [image for row, image in enumerate(images) if row not in failed_rows]
+    trained_on = _trained_on(opened, table, [image.path for image in inputs])
     return Results(
         opened=opened,
         images=table,
+        inputs=inputs,
         subjects=decisions.by_subject(table, opened.rules, len(opened.classes)),
         failed=[reason for _, reason in failures],
         trained_on=trained_on,
@@ -161,6 +149,21 @@ def _results(
         labels_problem=known_labels.problem(table.labels.tolist(), opened.classes),
         drawings=[],
     )
+
+
+def new_folder(run: Path, kind: str = "predictions") -> Path:
+    """A folder for a call of today, which does not exist: predictions/2026-11-30_skin.
+
+    Of a second call on a day predictions/2026-11-30_skin_2, and so on.
+
+    Args:
+      run: the folder of the run.
+      kind: the folder around it, in the current one.
+    """
+    name = run.expanduser().resolve().name
+    folder = Path(kind) / f"{datetime.date.today().isoformat()}_{name}"
+    more = (folder.with_name(f"{folder.name}_{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([folder], more) if not path.exists())
 
 
 def refuse_folder(out: Path, overwrite: bool, index: str) -> None:
@@ -273,94 +276,3 @@ def _trained_on(
     if not known:
         return np.zeros(len(table), bool)
     return np.array([value in known for value in hash_files(list(paths))], bool)
-
-
-# --- what comes out -------------------------------------------------------------------------------
-
-
-def _write(out: Path, results: Results, mask_files: MaskFiles | None) -> None:
-    opened, rules = results.opened, results.opened.rules
-    image_entries = decisions.as_rows(results.images, opened.columns, "image")
-    subject_entries = decisions.as_rows(results.subjects, opened.columns, "subject")
-    trained_on = results.trained_on
-    document = {
-        "use": RESEARCH_ONLY,
-        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "sscjax": sscjax.__version__,
-        "run": {
-            "folder": str(opened.folder.resolve()),
-            "name": opened.name,
-            "stage": opened.stage,
-            "models": [str(folder.resolve()) for folder in opened.folders],
-            "made_by": opened.record["versions"],
-            "warnings": list(opened.warnings),
-        },
-        "classes": list(opened.classes),
-        "rules": {
-            **rules.to_json(),
-            # null: the flag is not usable.
-            "distance_limit": opened.distance_limit if opened.flags else None,
-        },
-        "trained_on": None if trained_on is None else int(trained_on.sum()),
-        "failed": results.failed,
-        "against_labels": results.against_labels,
-        "labels_problem": results.labels_problem,
-        "slides": results.drawings,
-        "subjects": subject_entries,
-        "images": image_entries,
-        "mask_classes": list(opened.mask_classes),
-        "masks": [] if mask_files is None else mask_files.entries,
-    }
-    try:
-        files.write_text(out / IMAGES, decisions.csv_text(image_entries))
-        files.write_text(out / SUBJECTS, decisions.csv_text(subject_entries))
-        if mask_files is None:
-            mask_writer.remove(out)
-        else:
-            mask_files.finish()
-        # Last: where it is, all the others are.
-        files.write_json(out / ALL, document)
-    except OSError as error:
-        raise UserError(
-            f"--out={out} cannot be written ({error.strerror}): name another folder"
-        ) from error
-
-
-def _text(out: Path, results: Results) -> str:
-    """What the terminal shows."""
-    opened, images, subjects = results.opened, results.images, results.subjects
-    unit: Unit = "image"
-    shown, file = images, IMAGES
-    if len(subjects) < len(images):
-        shown, unit, file = subjects, "subject", SUBJECTS
-    blocks = [
-        *(f"warning: {line}" for line in opened.warnings),
-        decisions.table_text(shown, opened.columns, unit, str(out / file)),
-        decisions.legend(opened.rules, unit, opened.distance_limit, opened.classes),
-    ]
-    trained_on, against_labels = results.trained_on, results.against_labels
-    if trained_on is not None and trained_on.any():
-        excluded = against_labels is not None and not trained_on.all()
-        blocks.append(
-            f"warning: this run was trained on, or chosen by, {trained_on.sum()} of the "
-            f"{len(images)} images: their\npredictions say nothing of new patients."
-            + (" The figures below exclude them." if excluded else "")
-        )
-    if against_labels is not None:
-        reach = (
-            f"{against_labels['images']} images; 95 % confidence intervals, clustered by subject "
-            f"({against_labels['subjects']}),\nas far as the input names them."
-        )
-        figures, ranges = against_labels["figures"], against_labels["intervals"]
-        blocks.append(tables.intervals_table(figures, ranges, reach))
-    if results.labels_problem:
-        blocks.append(textwrap.fill(results.labels_problem, 100, break_on_hyphens=False))
-    counts = f"{len(images)} images of {len(subjects)} subjects"
-    counts += f", {len(results.failed)} could not be read" if results.failed else ""
-    blocks.append(f"{counts}: {out / IMAGES}, {SUBJECTS}, {ALL}\n{RESEARCH_ONLY}")
-    if results.drawings:
-        first, others = results.drawings[0], len(results.drawings) - 1
-        names = f"{first['heat_map']} and {first['decisive']}"
-        more = f", and those of {others} more" if others else ""
-        blocks.insert(-1, f"Heat map and the ten most decisive tiles: {out / names}{more}")
-    return "\n\n".join(blocks)

@@ -6,8 +6,9 @@ How tiles were cut stands in the `slides.json` beside them, and the run keeps a 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,17 @@ from sscjax.inference.classifier import Classifier
 from sscjax.inference.decisions import Decisions
 from sscjax.inference.ensemble import Ensemble
 from sscjax.reports import figures
+from sscjax.reports.html import slide_viewer
+from sscjax.reports.html.openseadragon import PACKAGE
 from sscjax.system import formatting
+
+_LOG = logging.getLogger(__name__)
 
 TILES = "slides"
 MOST_DECISIVE = 10
+
+# Within the folder of the tiles, which an overwriting call removes.
+VIEWER = "viewer"
 
 # Marks a folder of tiles that `cut` made, and not the user.
 _MARK = ".predicted"
@@ -179,8 +187,30 @@ def _tile_name(source: Source, tile: dict[str, Any]) -> str:
 # --- pictures -------------------------------------------------------------------------------------
 
 
+def viewer_files(source: Path | None) -> dict[str, bytes]:
+    """The files of the library that pans and zooms; {} where it cannot be fetched, with a line why.
+
+    Args:
+      source: an archive or a folder that holds them; None: they are fetched.
+
+    Raises:
+      UserError: `source` holds others.
+    """
+    try:
+        return PACKAGE.read(source)
+    except UserError as error:
+        if source is not None:
+            raise
+        _LOG.warning("slides are drawn as pictures that do not zoom: %s", error)
+        return {}
+
+
 def draw(
-    out: Path, cut_slides: Cut, table: Decisions, opened: Classifier | Ensemble
+    out: Path,
+    cut_slides: Cut,
+    table: Decisions,
+    opened: Classifier | Ensemble,
+    library: Mapping[str, bytes],
 ) -> list[dict[str, str]]:
     """Draw each slide's heat map and its most decisive tiles, and say where they are.
 
@@ -189,6 +219,7 @@ def draw(
       cut_slides: the slides.
       table: the decisions, those for these tiles among them, by name.
       opened: the run.
+      library: of the viewer, see `viewer_files`.
     """
     row_of = {name: number for number, name in enumerate(table.names.tolist())}
     entries = []
@@ -201,34 +232,49 @@ def draw(
         if not tiles:
             continue
         numbers = [number for _, number in tiles]
-        corners = np.array([(tile["x"], tile["y"]) for tile, _ in tiles])
+        heat = slide_viewer.Heat(
+            corners=np.array([(tile["x"], tile["y"]) for tile, _ in tiles]) / about["width"],
+            side=about["field"] / about["width"],
+            values=table.scores[numbers],
+            label=f"probability of {formatting.clean_name(opened.rules.positive, 40)}",
+            threshold=opened.rules.image.threshold,
+        )
         files = {"heat_map": f"{source.key}_heat.png", "decisive": f"{source.key}_decisive.png"}
-        _heat_map(out / files["heat_map"], source, about, corners, table.scores[numbers], opened)
-        _decisive(out / files["decisive"], out, source, tiles, table, opened)
+        order = _most_decisive(table, numbers)
+        _decisive(out / files["decisive"], out, source, [tiles[k] for k in order], table, opened)
+        with reader.open_slide(source.path) as slide:
+            _heat_map(out / files["heat_map"], source, slide.thumbnail(1024), heat)
+            if library:
+                pixels = slide.thumbnail(slide_viewer.SIDE)
+                folder = out / TILES / VIEWER
+                shares = [formatting.percent(float(heat.values[k])) for k in order]
+                places = list(zip(shares, order, strict=True))
+                title = formatting.clean_file(source.name, 60)
+                page = slide_viewer.write(folder, source.key, title, pixels, heat, places, library)
+                files["viewer"] = f"{TILES}/{VIEWER}/{page}"
         entries.append({"slide": source.name, **files})
     return entries
 
 
-def _heat_map(
-    path: Path,
-    source: Source,
-    about: dict[str, Any],
-    corners: np.ndarray,
-    scores: np.ndarray,
-    opened: Classifier | Ensemble,
-) -> None:
-    with reader.open_slide(source.path) as slide:
-        thumbnail = slide.thumbnail(1024)
+def _heat_map(path: Path, source: Source, thumbnail: np.ndarray, heat: slide_viewer.Heat) -> None:
+    width = thumbnail.shape[1]
     drawn = figures.heat_map(
         thumbnail,
-        corners * thumbnail.shape[1] / about["width"],
-        about["field"] * thumbnail.shape[1] / about["width"],
-        scores,
+        heat.corners * width,
+        heat.side * width,
+        heat.values,
         title=formatting.clean_file(source.name, 60),
-        label=f"probability of {formatting.clean_name(opened.rules.positive, 40)}",
-        threshold=opened.rules.image.threshold,
+        label=heat.label,
+        threshold=heat.threshold,
     )
     figures.write_png(path, drawn)
+
+
+def _most_decisive(table: Decisions, numbers: Sequence[int]) -> list[int]:
+    """Places in `numbers`, rows of a slide's tiles, that speak most for its most probable class."""
+    probabilities = table.probabilities[list(numbers)]
+    best = int(probabilities.mean(0).argmax())
+    return np.argsort(-probabilities[:, best], kind="stable")[:MOST_DECISIVE].tolist()
 
 
 def _decisive(
@@ -239,13 +285,12 @@ def _decisive(
     table: Decisions,
     opened: Classifier | Ensemble,
 ) -> None:
-    """The tiles that speak the most for the slide's most probable class."""
-    numbers = np.array([number for _, number in tiles])
-    best = int(table.probabilities[numbers].mean(0).argmax())
-    order = np.argsort(-table.probabilities[numbers, best], kind="stable")[:MOST_DECISIVE]
+    """Draw tiles, the most decisive of a slide."""
+    name_of_slide = source.name
+    of_slide = table.probabilities[table.subjects == name_of_slide]
+    best = int(of_slide.mean(0).argmax())
     panels = []
-    for index in order.tolist():
-        tile, number = tiles[index]
+    for tile, number in tiles:
         pixels = image_io.read_image(out / TILES / tile["file"], None)
         share = formatting.percent(float(table.probabilities[number, best]))
         panels.append((f"{share} at {tile['x']},{tile['y']}", pixels))

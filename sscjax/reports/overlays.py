@@ -55,7 +55,15 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
 def data_uri(path: Path, side: int, quality: int = 85) -> str:
     """An image file as a JPEG to stand inside a page, reduced to at most `side` pixels."""
     with Image.open(path) as image:
-        small = image.convert("RGB")
+        return _uri(image.convert("RGB"), side, quality)
+
+
+def jpeg_uri(pixels: np.ndarray, side: int, quality: int = 80) -> str:
+    """uint8 [H,W,3] as `data_uri` gives it of a file."""
+    return _uri(Image.fromarray(pixels), side, quality)
+
+
+def _uri(small: Image.Image, side: int, quality: int) -> str:
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=quality)

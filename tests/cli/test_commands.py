@@ -237,14 +237,14 @@ def test_the_command_to_repeat_works(started: str, tmp_path: Path) -> None:
 def test_results_are_not_overwritten_without_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The default folder is in the current one, and the error names the option that replaces it."""
+    """The error names the option that replaces them."""
     monkeypatch.chdir(tmp_path)
     for name in ("set_up_jax", "set_up_log"):
         monkeypatch.setattr(terminal, name, lambda: None)
     write_folder(tmp_path / "images")
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "predictions.json").write_text("{}", encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["sscjax", "predict", "run", "images"])
+    monkeypatch.setattr(sys, "argv", ["sscjax", "predict", "run", "images", "--out=predictions"])
     assert dispatcher.main() == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "add --overwrite" in err and "--out=FOLDER" in err

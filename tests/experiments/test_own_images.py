@@ -281,9 +281,16 @@ def test_all_commands_take_the_folder_of_the_run(
     assert predict(run, [patient], tmp_path / "new") == 0
     assert read(tmp_path / "new" / "predictions.json")["run"]["models"] == [str(run / "model")]
     assert explain(run, [patient], tmp_path / "maps") == 0
+    # One check of maps, of the model that is handed on, for all of them.
+    kept = read(run / "model" / "maps.json")
+    assert len(kept["check"]["occlusion"]) == 8
+    assert read(tmp_path / "new" / "predictions.json")["maps"] == {**kept, "drawn": kept["shown"]}
+    assert read(tmp_path / "maps" / "explanations.json")["maps"]["verdict"] == kept["verdict"]
+    shown = (tmp_path / "new" / "index.html").read_text("utf-8")
+    assert kept["verdict"] in shown and headline.text(run).splitlines()[0] in shown
     text = export(run, "stablehlo", tmp_path / "model.zip", ExportOptions(data=None, ort_web=None))
     assert "0 decisions differ" in text
     for folder in (run, run / "model"):
         html.write_again(folder)
     page = (run / "report.html").read_text("utf-8")
-    assert "Paper" not in page and "18" in page
+    assert "Paper" not in page and "18" in page and kept["verdict"] in page

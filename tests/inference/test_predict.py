@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import datetime
 import json
 import math
 import shutil
 from pathlib import Path
 from typing import Any
 
+import html5lib
 import numpy as np
 import pytest
 from hand_rules import rules, unit_rules
@@ -24,7 +26,7 @@ from sscjax.data.slides import output
 from sscjax.errors import UserError
 from sscjax.evaluation import predictions
 from sscjax.evaluation.conformal import Sets
-from sscjax.inference import classifier, decisions, slides
+from sscjax.inference import classifier, decisions, decisive, slides
 from sscjax.inference import predict as inference_predict
 from sscjax.inference.outputs import Outputs
 from sscjax.system import terminal
@@ -86,6 +88,68 @@ def test_answers_are_those_of_the_run(
     for row in found["subjects"]:
         got = [row["probabilities"][name] for name in table.classes]
         np.testing.assert_allclose(got, expected[row["subject"]], atol=1e-5)
+
+
+def test_the_page_shows_what_the_json_holds(
+    run: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    inference_predict.predict(run, [images], out, show="anyway")
+    found = predicted(out)
+    text = (out / inference_predict.PAGE).read_text("utf-8")
+    tree = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(text)
+    cards = list(tree.iter("article"))
+    assert [card.get("data-name") for card in cards] == [
+        row["subject"] for row in found["subjects"]
+    ]
+    for card, row in zip(cards, found["subjects"], strict=True):
+        assert float(card.get("data-confidence")) == row["confidence"]
+        # The pictures are of its images, those with the most of its most probable class.
+        own = [one for one in found["images"] if one["subject"] == row["subject"]]
+        own.sort(key=lambda one: -one["probabilities"][row["most_probable"]])
+        shown = [one for one in card.iter("img") if one.get("class") != "map"]
+        expected = [one["file"] for one in own[: decisive.EACH]]
+        assert [one.get("alt") for one in shown] == expected
+        assert len(list(card.iter("img"))) == 2 * len(expected)
+    # How the model was tested, counted by hand.
+    table = predictions.Predictions.read_csv(run / "predictions_by_subject.csv").where("test")
+    right = int((table.predicted == table.labels).sum())
+    assert f"{len(table)} patients never seen in training: {right} right" in text
+    assert f"Open {out / inference_predict.PAGE} in a browser" in capsys.readouterr().out
+    kept = json.loads((run / "maps.json").read_text("utf-8"))
+    assert found["maps"] == {**kept, "drawn": True} and kept["verdict"] in text
+
+
+def test_each_call_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    today = datetime.date.today().isoformat()
+    run = tmp_path / "runs" / "skin"
+    for name in (f"{today}_skin", f"{today}_skin_2", f"{today}_skin_3"):
+        folder = inference_predict.new_folder(run)
+        assert folder == Path("predictions") / name
+        folder.mkdir(parents=True)
+
+
+def test_many_subjects_share_the_pictures() -> None:
+    """Of each the most decisive images of its own class; late subjects have none."""
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7], [0.1, 0.9]])
+    images = table_of(probabilities, subjects=["a", "b", "a", "b", "c"])
+    subjects = table_of(
+        np.array([[0.75, 0.25], [0.25, 0.75], [0.1, 0.9]]), subjects=["a", "b", "c"]
+    )
+    assert decisive.choose(images, subjects).rows == [[0, 2], [1, 3], [4]]
+    few = decisive.choose(images, subjects, most=3)
+    assert few.rows == [[0], [1], [4]] and few.explained == {0: 0, 1: 1, 4: 1}
+    assert decisive.choose(images, subjects, most=2).rows == [[0], [1], []]
+
+
+def table_of(probabilities: np.ndarray, subjects: list[str]) -> decisions.Decisions:
+    """Decisions for rows of these probabilities."""
+    given = [InputImage(Path(f"{k}.png"), f"{k}.png", name) for k, name in enumerate(subjects)]
+    outputs = Outputs(probabilities, np.zeros(len(given)))
+    by_subject = [dataclasses.replace(one, file=one.subject) for one in given]
+    unique = len(set(subjects)) == len(subjects)
+    return decisions.decide(by_subject if unique else given, outputs, rules(), 2, math.inf)
 
 
 def test_order_and_batches_change_nothing(run: Path, images: Path) -> None:

@@ -20,7 +20,7 @@ from sscjax.data.slides.tiling import Settings
 from sscjax.errors import UserError
 from sscjax.inference import classifier, predict, slides
 from sscjax.reports import figures
-from sscjax.system import formatting
+from sscjax.system import fetch, formatting
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
 
@@ -50,6 +50,17 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, tiles: Path) -> Path:
     return finished_run(tmp_path_factory.mktemp("run") / "run", tiles, "cnn")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing was fetched before, and nothing can be."""
+    monkeypatch.setenv("SSCJAX_CACHE", str(tmp_path / "cache"))
+
+    def refuse(url: str, *args: Any, **settings: Any) -> Any:
+        raise fetch.UnreachableError(f"{url} cannot be fetched (no network)")
+
+    monkeypatch.setattr(fetch, "fetched", refuse)
 
 
 def predicted(out: Path) -> dict[str, Any]:
@@ -100,6 +111,33 @@ def test_slides_are_cut_as_the_training_tiles_were(
     write_slide(new / "a.tif", dyed("late", 20), levels=1)
     assert predict.predict(run, [new / "a.tif"], out, overwrite=True) == 0
     assert len(predicted(out)["images"]) == 8
+
+
+def test_the_viewer_is_linked_where_its_library_is_there(
+    run: Path, openseadragon: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    slide = write_slide(tmp_path / "a.tif", dyed("early", 30), levels=1)
+    out = tmp_path / "out"
+    assert predict.predict(run, [slide], out, openseadragon=openseadragon) == 0
+    [one] = predicted(out)["slides"]
+    page = (out / predict.PAGE).read_text("utf-8")
+    assert f'href="{one["viewer"]}"' in page and "data:image/jpeg" in page
+    folder = (out / one["viewer"]).parent
+    text = (out / one["viewer"]).read_text("utf-8")
+    assert f'src="{next(folder.glob("*.js")).name}"' in text
+    assert text.count("data-place=") == len(predicted(out)["images"]) == 8
+    with Image.open(folder / "a_heat.png") as heat:
+        # 512x128 pixels in fields of 64: those with tissue lie in the left half, 8 pixels each.
+        assert heat.size == (64, 16)
+        covered = np.asarray(heat)[..., 3] > 0
+    assert covered.sum() == 64 * len(predicted(out)["images"])
+    # Without a network: the picture alone, one line that says why, nothing of the earlier viewer.
+    caplog.clear()
+    assert predict.predict(run, [slide], out, overwrite=True) == 0
+    assert "viewer" not in predicted(out)["slides"][0] and not folder.exists()
+    assert "could not be fetched" in (out / predict.PAGE).read_text("utf-8")
+    [line] = [line for line in caplog.messages if "openseadragon" in line]
+    assert "\n" not in line and "--openseadragon=PATH" in line
 
 
 def test_decisive_tiles_are_the_surest(

@@ -337,7 +337,9 @@ def test_files_with_such_names_from_the_folder_to_the_answer(
     assert predict.predict(run, [images], out) == 0
     shown = capsys.readouterr().out
     assert all(line.isprintable() for line in shown.splitlines() if line)
-    for path in (out / "images.csv", out / "subjects.csv", run / "predictions.csv"):
+    page = (out / predict.PAGE).read_text(encoding="utf-8")
+    assert "<script>alert" not in page and "\u202e" not in page and "\x1b" not in page
+    for path in (out / predict.IMAGES, out / predict.SUBJECTS, run / "predictions.csv"):
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file, strict=True))
         assert len({len(row) for row in rows}) == 1
