@@ -257,7 +257,9 @@ def _written(
             entry["maps"][method]["with_occlusion"] = saliency.agreement(values, maps[OCCLUSION])
     share = formatting.percent(float(table.probabilities[k, wanted]))
     name_of_class = formatting.clean_name(opened.columns[wanted], 24)
-    title = f"{formatting.clean_file(str(table.names[k]), 60)}: {name_of_class} {share}\n{_LEGEND}"
+    # As wide as two pictures.
+    file = formatting.clean_file(str(table.names[k]), 44)
+    title = f"{file}\n{name_of_class} {share}\n{_LEGEND}"
     figures.write_png(out / entry["sheet"], figures.image_sheet(title, panels))
     return entry
 
