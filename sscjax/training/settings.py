@@ -45,7 +45,7 @@ _KINDS: dict[Any, tuple[Any, str]] = {
 # What records of earlier versions lack; the default is what those versions did.
 _ADDED_LATER = (
     *("private", "data.corrupt", "data.layout", "data.columns", "data.merge_spellings"),
-    *("data.shared_subjects", "data.pixel_bits", "data.pages", "data.mpp"),
+    *("data.shared_subjects", "data.pixel_bits", "data.pages", "data.mpp", "intended_use"),
 )
 
 
@@ -177,6 +177,7 @@ class Settings:
     protocol: Protocol = "holdout"
     cv: CrossValidationSettings = CrossValidationSettings()
     private: bool = False
+    intended_use: str = ""
     data: DataSettings = DataSettings()
     split: SplitSettings = SplitSettings()
     audit: AuditSettings = AuditSettings()

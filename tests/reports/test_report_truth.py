@@ -142,10 +142,11 @@ def write_run(folder: Path, config: Config, subjects: int, splits: tuple[str, ..
     predictions.by_subject().write_csv(folder / "predictions_by_subject.csv")
     figures = {
         "final_stage": config["stage_order"][-1],
-        "warnings": [],
         "splits": metrics.figures_by_split(predictions, True),
         "test_intervals": intervals.test_figures(predictions, True),
     }
+    tested, ranges = predictions.where("test"), figures["test_intervals"]
+    figures["warnings"] = weaknesses.find(tested, CLASSES, ranges, {}, {}, config["split"]["by"])
     write(folder / "metrics.json", figures)
     bundled = config["pretrained"] == "bundled"
     kind = "file" if bundled or config["pretrained"] == "imagenet" else "random"
