@@ -141,6 +141,11 @@ def few_held_out(calibration: Mapping[str, Any]) -> list[str]:
     count = (calibration.get("held_out") or {}).get("subjects")
     if count is None or count >= FEW_HELD_OUT:
         return []
+    if not count:
+        return [
+            "NO THRESHOLDS WERE CHOSEN, for no subjects could be held out for them: probabilities "
+            "are as the network gave them, and it always answers."
+        ]
     return [
         f"THRESHOLDS FROM {count} SUBJECT{'' if count == 1 else 'S'}: temperature, thresholds and "
         f"prediction sets were chosen on them, fewer than {FEW_HELD_OUT}: for others they may be "

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsing import Opened, Served, open_page
+from browsing import Opened, Served, open_page, serious
 from exported import Runs
 
 import sscjax
@@ -242,6 +242,23 @@ def test_by_keyboard_and_on_a_phone(browser: Any, site: Path, tiles: list[Path])
     assert maps.count() == 2 and maps.first.is_visible()
     page.get_by_label("Show evidence").uncheck()
     assert not maps.first.is_visible()
+    found.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_everyone_can_use_it(
+    browser: Any, site: Path, patients: Path, width: int, scheme: str
+) -> None:
+    """By axe-core, with a patient's row open; and nothing is wider than the screen."""
+    settings = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
+    found = open_page(browser, site, **settings)
+    found.give_folder(patients)
+    for summary in ("patient_1", "Whom it is not for", "About this network"):
+        found.page.locator("summary").filter(has_text=summary).click()
+    assert serious(found.page) == []
+    beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert found.page.evaluate(beyond) == 0
     found.close()
 
 

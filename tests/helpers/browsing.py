@@ -7,12 +7,16 @@ import dataclasses
 import functools
 import http.server
 import io
+import os
 import shutil
+import tarfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -81,6 +85,27 @@ class Opened:
     def close(self) -> None:
         self.page.context.close()
         self.served.close()
+
+
+def serious(page: Any) -> list[str]:
+    """What axe-core finds serious or critical: rule, and the first element each.
+
+    Needs axe-core in `SSCJAX_AXE`, the archive that `npm pack axe-core` fetches.
+    """
+    named = os.environ.get("SSCJAX_AXE", "")
+    if not named:
+        # From npm, not from pip.
+        pytest.skip("no axe-core: set SSCJAX_AXE to the archive that `npm pack axe-core` fetches")
+    with tarfile.open(named) as archive:
+        file = archive.extractfile("package/axe.min.js")
+        assert file is not None
+        page.evaluate(file.read().decode("utf-8"))
+    violations = page.evaluate("axe.run(document).then((found) => found.violations)")
+    return [
+        f"{one['id']}: {one['nodes'][0]['html']}"
+        for one in violations
+        if one["impact"] in ("serious", "critical")
+    ]
 
 
 def new_page(browser: Any, **settings: Any) -> Any:

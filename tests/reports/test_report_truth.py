@@ -223,4 +223,5 @@ def test_weak_intervals_and_thresholds() -> None:
     assert "balanced accuracy 50.0 to 81.0 %" in line and "accuracy 50.0 to 79.0" not in line
     assert not weaknesses.wide({"accuracy": [0.5, 0.79]}, "subject")
     assert "FROM 7 SUBJECTS" in weaknesses.few_held_out({"held_out": {"subjects": 7}})[0]
+    assert "NO THRESHOLDS" in weaknesses.few_held_out({"held_out": {"subjects": 0}})[0]
     assert not weaknesses.few_held_out({"held_out": {"subjects": 20}})

@@ -9,7 +9,7 @@ import numpy as np
 
 from sscjax.evaluation.predictions import Predictions
 from sscjax.reports import paper as published
-from sscjax.reports import site_table, tables
+from sscjax.reports import site_table, tables, tested
 from sscjax.reports.html import method
 from sscjax.reports.html.run_data import Folder
 from sscjax.reports.tested import names_subjects
@@ -105,7 +105,11 @@ def summary(folder: Folder) -> dict[str, Any]:
                 "of": f"{ours['n']:,} tests" if folder.repeated else plural(ours["n"], unit),
             }
         )
+    test = folder.metrics.get("tested")
     return {
+        "tested": tested.sentence(test) if test else "",
+        "tested_detail": tested.detail(test) if test else "",
+        "intended_use": " ".join(folder.config.get("intended_use", "").split()),
         "model": model_title(folder.config["model"]),
         "classes": folder.record["data"]["classes"],
         "split": split,
