@@ -135,8 +135,8 @@ def _text(images: Images, tested: Tested, calibrated: dict[str, Any]) -> str:
     figures = tested.figures
     repeated = figures["over_repeats"] is not None
     parts = [
-        *run_text.test_lines(figures.get("tested")),
         *map(formatting.paragraph, figures["warnings"]),
+        *run_text.test_lines(figures.get("tested")),
         formatting.paragraph(sentence(tested.about)),
         tables.results_table(figures["splits"], repeated=repeated),
         tables.intervals_table(

@@ -57,7 +57,7 @@ def report(
       finished: its stages.
       summary: its figures.
     """
-    parts = [*test_lines(summary.tested), *map(formatting.paragraph, summary.warnings)]
+    parts = [*map(formatting.paragraph, summary.warnings), *test_lines(summary.tested)]
     if len(finished) > 1:
         source = "validation" if settings.validates else "out of fold"
         parts.append(_stages_table(finished, summary, source))

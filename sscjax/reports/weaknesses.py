@@ -60,12 +60,17 @@ def find(
 
 
 def calm(warning: str) -> str:
-    """A warning without capitals, on one line: 'NO SUBJECTS: ...' as 'No subjects: ...'."""
-    words = [
-        word.lower() if re.fullmatch(r"[A-Z]{2,}[:,.;]?", word) or word == "A" else word
-        for word in warning.split()
-    ]
-    line = " ".join(words)
+    """A warning that does not begin in capitals, on one line: 'NO SUBJECTS: ...' as 'No subjects'.
+
+    What follows the first colon or comma stays as it is: names of classes, and AUROC.
+    """
+    words = warning.split()
+    end = 0
+    while end < len(words) and not re.search("[a-z]", words[end]):
+        end += 1
+        if words[end - 1][-1] in ":,":
+            break
+    line = " ".join([*map(str.lower, words[:end]), *words[end:]])
     return line[:1].upper() + line[1:]
 
 

@@ -1,4 +1,4 @@
-"""How a model was tested, in a sentence, and what is weak about it: the same wherever it is said."""
+"""How a model was tested, in a sentence, and what is weak about it: the same everywhere."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ def test_one_list_of_weaknesses() -> None:
     ranges = intervals.test_figures(rows, False)
     few = rows.take(np.isin(rows.subjects, ["patient 0", "patient 1", "patient 2", "patient 3"]))
     lines = weaknesses.find(few, CLASSES[:2], ranges, {}, audit, "subject")
-    # Outputs that stand for no class are no class with few patients; the audit says it no second time.
+    # Outputs that stand for no class are none with few patients; the audit says it no second time.
     assert lines[0].startswith("FEW TEST SUBJECTS OF A CLASS: 2 of normal, 2 of early.")
     assert [line for line in lines if "AUDIT" in line] == ["AUDIT: sites go with the label."]
     assert any(line.startswith("WIDE INTERVALS") for line in lines)
     enough = weaknesses.find(rows, CLASSES[:2], ranges, {}, audit, "subject")
     assert not any(line.startswith("FEW TEST") for line in enough)
-    assert "AUDIT: fewer than 5 subjects in early." in enough
+    assert "AUDIT: fewer than 5 in early." in enough
 
 
 def test_the_headline_says_what_metrics_hold(tmp_path: Path) -> None:
@@ -105,3 +105,17 @@ def test_the_headline_says_what_metrics_hold(tmp_path: Path) -> None:
     assert lines[0] == tested.sentence(about(table()))
     assert "- No subjects: every image counts as one." in lines
     assert max(map(len, lines)) <= 80 or "Report: " in lines[-1]
+
+
+CALM = {
+    "WIDE INTERVALS, of more: mean AUROC 0.3": "Wide intervals, of more: mean AUROC 0.3",
+    "30 OF 40 IMAGES NAME NO SUBJECT: each": "30 of 40 images name no subject: each",
+    "CLASSES BY NAME: SSC counts": "Classes by name: SSC counts",
+    "BUNDLED starting\nweights": "Bundled starting weights",
+    "Plain AUROC": "Plain AUROC",
+}
+
+
+@pytest.mark.parametrize("warning", CALM)
+def test_only_the_beginning_loses_its_capitals(warning: str) -> None:
+    assert weaknesses.calm(warning) == CALM[warning]

@@ -55,8 +55,8 @@ def report(
     repeated = figures["over_repeats"] is not None
     again = procedure.text(figures["over_folds"], figures["procedure_intervals"])
     parts = [
-        *run_text.test_lines(figures["tested"]),
         *map(formatting.paragraph, figures["warnings"]),
+        *run_text.test_lines(figures["tested"]),
         _title(settings, images, outcomes, figures.get("sites", {}).get("apart", False)),
         *([formatting.paragraph(sentence(tested.about))] if tested else []),
         _folds_table(settings, outcomes, figures["over_folds"]),
@@ -122,7 +122,7 @@ def _title(
             f"Each fold chose its settings by {settings.cv.inner_folds} inner folds of its own "
             "training images."
         )
-    return formatting.paragraph(" ".join(lines))
+    return "\n".join(map(formatting.paragraph, lines))
 
 
 def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str, Any]) -> str:
@@ -166,7 +166,7 @@ def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str
         of_images = (cell(name, over["image"][name][key]) for name in names)
         rows.append([title, *("" for _ in head), *right, "", "", *of_images])
     table = formatting.align(rows, left=2 if loso or by_site else 1)
-    return f"{table}\nRight: share of the subjects. Behind `stage`: figures per image."
+    return f"{table}\nRight: share of the subjects. After `stage`: figures per image."
 
 
 def _search_table(outcomes: Sequence[Outcome]) -> str:
@@ -187,8 +187,9 @@ def _search_table(outcomes: Sequence[Outcome]) -> str:
 def _aggregate_title(figures: dict[str, Any]) -> str:
     macro = figures["over_folds"]["image"]["macro_auroc"]
     lines = [
-        "All test predictions in one table (aggregated). Its AUROC ranks the scores of different "
-        "models together; " + _own_auroc(macro),
+        "All test predictions in one table (aggregated).",
+        "Its AUROC ranks the scores of different models together;",
+        _own_auroc(macro),
     ]
     if figures["over_repeats"] is not None:
         over = figures["over_repeats"]["image"]["accuracy"]
@@ -197,7 +198,7 @@ def _aggregate_title(figures: dict[str, Any]) -> str:
             "standard "
             f"deviation {formatting.percent(over['sd'])}."
         )
-    return formatting.paragraph(" ".join(lines))
+    return "\n".join(map(formatting.paragraph, lines))
 
 
 def _own_auroc(macro: dict[str, Any]) -> str:

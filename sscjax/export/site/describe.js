@@ -14,7 +14,7 @@ export function describe(about) {
   at("tested_more").textContent = about.tested ? about.tested.detail : "";
   lines(at("warnings"), about.warnings.map(calm));
   at("weak").hidden = !about.warnings.length;
-  const several = about.warnings.length === 1 ? "is a weakness" : "are weaknesses";
+  const several = about.warnings.length === 1 ? "weakness" : "weaknesses";
   at("weak_title").textContent = `${about.warnings.length} ${several} of this test`;
   at("use").textContent = about.intended_use.text;
   at("use").classList.toggle("none", !about.intended_use.stated);
@@ -22,10 +22,14 @@ export function describe(about) {
   for (const [name, text] of facts(about)) at("facts").append(element("dt", "", name), element("dd", "", text));
 }
 
-/** A warning without capitals: 'NO SUBJECTS: ...' as 'No subjects: ...'. */
+/** A warning that does not begin in capitals: 'NO SUBJECTS: ...' as 'No subjects: ...'. */
 export function calm(warning) {
-  const words = warning.split(/\s+/).map((word) => (/^([A-Z]{2,}|A)[:,.;]?$/.test(word) ? word.toLowerCase() : word));
-  const line = words.join(" ");
+  const words = warning.split(/\s+/);
+  const plain = words.findIndex((word) => /[a-z]/.test(word));
+  const mark = words.findIndex((word) => /[:,]$/.test(word)) + 1;
+  const ends = [plain, mark].filter((end) => end > 0);
+  const end = plain === 0 ? 0 : Math.min(...ends, words.length);
+  const line = [...words.slice(0, end).map((word) => word.toLowerCase()), ...words.slice(end)].join(" ");
   return line.slice(0, 1).toUpperCase() + line.slice(1);
 }
 

@@ -12,14 +12,18 @@ const OF_SYSTEMS = /(^|\/)(\.|@eaDir\/|__MACOSX\/|#recycle\/|Thumbs\.db$|desktop
  * @property {boolean} inside whether a folder was given, not the file itself.
  */
 
-/** @returns {Given[]} of an input; of one that takes folders with their paths. */
+/** @returns {Given[]} of an input; of one that takes folders with their paths, in their order. */
 export function ofInput(list) {
-  return Array.from(list, (file) => ({
+  const given = Array.from(list, (file) => ({
     file,
     path: file.webkitRelativePath || file.name,
     inside: Boolean(file.webkitRelativePath),
   }));
+  // Browsers list a folder in the order of the disk.
+  return given.every((one) => one.inside) ? given.sort(byPath) : given;
 }
+
+const byPath = (one, other) => (one.path < other.path ? -1 : 1);
 
 /**
  * Of a drop, with all files in folders that are dropped, in the order of their names.

@@ -128,7 +128,9 @@ export class Groups {
       group.numbers = element("div", "numbers");
       group.body.append(group.numbers, group.cards);
     }
-    group.numbers.replaceChildren(...numbers(this.about, group.row, this.about.rules.subject, reason));
+    // The set stands in the row already.
+    const [, ...rest] = numbers(this.about, group.row, this.about.rules.subject, reason);
+    group.numbers.replaceChildren(...rest);
     for (const image of group.images.slice(group.cards.childElementCount)) group.cards.append(this.card(image));
   }
 }
