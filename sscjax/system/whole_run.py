@@ -114,7 +114,8 @@ class WholeRun:
     """The display; a context, within which `step` begins one step after the other.
 
     Args:
-      details: show what is logged for information, as of a single run.
+      details: of a single run, all whose steps are planned at once: show what is logged for
+        information, too.
     """
 
     def __init__(self, details: bool = False) -> None:
@@ -264,7 +265,9 @@ class WholeRun:
         """The display as one line of less than `WIDTH` columns."""
         left, share = self.left(), self._share_done()
         done = round(_BAR * share)
-        head = f"[{'#' * done}{'.' * (_BAR - done)}] {share:4.0%} "
+        # Of several runs not even the number of steps is known before the estimate.
+        known = left is not None or self._details
+        head = f"[{'#' * done}{'.' * (_BAR - done)}] {share:4.0%} " if known else ""
         tail = f", {clock(left)} left" if left is not None else self._left_of_step()
         title = self._now.title if self._now else ""
         # A part of the same name says no more than the step.

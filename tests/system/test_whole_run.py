@@ -61,7 +61,7 @@ def test_a_part_of_a_step_is_in_the_line_of_the_whole(now: list[float]) -> None:
 
 
 def test_a_run_begins_its_own_steps_and_is_a_part_of_a_fold(now: list[float]) -> None:
-    with WholeRun() as whole:
+    with WholeRun(details=True) as whole:
         whole.plan(Step("audit", "audit"), Step("head", "stage head"), Step("page", "the report"))
         with whole_run.step("stage head"):
             assert not whole.within  # it is not its turn
