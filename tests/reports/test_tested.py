@@ -94,7 +94,7 @@ def test_one_list_of_weaknesses() -> None:
     assert any(line.startswith("WIDE INTERVALS") for line in lines)
     enough = weaknesses.find(rows, CLASSES[:2], ranges, {}, audit, "subject")
     assert not any(line.startswith("FEW TEST") for line in enough)
-    assert "AUDIT: fewer than 5 in early." in enough
+    assert "AUDIT: fewer than 5 subjects in early." in enough
 
 
 def test_the_headline_says_what_metrics_hold(tmp_path: Path) -> None:
