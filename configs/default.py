@@ -81,6 +81,9 @@ def get_config() -> ConfigDict:
     # run and its predictions write or log, and the folder of the images is named nowhere; only an
     # error that stops the run names the file to be fixed.
     config.private = False
+    # For which patients the model is meant, and for which not, in a sentence or two; goes into
+    # exported files and their page. Empty: they say that nothing is stated.
+    config.intended_use = ""
 
     config.data = ConfigDict()
     # Folder of images: one folder per class, or a manifest.csv with file,label[,subject,split,

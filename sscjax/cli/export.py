@@ -47,6 +47,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="onnxruntime-web, packed or unpacked, for --format=web (default: download it)",
     )
+    made.add_argument(
+        "--intended-use",
+        metavar="TEXT",
+        help="for which patients the model is meant, and for which not; the page and the metadata "
+        "show it (default: config.intended_use of the run)",
+    )
     return made
 
 
@@ -59,6 +65,6 @@ def main() -> int:
 
     terminal.set_up_log()
     terminal.set_up_jax()
-    settings = ExportOptions(data=given.data, ort_web=given.ort_web)
+    settings = ExportOptions(given.data, given.ort_web, given.intended_use)
     print(export(given.run, given.format, given.out, settings, given.overwrite))
     return 0

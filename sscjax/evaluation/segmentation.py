@@ -254,7 +254,8 @@ def by_split(table: Table) -> dict[str, Any]:
 
 def text(content: Mapping[str, Any]) -> str:
     """What `by_split` gives, for the terminal."""
-    return formatting.align(rows(content)) + "\n" + note(content)
+    table = formatting.align(rows(content), together=2)
+    return f"{table}\n{formatting.paragraph(note(content))}"
 
 
 def rows(content: Mapping[str, Any]) -> list[list[str]]:

@@ -30,7 +30,7 @@ from sscjax.training.network import Network
 from sscjax.training.settings import Settings
 
 # Images of each kind that the out-of-distribution flag is tried on.
-_MADE_UP = 32
+MADE_UP = 32
 
 # Images whose masks are drawn.
 _MASKS_DRAWN = 6
@@ -60,7 +60,7 @@ class FinalModel:
         originals, training = images.originals.images, images.splits == "train"
         validation = np.flatnonzero(images.splits == "val")
         inverted = validation if len(validation) else np.flatnonzero(training)
-        made_up = ood.made_up(originals[inverted[:_MADE_UP]], self.seed)
+        made_up = ood.made_up(originals[inverted[:MADE_UP]], self.seed)
         features = self._kept(originals, store)
         parts = [originals] * (features is None) + list(made_up.values())
         with Progress("features to compare", sum(map(len, parts))) as progress:

@@ -10,7 +10,6 @@ out-of-distribution flag.
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from sscjax.data.dataset import Images
 from sscjax.evaluation import calibration, reliability
 from sscjax.evaluation.predictions import Predictions
 from sscjax.evaluation.rules import Rules
-from sscjax.experiments import summarize
+from sscjax.experiments import run_text, summarize
 from sscjax.reports import calibration_text, tables
 from sscjax.system import files, formatting, run_dir
 from sscjax.training.settings import Settings
@@ -115,6 +114,7 @@ def _metrics(finished: Mapping[str, FinishedStage], chosen: str, tested: Tested)
             "temperature_of_subjects": rules.subject.temperature,
         },
         "warnings": figures["warnings"],
+        **({"tested": figures["tested"]} if "tested" in figures else {}),
         "splits": figures["splits"],
         "test_intervals": figures["test_intervals"],
         "stages": {
@@ -133,15 +133,17 @@ def _metrics(finished: Mapping[str, FinishedStage], chosen: str, tested: Tested)
 def _text(images: Images, tested: Tested, calibrated: dict[str, Any]) -> str:
     """The report, which stands beside the cross-validation's."""
     figures = tested.figures
+    repeated = figures["over_repeats"] is not None
     parts = [
-        *figures["warnings"],
-        textwrap.fill(sentence(tested.about), formatting.WIDTH),
-        tables.results_table(figures["splits"]),
+        *map(formatting.paragraph, figures["warnings"]),
+        *run_text.test_lines(figures.get("tested")),
+        formatting.paragraph(sentence(tested.about)),
+        tables.results_table(figures["splits"], repeated=repeated),
         tables.intervals_table(
             figures["splits"]["test"],
             figures["test_intervals"],
-            summarize.reach(images, figures["test_intervals"]),
+            run_text.reach(images, figures["test_intervals"]),
         ),
-        calibration_text.text(calibrated),
+        calibration_text.text(calibrated, repeated),
     ]
     return "\n\n".join(parts) + "\n"

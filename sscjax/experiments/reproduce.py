@@ -3,7 +3,8 @@
 First everything that went into the run is compared with its manifest: each image, the weights, the
 code, the machine. Then it is trained again in a folder of its own, by the config and the
 micro-batch of its record, and each prediction and figure is compared. Of a cross-validation each
-fold is such a run.
+fold is such a run; the model of all images, which has no test of its own, is not fitted again, and
+the command says so.
 
 Exit code 0: identical to the bit. 1: something differs. 2: a mistake that the user can fix.
 """
@@ -243,12 +244,30 @@ def reproduce(
         print("\n" + run_differences.figures_text(folder / part, target / part))
         print("\n" + run_differences.outcome_text(_name(folder, part), outcome), flush=True)
     same = all(outcome["identical"] for outcome in outcomes.values())
+    left_out = _not_run_again(folder)
     files.write_json(
         target / run_dir.REPRODUCTION,
-        {"identical": same, "surroundings": surroundings, "runs": outcomes},
+        {
+            "identical": same,
+            "surroundings": surroundings,
+            "runs": outcomes,
+            "not_run_again": left_out,
+        },
     )
+    if left_out:
+        print(
+            f"\n{_name(folder, Path(run_dir.HANDED_ON))}: not fitted again, so its parameters are "
+            "not compared.\nIts figures and rules follow from the folds, which are compared above."
+        )
     print("\n" + ("IDENTICAL to the bit" if same else "DIFFERENT") + f": see {target}")
     return 0 if same else 1
+
+
+def _not_run_again(folder: Path) -> list[str]:
+    """The model of all images of a cross-validation, if it has one."""
+    run = run_dir.RunDir(folder)
+    handed_on = not run.has(run_dir.RECORD) and run.handed_on.has(run_dir.RECORD)
+    return [run_dir.HANDED_ON] if handed_on else []
 
 
 def _name(folder: Path, part: Path) -> str:

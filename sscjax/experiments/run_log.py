@@ -7,7 +7,7 @@ import logging
 from sscjax.data import dataset
 from sscjax.data.dataset import ImageSet
 from sscjax.evaluation import predictions
-from sscjax.experiments import summarize
+from sscjax.experiments import run_warnings
 
 _LOG = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ def log_source(image_set: ImageSet, synthetic: bool) -> None:
     """Log where the images come from, which were skipped, and whether they are synthetic."""
     _LOG.info("images: %s", image_set.source)
     if image_set.skipped:
-        _LOG.warning("%s", " ".join(summarize.left_out_warning(image_set).split()))
+        _LOG.warning("%s", " ".join(run_warnings.left_out_warning(image_set).split()))
     if synthetic:
         _LOG.warning(
             "SYNTHETIC IMAGES: config.data.path is empty, so the run trains on tiles drawn by a "

@@ -105,6 +105,7 @@ _FREE = (
     "config.data.path",
     "config.data.subject_label",
     "config.data.storage",
+    "config.intended_use",
     "config.pretrained",
 )
 # What a field that earlier records lack stood for.
@@ -139,11 +140,12 @@ def free_to_change(then: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def same_evaluation(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a finished run's figures would be made by the same rules again."""
-    same_label = (
-        then["config"]["data"].get("subject_label") == now["config"]["data"]["subject_label"]
-    )
-    return same_label and then["config"].get("calibration") == now["config"]["calibration"]
+    """Whether a finished run's figures and texts would be made by the same rules again."""
+    before, after = then["config"], now["config"]
+    if before["data"].get("subject_label") != after["data"]["subject_label"]:
+        return False
+    same_use = before.get("intended_use", "") == after.get("intended_use", "")
+    return same_use and before.get("calibration") == after["calibration"]
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from sscjax.data.dataset import Images
 from sscjax.errors import UserError
 from sscjax.evaluation import metrics, predictions
 from sscjax.reports import figures, tensorboard
-from sscjax.system import files, locks, run_dir
+from sscjax.system import files, locks, run_dir, whole_run
 from sscjax.training import checkpoint, frozen_features, programs, setup
 from sscjax.training.freezing import Counts
 from sscjax.training.loop import run_stage
@@ -125,7 +125,10 @@ def run_stages(
             stage_dir = run.stage(stage.name)
             done = _read_finished(stage_dir)
             if done is None:
-                with tensorboard.EventLog(folder / run_dir.TENSORBOARD, curves) as log:
+                with (
+                    whole_run.step(f"stage {stage.name}"),
+                    tensorboard.EventLog(folder / run_dir.TENSORBOARD, curves) as log,
+                ):
                     inputs = setup.make_inputs(
                         network.weights.convention.scaling,
                         settings.augment.changes if stage.online_augment else None,
@@ -144,7 +147,8 @@ def run_stages(
                 done = _write_finished(stage_dir, stage, result)
                 model = result.variables
             else:
-                _LOG.info("stage %s: already finished", stage.name)
+                with whole_run.step(f"stage {stage.name}"):
+                    _LOG.info("stage %s: already finished", stage.name)
                 model = checkpoint.load_model(stage_dir.model, network.variables)
             network = dataclasses.replace(
                 network, params=dict(model["params"]), batch_stats=dict(model["batch_stats"])

@@ -29,14 +29,24 @@ from sscjax.experiments import (
 from sscjax.experiments.summarize import Pictures
 from sscjax.inference import checked_maps
 from sscjax.reports import html
-from sscjax.system import cache_dir, files, locks, run_deletion, run_dir
+from sscjax.system import cache_dir, files, locks, run_deletion, run_dir, whole_run
 from sscjax.training import frozen_features, setup, stage_work
 from sscjax.training import settings as run_settings
 from sscjax.training.network import Network
 from sscjax.training.settings import Settings
-from sscjax.training.stage import Stage
+from sscjax.training.stage import FinishedStage, Stage
 
 _LOG = logging.getLogger(__name__)
+
+# Steps of the display; between audit and figures comes one for each stage.
+READ, AUDIT, FIGURES, PAGE = "reading the images", "audit", "rules and figures", "the report"
+
+
+def steps(settings: Settings) -> list[whole_run.Step]:
+    """The steps that the display of a run shows."""
+    stages = [f"stage {name}" for name in settings.stage_order]
+    titles = [READ, AUDIT, *stages, FIGURES, PAGE]
+    return [whole_run.Step(title, title) for title in titles]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +180,12 @@ def _run(request: _Request, lock: locks.Lock) -> str:
     text = _train_and_report(request, prepared, lock)
     provenance.end(folder, manifest)
     if request.pictures == "all":
-        html.write(folder)
+        with whole_run.step(PAGE):
+            html.write(folder)
     lock.check()
     # Last of all: the record marks the run as complete.
-    files.write_json(folder / run_dir.RECORD, {**prepared.record, "status": "finished"})
+    finished = {**prepared.record, **whole_run.times(), "status": "finished"}
+    files.write_json(folder / run_dir.RECORD, finished)
     return text
 
 
@@ -186,13 +198,16 @@ def _prepare(request: _Request, earlier: dict[str, Any] | None) -> _Prepared:
         free = run_record.free_to_change(earlier)
         now = config.to_dict()
         run_record.refuse(run_record.config_differences(earlier["config"], now, free=free), folder)
-    loaded = request.loaded or data_from_config.load_images(settings)
+    with whole_run.step(READ):
+        loaded = request.loaded or data_from_config.load_images(settings)
     image_set, synthetic = loaded
     run_log.log_source(image_set, synthetic)
     made = given.splits if given else None
     images = data_from_config.split_images(settings, image_set, synthetic, made)
     run_log.log_splits(images)
-    audit = inspect(settings, images.originals, images.splits, None if request.fresh else folder)
+    with whole_run.step(AUDIT):
+        earlier_audit = None if request.fresh else folder
+        audit = inspect(settings, images.originals, images.splits, earlier_audit)
     network = setup.build_network(
         settings,
         images,
@@ -227,6 +242,20 @@ def _train_and_report(request: _Request, prepared: _Prepared, lock: locks.Lock) 
     finished = run_stages.run_stages(
         settings, folder, prepared.stages, images, network, store=store, lock=lock
     )
+    with whole_run.step(FIGURES):
+        return _report(request, prepared, finished, store, lock)
+
+
+def _report(
+    request: _Request,
+    prepared: _Prepared,
+    finished: dict[str, FinishedStage],
+    store: frozen_features.Store,
+    lock: locks.Lock,
+) -> str:
+    """Write figures, pictures and texts of the chosen stage; returns the closing text."""
+    settings, folder = request.settings, request.folder
+    images, network = prepared.images, prepared.network
     model = final_model.read(settings, folder, network, summarize.choose(settings.select, finished))
     tested = request.given.tested if request.given else None
     features = model.features(images, store, None if tested is None else tested.folds)
@@ -249,7 +278,7 @@ def _train_and_report(request: _Request, prepared: _Prepared, lock: locks.Lock) 
         network,
         finished,
         features,
-        checks.leaks(prepared.audit),
+        prepared.audit,
         masks,
         pictures=request.pictures,
     )

@@ -24,7 +24,13 @@ Its keys:
 - run: name, stage, trained (date and time, or null), versions, weights (kind, sha256,
   convention, fallback, name), data (fingerprint, images, training_images, synthetic),
   split_by.
-- warnings: what a reader of the run's figures must know.
+- intended_use: text, and stated (whether anybody stated it).
+- tested: how the run was tested: sentence, detail, and the numbers in them, see
+  `reports.tested.about`; null of runs that do not record it.
+- training: images, subjects, and by class; subjects is null where no image names one; null where
+  the run does not record it.
+- limits: sentences on what the network does not know or was not tried on.
+- warnings: what is weak about the test, in sentences.
 """
 
 from __future__ import annotations
@@ -38,7 +44,7 @@ import numpy as np
 import sscjax
 from sscjax.data.manifest import read
 from sscjax.errors import UserError
-from sscjax.export import graph
+from sscjax.export import graph, intended_use
 from sscjax.export.graph import Graph
 from sscjax.inference import predict
 from sscjax.inference.classifier import Classifier
@@ -54,7 +60,7 @@ INPUT = "images"
 PROBABILITIES, DISTANCE, MAPS, MASKS = "probabilities", "distance", "maps", "masks"
 
 
-def metadata(opened: Classifier) -> dict[str, Any]:
+def metadata(opened: Classifier, use: str | None = None) -> dict[str, Any]:
     """What a program needs to use an opened run's network, and a reader to judge it.
 
     The rules are those of `decisions.decide`: with p the row of probabilities of an image, s the
@@ -73,10 +79,18 @@ def metadata(opened: Classifier) -> dict[str, Any]:
     with the temperature of `rules.subject`, whose other rules are then applied. The distance is the
     median; the subject is out-of-distribution where more than half of its images are.
 
+    Args:
+      opened: the run.
+      use: whom the file is meant for; None takes what the run's config says.
+
     Returns:
       a dict, ready for JSON, with the keys that this module's docstring lists.
+
+    Raises:
+      UserError: `use` is too long.
     """
-    network = graph.from_classifier(opened)
+    network, manifest = graph.from_classifier(opened), _manifest(opened)
+    trained_on = intended_use.training(opened, manifest)
     return {
         "format": "sscjax",
         "version": VERSION,
@@ -109,7 +123,11 @@ def metadata(opened: Classifier) -> dict[str, Any]:
                 for name, values in _arrays(network).items()
             ),
         },
-        "run": _run(opened),
+        "run": _run(opened, manifest),
+        "intended_use": intended_use.use(opened, use),
+        "tested": intended_use.test(opened),
+        "training": trained_on,
+        "limits": intended_use.limits(opened, trained_on),
         "warnings": list(opened.warnings),
     }
 
@@ -144,9 +162,9 @@ def _rules(opened: Classifier) -> dict[str, Any]:
     }
 
 
-def _run(opened: Classifier) -> dict[str, Any]:
+def _run(opened: Classifier, manifest: dict[str, Any] | None) -> dict[str, Any]:
     """Where the network comes from."""
-    record, manifest = opened.record, _manifest(opened)
+    record = opened.record
     return {
         "name": opened.name,
         "stage": opened.stage,

@@ -37,7 +37,7 @@ def write(opened: Classifier, path: Path, options: ExportOptions) -> Outcome:
       UserError: a package is missing, the run's images are, or the file disagrees with the run.
     """
     libraries()
-    about = metadata.metadata(opened)
+    about = metadata.metadata(opened, options.intended_use)
     path.write_bytes(serialise(build(graph.from_classifier(opened), about), about))
     sample = verify.sample(opened, options.data)
     agreement = verify.compare(opened, load(path), sample)

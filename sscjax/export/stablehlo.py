@@ -36,7 +36,7 @@ _FRAMES = "jax_traceback_in_locations_limit"
 def write(opened: Classifier, path: Path, options: ExportOptions) -> Outcome:
     """Write the zip, read it again, run it and compare; arguments and errors as of `onnx_file`."""
     _require_flatbuffers()
-    about = metadata.metadata(opened)
+    about = metadata.metadata(opened, options.intended_use)
     program = _serialised(graph.from_classifier(opened))
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as archive:

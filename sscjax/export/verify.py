@@ -41,10 +41,12 @@ class ExportOptions:
     Attributes:
       data: where the run's images are now; None: where they were.
       ort_web: where onnxruntime-web is, of a page; None: fetched.
+      intended_use: whom the file is meant for; None: as the run's config says.
     """
 
     data: str | None = None
     ort_web: Path | None = None
+    intended_use: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -28,6 +28,9 @@ ERRORS = 12
 RIGHT_OF_CLASS = 2
 RIGHT = 12
 
+# Of an error there are two.
+MOST_MAPS = 2 * ERRORS + RIGHT
+
 
 def write(
     folder: Path,

@@ -34,12 +34,13 @@ _OPERATING = {
 }
 
 
-def text(content: Mapping[str, Any]) -> str:
+def text(content: Mapping[str, Any], repeated: bool = False) -> str:
     """What the rules are, what chose them, and what they do on the test rows.
 
     Args:
       content: of calibration.json, see `reliability.Assessment`; without `outliers` for a
         cross-validation.
+      repeated: whether subjects and images were tested several times.
     """
     blocks = [wrapped(held_out_line(content))]
     for unit in UNITS:
@@ -48,8 +49,8 @@ def text(content: Mapping[str, Any]) -> str:
         if unit == "subject":
             title += f", whose row is {AGGREGATED[content['aggregation']]}"
         blocks += [f"{title}:\n{_temperature(block)}", _operating_point(block["threshold"], unit)]
-        lines = [*abstention_lines(block["abstention"], unit)]
-        lines += set_lines(block["prediction_set"], unit)
+        lines = [*abstention_lines(block["abstention"], unit, repeated)]
+        lines += set_lines(block["prediction_set"], unit, repeated)
         blocks.append("\n".join(map(wrapped, lines)))
     if "outliers" in content:
         blocks.append("\n".join(map(wrapped, flag_lines(content["outliers"]))))
@@ -185,7 +186,12 @@ def _operating_point(point: Mapping[str, Any], unit: str) -> str:
     return f"{wrapped(title)}\n{align(list(zip(*columns, strict=True)))}"
 
 
-def abstention_lines(abstention: Mapping[str, Any], unit: str) -> list[str]:
+def tests(count: int, unit: str, repeated: bool) -> str:
+    """'40 test subjects', or '120 tests of subjects' where each was tested several times."""
+    return f"{count:,} tests of {PLURALS[unit]}" if repeated else f"{count:,} test {PLURALS[unit]}"
+
+
+def abstention_lines(abstention: Mapping[str, Any], unit: str, repeated: bool = False) -> list[str]:
     """The confidence threshold, and what is answered above it, in sentences."""
     lines = []
     if abstention["value"] is None:
@@ -198,7 +204,7 @@ def abstention_lines(abstention: Mapping[str, Any], unit: str) -> list[str]:
     if "test" in abstention:
         coverage, accuracy = abstention["test"]["coverage"], abstention["test"]["accuracy"]
         lines.append(
-            f"Of the {coverage['n']} test {PLURALS[unit]} {accuracy['n']} "
+            f"Of the {tests(coverage['n'], unit, repeated)} {accuracy['n']:,} "
             f"({percent(coverage['value'])}) are answered, and of these "
             f"{percent(accuracy['value'])} right ({share_span(accuracy['interval'])})."
         )
@@ -210,7 +216,7 @@ def abstention_lines(abstention: Mapping[str, Any], unit: str) -> list[str]:
     return lines
 
 
-def set_lines(sets: Mapping[str, Any], unit: str) -> list[str]:
+def set_lines(sets: Mapping[str, Any], unit: str, repeated: bool = False) -> list[str]:
     """The prediction sets: their rule, coverage and size, in sentences."""
     rule, figures = sets["rule"], sets["test"]
     lines = [f"{rule[0].upper()}{rule[1:]}."]
@@ -219,9 +225,9 @@ def set_lines(sets: Mapping[str, Any], unit: str) -> list[str]:
         size, interval = figures["mean_size"], figures["mean_size_interval"]
         within = "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
         lines.append(
-            f"Of the {coverage['n']} test {PLURALS[unit]} {percent(coverage['value'])} "
+            f"Of the {tests(coverage['n'], unit, repeated)} {percent(coverage['value'])} "
             f"({share_span(coverage['interval'])}) have their class in the set, which holds "
-            f"{size:.2f}{within} classes on average. {right['n']} sets hold one class, of which "
+            f"{size:.2f}{within} classes on average. {right['n']:,} sets hold one class, of which "
             f"{percent(right['value'])} are right ({share_span(right['interval'])})."
         )
     return lines

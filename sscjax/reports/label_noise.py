@@ -27,9 +27,9 @@ MOST_SHOWN = 8
 MOST_PICTURES = 24
 
 NOTE = (
-    "Labels that models which never saw the patient contradict, the strongest first: to be looked\n"
-    "at again, not to be changed. Subjects: by the mean over their images. Images: contradicted\n"
-    "by more than the others of their subject. Most are no errors (docs/results.md); 'yes' under\n"
+    "Labels that models which never saw the patient contradict, the strongest first: to be looked "
+    "at again, not to be changed. Subjects: by the mean over their images. Images: contradicted "
+    "by more than the others of their subject. Most are no errors (docs/results.md); 'yes' under "
     "confident: by the thresholds of confident learning (Northcutt et al. 2021)."
 )
 
@@ -65,7 +65,7 @@ def text(images: Suspects, subjects: Suspects) -> str:
             blocks.append(formatting.align(rows))
     if not blocks:
         return "No label is contradicted by models that never saw its patient."
-    return "\n\n".join([*blocks, NOTE])
+    return "\n\n".join([*blocks, formatting.paragraph(NOTE)])
 
 
 def table(suspects: Suspects, most: int) -> list[list[str]]:

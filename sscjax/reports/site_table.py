@@ -46,7 +46,9 @@ def text(by_site: Mapping[str, Any]) -> str:
     """
     if not by_site:
         return ""
-    blocks = [formatting.align(rows(by_site, unit)) for unit in ("subject", "image")]
+    blocks = [
+        formatting.align(rows(by_site, unit), left=2, together=2) for unit in ("subject", "image")
+    ]
     return "\n\n".join(
         ["Test figures per site", *blocks, textwrap.fill(note(by_site), formatting.WIDTH - 4)]
     )

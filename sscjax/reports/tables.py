@@ -50,23 +50,24 @@ def figure_title(name: str) -> str:
     return _TITLES.get(name, name.replace("_", " ").replace("auroc", "AUROC"))
 
 
-def results_table(figures_by_split: BySplit, splits: Sequence[str] = ("val", "test")) -> str:
+def results_table(
+    figures_by_split: BySplit, splits: Sequence[str] = ("val", "test"), *, repeated: bool = False
+) -> str:
     """The run's results: one table over all classes, then one per split over each class.
 
     Args:
       figures_by_split: the run's figures.
       splits: which splits to show, in this order; those without figures are left out.
+      repeated: whether subjects and images were tested several times, so that tests are counted.
     """
     shown = [split for split in splits if split in figures_by_split]
-    blocks = [_overall(figures_by_split, shown)]
-    blocks += [_per_class(split, figures_by_split[split]) for split in shown]
+    blocks = [_overall(figures_by_split, shown, "tests" if repeated else "n")]
+    blocks += [_per_class(split, figures_by_split[split], repeated) for split in shown]
     return "\n\n".join(blocks)
 
 
-def _overall(figures_by_split: BySplit, splits: Sequence[str]) -> str:
-    rows = [
-        ["split", "per", "n", "accuracy", "balanced", "macro AUROC", "quadratic kappa", "log loss"]
-    ]
+def _overall(figures_by_split: BySplit, splits: Sequence[str], count: str) -> str:
+    rows = [["split", "per", count, "accuracy", "balanced", "AUROC", "kappa", "log loss"]]
     for split in splits:
         for unit, figures in figures_by_split[split].items():
             row = [
@@ -91,10 +92,14 @@ def intervals_table(
     Args:
       figures: {'subject': Figures, 'image': Figures} of the test split.
       ranges: what `intervals.test_figures` gives for the same predictions.
-      reach: what the intervals can say, in view of how the run was split; lines for the end.
+      reach: what the intervals can say, in view of how the run was split; sentences for the end.
     """
     notes = [textwrap.fill(note, WIDTH) for note in method_notes(ranges)]
-    return "\n".join([align(interval_rows(figures, ranges)), reach, *notes])
+    first, *rows = interval_rows(figures, ranges)
+    # Narrower than on the page: so most tables fit without being divided.
+    heading = [f"{first[0]}, per", *(cell.removeprefix("per ") for cell in first[1:])]
+    table = align([heading, *rows], together=2)
+    return "\n".join([table, textwrap.fill(reach, WIDTH), *notes])
 
 
 def method_notes(ranges: Mapping[str, Figures]) -> list[str]:
@@ -161,17 +166,20 @@ def _value(name: str, value: float | None) -> str:
     return percent(value) if name in SHARES else number(value)
 
 
-def _per_class(split: str, units: Mapping[str, Figures]) -> str:
+def _per_class(split: str, units: Mapping[str, Figures], repeated: bool) -> str:
     names = [clean_name(entry["name"]) for entry in next(iter(units.values()))["per_class"]]
     columns = [[split, *names]]
     for unit, figures in units.items():
         entries = figures["per_class"]
         columns += [
-            [UNITS.get(unit, unit), *(str(entry["support"]) for entry in entries)],
+            [
+                f"tests, {unit}" if repeated else UNITS.get(unit, unit),
+                *(str(entry["support"]) for entry in entries),
+            ],
             ["sensitivity", *(percent(entry["sensitivity"]) for entry in entries)],
             ["specificity", *(percent(entry["specificity"]) for entry in entries)],
         ]
-    return align(list(zip(*columns, strict=True)))
+    return align(list(zip(*columns, strict=True)), together=3)
 
 
 def confusion_text(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> str:

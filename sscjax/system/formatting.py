@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
-WIDTH = 100
+WIDTH = 80
+"""Columns of the terminal and of report.txt."""
 
 # Longer class names are cut to this many characters.
 NAME_WIDTH = 20
@@ -34,13 +36,39 @@ def number(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.3f}"
 
 
-def align(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+def paragraph(text: str, width: int = WIDTH) -> str:
+    """A text in lines of at most so many columns, whatever lines it had; long words stay whole."""
+    return textwrap.fill(
+        " ".join(text.split()), width, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def align(rows: Sequence[Sequence[str]], left: int = 1, together: int = 1) -> str:
     """Format rows of equally many cells as aligned columns, two blanks apart.
+
+    A table wider than `WIDTH` becomes several, one below the other, each with the columns that are
+    flush left.
 
     Args:
       rows: the cells, the heading first.
       left: how many leading columns are flush left; the others are flush right.
+      together: how many of the others belong together, such as a figure and its interval.
     """
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    first, blocks = sum(widths[:left]), [list[int]()]
+    for start in range(left, len(widths), together):
+        group = list(range(start, min(start + together, len(widths))))
+        used = first + sum(widths[index] for index in [*blocks[-1], *group]) - 2
+        if used > WIDTH and blocks[-1]:
+            blocks.append([])
+        blocks[-1] += group
+    return "\n\n".join(
+        _align([[*row[:left], *(row[index] for index in block)] for row in rows], left)
+        for block in blocks
+    )
+
+
+def _align(rows: Sequence[Sequence[str]], left: int) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

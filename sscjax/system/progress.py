@@ -85,7 +85,7 @@ class Progress:
         self._bar.update(images)
         if self._whole:
             share = (self._done + self._new) / max(self._total, 1)
-            self._whole.inside(self._title, min(share, 1.0))
+            self._whole.inside(self._title, min(share, 1.0), self._note)
             return
         if self._bar.disable and time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
             self._say()

@@ -1,8 +1,9 @@
 """One progress display for a run of many steps: which step, how much of all, the time left.
 
 On a terminal it is one line that is written again; in a file it is a line now and then. While it is
-shown, the `Progress` of a step is a part of it, what steps log for information is not shown, and a
-warning is shown once. Other programs read the same from a file in the run's folder.
+shown, the `Progress` of a step is a part of it, what the steps of several runs log for information
+is not shown, and a warning is shown once. Other programs read the same from a file in the run's
+folder.
 """
 
 from __future__ import annotations
@@ -37,6 +38,29 @@ _active: WholeRun | None = None
 def active() -> WholeRun | None:
     """The display that is shown, if any."""
     return _active
+
+
+@contextlib.contextmanager
+def step(title: str) -> Iterator[None]:
+    """The next step of the display, if that is what it is called; else nothing is shown.
+
+    What a run does is a step of its own, and within a cross-validation a part of its fold.
+
+    Args:
+      title: as it was planned.
+    """
+    whole = active()
+    if whole is None or whole.next != title:
+        yield
+        return
+    with whole.step():
+        yield
+
+
+def times() -> dict[str, Any]:
+    """{'times': ...} of the display, see `WholeRun.record`; {} within one of its steps."""
+    whole = active()
+    return {} if whole is None or whole.within else {"times": whole.record()}
 
 
 def say(text: str) -> None:
@@ -74,13 +98,38 @@ class Step:
     counts: bool = True
 
 
-class WholeRun:
-    """The display; a context, within which `step` begins one step after the other."""
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """A step that is finished.
 
-    def __init__(self) -> None:
+    Attributes:
+      title, kind: of it.
+      expected: seconds that it was expected to take at the start; None where nothing was.
+      seconds: that it took.
+    """
+
+    title: str
+    kind: str
+    expected: float | None
+    seconds: float
+
+
+class WholeRun:
+    """The display; a context, within which `step` begins one step after the other.
+
+    Args:
+      details: of a single run, all whose steps are planned at once: show what is logged for
+        information, too.
+    """
+
+    def __init__(self, details: bool = False) -> None:
+        self._details = details
+        self._done: list[Done] = []
+        self._asked: dict[str, float] = {}
+        self._estimated = 0.0
         self._rest: list[Step] = []
         self._now: Step | None = None
-        self._inside, self._share = "", 0.0
+        self._inside, self._share, self._note = "", 0.0, ""
         self._began = self._started = time.monotonic()
         self._measured: dict[str, list[float]] = {}
         self._expected: dict[str, float] = {}
@@ -89,7 +138,7 @@ class WholeRun:
         self._is_terminal, self._on_screen = False, False
         self._formatters: list[tuple[logging.Handler, logging.Formatter | None]] = []
         self._warned: set[str] = set()
-        self._finished, self._written = 0, 0.0
+        self._written = 0.0
         self._file: Path | None = None
 
     def __enter__(self) -> WholeRun:
@@ -132,38 +181,70 @@ class WholeRun:
           seconds: by kind; what is not known is left out.
         """
         self._expected |= seconds
-        self._estimate = self.left()
+        self._asked = dict(seconds)
+        self._estimate, self._estimated = self.left(), time.monotonic()
         return self._estimate
+
+    @property
+    def within(self) -> bool:
+        """Whether a step has begun and not ended."""
+        return self._now is not None
+
+    @property
+    def next(self) -> str:
+        """The title of the step that is planned next; '' within a step, and at the end."""
+        return self._rest[0].title if self._rest and self._now is None else ""
 
     @contextlib.contextmanager
     def step(self) -> Iterator[Step]:
         """The next step, as it was planned."""
         step = self._rest.pop(0)
-        self._now, self._began, self._inside, self._share = step, time.monotonic(), "", 0.0
+        self._now, self._began = step, time.monotonic()
+        self._inside, self._share, self._note = "", 0.0, ""
         self._written = 0.0
         self._show()
         yield step
+        seconds = time.monotonic() - self._began
+        self._done.append(Done(step.title, step.kind, self._asked.get(step.kind), seconds))
         if step.counts:
-            self._measured.setdefault(step.kind, []).append(time.monotonic() - self._began)
+            self._measured.setdefault(step.kind, []).append(seconds)
         self._now = None
-        self._finished += 1
 
-    def inside(self, title: str, share: float) -> None:
+    def inside(self, title: str, share: float, note: str = "") -> None:
         """What the present step is at.
 
         Args:
           title: of a part of it.
           share: how much of that part is done, 0 to 1.
+          note: the newest figures, which are shown where there is room.
         """
-        self._inside, self._share = title, share
+        self._inside, self._share, self._note = title, share, note
         self._show()
 
     def took(self) -> str:
-        """How long all took, beside the estimate at the start."""
-        text = f"It took {clock(time.monotonic() - self._started)}"
-        if self._estimate is not None:
-            text += f" (estimated at the start: about {about(self._estimate)})"
-        return f"{text}."
+        """How long all took since the estimate, beside it; without one since the start."""
+        now = time.monotonic()
+        if self._estimate is None:
+            return f"It took {clock(now - self._started)}."
+        return (
+            f"It took {clock(now - self._estimated)} (estimated at the start: about "
+            f"{about(self._estimate)})."
+        )
+
+    def record(self) -> dict[str, Any]:
+        """The times, ready for JSON: what was estimated at the start, and what it took since.
+
+        Returns:
+          estimated_seconds (null without an estimate) and seconds, both of what came after the
+          estimate; and steps: title, kind, expected (null) and seconds of each.
+        """
+        now = time.monotonic()
+        began = self._started if self._estimate is None else self._estimated
+        return {
+            "estimated_seconds": self._estimate,
+            "seconds": now - began,
+            "steps": [dataclasses.asdict(step) for step in self._done],
+        }
 
     def write_to(self, file: Path) -> None:
         """Keep the state in a file, for other programs, until the run ends.
@@ -187,8 +268,8 @@ class WholeRun:
             "title": self._now.title if self._now else "",
             "part": self._inside,
             "part_share": self._share,
-            "done": self._finished,
-            "steps": self._finished + len(self._rest) + (self._now is not None),
+            "done": len(self._done),
+            "steps": len(self._done) + len(self._rest) + (self._now is not None),
             "spent": spent,
             "left": left,
             "estimate": self._estimate,
@@ -222,17 +303,36 @@ class WholeRun:
 
     def line(self) -> str:
         """The display as one line of less than `WIDTH` columns."""
-        left, spent = self.left(), time.monotonic() - self._started
-        share = spent / (spent + left) if left is not None and spent + left > 0 else 0.0
+        left, share = self.left(), self._share_done()
         done = round(_BAR * share)
-        head = f"[{'#' * done}{'.' * (_BAR - done)}] {share:4.0%} " if left is not None else ""
-        tail = f", {clock(left)} left" if left is not None else ""
+        # Of several runs not even the number of steps is known before the estimate.
+        known = left is not None or self._details
+        head = f"[{'#' * done}{'.' * (_BAR - done)}] {share:4.0%} " if known else ""
+        tail = f", {clock(left)} left" if left is not None else self._left_of_step()
         title = self._now.title if self._now else ""
+        # A part of the same name says no more than the step.
+        inside = "" if self._inside == title else self._inside
         if self._share:
-            title += f"{': ' if self._inside else ''}{self._inside} {self._share:.0%}"
+            title += f"{': ' if inside else ''}{inside} {self._share:.0%}"
         width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH) - 1
         room = width - len(head) - len(tail)
+        if self._note and len(title) + len(self._note) + 2 <= room:
+            title += f", {self._note}"
         return f"{head}{title if len(title) <= room else title[: room - 2] + '..'}{tail}"
+
+    def _share_done(self) -> float:
+        """Of the time, where all that is left is known; else of the number of steps."""
+        left, spent = self.left(), time.monotonic() - self._started
+        if left is not None:
+            return spent / (spent + left) if spent + left > 0 else 0.0
+        finished = len(self._done) + (self._share if self._now else 0.0)
+        return finished / max(len(self._done) + len(self._rest) + (self._now is not None), 1)
+
+    def _left_of_step(self) -> str:
+        if self._now is None or not self._share:
+            return ""
+        spent = time.monotonic() - self._began
+        return f", {clock(spent / self._share - spent)} left of this step"
 
     def _show(self) -> None:
         now = time.monotonic()
@@ -263,7 +363,7 @@ class WholeRun:
     def _shows(self, record: logging.LogRecord) -> bool:
         """Whether a record is shown; what is shown stands above the display."""
         if record.levelno < logging.WARNING:
-            shown = bool(getattr(record, _SAID, False))
+            shown = self._details or bool(getattr(record, _SAID, False))
         else:
             text = record.getMessage()
             shown = text not in self._warned

@@ -46,6 +46,7 @@ _KINDS: dict[Any, tuple[Any, str]] = {
 _ADDED_LATER = (
     *("private", "data.corrupt", "data.layout", "data.columns", "data.merge_spellings"),
     *("data.shared_subjects", "data.pixel_bits", "data.pages", "data.mpp", "model.vit_pooling"),
+    "intended_use",
 )
 
 
@@ -177,6 +178,7 @@ class Settings:
     protocol: Protocol = "holdout"
     cv: CrossValidationSettings = CrossValidationSettings()
     private: bool = False
+    intended_use: str = ""
     data: DataSettings = DataSettings()
     split: SplitSettings = SplitSettings()
     audit: AuditSettings = AuditSettings()

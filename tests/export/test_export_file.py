@@ -23,7 +23,8 @@ from sscjax.cli import export as export_command
 from sscjax.data import image_io
 from sscjax.data.inputs import InputImage
 from sscjax.errors import UserError
-from sscjax.export import formats, graph, metadata, verify
+from sscjax.evaluation.predictions import Predictions
+from sscjax.export import formats, graph, intended_use, metadata, verify
 from sscjax.export import write as export_file
 from sscjax.export.verify import ExportOptions
 from sscjax.inference import classifier, decisions
@@ -90,6 +91,27 @@ def test_metadata_says_what_the_run_says(runs: Runs) -> None:
     assert about["run"]["weights"]["sha256"] == files["run"]["weights"]["sha256"]
     assert about["preparation"]["image_size"] == 32
     assert any("IN THE ORDER OF THEIR NAMES" in line for line in about["warnings"])
+
+
+def test_it_says_whom_it_is_for_and_what_it_was_trained_on(runs: Runs) -> None:
+    run = runs("cnn")
+    opened = classifier.open_run(run)
+    about = metadata.metadata(opened)
+    assert about["intended_use"] == {"text": intended_use.NOT_STATED, "stated": False}
+    trained = Predictions.read_csv(run / "predictions.csv").where("train")
+    assert about["training"]["images"] == len(trained)
+    assert about["training"]["subjects"] == len(set(trained.subjects.tolist()))
+    for label, of_class in enumerate(about["training"]["classes"]):
+        own = trained.subjects[trained.labels == label]
+        assert (of_class["images"], of_class["subjects"]) == (len(own), len(set(own.tolist())))
+    assert about["tested"]["sentence"].startswith(f"{about['tested']['number']} patients never")
+    known, trained_on, *_, answers = about["limits"]
+    assert "early, late, normal and no other" in known and f"{len(trained)} images" in trained_on
+    assert opened.rules.subject.sets.rule in answers
+    stated = metadata.metadata(opened, " Adults,\nnot children. ")["intended_use"]
+    assert stated == {"text": "Adults, not children.", "stated": True}
+    with pytest.raises(UserError, match="1,001 characters, expected at most 1,000"):
+        metadata.metadata(opened, 1001 * "x")
 
 
 def test_digest_of_the_network_knows_its_values(runs: Runs) -> None:

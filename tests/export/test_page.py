@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browsing import Opened, Served, open_page
+from browsing import Opened, Served, open_page, serious
 from exported import Runs
 
+import sscjax
 from sscjax.data import image_io, inputs
+from sscjax.evaluation.predictions import Predictions
 from sscjax.export import write as export_file
 from sscjax.export.verify import ExportOptions
 from sscjax.inference import classifier, decisions
@@ -32,6 +34,8 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 
 def test_predicts_as_the_run(opened: Opened, runs: Runs, tiles: list[Path]) -> None:
     opened.give(*tiles)
+    # As files that are named one by one, each of which is a patient of its own.
+    opened.page.locator("#way").select_option("none")
     network = classifier.open_run(runs("mobilenet_v2"))
     batches = (image_io.read_image(tile, network.image_size)[None] for tile in tiles)
     outputs = Outputs.join(list(network.outputs(batches)))
@@ -41,7 +45,7 @@ def test_predicts_as_the_run(opened: Opened, runs: Runs, tiles: list[Path]) -> N
     text = decisions.csv_text(decisions.as_rows(table, network.columns, "image"))
     expected = list(csv.DictReader(io.StringIO(text)))
     rows = opened.table()
-    assert [*rows[0]] == [key for key in expected[0] if key != "subject"]
+    assert [*rows[0]] == [*expected[0]]
     for row, of_run in zip(rows, expected, strict=True):
         for key, value in row.items():
             try:
@@ -51,16 +55,127 @@ def test_predicts_as_the_run(opened: Opened, runs: Runs, tiles: list[Path]) -> N
     assert opened.said == []
 
 
-def test_one_patient(opened: Opened, runs: Runs, tiles: list[Path]) -> None:
-    opened.give(*tiles[:5])
-    network = classifier.open_run(runs("mobilenet_v2"))
-    pixels = np.stack([image_io.read_image(tile, network.image_size) for tile in tiles[:5]])
-    expected = Outputs.join(list(network.outputs([pixels]))).probabilities.mean(0)
-    card = opened.page.locator("#together")
-    assert "5 images are of one patient" in card.inner_text()
-    for name, probability in zip(network.columns, expected, strict=True):
-        shown = card.get_by_role("row", name=name).inner_text().split()[-2]
-        assert float(shown) == pytest.approx(100 * probability, abs=0.06)
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory: pytest.TempPathFactory, tiles: list[Path]) -> Path:
+    """Three folders of images, two of which have the same names."""
+    folder = tmp_path_factory.mktemp("given") / "new"
+    for number, tile in enumerate(tiles[:12]):
+        path = folder / f"patient_{number % 3}" / f"{number // 6}_{number % 2}{tile.suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tile, path)
+    (folder / "patient_0" / "notes.txt").write_text("no image", encoding="utf-8")
+    (folder / "patient_0" / "Thumbs.db").write_bytes(b"0")
+    return folder
+
+
+def test_patients_are_answered_as_the_run_answers(
+    opened: Opened, runs: Runs, patients: Path
+) -> None:
+    """Each patient's row, by `predict_subjects` of the run on the same folder."""
+    opened.give_folder(patients)
+    expected = sscjax.load(runs("mobilenet_v2")).predict_subjects(patients)
+    rows = opened.table("patients")
+    assert [row["subject"] for row in rows] == expected.subjects.tolist()
+    assert [int(row["images"]) for row in rows] == [4, 4, 4]
+    assert [row["decision"] for row in rows] == expected.decisions.tolist()
+    assert [row["prediction_set"].split(" | ") for row in rows] == [
+        list(one) for one in expected.prediction_sets
+    ]
+    for k, name in enumerate(expected.columns):
+        shown = [float(row[f"p_{name}"]) for row in rows]
+        np.testing.assert_allclose(shown, expected.probabilities[:, k], atol=1e-5)
+    np.testing.assert_allclose(
+        [float(row["disease_score"]) for row in rows], expected.scores, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        [float(row["distance"]) for row in rows], expected.distances, rtol=1e-4
+    )
+    # Files of the same name are told apart by their folders.
+    files = [row["file"] for row in opened.table()]
+    assert len(set(files)) == 12
+    assert {name.split("/")[1] for name in files} == {"patient_0", "patient_1", "patient_2"}
+    assert {row["subject"] for row in opened.table()} == {f"patient_{k}" for k in range(3)}
+    page = opened.page
+    assert "By folder" in page.locator("#said").inner_text()
+    assert "1 file no jpg, png or bmp by their name, left out: new/patient_0/notes.txt" in (
+        page.locator("#faults").inner_text()
+    )
+
+
+def test_a_row_for_each_patient_opens_to_its_images(opened: Opened, patients: Path) -> None:
+    opened.give_folder(patients)
+    page = opened.page
+    assert page.locator(".patient").count() == 3 and page.locator(".card").count() == 0
+    page.locator("summary").filter(has_text="patient_1").focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".patient[open] .card").count() == 4
+    names = page.locator(".patient[open] .card h4").all_inner_texts()
+    assert all(name.startswith("new/patient_1/") for name in names)
+    page.locator("#way").select_option("all")
+    assert page.locator(".patient").count() == 1
+    assert int(opened.table("patients")[0]["images"]) == 12
+    page.locator("#way").select_option("none")
+    assert page.locator(".card").count() == 12 and page.locator(".patient").count() == 0
+
+
+def test_patients_by_name_and_files_of_one_name(
+    opened: Opened, tiles: list[Path], tmp_path: Path
+) -> None:
+    paths = []
+    for number, name in enumerate(("p1_a", "p1_b", "p2-a")):
+        paths.append(tmp_path / f"{name}{tiles[0].suffix}")
+        shutil.copy(tiles[number], paths[-1])
+    opened.give(*paths)
+    assert "By name" in opened.page.locator("#said").inner_text()
+    assert [(row["subject"], row["images"]) for row in opened.table("patients")] == [
+        *(("p1", "2"), ("p2", "1")),
+    ]
+    # The same file once more is no second image; another of the same name is.
+    other = tmp_path / "other" / paths[0].name
+    other.parent.mkdir()
+    shutil.copy(tiles[5], other)
+    opened.give(paths[0], other)
+    rows = opened.table()
+    assert [row["file"] for row in rows][3:] == [f"{paths[0].name} (2)"]
+    assert "given before, counted once" in opened.page.locator("#faults").inner_text()
+
+
+def test_a_folder_is_dropped(opened: Opened, patients: Path) -> None:
+    """As a file manager drops it, with all that is below."""
+    page = opened.page
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(patients)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": data})
+    page.locator("#status").filter(has_text="12 images predicted").wait_for()
+    assert [row["subject"] for row in opened.table("patients")] == [
+        f"patient_{k}" for k in range(3)
+    ]
+
+
+def test_it_says_how_it_was_tested_and_whom_it_is_for(
+    opened: Opened, runs: Runs, runtime: Path, browser: Any, tmp_path: Path
+) -> None:
+    run, page = runs("mobilenet_v2"), opened.page
+    figures = json.loads((run / "metrics.json").read_text("utf-8"))
+    rows = Predictions.read_csv(run / "predictions_by_subject.csv").where("test")
+    right = int((rows.predicted == rows.labels).sum())
+    low, high = figures["test_intervals"]["subject"]["accuracy"]
+    assert page.locator("#tested").inner_text() == (
+        f"{len(rows)} patients never seen in training: {right} right, "
+        f"{100 * right / len(rows):.0f} % ({100 * low:.0f} to {100 * high:.0f} %)"
+    )
+    weak = page.locator("#warnings").inner_text()
+    assert "Few test subjects of a class" in weak and "Wide intervals" in weak
+    assert "Nothing is stated" in page.locator("#use").inner_text()
+    limits = page.locator("#limits").text_content()
+    trained = np.isin(np.loadtxt(run / "splits.csv", str, delimiter=",", skiprows=1), "train")
+    assert f"Trained on {trained.sum()} images of " in limits
+    options = ExportOptions(ort_web=runtime, intended_use="Forearm biopsies of <b>adults</b>.")
+    export_file.export(run, "web", tmp_path / "page", options)
+    other = open_page(browser, tmp_path / "page")
+    assert other.page.locator("#use").inner_text() == "Forearm biopsies of <b>adults</b>."
+    other.close()
 
 
 def test_a_broken_file_does_not_stop_the_rest(
@@ -70,7 +185,7 @@ def test_a_broken_file_does_not_stop_the_rest(
     broken.write_bytes(b"words, and no image at all")
     opened.give(tiles[0], broken, tiles[1])
     page = opened.page
-    assert "2 images predicted" in page.get_by_role("status").inner_text()
+    assert "2 images predicted" in page.locator("#status").inner_text()
     faults = page.get_by_role("list", name="Files that could not be read").inner_text()
     assert faults == "<b>broken.png: not a jpg, png or bmp by its content: convert it"
     # The same files once more: answers are added, the list of faults is a new one.
@@ -115,20 +230,40 @@ def test_by_keyboard_and_on_a_phone(browser: Any, site: Path, tiles: list[Path])
     assert page.get_by_role("complementary", name="Notice").inner_text() == (
         "Research use, not a diagnosis."
     )
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "files"
+    for control in ("weak_title", "limits_title", "files", "folder"):
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.id") == control
     found.give(*tiles[:2])
+    page.locator("#way").select_option("none")
     beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(beyond) == 0
     page.mouse.wheel(0, 2000)
     assert page.locator(".notice").bounding_box()["y"] == 0
-    for control in ("maps", "shown", "save", "clear"):
-        page.keyboard.press("Tab")
+    page.locator("#clear").focus()
+    for control in ("save", "shown", "maps", "way"):
+        page.keyboard.press("Shift+Tab")
         assert page.evaluate("document.activeElement.id") == control
     maps = page.locator(".card canvas[aria-label^=evidence]")
     assert maps.count() == 2 and maps.first.is_visible()
     page.get_by_label("Show evidence").uncheck()
     assert not maps.first.is_visible()
+    found.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_everyone_can_use_it(
+    browser: Any, site: Path, patients: Path, width: int, scheme: str
+) -> None:
+    """By axe-core, with a patient's row open; and nothing is wider than the screen."""
+    settings = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
+    found = open_page(browser, site, **settings)
+    found.give_folder(patients)
+    for summary in ("patient_1", "Whom it is not for", "About this network"):
+        found.page.locator("summary").filter(has_text=summary).click()
+    assert serious(found.page) == []
+    beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert found.page.evaluate(beyond) == 0
     found.close()
 
 

@@ -24,7 +24,7 @@ from sscjax.evaluation.conformal import Sets
 from sscjax.evaluation.rules import Rules
 from sscjax.inference import decisions
 from sscjax.inference.outputs import Outputs
-from sscjax.reports import overlays
+from sscjax.reports import overlays, weaknesses
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compiler")]
 
@@ -264,3 +264,48 @@ def test_names_in_the_table_are_text(modules: Any) -> None:
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert [row["file"] for row in rows] == ["'=1+1.png", *names[1:3], "'+49.jpg", *names[4:]]
     assert rows[0]["decision"] == "late" and rows[0]["p_late"] == "0.6"
+
+
+def test_patients_are_found_in_folders_and_names(modules: Any) -> None:
+    """By folders as `inputs.find` reads them, below the folder that is given."""
+    found = modules.evaluate(
+        """async (cases) => {
+          const { likely, patients } = await import("./patients.js");
+          const classes = ["normal", "late"];
+          return cases.map((paths) => [likely(paths), patients(paths, likely(paths), classes)]);
+        }""",
+        [
+            ["new/p1/a.jpg", "new/p2/a.jpg"],
+            ["p1/a.jpg", "p1/b.jpg"],
+            ["set/normal/p1/a.jpg", "set/late/p1/b.jpg", "set/late/c.jpg"],
+            ["one/p1/a.jpg", "two/p1/a.jpg"],
+            ["p1_a.jpg", "p1_b.jpg", "p2-a.jpg"],
+            ["IMG_1.jpg", "IMG_2.jpg"],
+            ["a.jpg", "b_1.jpg", "b_2.jpg"],
+        ],
+    )
+    assert found == [
+        ["folder", ["p1", "p2"]],
+        ["folder", ["p1", "p1"]],
+        ["folder", ["p1", "p1", None]],
+        # Of two folders the same name may be of two patients.
+        ["folder", ["one/p1", "two/p1"]],
+        ["name", ["p1", "p1", "p2"]],
+        # One group tells no patients apart: a camera names files so.
+        ["none", [None, None]],
+        ["none", [None, None, None]],
+    ]
+
+
+def test_warnings_are_calm_as_on_the_terminal(modules: Any) -> None:
+    warnings = [
+        "WIDE INTERVALS, of more: mean AUROC 0.3",
+        "CLASSES IN THE ORDER OF THEIR NAMES: SSC counts",
+        "BUNDLED starting weights",
+        "ONE SUBJECT IS TESTED: figures",
+        "Plain AUROC",
+    ]
+    found = modules.evaluate(
+        """async (lines) => lines.map((await import("./describe.js")).calm)""", warnings
+    )
+    assert found == [weaknesses.calm(line) for line in warnings]

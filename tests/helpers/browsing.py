@@ -62,14 +62,20 @@ class Opened:
 
     def give(self, *files: Path) -> None:
         # What it says of earlier files would be taken for the end of this.
-        self.page.get_by_role("status").evaluate("(status) => { status.textContent = ''; }")
+        self.page.locator("#status").evaluate("(status) => { status.textContent = ''; }")
         self.page.set_input_files("#files", [str(file) for file in files])
-        self.page.get_by_role("status").filter(has_text="predicted in").wait_for()
+        self.page.locator("#status").filter(has_text="predicted in").wait_for()
 
-    def table(self) -> list[dict[str, str]]:
-        """What is saved as CSV."""
+    def give_folder(self, folder: Path) -> None:
+        """As `give`, by the button for folders; the browser names files below the folder's name."""
+        self.page.locator("#status").evaluate("(status) => { status.textContent = ''; }")
+        self.page.set_input_files("#folder", str(folder))
+        self.page.locator("#status").filter(has_text="predicted in").wait_for()
+
+    def table(self, of: str = "images") -> list[dict[str, str]]:
+        """What is saved as CSV of 'images' or 'patients'."""
         with self.page.expect_download() as download:
-            self.page.get_by_role("button", name="Save as CSV").click()
+            self.page.get_by_role("button", name=f"Save {of} as CSV").click()
         text = Path(download.value.path()).read_text("utf-8-sig")
         return list(csv.DictReader(io.StringIO(text)))
 

@@ -16,7 +16,7 @@ from small_runs import images_of
 
 from sscjax.configs import smoke
 from sscjax.errors import UserError
-from sscjax.experiments import run_stages, summarize
+from sscjax.experiments import run_stages, run_warnings
 from sscjax.models import MobileNetV2
 from sscjax.models.pretrained import bundled, download, preprocessing
 from sscjax.models.pretrained.load import backbone_tree, load_backbone
@@ -129,19 +129,19 @@ def test_run_without_network_starts_from_it_and_says_so(caplog: pytest.LogCaptur
     assert stages == settings.read(config).ordered_stages()
     assert "no ImageNet weights" in caplog.text and "BUNDLED WEIGHTS" in caplog.text
     identity = weights.identity()
-    assert identity["fallback"] and summarize.stand_in(identity) == "bundled"
+    assert identity["fallback"] and run_warnings.stand_in(identity) == "bundled"
 
 
 def test_report_names_what_stood_in() -> None:
     for kind, stand_in in (("file", "bundled"), ("random", "random")):
-        assert summarize.stand_in({"kind": kind, "fallback": True}) == stand_in
-        assert summarize.stand_in({"kind": kind, "fallback": False}) == ""
+        assert run_warnings.stand_in({"kind": kind, "fallback": True}) == stand_in
+        assert run_warnings.stand_in({"kind": kind, "fallback": False}) == ""
     config = small()
     images = images_of(config)
-    said = " ".join(summarize.warnings(images, fallback="bundled"))
+    said = " ".join(run_warnings.of_images(images, fallback="bundled"))
     assert "BUNDLED starting weights, trained on drawn textures: no ImageNet weights" in said
     assert tables.STAND_INS["random"] not in said
-    assert "starting weights" not in " ".join(summarize.warnings(images, fallback=""))
+    assert "starting weights" not in " ".join(run_warnings.of_images(images, fallback=""))
 
 
 def test_run_gone_on_with_does_not_look_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,10 +142,11 @@ def write_run(folder: Path, config: Config, subjects: int, splits: tuple[str, ..
     predictions.by_subject().write_csv(folder / "predictions_by_subject.csv")
     figures = {
         "final_stage": config["stage_order"][-1],
-        "warnings": [],
         "splits": metrics.figures_by_split(predictions, True),
         "test_intervals": intervals.test_figures(predictions, True),
     }
+    tested, ranges = predictions.where("test"), figures["test_intervals"]
+    figures["warnings"] = weaknesses.find(tested, CLASSES, ranges, {}, {}, config["split"]["by"])
     write(folder / "metrics.json", figures)
     bundled = config["pretrained"] == "bundled"
     kind = "file" if bundled or config["pretrained"] == "imagenet" else "random"
@@ -222,4 +223,5 @@ def test_weak_intervals_and_thresholds() -> None:
     assert "balanced accuracy 50.0 to 81.0 %" in line and "accuracy 50.0 to 79.0" not in line
     assert not weaknesses.wide({"accuracy": [0.5, 0.79]}, "subject")
     assert "FROM 7 SUBJECTS" in weaknesses.few_held_out({"held_out": {"subjects": 7}})[0]
+    assert "NO THRESHOLDS" in weaknesses.few_held_out({"held_out": {"subjects": 0}})[0]
     assert not weaknesses.few_held_out({"held_out": {"subjects": 20}})

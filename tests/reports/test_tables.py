@@ -111,6 +111,16 @@ def test_tables_fit_a_terminal(num_classes: int) -> None:
         assert max(map(len, text.splitlines())) <= formatting.WIDTH
 
 
+def test_a_wide_table_is_divided() -> None:
+    rows = [["name", *(f"figure {k}" for k in range(12))]]
+    rows.append(["a", *(str(k) for k in range(12))])
+    blocks = formatting.align(rows, together=2).split("\n\n")
+    assert len(blocks) == 2 and all(block.startswith("name  figure") for block in blocks)
+    assert max(len(line) for block in blocks for line in block.splitlines()) <= 80
+    shown = [cell for block in blocks for cell in cells(block.splitlines()[1])[1:]]
+    assert shown == [str(k) for k in range(12)]
+
+
 def test_intervals_table() -> None:
     """Every value with the interval that `intervals` gives, per subject and per image."""
     confusion = ((7, 1), (2, 6))
@@ -120,7 +130,7 @@ def test_intervals_table() -> None:
     text = tables.intervals_table(values["test"], ranges, "Intervals by subject (8).")
     lines = text.splitlines()
     assert lines[0].split() == [
-        *("test", "per", "subject", "95", "%", "interval", "per", "image", "95", "%", "interval")
+        *("test,", "per", "subject", "95", "%", "interval", "image", "95", "%", "interval")
     ]
     low, high = ranges["image"]["accuracy"]
     span = f"{100 * low:.1f} to {100 * high:.1f} %"

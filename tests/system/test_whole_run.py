@@ -39,7 +39,13 @@ def test_the_time_left_is_what_steps_of_a_kind_took(now: list[float]) -> None:
             now[0] += 30
             assert whole.left() == pytest.approx(10 + 5)  # late, and never below 0
         assert "(estimated at the start: about 1 min)" in whole.took()
-        assert whole.took().startswith("It took 0:50 ")
+        # Since the estimate, which is for what comes after it.
+        assert whole.took().startswith("It took 0:40 ")
+        times = whole.record()
+        assert (times["estimated_seconds"], times["seconds"]) == (65, 40)
+        assert [(one["title"], one["expected"], one["seconds"]) for one in times["steps"]] == [
+            *(("reading", None, 10), ("fold 1 of 3", 20, 10), ("fold 2 of 3", 20, 30)),
+        ]
 
 
 def test_a_part_of_a_step_is_in_the_line_of_the_whole(now: list[float]) -> None:
@@ -52,6 +58,25 @@ def test_a_part_of_a_step_is_in_the_line_of_the_whole(now: list[float]) -> None:
             assert line.startswith("[................]   0% fold 12 of 15")
             assert line.endswith("2:00:00 left") and len(line) <= 79
     assert whole_run.active() is None
+
+
+def test_a_run_begins_its_own_steps_and_is_a_part_of_a_fold(now: list[float]) -> None:
+    with WholeRun(details=True) as whole:
+        whole.plan(Step("audit", "audit"), Step("head", "stage head"), Step("page", "the report"))
+        with whole_run.step("stage head"):
+            assert not whole.within  # it is not its turn
+        for title in ("audit", "stage head"):
+            with whole_run.step(title), Progress("stage head", 200) as part:
+                part.note("val loss 0.5")
+                now[0] += 30
+                part.advance(50)
+                assert whole.within and whole_run.times() == {}
+                line = whole.line()
+        # Nothing is known of the report: the share is that of the steps, the time this step's.
+        assert (
+            line == "[#######.........]  42% stage head 25%, val loss 0.5, 1:30 left of this step"
+        )
+        assert whole_run.times()["times"]["seconds"] == 60
 
 
 def test_steps_are_quiet_and_warnings_are_said_once() -> None:

@@ -9,13 +9,14 @@ different models together; the mean of folds ranks each model's alone.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sscjax.data import dataset, sites
+from sscjax.data.audit import checks
 from sscjax.data.dataset import ImageSet
 from sscjax.evaluation import (
     by_site,
@@ -27,12 +28,13 @@ from sscjax.evaluation import (
     segmentation,
 )
 from sscjax.evaluation.predictions import Predictions
-from sscjax.experiments import data_from_config, summarize
+from sscjax.experiments import data_from_config, run_warnings, summarize
 from sscjax.experiments.cross_validation import folds, procedure, refit, report_text
 from sscjax.experiments.cross_validation.outcomes import Outcome
 from sscjax.experiments.handed_on import Tested
-from sscjax.reports import figures
+from sscjax.reports import figures, weaknesses
 from sscjax.reports import label_noise as label_report
+from sscjax.reports.tested import about as about_test
 from sscjax.system import files, run_dir
 from sscjax.training.settings import Settings
 
@@ -50,7 +52,7 @@ def write(
     image_set: ImageSet,
     synthetic: bool,
     outcomes: Sequence[Outcome],
-    leaks: Sequence[str] = (),
+    audit: Mapping[str, Any] = summarize.NO_AUDIT,
 ) -> tuple[str, Tested | None]:
     """Write tables, figures, picture and report of the whole.
 
@@ -60,7 +62,7 @@ def write(
       image_set: the images that were split.
       synthetic: whether they are the embedded synthetic set.
       outcomes: of every fold, in the order of `folds.plan`.
-      leaks: what the audit found to leak, where the settings allow it.
+      audit: audit.json.
 
     Returns:
       the text; and what a model of all images is described by, where there will be one.
@@ -94,19 +96,22 @@ def write(
     for name, of_stage in by_stage.items():
         joined(of_stage).write_csv(run.stage(name).predictions)
     _write_folds(folder / run_dir.FOLDS_TABLE, image_set, outcomes)
-    warnings = summarize.warnings(
-        images,
-        fallback=max(outcome.fallback for outcome in outcomes),
-        named=summarize.names_classes(settings, synthetic),
-        leaks=leaks,
-    )
-    warnings += summarize.of_one_subject(joined(tables[:1]))
     apart = _tests_sites_apart(image_set, outcomes)
-    warnings += sites.warnings(image_set, apart)
-    aggregated: dict[str, Any] = {
-        "warnings": warnings,
-        **_metrics(settings, outcomes, (tables, assessment), by_stage, images),
-    }
+    aggregated = _metrics(settings, outcomes, (tables, assessment), by_stage, images)
+    ranges, by = aggregated["test_intervals"], settings.split.by
+    tested_rows = joined(tables)
+    aggregated["tested"] = about_test(aggregated["splits"]["test"], ranges, tested_rows, by)
+    aggregated["warnings"] = [
+        *run_warnings.of_images(
+            images,
+            fallback=max(outcome.fallback for outcome in outcomes),
+            named=run_warnings.names_classes(settings, synthetic),
+            leaks=checks.leaks(dict(audit)),
+        ),
+        *run_warnings.of_one_subject(joined(tables[:1])),
+        *sites.warnings(image_set, apart),
+        *weaknesses.find(tested_rows, image_set.classes, ranges, assessment.content, audit, by),
+    ]
     of_sites = by_site.figures(joined(tables), joined(assessment.subjects), ordered, apart)
     aggregated |= {"sites": of_sites} if of_sites else {}
     masks = [outcome.masks for outcome in outcomes if outcome.masks is not None]
@@ -116,7 +121,11 @@ def write(
         aggregated["segmentation"] = segmentation.by_split(table)
     files.write_json(folder / run_dir.METRICS, aggregated)
     test = aggregated["splits"]["test"]["image"]
-    matrix = figures.confusion(test["confusion"], test["classes"], title="test images")
+    matrix = figures.confusion(
+        test["confusion"],
+        test["classes"],
+        title="tests of images, all repeats" if aggregated["over_repeats"] else "test images",
+    )
     figures.write_png(folder / run_dir.confusion_plot("test"), matrix)
     tested = None
     if refits:

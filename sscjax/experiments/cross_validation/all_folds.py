@@ -16,7 +16,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sscjax.data import anonymize
-from sscjax.data.audit import checks
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import DivergedError, UserError
 from sscjax.evaluation import metrics
@@ -56,7 +55,9 @@ def run(
     """
     settings = run_settings.read(config)
     if settings.protocol == "holdout":
-        return single_run.run(config, folder, fresh=fresh, command=command)
+        with WholeRun(details=True) as whole:
+            whole.plan(*single_run.steps(settings))
+            return single_run.run(config, folder, fresh=fresh, command=command)
     if settings.private:
         anonymize.refuse_within(folder, settings.data.path)
     if settings.protocol != "auto":
@@ -74,9 +75,8 @@ def run(
         if config.protocol == "holdout":
             run_deletion.refuse_other_contents(folder)
             whole.write_to(folder / run_dir.PROGRESS)
-            whole.plan(Step("run", "training and test"))
-            with whole.step():
-                return single_run.run(config, folder, fresh=fresh, command=command, loaded=loaded)
+            whole.plan(*single_run.steps(run_settings.read(config))[1:])
+            return single_run.run(config, folder, fresh=fresh, command=command, loaded=loaded)
         run_deletion.refuse_other_contents(folder, run_dir.PROTOCOL)
         with locks.Lock(folder) as lock:
             lock.take()
@@ -147,7 +147,8 @@ def _run_all(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
         run_deletion.delete(folder, run_dir.PROTOCOL)
     _write(folder, now, earlier, lock)
     files.write_json(folder / run_dir.AUDIT, inspected)
-    display.announce(whole, settings, image_set, plan, folder, fallback=_fell_back(folder))
+    fallback, seconds = _fell_back(folder), float(inspected.get("seconds", 0.0))
+    display.announce(whole, settings, image_set, plan, folder, fallback=fallback, audit=seconds)
     outcomes: list[Outcome] = []
     for fold in plan:
         with whole.step():
@@ -156,9 +157,7 @@ def _run_all(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
         now["folds"][len(outcomes) - 1]["status"] = "finished"
         files.write_json(folder / run_dir.PROTOCOL, now)
     with whole.step():
-        text, tested = aggregate.write(
-            settings, folder, image_set, loaded[1], outcomes, checks.leaks(inspected)
-        )
+        text, tested = aggregate.write(settings, folder, image_set, loaded[1], outcomes, inspected)
     if tested is not None:
         with whole.step():
             refit.run(config, folder, (image_set, loaded[1]), tested, _fell_back(folder))
@@ -168,7 +167,8 @@ def _run_all(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
         lock.check()
     with whole.step():
         html.write(folder)
-    files.write_json(folder / run_dir.PROTOCOL, {**now, "status": "finished"})
+    times = {"times": whole.record()}
+    files.write_json(folder / run_dir.PROTOCOL, {**now, **times, "status": "finished"})
     return text
 
 

@@ -36,6 +36,7 @@ def announce(
     folder: Path,
     *,
     fallback: bool,
+    audit: float,
 ) -> None:
     """Plan the steps, and say how long they will take where that can be measured.
 
@@ -46,13 +47,17 @@ def announce(
       plan: its folds.
       folder: where it lies; folds that are finished there are not made again.
       fallback: see `estimate.measure`.
+      audit: likewise.
     """
     kinds: list[str] = []
     for fold in plan:
         if run_dir.RunDir(folder).fold(fold.name).has(run_dir.METRICS):
             kinds.append("done")
+        elif "first" not in kinds:
+            kinds.append("first")
         else:
-            kinds.append("fold" if "first" in kinds else "first")
+            # Of later repeats nothing is drawn.
+            kinds.append("fold" if fold.repeat else "drawn")
     whole.plan(
         *(Step(kind, f"fold {k} of {len(plan)}") for k, kind in enumerate(kinds, 1)),
         Step("report", "rules and figures"),
@@ -60,12 +65,11 @@ def announce(
         Step("page", "the report"),
     )
     again = "Ctrl-C is safe: the same command continues."
-    measured = estimate.measure(settings, image_set, list(plan), fallback)
+    measured = estimate.measure(settings, image_set, list(plan), fallback, audit)
     if measured is None:
         say(f"{len(plan)} folds. {again}")
         return
     left = whole.expect({"done": 0.0, **measured.by_kind})
     assert left is not None
-    rate = measured.images_per_second
-    how = f" (measured: {rate:.0f} images/s)" if rate else ""
+    how = f" (measured: {measured.images_per_second:.0f} images/s)" if measured.features else ""
     say(f"About {about(left)} on this machine{how}. {again}")

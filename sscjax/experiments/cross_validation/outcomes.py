@@ -12,7 +12,7 @@ from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
 from sscjax.evaluation import segmentation
 from sscjax.evaluation.predictions import Predictions
-from sscjax.experiments import summarize
+from sscjax.experiments import run_warnings
 from sscjax.experiments.cross_validation.folds import Fold
 from sscjax.system import run_dir
 
@@ -24,7 +24,7 @@ class Outcome:
     Attributes:
       fold: what was planned.
       metrics: its metrics.json.
-      fallback: what stood in for ImageNet's weights, see `summarize.stand_in`.
+      fallback: what stood in for ImageNet's weights, see `run_warnings.stand_in`.
       predictions: of its test images, by the model that it ended with.
       stages: the same by the model of each stage.
       search: of 'nested': the candidates, their scores and which was chosen.
@@ -64,7 +64,7 @@ def read_fold(
     return Outcome(
         fold=fold,
         metrics=figures,
-        fallback=summarize.stand_in(record["weights"]) if record else "",
+        fallback=run_warnings.stand_in(record["weights"]) if record else "",
         predictions=_tested(fold, run.predictions, image_set),
         stages={
             name: _tested(fold, run.stage(name).predictions, image_set)

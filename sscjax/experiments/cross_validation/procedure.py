@@ -71,10 +71,10 @@ def text(
             cells += [show(over_folds[unit][name]["mean"])]
             cells += [formatting.span(name, procedure[unit][name])]
         rows.append(cells)
-    return (
-        f"{formatting.align(rows)}\n"
-        "95 % confidence intervals of the procedure: how well do models do that are trained in\n"
-        "this way on as many other subjects? By the folds' scatter, corrected for the training\n"
-        "subjects that folds share (Nadeau and Bengio 2003). The intervals above take the trained\n"
+    note = formatting.paragraph(
+        "95 % confidence intervals of the procedure: how well do models do that are trained in "
+        "this way on as many other subjects? By the folds' scatter, corrected for the training "
+        "subjects that folds share (Nadeau and Bengio 2003). The intervals above take the trained "
         "models as they are."
     )
+    return f"{formatting.align(rows, together=2)}\n{note}"

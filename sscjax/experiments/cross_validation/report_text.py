@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sscjax.data import dataset
 from sscjax.evaluation import metrics, segmentation
-from sscjax.experiments import summarize
+from sscjax.experiments import run_text
 from sscjax.experiments.cross_validation import folds, procedure
 from sscjax.experiments.cross_validation.outcomes import Outcome
 from sscjax.experiments.handed_on import Tested, sentence
@@ -48,16 +47,18 @@ def report(
       tested: what the model of all images is described by; None where there is none.
     """
     test, ranges = figures["splits"]["test"], figures["test_intervals"]
-    reach = summarize.reach(images, ranges) + (
-        "\nThey take the models as they are. The standard deviation of the folds is mostly the "
-        "difference\nbetween their test subjects; it does not show what other training subjects "
+    reach = run_text.reach(images, ranges) + (
+        " They take the models as they are. The standard deviation of the folds is mostly the "
+        "difference between their test subjects; it does not show what other training subjects "
         "would change."
     )
+    repeated = figures["over_repeats"] is not None
     again = procedure.text(figures["over_folds"], figures["procedure_intervals"])
     parts = [
-        *figures["warnings"],
+        *map(formatting.paragraph, figures["warnings"]),
+        *run_text.test_lines(figures["tested"]),
         _title(settings, images, outcomes, figures.get("sites", {}).get("apart", False)),
-        *([textwrap.fill(sentence(tested.about), formatting.WIDTH)] if tested else []),
+        *([formatting.paragraph(sentence(tested.about))] if tested else []),
         _folds_table(settings, outcomes, figures["over_folds"]),
     ]
     if settings.protocol == "nested":
@@ -66,16 +67,16 @@ def report(
     if len(figures["stages"]) > 1:
         parts.append(_stages_table(figures["stages"]))
     parts += [
-        results_table(figures["splits"]),
+        results_table(figures["splits"], repeated=repeated),
         intervals_table(test, ranges, reach),
         *([again] if again else []),
         *([site_table.text(figures["sites"])] if "sites" in figures else []),
         *([segmentation.text(figures["segmentation"])] if "segmentation" in figures else []),
         *(
-            f"test {UNITS[unit]}\n" + confusion_text(shown["confusion"], shown["classes"])
+            f"{_tested(unit, repeated)}\n" + confusion_text(shown["confusion"], shown["classes"])
             for unit, shown in test.items()
         ),
-        calibration_text.text(calibration),
+        calibration_text.text(calibration, repeated),
     ]
     if paper.compares(settings.name):
         parts.append(
@@ -91,6 +92,10 @@ def report(
         parts.append(labels)
     parts.append(f"Everything lies in {folder}")
     return "\n\n".join(parts) + "\n"
+
+
+def _tested(unit: str, repeated: bool) -> str:
+    return f"tests of {UNITS[unit]}, of all repeats" if repeated else f"test {UNITS[unit]}"
 
 
 def _title(
@@ -117,7 +122,7 @@ def _title(
             f"Each fold chose its settings by {settings.cv.inner_folds} inner folds of its own "
             "training images."
         )
-    return "\n".join(lines)
+    return "\n".join(map(formatting.paragraph, lines))
 
 
 def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str, Any]) -> str:
@@ -131,7 +136,7 @@ def _folds_table(settings: Settings, outcomes: Sequence[Outcome], over: dict[str
     heads = {
         "balanced_accuracy": "balanced",
         "macro_auroc": "AUROC",
-        "quadratic_kappa": "quadratic kappa",
+        "quadratic_kappa": "kappa",
     }
     columns = [heads.get(name, name.replace("_", " ")) for name in names]
     head = [*(["site"] if by_site else []), "subject" if loso else "subjects"]
@@ -182,8 +187,9 @@ def _search_table(outcomes: Sequence[Outcome]) -> str:
 def _aggregate_title(figures: dict[str, Any]) -> str:
     macro = figures["over_folds"]["image"]["macro_auroc"]
     lines = [
-        "All test predictions in one table (aggregated). Its AUROC ranks the scores of different",
-        "models together; " + _own_auroc(macro),
+        "All test predictions in one table (aggregated).",
+        "Its AUROC ranks the scores of different models together;",
+        _own_auroc(macro),
     ]
     if figures["over_repeats"] is not None:
         over = figures["over_repeats"]["image"]["accuracy"]
@@ -192,7 +198,7 @@ def _aggregate_title(figures: dict[str, Any]) -> str:
             "standard "
             f"deviation {formatting.percent(over['sd'])}."
         )
-    return "\n".join(lines)
+    return "\n".join(map(formatting.paragraph, lines))
 
 
 def _own_auroc(macro: dict[str, Any]) -> str:
@@ -203,10 +209,7 @@ def _own_auroc(macro: dict[str, Any]) -> str:
 
 
 def _stages_table(stages: dict[str, Any]) -> str:
-    rows = [
-        ["stage, aggregated, raw", "per", "accuracy", "95 % interval", "balanced", "macro AUROC"]
-    ]
-    rows[0].append("log loss")
+    rows = [["stage, raw", "per", "accuracy", "95 % interval", "balanced", "AUROC", "log loss"]]
     for name, stage in stages.items():
         for unit in UNITS:
             own, range_ = stage["splits"]["test"][unit], stage["test_intervals"][unit]

@@ -69,25 +69,39 @@ function softmax(logits) {
   return powers.map((value) => value / sum);
 }
 
-/** A table of predictions, with the columns of images.csv of `sscjax predict`, but for the subject. */
+/** A table of predictions, with the columns of images.csv of `sscjax predict`. */
 export function csv(about, images) {
-  const head = ["file", "decision", "prediction_set", "most_probable", "confidence", "disease_score", "positive"];
-  const rows = images.map((image) => [
-    image.name,
-    image.decision,
-    image.set.join(" | "),
-    about.columns[image.best],
-    image.probabilities[image.best],
-    image.score,
-    capital(image.positive),
-    capital(image.abstained),
-    capital(image.outOfDistribution),
-    image.distance,
-    ...image.probabilities,
-  ]);
-  head.push("abstained", "out_of_distribution", "distance", ...about.columns.map((name) => `p_${name}`));
+  // An image of no known patient counts as its own, as there.
+  const rows = images.map((image) => [image.name, image.patient ?? image.name, ...decided(about, image)]);
+  return table(about, ["file", "subject"], rows);
+}
+
+/** A table of patients, with the columns of subjects.csv. */
+export function csvOfPatients(about, patients) {
+  const rows = patients.map((patient) => [patient.name, patient.images, ...decided(about, patient)]);
+  return table(about, ["subject", "images"], rows);
+}
+
+const DECIDED = ["decision", "prediction_set", "most_probable", "confidence", "disease_score", "positive"];
+
+function table(about, first, rows) {
+  const head = [...first, ...DECIDED, "abstained", "out_of_distribution", "distance"];
+  head.push(...about.columns.map((name) => `p_${name}`));
   return [head, ...rows].map((row) => row.map(cell).join(",") + "\n").join("");
 }
+
+const decided = (about, row) => [
+  row.decision,
+  row.set.join(" | "),
+  about.columns[row.best],
+  row.probabilities[row.best],
+  row.score,
+  capital(row.positive),
+  capital(row.abstained),
+  capital(row.outOfDistribution),
+  row.distance,
+  ...row.probabilities,
+];
 
 const capital = (truth) => (truth ? "True" : "False");
 

@@ -83,14 +83,14 @@ def calibration(folder: Folder) -> dict[str, Any] | None:
         "held_out": content.get("held_out"),
         "held_out_line": calibration_text.held_out_line(content) if "held_out" in content else "",
         "aggregated": calibration_text.AGGREGATED.get(content.get("aggregation", ""), ""),
-        "units": [_unit(unit, content[unit]) for unit in UNITS if unit in content],
+        "units": [_unit(unit, content[unit], folder.repeated) for unit in UNITS if unit in content],
         "flag": calibration_text.flag_lines(content["outliers"]) if "outliers" in content else [],
         "flag_method": (content.get("outliers") or {}).get("method", ""),
         "folds": folds,
     }
 
 
-def _unit(unit: str, block: Mapping[str, Any]) -> dict[str, Any]:
+def _unit(unit: str, block: Mapping[str, Any], repeated: bool) -> dict[str, Any]:
     """What the page shows of a unit."""
     threshold = block["threshold"]
     return {
@@ -102,8 +102,8 @@ def _unit(unit: str, block: Mapping[str, Any]) -> dict[str, Any]:
         "value": threshold["value"],
         "rule": threshold["rule"],
         "threshold_rows": _threshold_rows(threshold, UNITS[unit]),
-        "abstention": calibration_text.abstention_lines(block["abstention"], unit),
-        "sets": calibration_text.set_lines(block["prediction_set"], unit),
+        "abstention": calibration_text.abstention_lines(block["abstention"], unit, repeated),
+        "sets": calibration_text.set_lines(block["prediction_set"], unit, repeated),
     }
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import sscjax
 from sscjax.reports.html import method
 from sscjax.reports.html.run_data import Folder
-from sscjax.reports.html.sections import model_title, names_subjects
+from sscjax.reports.html.sections import model_title
 from sscjax.reports.tables import method_notes
+from sscjax.reports.tested import names_subjects
 
 _WORKS = {
     "mobilenet": "Sandler M et al. MobileNetV2: inverted residuals and linear bottlenecks. CVPR "

@@ -357,7 +357,11 @@ def result(folder: Folder, named: bool) -> str:
         show = formatting.number if key == "macro_auroc" else formatting.percent
         interval = f" (95 % CI {formatting.span(key, ends)})" if ends else ""
         shown.append(f"{title} {show(value)}{interval}")
-    count = f"{figures['n']:,} tests of {unit}s" if folder.repeated else f"{figures['n']:,} {unit}s"
+    count = f"{figures['n']:,} {unit}s"
+    if folder.repeated:
+        test = folder.metrics.get("tested")
+        of = f" ({test['number']:,} different ones)" if test and test["unit"] == unit else ""
+        count = f"{figures['n']:,} tests of {unit}s{of}"
     if figures["n"] == 1 and not folder.repeated:
         count = f"1 {unit}"
     seen = ", none of them used for training"

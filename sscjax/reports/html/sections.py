@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from sscjax.evaluation.predictions import Predictions
 from sscjax.reports import paper as published
-from sscjax.reports import site_table, tables, weaknesses
+from sscjax.reports import site_table, tables, tested
 from sscjax.reports.html import method
 from sscjax.reports.html.run_data import Folder
+from sscjax.reports.tested import names_subjects
 from sscjax.system import formatting
 
 SPLIT_TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
@@ -45,12 +45,6 @@ def evaluated_split(folder: Folder) -> str:
     return present[0]
 
 
-def names_subjects(predictions: Predictions) -> bool:
-    """Whether any row's subject is more than the name of its file."""
-    pairs = zip(predictions.subjects.tolist(), predictions.files.tolist(), strict=True)
-    return any(subject != re.sub(r"#\d+$", "", file) for subject, file in pairs)
-
-
 # ---- warnings and summary -----------------------------------------------------------------------
 
 
@@ -65,12 +59,6 @@ def warnings(folder: Folder) -> list[str]:
         )
     if not lines and "warnings" not in folder.metrics:
         lines = _warnings_of_record(folder)
-    lines += _weaknesses(folder)
-    audit = folder.optional["audit"] or {}
-    if not any(line.startswith("LEAKAGE") for line in lines):
-        for finding in audit.get("findings", []):
-            if finding.get("severity") == "leak":
-                lines.append(f"LEAKAGE: {finding.get('title', finding.get('kind', ''))}")
     planned = (folder.optional["protocol"] or {}).get("folds")
     if (
         folder.is_cross_validation
@@ -79,21 +67,6 @@ def warnings(folder: Folder) -> list[str]:
     ):
         lines.append(f"NOT FINISHED: {len(folder.folds)} of {len(planned)} folds are here.")
     return [" ".join(line.split()) for line in dict.fromkeys(lines)]
-
-
-def _weaknesses(folder: Folder) -> list[str]:
-    """What is weak about the test, by the run's own tables."""
-    if evaluated_split(folder) != "test":
-        return ["NO TEST IMAGES: the figures are of images that the model was chosen or fitted by."]
-    ranges = folder.metrics.get("test_intervals") or {}
-    by_subject = names_subjects(folder.predictions) and folder.config["split"]["by"] == "subject"
-    unit = "subject" if by_subject else "image"
-    tested = folder.subjects if by_subject else folder.predictions
-    return [
-        *weaknesses.few_of_a_class(tested.where("test"), unit),
-        *weaknesses.wide(ranges.get(unit) or {}, unit),
-        *weaknesses.few_held_out(folder.optional["calibration"] or {}),
-    ]
 
 
 def _warnings_of_record(folder: Folder) -> list[str]:
@@ -132,12 +105,18 @@ def summary(folder: Folder) -> dict[str, Any]:
                 "of": f"{ours['n']:,} tests" if folder.repeated else plural(ours["n"], unit),
             }
         )
+    test = folder.metrics.get("tested")
     return {
+        "tested": tested.sentence(test) if test else "",
+        "tested_detail": tested.detail(test) if test else "",
+        "intended_use": " ".join(folder.config.get("intended_use", "").split()),
         "model": model_title(folder.config["model"]),
         "classes": folder.record["data"]["classes"],
         "split": split,
-        "images": figures["image"]["n"],
+        # Of each the first test: of several repeats all tests stand behind the figures.
+        "images": len(folder.predictions.where(split)),
         "subjects": figures["image"]["n_subjects"],
+        "tests": figures["image"]["n"] if folder.repeated else 0,
         "by": folder.config["split"]["by"],
         "cards": cards,
         "named": names_subjects(folder.predictions),
@@ -308,6 +287,7 @@ def confusions(folder: Folder) -> list[dict[str, Any]]:
                 ]
                 rows.append({"name": figures["classes"][index], "total": total, "cells": cells})
             title = f"{SPLIT_TITLES[split]}, {tables.UNITS[unit]}"
+            title += ", all repeats" if folder.repeated else ""
             classes = [figures["classes"][index] for index in indices]
             matrices.append({"title": title, "classes": classes, "rows": rows})
     return matrices
