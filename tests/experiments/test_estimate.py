@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -43,12 +45,12 @@ def test_a_class_with_one_subject_leaves_a_single_fit() -> None:
 
 def test_what_each_step_is_made_of() -> None:
     """The first fold has the features besides; of later repeats no maps are drawn."""
-    of = {"images_per_second": 100.0, "features": 15.0, "audit": 3.0, "fits": 8.0, "tests": 4503}
-    kinds = Estimate(**of).by_kind
+    idle = Estimate(images_per_second=100.0, features=15.0, audit=3.0, fits=8.0, tests=4503)
+    kinds = idle.by_kind
     assert kinds["first"] - kinds["drawn"] == pytest.approx(15)
     assert kinds["drawn"] > kinds["fold"] == kinds["model"]
     images = final_model.MADE_UP * len(ood.made_up(np.zeros((1, 64, 64, 3), np.uint8), 0))
     assert kinds["fold"] == pytest.approx(3 + 8 + images / 100 + estimate._BESIDES)
     # Other programs make what is not measured wait as much as what is.
-    busy = Estimate(**of, waiting=4.0).by_kind
+    busy = dataclasses.replace(idle, waiting=4.0).by_kind
     assert [busy[kind] for kind in ("report", "page")] == [4 * kinds["report"], 4 * kinds["page"]]

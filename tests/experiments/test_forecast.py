@@ -8,6 +8,11 @@ from sscjax.experiments.cross_validation.estimate import Estimate
 
 
 def test_the_first_fold_computes_the_features_of_all() -> None:
-    """100 s of features; a fold, the figures, the model and the page take 13 s each."""
-    measured = Estimate(images_per_second=10.0, features=100.0, fold=10.0)
-    assert measured.of_all(folds=3) == pytest.approx(100 + 3 * 13 + 3 * 13)
+    """Of three folds: the first with the features, one with maps, one without, and what follows."""
+    measured = Estimate(images_per_second=10.0, features=100.0, audit=2.0, fits=8.0, tests=30)
+    kinds = measured.by_kind
+    after = kinds["report"] + kinds["model"] + kinds["page"]
+    folds = kinds["first"] + kinds["drawn"] + kinds["fold"]
+    assert measured.of_all(folds=3) == pytest.approx(folds + after)
+    assert kinds["first"] > 100
+    assert measured.of_all(folds=5) - measured.of_all(folds=4) == pytest.approx(kinds["fold"])

@@ -71,7 +71,7 @@ def test_a_run_begins_its_own_steps_and_is_a_part_of_a_fold(now: list[float]) ->
                 now[0] += 30
                 part.advance(50)
                 assert whole.within and whole_run.times() == {}
-                line = whole.line()
+                line: str = whole.line()
         # Nothing is known of the report: the share is that of the steps, the time this step's.
         assert (
             line == "[#######.........]  42% stage head 25%, val loss 0.5, 1:30 left of this step"
