@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -79,10 +79,18 @@ class Estimate:
             "page": _PAGE * self.waiting,
         }
 
-    def of_all(self, folds: int) -> float:
-        """Seconds of a cross-validation of so many folds, with the model of all images."""
+    def of_all(self, repeats: Sequence[int]) -> float:
+        """Seconds of a cross-validation with the model of all images.
+
+        Args:
+          repeats: of each fold, the repeat that it is of, from 0.
+        """
         kinds = self.by_kind
-        return sum(kinds.values()) + kinds["fold"] * (folds - 2)
+        drawn = sum(repeat == 0 for repeat in repeats)
+        folds = (
+            kinds["first"] + (drawn - 1) * kinds["drawn"] + (len(repeats) - drawn) * kinds["fold"]
+        )
+        return folds + kinds["report"] + kinds["model"] + kinds["page"]
 
 
 def measure(

@@ -42,5 +42,6 @@ def forecast(config: ConfigDict, image_set: ImageSet, audit: float) -> Forecast:
         return Forecast(reason, None)
     image_set = data_from_config.copies_before_split(settings, image_set)
     plan = folds.plan(config, image_set)
+    repeats = [fold.repeat for fold in plan]
     measured = estimate.measure(settings, image_set, plan, fallback=False, audit=audit)
-    return Forecast(reason, None if measured is None else measured.of_all(len(plan)))
+    return Forecast(reason, None if measured is None else measured.of_all(repeats))
