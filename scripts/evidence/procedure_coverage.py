@@ -96,7 +96,9 @@ def measure(patients: int, correlation: float, apart: float, studies: int) -> di
             if repeat + 1 in REPEATS:
                 for place, name in enumerate(FIGURES):
                     column = [float(one[place]) for one in values]
-                    ends = training_variance.procedure_interval(column, FOLDS) or (1.0, 0.0)
+                    bounds = (0.0, np.inf if name == "log loss" else 1.0)
+                    ends = training_variance.procedure_interval(column, FOLDS, bounds=bounds)
+                    ends = ends or (1.0, 0.0)
                     held[repeat + 1, name] += ends[0] <= truth[place] <= ends[1]
     return {
         name if isinstance(name, str) else f"{name[1]}, {name[0]} x": count / studies
