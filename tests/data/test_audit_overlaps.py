@@ -227,7 +227,7 @@ def test_a_patient_under_two_names_is_noticed() -> None:
     assert others <= 40 * 190 / 1000  # of the pairs of subjects, at most 1 in 1,000
 
 
-@pytest.mark.parametrize(("subjects", "images"), [(10, 3), (12, 20), (40, 3), (40, 12)])
+@pytest.mark.parametrize(("subjects", "images"), [(10, 5), (12, 20), (40, 5), (40, 12)])
 def test_subjects_that_differ_are_not_named(subjects: int, images: int) -> None:
     """In many features, few of which differ between patients; at most 1 in 1,000 pairs."""
     named = 0
@@ -245,18 +245,18 @@ def test_odds_are_those_of_two_normal_distributions() -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(0, 5000, 12)
     centres[11] = centres[0]
-    sizes = np.array([4, 9] * 6)
+    sizes = np.array([5, 9] * 6)
     group = np.repeat(np.arange(12), sizes)
     values = np.repeat(centres, sizes) + rng.normal(size=len(group))
     subjects = np.array([f"s{k:02d}" for k in group])
     pair = next(one for one in patients.find(values[:, None], subjects) if one.second == "s11")
-    assert (pair.first, pair.first_images, pair.second_images) == ("s00", 4, 9)
+    assert (pair.first, pair.first_images, pair.second_images) == ("s00", 5, 9)
     means = np.array([values[group == k].mean() for k in range(12)])
     within = ((values - means[group]) ** 2).sum() / (len(values) - 12) * 1.02
     # Means around that of all images, in units of the spread within subjects.
     scaled = (means - values.mean()) / np.sqrt(within)
     between = ((scaled - scaled.mean()) ** 2).sum() / 11 - (1 / sizes).mean()
-    own = between + 0.3 + 0.7 / 4
+    own = between + 0.3 + 0.7 / 5
     theirs = between + 0.3 + 0.7 / 9
     seen = (scaled - scaled.mean())[[0, 11]]
     one = stats.multivariate_normal([0, 0], [[own, between], [between, theirs]]).pdf(seen)
@@ -270,7 +270,7 @@ def test_few_subjects_say_nothing() -> None:
     assert patients.find(np.ones((20, 4)), np.repeat(["a", "b"], 10)) == []
     assert patients.find(np.eye(30), np.repeat([f"s{k}" for k in range(15)], 2)) == []
     # All alike: nothing tells two subjects from one another, nor that they are one.
-    assert patients.find(np.ones((60, 4)), np.repeat([f"s{k:02d}" for k in range(20)], 3)) == []
+    assert patients.find(np.ones((100, 4)), np.repeat([f"s{k:02d}" for k in range(20)], 5)) == []
 
 
 def test_stain_and_texture_of_a_slide_are_described() -> None:
