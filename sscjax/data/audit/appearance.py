@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+# Of each of the 256 values of a pixel.
+_DENSITIES = -np.log((np.arange(256, dtype=np.float32) + 1) / 256)
+
 _PIXELS = 32  # along each axis of an image, for its stain
 _TISSUE = 0.1  # mean optical density: background lies below
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -24,7 +27,7 @@ def describe(pixels: np.ndarray) -> np.ndarray:
     if not len(pixels):
         return np.zeros((0, FEATURES), np.float32)
     height, width = pixels.shape[1:3]
-    density = -np.log((pixels.astype(np.float32) + 1) / 256)
+    density = _DENSITIES[pixels]
     rows = np.unique(np.linspace(0, height - 1, _PIXELS).astype(int))
     columns = np.unique(np.linspace(0, width - 1, _PIXELS).astype(int))
     few = density[:, rows][:, :, columns].reshape(len(pixels), len(rows) * len(columns), 3)
