@@ -8,6 +8,10 @@ tiles of one slide are cut from one image at a known overlap and replace it. Ima
 that are tiles of one slide are found first by comparing their halves and quarters, without the
 audit's methods; they count as one more row.
 
+With `--twins` it measures one patient under two names instead: each subject's images are divided
+between two names, so that no tiles that overlap stand under both, and once more with 10 or 5
+images under the second name. What is named under one name each counts as a false alarm.
+
 Pairs that were neither planted nor are such neighbours count as false alarms and are listed;
 `--pictures=FOLDER` writes them, and what was missed, so that one can look.
 """
@@ -27,9 +31,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 from scipy import stats
+from scipy.sparse import coo_matrix, csgraph
 
 from sscjax.data import loading
-from sscjax.data.audit import duplicates
+from sscjax.data.audit import appearance, duplicates, patients
 
 BICUBIC = Image.Resampling.BICUBIC
 TIMED = 5000
@@ -173,6 +178,65 @@ def neighbours(images: np.ndarray, subjects: np.ndarray) -> dict[tuple[int, int]
     return pairs
 
 
+def divided(
+    subjects: np.ndarray, overlapping: dict[tuple[int, int], float], most: int, seed: int
+) -> tuple[np.ndarray, set[tuple[str, str]]]:
+    """Subjects under two names each, and which pairs of names are one subject.
+
+    Args:
+      subjects: [N].
+      overlapping: pairs of images that must keep one name, see `neighbours`.
+      most: images that may get the second name.
+      seed: of the division.
+    """
+    one, other = np.array(list(overlapping), np.int64).reshape(-1, 2).T
+    links = coo_matrix((np.ones(len(one)), (one, other)), shape=[len(subjects)] * 2)
+    _, area = csgraph.connected_components(links, directed=False)
+    rng = np.random.default_rng(seed)
+    names, pairs = np.char.add(subjects.astype(np.str_), "-1"), set()
+    for subject in np.unique(subjects):
+        own = np.flatnonzero(subjects == subject)
+        second: list[int] = []
+        for part in rng.permutation(np.unique(area[own])):
+            inside = own[area[own] == part].tolist()
+            if len(second) + len(inside) <= min(most, len(own) // 2):
+                second += inside
+        if min(len(second), len(own) - len(second)) >= min(most, patients.FEWEST_IMAGES):
+            names[second] = f"{subject}-2"
+            pairs.add((f"{subject}-1", f"{subject}-2"))
+    return names, pairs
+
+
+def twins(images: np.ndarray, subjects: np.ndarray, size: int, rounds: int) -> str:
+    """Markdown: how many subjects under two names are named, and how many others."""
+    reduced_images = reduced([Image.fromarray(image) for image in images], size)
+    features = np.concatenate([appearance.describe(part) for part in chunks(reduced_images)])
+    overlapping = neighbours(images, subjects)
+    lines = [
+        "| images under the second name | pairs | named | other pairs named |",
+        "|---|---|---|---|",
+    ]
+    for most in (10**6, 10, 5):
+        planted = found = false = possible = 0
+        for seed in range(rounds):
+            names, pairs = divided(subjects, overlapping, most, seed)
+            named = {(pair.first, pair.second) for pair in patients.find(features, names)}
+            planted, found = planted + len(pairs), found + len(named & pairs)
+            false, number = false + len(named - pairs), len(np.unique(names))
+            possible += number * (number - 1) // 2
+        title = "half of them" if most == 10**6 else f"up to {most}"
+        lines.append(f"| {title} | {planted} | {found} | {false} of {possible:,} |")
+    alone = patients.find(features, subjects)
+    shown = [f"{pair.first[:8]} and {pair.second[:8]} ({pair.odds:,.0f} to 1)" for pair in alone]
+    lines.append(f"\nUnder one name each, {len(alone)} pairs are named: {', '.join(shown)}")
+    return "\n".join(lines)
+
+
+def chunks(images: np.ndarray) -> list[np.ndarray]:
+    """Parts of some images each, to save memory."""
+    return np.array_split(images, max(1, len(images) // 256))
+
+
 def interval(successes: int, trials: int) -> str:
     """Clopper and Pearson's 95 % interval in percent."""
     if not trials:
@@ -233,10 +297,14 @@ def main() -> None:
         "--pictures", type=Path, help="folder for pictures of missed and false pairs"
     )
     parser.add_argument("--untimed", action="store_true", help="no measurement of 5,000 tiles")
+    parser.add_argument("--twins", action="store_true", help="one patient under two names")
     args = parser.parse_args()
     image_set = loading.load(args.data, 256)
     images = np.asarray(image_set.images[: args.limit])
     subjects = image_set.subjects[: args.limit]
+    if args.twins:
+        print(twins(images, subjects, args.size, args.rounds))
+        return
     if not args.untimed:
         print(timed(images, args.size), flush=True)
     planted: collections.Counter[str] = collections.Counter()

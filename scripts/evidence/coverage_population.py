@@ -88,7 +88,7 @@ def _solved(classes: int, accuracy: float, correlation: float) -> tuple[float, f
     return height, search(0.0, 0.999, lambda part: icc(part) < correlation)
 
 
-def _sizes(images: str, subjects: int, rng: np.random.Generator, of: int) -> np.ndarray:
+def sizes_of(images: str, subjects: int, rng: np.random.Generator, of: int) -> np.ndarray:
     """Images of each subject; `of` is how many subjects a table has."""
     if images == "2-60":
         return np.floor(np.exp(rng.uniform(np.log(2), np.log(61), subjects))).astype(int)
@@ -108,7 +108,7 @@ def draw(
     """The subject of each image [N], and its probabilities [N,C]; labels are the subjects'."""
     classes = len(design.subjects)
     height, part = _solved(classes, design.accuracy, design.correlation)
-    sizes = _sizes(design.images, len(labels), rng, sum(design.subjects))
+    sizes = sizes_of(design.images, len(labels), rng, sum(design.subjects))
     owner = np.repeat(np.arange(len(labels)), sizes)
     shared = np.sqrt(part) * rng.normal(size=(len(labels), classes))
     scores = _means(classes, height)[labels[owner]] + shared[owner]

@@ -47,10 +47,15 @@ _HELD, _AGAIN = 0.93, 100_000
 # --- intervals ------------------------------------------------------------------------------------
 
 
-def given(rows: Predictions) -> dict[str, Interval | None]:
-    """The interval of every figure that this version of the package gives."""
+def given(rows: Predictions, quick: bool = False) -> dict[str, Interval | None]:
+    """The interval of every figure that this version of the package gives.
+
+    Args:
+      rows: a table of predictions.
+      quick: leave out log loss, Brier score and calibration error.
+    """
     if hasattr(intervals, "estimates"):
-        known = intervals.estimates(rows, ordered=True)
+        known = (intervals.without_losses if quick else intervals.estimates)(rows, True)
         ends = {name: one.interval for name, one in known.items()}
     else:
         ends = _given_before(rows)
@@ -106,7 +111,9 @@ class Held:
         return self.held / self.tables
 
 
-def measure(design: Design, repeats: int, first: int = 0, size: int = 6000) -> Iterator[Held]:
+def measure(
+    design: Design, repeats: int, first: int = 0, size: int = 6000, quick: bool = False
+) -> Iterator[Held]:
     """All figures and classes of one design, per image and per subject.
 
     Args:
@@ -114,6 +121,7 @@ def measure(design: Design, repeats: int, first: int = 0, size: int = 6000) -> I
       repeats: number of tables.
       first: seed of the first one.
       size: subjects of the population whose figures are true.
+      quick: see `given`.
     """
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     drawn: dict[tuple[str, str], int] = {}
@@ -123,7 +131,7 @@ def measure(design: Design, repeats: int, first: int = 0, size: int = 6000) -> I
             counts = np.bincount(rows.labels, minlength=len(rows.classes)).astype(float)
             truth = truth_of(design, unit, size)
             known = truth.figures(counts, edges_of(rows), rows.classes)
-            for name, ends in given(rows).items():
+            for name, ends in given(rows, quick).items():
                 key = (name, unit)
                 drawn[key] = drawn.get(key, 0) + 1
                 if ends is not None:
@@ -136,12 +144,14 @@ def measure(design: Design, repeats: int, first: int = 0, size: int = 6000) -> I
         yield Held(name, unit, str(design), len(pairs), int(sum(held)), count, width)
 
 
-def again(design: Design, measured: list[Held], repeats: int) -> list[Held]:
+def again(design: Design, measured: list[Held], repeats: int, quick: bool = False) -> list[Held]:
     """The same, with new tables for the figures that were held too rarely."""
     rarely = {(one.figure, one.unit) for one in measured if one.tables and one.share < _HELD}
     if not rarely:
         return measured
-    repeated = {(one.figure, one.unit): one for one in measure(design, repeats, _AGAIN)}
+    repeated = {
+        (one.figure, one.unit): one for one in measure(design, repeats, _AGAIN, quick=quick)
+    }
     return [repeated[key] if (key := (one.figure, one.unit)) in rarely else one for one in measured]
 
 
@@ -209,6 +219,11 @@ def main() -> None:
     parser.add_argument(
         "--csv", type=Path, help="keep what is measured here; what it has is not measured again"
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="leave out log loss, Brier score and calibration error, which take most of the time",
+    )
     parser.add_argument("--first", type=int, default=0, help="the first of these designs")
     arguments = parser.parse_args()
     measured = read(arguments.csv) if arguments.csv else []
@@ -219,9 +234,10 @@ def main() -> None:
     designs = [one for one in designs[arguments.first :: arguments.every] if str(one) not in done]
     for number, design in enumerate(designs):
         print(f"{number + 1} of {len(designs)}: {design}", file=sys.stderr, flush=True)
-        results = list(measure(design, arguments.repeats, arguments.seed))
+        quick = arguments.quick
+        results = list(measure(design, arguments.repeats, arguments.seed, quick=quick))
         if arguments.again:
-            results = again(design, results, arguments.again)
+            results = again(design, results, arguments.again, quick)
         measured += results
         if arguments.csv:
             append(arguments.csv, results)

@@ -84,7 +84,7 @@ class Rows:
         return dataclasses.replace(self.take(first), features=means)
 
 
-def _problem(development: Rows) -> linear_probe.Problem:
+def problem(development: Rows) -> linear_probe.Problem:
     """L2-regularised logistic regression with weighted classes."""
     outputs = len(development.classes)
     counts = np.bincount(development.labels, minlength=outputs)
@@ -93,19 +93,19 @@ def _problem(development: Rows) -> linear_probe.Problem:
     return linear_probe.Problem(development.features, development.labels, objective, outputs)
 
 
-def _linear(development: Rows, new: Rows, strength: float) -> Predictions:
-    fitted = _problem(development).fit(strength)
+def linear(development: Rows, new: Rows, strength: float) -> Predictions:
+    fitted = problem(development).fit(strength)
     return new.table(special.softmax(new.features @ fitted.kernel + fitted.bias, axis=1))
 
 
 def images(development: Rows, new: Rows) -> Predictions:
     """A classifier of images; `AGGREGATED` says what is made of its rows."""
-    return _linear(development, new, development.strengths[0])
+    return linear(development, new, development.strengths[0])
 
 
 def mean_features(development: Rows, new: Rows) -> Predictions:
     """A classifier of the mean features of subjects."""
-    return _linear(development.by_subject(), new.by_subject(), development.strengths[1])
+    return linear(development.by_subject(), new.by_subject(), development.strengths[1])
 
 
 def attention(development: Rows, new: Rows) -> Predictions:
@@ -212,9 +212,7 @@ def _rows(image_set: ImageSet, features: np.ndarray, development: np.ndarray, se
     labels, subjects = np.asarray(image_set.labels), np.asarray(image_set.subjects)
     rows = Rows(features, labels, subjects, inner, tuple(image_set.classes))
     own = rows.take(development)
-    strengths = [
-        _problem(part).choose(STRENGTHS, part.folds).l2 for part in (own, own.by_subject())
-    ]
+    strengths = [problem(part).choose(STRENGTHS, part.folds).l2 for part in (own, own.by_subject())]
     return dataclasses.replace(rows, strengths=(strengths[0], strengths[1]))
 
 

@@ -66,6 +66,8 @@ class Part:
       low: its lower limit.
       high: its upper limit.
       residuals: [S] of each subject, see `limits.Spread`.
+      freedom: degrees of freedom of their squares' sum.
+      effective: subjects, see `limits.Spread`.
       exact: the limits are those of independent trials.
     """
 
@@ -73,12 +75,14 @@ class Part:
     low: float
     high: float
     residuals: np.ndarray
+    freedom: float
+    effective: float
     exact: bool = False
 
     def times(self, weight: float) -> Part:
         """The part of a weighted sum; the weight is not negative."""
         ends = (weight * self.value, weight * self.low, weight * self.high)
-        return Part(*ends, weight * self.residuals)
+        return Part(*ends, weight * self.residuals, self.freedom, self.effective)
 
 
 class Means:
@@ -97,7 +101,6 @@ class Means:
         self._binary: list[bool] = []
         self._ends: list[Interval] = []
         self._caution: list[float] = []
-        self._fewest: list[int] = []
 
     def subjects_of(self, counted: np.ndarray) -> int:
         """How many subjects have a row that counts."""
@@ -109,7 +112,6 @@ class Means:
         counted: np.ndarray,
         ends: Interval = (0.0, 1.0),
         caution: float = 1.0,
-        fewest: int = limits.FEWEST_VARIED,
     ) -> int:
         """Ask for a mean; its number in what `parts` returns.
 
@@ -118,7 +120,6 @@ class Means:
           counted: [N] bool, the rows that the mean is of.
           ends: the least and the greatest value that a row could have.
           caution: see `limits.spread`.
-          fewest: see `limits.mean_limits`.
         """
         low, high = ends
         owners = self.group[counted]
@@ -131,7 +132,6 @@ class Means:
         self._binary.append(bool(sizes.max(initial=0) == 1 and np.isin(scaled, (0, 1)).all()))
         self._ends.append(ends)
         self._caution.append(caution)
-        self._fewest.append(fewest)
         return len(self._sums) - 1
 
     def parts(self, level: float = LEVEL) -> list[Part | None]:
@@ -141,8 +141,8 @@ class Means:
         sums, sizes = np.stack(self._sums), np.stack(self._sizes)
         caution = np.array(self._caution)
         of = limits.spread(sums, sizes, caution)
-        within, fewest = np.array(self._within), np.array(self._fewest)
-        low, high = limits.mean_limits(sums, sizes, within, caution, fewest, level)
+        within = np.array(self._within)
+        low, high = limits.mean_limits(sums, sizes, within, caution, level)
         binary, images = np.array(self._binary), sizes.sum(1)
         exact = limits.beta_limits(of.mean, np.maximum(images, 1), level)
         low, high = np.where(binary, exact[0], low), np.where(binary, exact[1], high)
@@ -153,8 +153,14 @@ class Means:
                 continue
             span = greatest - least
             value, lower, upper = (least + span * float(end[index]) for end in (of.mean, low, high))
-            residuals = span * of.residuals[index]
-            found.append(Part(value, lower, upper, residuals, bool(binary[index])))
+            found.append(
+                Part(
+                    *(value, lower, upper, span * of.residuals[index]),
+                    freedom=float(of.freedom[index]),
+                    effective=float(of.effective[index]),
+                    exact=bool(binary[index]),
+                )
+            )
         return found
 
 

@@ -1,19 +1,19 @@
 """Every figure of a table with its 95 % interval, for images that come in clusters: their subjects.
 
 Images of one patient resemble each other, so a hundred images of ten patients carry less
-information than a hundred patients would. One way serves all figures (`limits` has the formulas and
-their sources):
+information than a hundred patients would. One way serves most figures (`limits` has the formulas
+and their sources):
 
 1. A figure is written by what each image adds to it, a number between a worst and a best. Of
-   accuracy that is wrong and right; of AUROC the share of the other side that the image is on the
-   right side of; of quadratic kappa, PPV, NPV, F1 and average precision the derivative by the
-   image's weight.
+   accuracy that is wrong and right; of quadratic kappa, PPV, NPV, F1 and average precision the
+   derivative by the image's weight.
 2. The mean of these numbers over the images of a class gets the limits of Korn and Graubard, with a
    variance by subject.
 3. The images of a class are moved towards the worst, or the best, until their mean is at its limit.
    How far the figure moves is the distance of that class; MOVER combines those of all classes.
 
-Losses are in `clustered.mean_loss`, the calibration error in `calibration_error`.
+AUROC is in `area_limits`, losses are in `clustered.mean_loss`, the calibration error in
+`calibration_error`.
 
 Per image, an interval is of the mean over images, in a set with as many images of each class as
 this one; per subject, each subject counts once. `scripts/evidence/interval_coverage.py` measures
@@ -90,6 +90,19 @@ def estimates(predictions: Predictions, ordered: bool) -> dict[str, Estimate]:
       by name: accuracy, balanced_accuracy, macro_auroc, quadratic_kappa where ordered, log_loss,
       brier, ece, and of each class 'sensitivity NAME' and so on, in the order of `PER_CLASS`.
     """
+    found = without_losses(predictions, ordered)
+    overall = [name for name in metrics.OVERALL if name in found]
+    return {
+        **{name: found.pop(name) for name in overall},
+        "log_loss": _loss(predictions, metrics.log_losses, metrics.GREATEST_LOG_LOSS),
+        "brier": brier(predictions),
+        "ece": calibration_error.estimate(predictions),
+        **found,
+    }
+
+
+def without_losses(predictions: Predictions, ordered: bool) -> dict[str, Estimate]:
+    """`estimates` but for log loss, Brier score and calibration error."""
     table = parts.Table(predictions, ordered)
     found: dict[str, Estimate] = {}
     finishes = _asked(table, ordered)
@@ -100,14 +113,7 @@ def estimates(predictions: Predictions, ordered: bool) -> dict[str, Estimate]:
         if estimate.value is None:
             estimate = Estimate(None, reason=_NO_VALUE.get(kind, "there are no rows"))
         found[name] = estimate
-    overall = [name for name in metrics.OVERALL if name in found]
-    return {
-        **{name: found.pop(name) for name in overall},
-        "log_loss": _loss(predictions, metrics.log_losses, metrics.GREATEST_LOG_LOSS),
-        "brier": brier(predictions),
-        "ece": calibration_error.estimate(predictions),
-        **found,
-    }
+    return found
 
 
 def areas(predictions: Predictions, index: int) -> tuple[Estimate, Estimate]:

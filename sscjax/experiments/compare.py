@@ -1,8 +1,7 @@
 """Compare runs on the same images: `sscjax compare RUN_A RUN_B ...`.
 
-A RUN is the folder of a run, of one of its stages (RUN/stages/NAME) or of a cross-validation, or a
-predictions.csv. Where all of them follow the paper's own configs, the paper's comparison of its two
-networks stands first.
+`run_predictions` says what a RUN is. Where all of them follow the paper's own configs, the paper's
+comparison of its two networks stands first.
 """
 
 from __future__ import annotations
@@ -11,111 +10,23 @@ import dataclasses
 import itertools
 import logging
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sscjax.data import manifest, names
+from sscjax.data import names
 from sscjax.errors import UserError
 from sscjax.evaluation import paired_tests
-from sscjax.evaluation import predictions as predictions_module
 from sscjax.evaluation.predictions import Predictions
+from sscjax.experiments import run_predictions
+from sscjax.experiments.run_predictions import Run
 from sscjax.reports import paper
-from sscjax.system import files, run_dir
 
 _LOG = logging.getLogger(__name__)
 
 UNITS = ("image", "subject")
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What is compared.
-
-    Attributes:
-      path: as it was given.
-      predictions: the rows of one split.
-      ordered: whether its classes are a scale, so that kappa has a meaning.
-      hashes: SHA-256 of the run's images by name, and of what ('file' or 'pixels'); empty where
-        there is no manifest.
-      config: the name of its config; '' where there is no record.
-    """
-
-    path: Path
-    predictions: Predictions
-    ordered: bool
-    hashes: Mapping[str, tuple[str, str]]
-    config: str = ""
-
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-def read_run(path: Path, split: str) -> Run:
-    """Read the predictions of a run, a stage, or the first repeat of a cross-validation.
-
-    Raises:
-      UserError: there are none, or none of this split, or an image is predicted twice.
-    """
-    table = path / run_dir.PREDICTIONS if path.is_dir() else path
-    if not table.is_file():
-        raise UserError(f"{path} holds no {run_dir.PREDICTIONS}: give the folder of a finished run")
-    predictions = predictions_module.Predictions.read_csv(table).where(split)
-    if not len(predictions):
-        raise UserError(f"{table} has no rows of the split {split!r}: choose another --split")
-    of_stage = table.parent.parent.name == run_dir.STAGES
-    folder = table.parent.parent.parent if of_stage else table.parent
-    unique, counts = np.unique(predictions.files, return_counts=True)
-    repeats, once = int(counts.max()), predictions.files[: len(unique)]
-    # Repeat after repeat, each with every image; those of hold-outs have others each time.
-    in_turn = np.array_equal(predictions.files, np.tile(once, repeats))
-    if repeats > 1 and in_turn and run_dir.RunDir(folder).has(run_dir.PROTOCOL):
-        # Tested several times, a patient is still one patient.
-        predictions = predictions.take(np.arange(len(unique)))
-        _LOG.info("%s: the first of %d repeats is taken", path, repeats)
-    elif repeats > 1:
-        raise UserError(
-            f"{table} predicts {unique[counts.argmax()]} {repeats} times in the split "
-            f"{split!r}, expected once: give one run or fold, not several in one table"
-        )
-    return Run(path, predictions, _is_ordered(folder), _hashes(folder), _config_name(folder))
-
-
-def _config_name(folder: Path) -> str:
-    """The name of the config that the run or cross-validation followed, or ''."""
-    run = run_dir.RunDir(folder)
-    for name in (run_dir.RECORD, run_dir.PROTOCOL):
-        record = run.optional(name)
-        if isinstance(record, dict) and isinstance(record.get("config"), dict):
-            return str(record["config"].get("name", ""))
-    return ""
-
-
-def _is_ordered(folder: Path) -> bool:
-    """Whether the run has a kappa among its own metrics."""
-    path = folder / run_dir.METRICS
-    if not path.is_file():
-        return False
-    try:
-        splits = files.read_json(path)["splits"].values()
-        return any(split["image"]["quadratic_kappa"] is not None for split in splits)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}): give {folder / run_dir.PREDICTIONS} in a folder "
-            "without it"
-        ) from error
-
-
-def _hashes(folder: Path) -> dict[str, tuple[str, str]]:
-    """By the run's manifest; all folds of a cross-validation have the same images."""
-    own = run_dir.RunDir(folder)
-    for run in (own, *own.folds(run_dir.MANIFEST)):
-        if run.has(run_dir.MANIFEST):
-            rows = manifest.read(run.path)["images"]
-            return {row["file"]: (row["of"], row["sha256"]) for row in rows}
-    return {}
 
 
 # --- the same images ------------------------------------------------------------------------------
@@ -137,7 +48,7 @@ def align(runs: Sequence[Run], intersection: bool) -> list[Run]:
             _refuse_others(runs[0], run)
     if not common:
         raise UserError("the runs have no image in common: they are of other image sets")
-    kept = [_take(run, sorted(common)) for run in runs]
+    kept = [run.take(sorted(common)) for run in runs]
     first = kept[0]
     kept = [first, *(_with_names_of(first, run) for run in kept[1:])]
     for run in kept[1:]:
@@ -145,6 +56,7 @@ def align(runs: Sequence[Run], intersection: bool) -> list[Run]:
         subjects = (one.predictions.subjects.tolist() for one in (first, run))
         _refuse_changes(first, run, "subject", *subjects)
         _refuse_changes(first, run, "content", *_contents(first, run))
+        _refuse_other_subjects(first, run)
     # Outputs that stand for no class differ from model to model; classes keep the first's order.
     classes = tuple(dict.fromkeys(name for run in kept for name in run.predictions.classes))
     order = [name for name in classes if all(name in run.predictions.classes for run in kept)]
@@ -155,6 +67,7 @@ def align(runs: Sequence[Run], intersection: bool) -> list[Run]:
         dataclasses.replace(
             run,
             predictions=_with_classes(run.predictions, classes),
+            subjects=_with_classes(run.subjects, classes),
             ordered=same_order and all(one.ordered for one in runs),
         )
         for run in kept
@@ -175,9 +88,11 @@ def _with_names_of(first: Run, other: Run) -> Run:
                 other.path, names.shown(old), names.shown(new), first.path,
                 names.difference(old, new),
             )  # fmt: skip
-    return dataclasses.replace(
-        other, predictions=dataclasses.replace(other.predictions, classes=renamed)
+    tables = (
+        dataclasses.replace(table, classes=renamed) for table in (other.predictions, other.subjects)
     )
+    images, subjects = tables
+    return dataclasses.replace(other, predictions=images, subjects=subjects)
 
 
 def _refuse_others(first: Run, other: Run) -> None:
@@ -211,6 +126,24 @@ def _refuse_changes(
         )
 
 
+def _refuse_other_subjects(first: Run, other: Run) -> None:
+    """Refuse runs for which a subject whose images have several labels is not the same."""
+    known = [
+        {
+            (name, table.classes[label])
+            for name, label in zip(table.subjects.tolist(), table.labels.tolist(), strict=True)
+        }
+        for table in (first.subjects, other.subjects)
+    ]
+    if known[0] != known[1]:
+        names = sorted({name for name, _ in known[0] ^ known[1]})
+        raise UserError(
+            f"{first.path} and {other.path} differ in what {len(names)} subjects are "
+            f"({', '.join(names[:3])}), whose images have several labels: compare runs with the "
+            "same config.data.subject_label"
+        )
+
+
 def _labels(run: Run) -> list[str]:
     return [run.predictions.classes[label] for label in run.predictions.labels.tolist()]
 
@@ -224,12 +157,6 @@ def _contents(first: Run, other: Run) -> tuple[list[str], list[str]]:
         mine.append(one[1][:12] if one and comparable else "")
         theirs.append(two[1][:12] if two and comparable else "")
     return mine, theirs
-
-
-def _take(run: Run, files: list[str]) -> Run:
-    place = {file: row for row, file in enumerate(run.predictions.files.tolist())}
-    rows = np.array([place[file] for file in files])
-    return dataclasses.replace(run, predictions=run.predictions.take(rows))
 
 
 def _with_classes(predictions: Predictions, classes: tuple[str, ...]) -> Predictions:
@@ -287,7 +214,7 @@ def compare_folders(
     if not 2 <= len(folders) <= len(string.ascii_uppercase):
         given = "1 run" if len(folders) == 1 else f"{len(folders)} runs"
         raise UserError(f"{given} given: expected 2 to 26 to compare")
-    runs = [read_run(folder.expanduser(), split) for folder in folders]
+    runs = [run_predictions.read_run(folder.expanduser(), split) for folder in folders]
     return compare_runs(align(runs, intersection), split, seed)
 
 
@@ -311,7 +238,7 @@ def compare_runs(runs: Sequence[Run], split: str, seed: int = 0) -> dict[str, An
                 "second": letters[other],
                 "image": paired_tests.compare(first, second, ordered, seed),
                 "subject": paired_tests.compare(
-                    first.by_subject(), second.by_subject(), ordered, seed
+                    runs[one].subjects, runs[other].subjects, ordered, seed
                 ),
             }
         )

@@ -270,6 +270,7 @@ def _text(path: Path, head: FrozenHead, options: Options, curves: Sequence[Curve
         lines.append(["endless, extrapolated", *(_show(curve, curve.limit) for curve in shown)])
         blocks.append(formatting.align(lines))
     blocks.append(
+        "Per subject: the mean of its images' probabilities, neither of them calibrated.\n"
         "In brackets 95 % confidence intervals: a bootstrap of the tested subjects and of the\n"
         "repeats. Extrapolated: an inverse power law (Figueroa et al. 2012), fitted again in each\n"
         "resample. It assumes that new subjects are like these and that the curve keeps its form,\n"

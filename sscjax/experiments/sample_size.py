@@ -23,7 +23,7 @@ from sscjax.evaluation import intervals, metrics, paired_tests, study_size
 from sscjax.evaluation.limits import LEVEL
 from sscjax.evaluation.predictions import Predictions
 from sscjax.evaluation.study_size import Clustering, Contributions, Plan
-from sscjax.experiments import compare
+from sscjax.experiments import compare, run_predictions
 from sscjax.reports import tables
 from sscjax.system import files, formatting
 
@@ -94,7 +94,7 @@ def samplesize(
     """
     options = options or Options()
     options.check()
-    runs = [compare.read_run(path, "test") for path in (run, other) if path is not None]
+    runs = [run_predictions.read_run(path, "test") for path in (run, other) if path is not None]
     first, ordered = runs[0].predictions, runs[0].ordered
     subjects = len(set(first.subjects.tolist()))
     if subjects < FEWEST:
@@ -105,7 +105,7 @@ def samplesize(
     half_widths = [points / 100 for points in options.within]
     needs = {
         unit: needs_of(table, half_widths, ordered, options.assurance)
-        for unit, table in (("image", first), ("subject", first.by_subject()))
+        for unit, table in (("image", first), ("subject", runs[0].subjects))
     }
     print(_text(run, needs, options, first))
     result: dict[str, Any] = {
@@ -129,10 +129,10 @@ def samplesize(
             "subjects_by_images": exchange,
         }
     if other is not None:
-        pair = [aligned.predictions for aligned in compare.align(runs, intersection=False)]
+        one, two = compare.align(runs, intersection=False)
         differences = {
-            "image": difference_needs(pair[0], pair[1], options),
-            "subject": difference_needs(pair[0].by_subject(), pair[1].by_subject(), options),
+            "image": difference_needs(one.predictions, two.predictions, options),
+            "subject": difference_needs(one.subjects, two.subjects, options),
         }
         print("\n" + _difference_text(run, other, differences, options))
         result |= {"other": str(other), "power": options.power, "differences": differences}

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sscjax.data import splits
 from sscjax.data.audit import (
     alignment,
+    appearance,
     checks,
     confounders,
     duplicates,
@@ -69,10 +70,10 @@ def searched(data: ImageSet) -> Any:
         *(duplicates.find(data.images), overlaps.search(grey), thumbnails.recognisable(grey)),
         *(matches, registration.register(grey, matches), overlaps.implied_pairs(matches, 64)),
         *(
-            patients.describe(np.asarray(data.images)),
+            appearance.describe(np.asarray(data.images)),
             alignment.align(grey, zero, zero, zero, start),
         ),
-        *(patients.find(np.zeros((len(data), patients.FEATURES)), data.subjects),),
+        *(patients.find(np.zeros((len(data), appearance.FEATURES)), data.subjects),),
         *(matching.joined([]), thumbnails.signatures(grey, 1.0, 1, 8, 1.0)),
         confounders.find({"x": zero * 1.0}, data.labels, data.subjects, len(data.classes)),
     ]

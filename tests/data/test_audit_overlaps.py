@@ -10,7 +10,16 @@ import pytest
 from PIL import Image
 from scipy import ndimage, stats
 
-from sscjax.data.audit import checks, duplicates, findings, keypoints, overlaps, patients, report
+from sscjax.data.audit import (
+    appearance,
+    checks,
+    duplicates,
+    findings,
+    keypoints,
+    overlaps,
+    patients,
+    report,
+)
 from sscjax.data.audit.matching import Matches, match
 from sscjax.data.audit.registration import register
 from sscjax.data.dataset import ImageSet
@@ -218,22 +227,69 @@ def test_a_patient_under_two_names_is_noticed() -> None:
     assert others <= 40 * 190 / 1000  # of the pairs of subjects, at most 1 in 1,000
 
 
-def test_chance_is_the_binomial_of_the_other_images() -> None:
-    """All of the nearest images counted by hand, Holm's factor is that of all pairs."""
-    features, subjects = simulated(True, 0)
-    pair = patients.find(features, subjects)[0]
-    assert (pair.first_images, pair.second_images) == (12, 12)
-    tail = stats.binomtest(
-        min(pair.first_near, pair.second_near), 12, 12 / 228, alternative="greater"
-    ).pvalue
-    assert pair.p == pytest.approx(tail * 190)
-    assert pair.share >= patients.LEAST_SHARE
+@pytest.mark.parametrize(("subjects", "images"), [(10, 5), (12, 20), (40, 5), (40, 12)])
+def test_subjects_that_differ_are_not_named(subjects: int, images: int) -> None:
+    """In many features, few of which differ between patients; at most 1 in 1,000 pairs."""
+    named = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        scale = 3 / np.arange(1, 49)
+        centres = np.repeat(rng.normal(size=(subjects, 48)) * scale, images, axis=0)
+        features = centres + rng.normal(size=(subjects * images, 48))
+        named += len(patients.find(features, np.repeat(np.arange(subjects), images).astype(str)))
+    assert named <= 30 * subjects * (subjects - 1) / 2 / 1000
+
+
+def test_odds_are_those_of_two_normal_distributions() -> None:
+    """The ratio of the densities of both means, by scipy, for one feature on its own scale."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(0, 5000, 12)
+    centres[11] = centres[0]
+    sizes = np.array([5, 9] * 6)
+    group = np.repeat(np.arange(12), sizes)
+    values = np.repeat(centres, sizes) + rng.normal(size=len(group))
+    subjects = np.array([f"s{k:02d}" for k in group])
+    pair = next(one for one in patients.find(values[:, None], subjects) if one.second == "s11")
+    assert (pair.first, pair.first_images, pair.second_images) == ("s00", 5, 9)
+    means = np.array([values[group == k].mean() for k in range(12)])
+    within = ((values - means[group]) ** 2).sum() / (len(values) - 12) * 1.02
+    # Means around that of all images, in units of the spread within subjects.
+    scaled = (means - values.mean()) / np.sqrt(within)
+    between = ((scaled - scaled.mean()) ** 2).sum() / 11 - (1 / sizes).mean()
+    own = between + 0.3 + 0.7 / 5
+    theirs = between + 0.3 + 0.7 / 9
+    seen = (scaled - scaled.mean())[[0, 11]]
+    one = stats.multivariate_normal([0, 0], [[own, between], [between, theirs]]).pdf(seen)
+    two = stats.norm(0, own**0.5).pdf(seen[0]) * stats.norm(0, theirs**0.5).pdf(seen[1])
+    assert pair.odds == pytest.approx(one / two / 66, rel=1e-3)
+    assert pair.probability == pytest.approx(pair.odds / (1 + pair.odds))
 
 
 def test_few_subjects_say_nothing() -> None:
     assert patients.find(np.zeros((0, 4)), np.zeros(0, np.str_)) == []
     assert patients.find(np.ones((20, 4)), np.repeat(["a", "b"], 10)) == []
-    assert patients.find(np.eye(3), np.array(["a", "b", "c"])) == []
+    assert patients.find(np.eye(30), np.repeat([f"s{k}" for k in range(15)], 2)) == []
+    # All alike: nothing tells two subjects from one another, nor that they are one.
+    assert patients.find(np.ones((100, 4)), np.repeat([f"s{k:02d}" for k in range(20)], 5)) == []
+
+
+def test_stain_and_texture_of_a_slide_are_described() -> None:
+    """A stronger stain and a blur move their own numbers; size and empty images do not matter."""
+    rng = np.random.default_rng(0)
+    density = np.abs(rng.normal(0.5, 0.2, (2, 64, 64, 3)))
+
+    def pixels(values: np.ndarray) -> np.ndarray:
+        return np.clip(256 * np.exp(-values) - 1, 0, 255).astype(np.uint8)
+
+    plain, strong = (appearance.describe(pixels(density * factor)) for factor in (1.0, 1.5))
+    np.testing.assert_allclose(strong[:, :3], 1.5 * plain[:, :3], rtol=0.05)
+    smooth = (density + np.roll(density, 1, 1) + np.roll(density, 1, 2)) / 3
+    blurred = appearance.describe(pixels(smooth))
+    assert (blurred[:, 36:39] < plain[:, 36:39] - 0.5).all()  # the finest level
+    np.testing.assert_allclose(blurred[:, :3], plain[:, :3], rtol=0.02)
+    for side in (1, 2, 9):
+        few = appearance.describe(np.full((3, side, side + 1, 3), 255, np.uint8))
+        assert few.shape == (3, appearance.FEATURES) and np.isfinite(few).all()
 
 
 # ---- what the audit says ------------------------------------------------------------------------
@@ -292,7 +348,7 @@ def test_missed_copies_are_estimated_from_those_that_follow() -> None:
     pairs = [duplicates.Pair(k, k + 1, "cropped", 0.9) for k in range(100)]
     zeros = np.zeros((101, 3), np.float32)
     found = duplicates.Found(
-        pairs, np.zeros(101, bool), zeros, np.zeros((101, patients.FEATURES)), 40, 30
+        pairs, np.zeros(101, bool), zeros, np.zeros((101, appearance.FEATURES)), 40, 30
     )
     audited = image_set(np.zeros((101, 8, 8, 3), np.uint8), [0] * 101, ["a"] * 101)
     every = findings.every(findings.View(audited, None, found), None)

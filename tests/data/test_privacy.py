@@ -29,7 +29,14 @@ from small_runs import one_stage_config, write_folder
 from sscjax.data import anonymize, augment, offline_augment
 from sscjax.data.dataset import ImageSet
 from sscjax.errors import UserError
-from sscjax.experiments import compare, data_from_config, reproduce, run_record, single_run
+from sscjax.experiments import (
+    compare,
+    data_from_config,
+    reproduce,
+    run_predictions,
+    run_record,
+    single_run,
+)
 from sscjax.inference import explain, predict
 from sscjax.training import settings
 
@@ -276,7 +283,7 @@ def test_private_runs_tell_no_names(
     with pytest.raises(UserError, match="config.private: True then, False now"):
         single_run.run(private_config(images, private=False), run)
     # The same numbers stand for the same images, and other images are known by their bytes.
-    pair = [compare.read_run(place, "test") for place in (run, run / "stages" / "head")]
+    pair = [run_predictions.read_run(place, "test") for place in (run, run / "stages" / "head")]
     assert compare.align(pair, False)[1].predictions.files.tolist()[0].startswith("image 00")
     other = {name: (of, digest[::-1]) for name, (of, digest) in pair[1].hashes.items()}
     with pytest.raises(UserError, match=r"differ in the content of \d+ images: image 0"):

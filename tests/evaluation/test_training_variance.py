@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from sscjax.evaluation import intervals, training_variance
 
@@ -32,9 +32,17 @@ def test_no_interval(values: list[float | None]) -> None:
     assert training_variance.procedure_interval(values, 5) is None
 
 
-def test_shares_stay_in_their_bounds() -> None:
-    found = training_variance.procedure_interval([0.9, 1.0, 1.0, 0.8, 1.0], 5, bounds=(0, 1))
-    assert found is not None and found[1] == 1.0
+def test_shares_and_losses_stay_in_their_bounds() -> None:
+    """By hand: 2.776 errors of the logit, and of the logarithm, to either side."""
+    values = [0.9, 1.0, 1.0, 0.8, 1.0]
+    mean, error = 0.94, np.std(values, ddof=1) * np.sqrt(0.45)
+    found = training_variance.procedure_interval(values, 5, bounds=(0, 1))
+    step = 2.776445 * error / (mean * (1 - mean))
+    ends = [special.expit(special.logit(mean) + sign * step) for sign in (-1, 1)]
+    assert found == pytest.approx(ends, rel=1e-6) and found is not None and found[1] < 1
+    factor = np.exp(2.776445 * error / mean)
+    loss = training_variance.procedure_interval(values, 5, bounds=(0, np.inf))
+    assert loss == pytest.approx([mean / factor, mean * factor], rel=1e-6)
 
 
 def study(rng: np.random.Generator, subjects: int, images: int = 10, size: int = 20) -> tuple:
@@ -82,7 +90,7 @@ def test_it_holds_what_training_again_would_give() -> None:
             model = fitted(features[~tested], labels[~tested])
             hits[tested] = right(model, features[tested], labels[tested])
             values.append(float(hits[tested].mean()))
-        low, high = training_variance.procedure_interval(values, 5) or (1.0, 0.0)
+        low, high = training_variance.procedure_interval(values, 5, bounds=(0, 1)) or (1.0, 0.0)
         held += low <= truth <= high
         fixed = intervals.clustered_share(hits, np.ones(len(hits), bool), owner)
         assert fixed is not None

@@ -14,9 +14,9 @@ from prediction_tables import two_tables, write_run
 
 from sscjax.cli import compare as cli_compare
 from sscjax.errors import UserError
-from sscjax.evaluation import metrics, paired_tests
+from sscjax.evaluation import calibration, metrics, paired_tests
 from sscjax.evaluation.predictions import Predictions
-from sscjax.experiments import compare
+from sscjax.experiments import compare, run_predictions
 from sscjax.reports import comparison
 from sscjax.system import formatting, terminal
 
@@ -57,7 +57,7 @@ def test_the_papers_table_stands_beside_the_papers_configs_alone(
     ):
         folder = write_run(tmp_path / name, tables[0])
         (folder / record).write_text(json.dumps({"config": {"name": config}}), encoding="utf-8")
-        runs[name] = compare.read_run(folder, "test")
+        runs[name] = run_predictions.read_run(folder, "test")
     assert [run.config for run in runs.values()] == [
         *("three_class", "paper_three_class", "paper_cnn_three_class"),
     ]
@@ -137,7 +137,7 @@ def test_other_images_are_refused(
     columns: dict[str, Any] = {name: new}
     other = dataclasses.replace(second, **columns)
     runs = [
-        compare.read_run(write_run(tmp_path / place, one), "test")
+        run_predictions.read_run(write_run(tmp_path / place, one), "test")
         for place, one in (("one", first), ("two", other))
     ]
     with pytest.raises(UserError, match=expected):
@@ -151,7 +151,9 @@ def test_same_names_with_other_contents_are_refused(
     hashes = {name: f"{index:064d}" for index, name in enumerate(names)}
     runs = []
     for place, one in zip(("one", "two"), tables, strict=True):
-        runs.append(compare.read_run(write_run(tmp_path / place, one, hashes=hashes), "test"))
+        runs.append(
+            run_predictions.read_run(write_run(tmp_path / place, one, hashes=hashes), "test")
+        )
         hashes = {**hashes, names[4]: "f" * 64}
     assert compare.compare_runs(compare.align([runs[0]] * 2, False), "test")["same_pixels"]
     with pytest.raises(UserError, match=f"in the content of 1 images: {names[4]}"):
@@ -163,7 +165,7 @@ def test_intersection_only_when_asked_for(
 ) -> None:
     first, second = tables
     runs = [
-        compare.read_run(write_run(tmp_path / place, one), "test")
+        run_predictions.read_run(write_run(tmp_path / place, one), "test")
         for place, one in (
             ("one", first.take(np.arange(30))),
             ("two", second.take(np.arange(9, 39))),
@@ -178,6 +180,78 @@ def test_intersection_only_when_asked_for(
         compare.align(runs, intersection=True)
 
 
+def _with_answers(folder: Path, table: Predictions, temperature: float) -> Predictions:
+    """Write what a run with a geometric mean and this temperature writes; its subjects' rows."""
+    write_run(folder, table)
+    subjects = calibration.apply(table.by_subject("geometric"), temperature)
+    subjects.write_csv(folder / "predictions_by_subject.csv")
+    rules = {"aggregation": "geometric", "subject": {"temperature": temperature}}
+    content = {"rules": rules, "subject_label": "majority"}
+    (folder / "calibration.json").write_text(json.dumps(content), encoding="utf-8")
+    return subjects
+
+
+def test_subjects_are_compared_by_the_answers_of_the_runs(
+    tmp_path: Path, tables: tuple[Predictions, Predictions]
+) -> None:
+    """Aggregated and calibrated as each run does it, not by plain means."""
+    wanted = [
+        _with_answers(tmp_path / place, table, temperature)
+        for place, table, temperature in zip("ab", tables, (0.5, 2.0), strict=True)
+    ]
+    found = compare.compare_folders([tmp_path / "a", tmp_path / "b"], "test")
+    order = np.argsort(wanted[0].files)
+    direct = paired_tests.compare(wanted[0].take(order), wanted[1].take(order), ordered=True)
+    assert found["pairs"][0]["subject"]["n"] == 13
+    for entry, one in zip(found["pairs"][0]["subject"]["figures"], direct["figures"], strict=True):
+        for key in ("first", "second", "p", "interval"):
+            assert entry[key] == pytest.approx(one[key], abs=1e-5), (entry["name"], key)
+    plain = metrics.figures(tables[0].by_subject(), True)["log_loss"]
+    losses = {entry["name"]: entry["first"] for entry in direct["figures"]}
+    assert abs(losses["log_loss"] - plain) > 0.01
+
+
+def test_a_subject_of_whom_images_are_left_out_is_aggregated_again(
+    tmp_path: Path, tables: tuple[Predictions, Predictions]
+) -> None:
+    """Of subjects of three images the fourth loses two, the first three lose all."""
+    whole = _with_answers(tmp_path / "a", tables[0], 0.5)
+    _with_answers(tmp_path / "b", tables[1].take(np.arange(11, 39)), 0.5)
+    runs = [run_predictions.read_run(tmp_path / place, "test") for place in "ab"]
+    first, second = compare.align(runs, intersection=True)
+    assert first.subjects.subjects.tolist() == second.subjects.subjects.tolist()
+    assert len(first.subjects) == 10
+    known = dict(zip(whole.subjects.tolist(), whole.probabilities, strict=True))
+    for name, row in zip(
+        first.subjects.subjects.tolist(), first.subjects.probabilities, strict=True
+    ):
+        if name == "subject 3":
+            [image] = calibration.calibrate(tables[0].probabilities[11:12], 0.5)
+            np.testing.assert_allclose(row, image, atol=1e-6)
+        else:
+            np.testing.assert_allclose(row, known[name], atol=1e-6)
+
+
+def test_subjects_of_other_labels_or_images_are_refused(
+    tmp_path: Path, tables: tuple[Predictions, Predictions]
+) -> None:
+    subjects = _with_answers(tmp_path / "a", tables[0], 1.0)
+    _with_answers(tmp_path / "b", tables[1], 1.0)
+    changed = dataclasses.replace(subjects, labels=np.roll(subjects.labels, 5))
+    changed.write_csv(tmp_path / "b" / "predictions_by_subject.csv")
+    with pytest.raises(UserError, match=r"the same config\.data\.subject_label"):
+        compare.compare_folders([tmp_path / "a", tmp_path / "b"], "test")
+    names = np.char.add(subjects.subjects, "x")
+    dataclasses.replace(subjects, subjects=names, files=names).write_csv(
+        tmp_path / "b" / "predictions_by_subject.csv"
+    )
+    with pytest.raises(UserError, match="has the subject subject 0x, unlike"):
+        run_predictions.read_run(tmp_path / "b", "test")
+    (tmp_path / "b" / "calibration.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="calibration.json is damaged"):
+        run_predictions.read_run(tmp_path / "b", "test")
+
+
 def test_unused_outputs_of_one_model(
     tmp_path: Path, tables: tuple[Predictions, Predictions]
 ) -> None:
@@ -187,7 +261,7 @@ def test_unused_outputs_of_one_model(
     names = (*second.classes, "unused")
     second = dataclasses.replace(second, probabilities=wide, classes=names)
     runs = [
-        compare.read_run(write_run(tmp_path / place, one), "test")
+        run_predictions.read_run(write_run(tmp_path / place, one), "test")
         for place, one in (("one", first), ("two", second))
     ]
     pair = [run.predictions for run in compare.align(runs, intersection=False)]
@@ -210,7 +284,7 @@ def test_classes_in_another_order_have_no_kappa(
         classes=second.classes[::-1],
     )
     runs = [
-        compare.read_run(write_run(tmp_path / place, one), "test")
+        run_predictions.read_run(write_run(tmp_path / place, one), "test")
         for place, one in (("one", first), ("two", turned), ("three", second))
     ]
     pair = compare.align(runs[:2], intersection=False)
@@ -226,12 +300,12 @@ def test_classes_of_another_spelling_are_the_same_and_others_are_named(
     shouted = tuple(name.upper() for name in second.classes)
     names = (*second.classes[:-1], "something")
     runs = [
-        compare.read_run(write_run(tmp_path / str(k), table), "test")
+        run_predictions.read_run(write_run(tmp_path / str(k), table), "test")
         for k, table in enumerate(
             (first, *(dataclasses.replace(second, classes=known) for known in (shouted, names)))
         )
     ]
-    plain = compare.read_run(write_run(tmp_path / "plain", second), "test")
+    plain = run_predictions.read_run(write_run(tmp_path / "plain", second), "test")
     wanted = compare.compare_runs(compare.align([runs[0], plain], False), "test")
     found = compare.compare_runs(compare.align(runs[:2], False), "test")
     assert found["pairs"] == wanted["pairs"] and found["classes"] == list(first.classes)
@@ -247,18 +321,18 @@ def test_of_a_protocol_s_repeats_the_first_counts(
     once, again = tables
     both = write_run(tmp_path / "both", Predictions.join([once, again]))
     with pytest.raises(UserError, match="expected once"):
-        compare.read_run(both, "test")
+        run_predictions.read_run(both, "test")
     (both / "protocol.json").write_text("{}", encoding="utf-8")
-    found = compare.read_run(both, "test").predictions
+    found = run_predictions.read_run(both, "test").predictions
     assert found.files.tolist() == once.files.tolist()
     np.testing.assert_allclose(found.probabilities, once.probabilities, atol=1e-6)
     stage = write_run(both / "stages" / "head", Predictions.join([once, again]))
-    assert len(compare.read_run(stage, "test").predictions) == len(once)
+    assert len(run_predictions.read_run(stage, "test").predictions) == len(once)
     # Every image twice, but not in turn: hold-outs, of which none has them all.
     mixed = Predictions.join([once, again]).take(np.repeat(np.arange(len(once)), 2))
     write_run(both, mixed)
     with pytest.raises(UserError, match="expected once"):
-        compare.read_run(both, "test")
+        run_predictions.read_run(both, "test")
 
 
 def test_mistakes_are_one_line(

@@ -25,7 +25,7 @@ from small_runs import finished_run, write_folder
 
 from sscjax.data import manifest
 from sscjax.errors import UserError
-from sscjax.experiments import compare
+from sscjax.experiments import run_predictions
 from sscjax.inference import classifier
 from sscjax.reports import html
 from sscjax.system import run_dir
@@ -102,7 +102,7 @@ def ask(folder: Path) -> None:
         lambda: html.write_again(folder),
         lambda: run_dir.read(folder),
         lambda: manifest.read(folder),
-        lambda: compare.read_run(folder, "test"),
+        lambda: run_predictions.read_run(folder, "test"),
     )
     for reader in readers:
         try:

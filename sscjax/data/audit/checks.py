@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from sscjax.data import lazy
-from sscjax.data.audit import duplicates, patients
+from sscjax.data.audit import appearance, duplicates
 from sscjax.data.audit.duplicates import Found, Pair
 from sscjax.data.audit.findings import CHECKS, View, every, unchecked
 from sscjax.data.dataset import ImageSet
@@ -140,7 +140,7 @@ def _read(path: Path, count: int) -> Found | None:
         colours = np.array(kept["colours"], np.float32).reshape(count, 3)
         blank = np.zeros(count, bool)
         blank[kept["blank"]] = True
-        stains = np.array(kept["stains"], np.float32).reshape(count, patients.FEATURES)
+        stains = np.array(kept["stains"], np.float32).reshape(count, appearance.FEATURES)
         implied, implied_found = kept["implied"]
         pairs = [Pair(*pair) for pair in kept["pairs"]]
         return Found(pairs, blank, colours, stains, implied, implied_found)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from sscjax.data.audit import overlaps, patients
+from sscjax.data.audit import appearance, overlaps
 from sscjax.data.audit import thumbnails as small
 from sscjax.data.audit.alignment import align
 from sscjax.data.lazy import Rows
@@ -84,7 +84,7 @@ class Found:
       pairs: every pair of copies once, with the relation that fits it best.
       blank: [N] bool, images with too little content to be distinguished.
       colours: [N,3] float32, the mean of red, green and blue.
-      stains: [N,D] float32, `patients.describe`.
+      stains: [N,D] float32, `appearance.describe`.
       implied, implied_found: see `overlaps.Overlaps`.
     """
 
@@ -110,11 +110,11 @@ def find(images: Rows, progress: Callable[[int], Any] = lambda count: None) -> F
     """
     digests: list[bytes] = []
     colours = [np.zeros((0, 3), np.float32)]
-    stains = [np.zeros((0, patients.FEATURES), np.float32)]
+    stains = [np.zeros((0, appearance.FEATURES), np.float32)]
 
     def each(pixels: np.ndarray) -> None:
         colours.append(pixels.mean((1, 2), dtype=np.float64).astype(np.float32))
-        stains.append(patients.describe(pixels))
+        stains.append(appearance.describe(pixels))
         for image in pixels:
             data = np.ascontiguousarray(image).data
             digests.append(hashlib.blake2b(data, digest_size=16).digest())
