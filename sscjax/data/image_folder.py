@@ -19,12 +19,12 @@ from sscjax.data import (
     layout_guess,
     masks,
     scan,
+    tables_beside,
     understood,
 )
+from sscjax.data.folder_view import NoClassesError
 from sscjax.data.image_io import IMAGE_SUFFIXES, is_image_name
-from sscjax.data.image_table import Beside
 from sscjax.data.layout import FIND_OUT, Layout, Reading, split_of
-from sscjax.data.layout_guess import NoClassesError
 from sscjax.data.listing import (
     ImageRecord,
     Listing,
@@ -124,13 +124,13 @@ def list_folder(
     files = _images(tree)
     if reading.layout:
         return _by_layout(tree, files, layout.parse(reading.layout), classes, private, reading)
-    tables = image_table.beside_images(tree, reading)
+    tables = tables_beside.beside_images(tree, reading)
     try:
         guessed = _guess(tree, files, classes, reading)
     except NoClassesError as error:
         readable = [table for table in tables if not table.reason]
         if len(readable) != 1:
-            raise UserError(f"{error}{_about_tables(tables)}") from error
+            raise UserError(f"{error}{tables_beside.offered(tables)}") from error
         _LOG.info(
             "the images are read from the table %s: the folders have no classes",
             shown(readable[0].path, private),
@@ -139,8 +139,8 @@ def list_folder(
             readable[0].path, classes, private=private, reading=reading, tree=tree
         )
     except UserError as error:
-        raise UserError(f"{error}{_about_tables(tables)}") from error
-    _refuse_unused_patients(guessed, tables, private)
+        raise UserError(f"{error}{tables_beside.offered(tables)}") from error
+    tables_beside.refuse_unused_patients(guessed, tables, private)
     return _by_layout(tree, files, guessed, classes, private, reading)
 
 
@@ -196,40 +196,6 @@ def _no_image(folder: Path) -> str:
         f"{folder}: the class folder holds no image ({' '.join(IMAGE_SUFFIXES)}); add images or "
         "remove the folder"
     )
-
-
-# --- tables beside the folders --------------------------------------------------------------------
-
-
-def _about_tables(tables: Sequence[Beside]) -> str:
-    """What an error says of the tables in the folder."""
-    readable = [table.path for table in tables if not table.reason]
-    if readable:
-        return "; or read the table " + " or ".join(
-            layout.path_option(path) for path in readable[:_NAMED]
-        )
-    if tables:
-        return f"; the table {tables[0].path.name} is not read: {tables[0].reason}"
-    return ""
-
-
-def _refuse_unused_patients(guessed: Layout, tables: Sequence[Beside], private: bool) -> None:
-    """A table that names the patients must not lie unused beside folders that do not."""
-    for table in tables:
-        if table.reason or table.columns is None:
-            continue
-        if "subject" in table.columns.of and "subject" not in guessed.levels:
-            raise UserError(
-                f"{table.path}: names the patient of each image "
-                f"(column {table.columns.name('subject')}), which the folders do not; give "
-                f"{layout.path_option(table.path)} to read the table, or "
-                f"{layout.option(guessed.text)} to read the folders without patients"
-            )
-        _LOG.warning(
-            "%s names images and labels, too, and is not read: %s reads it in place of the folders",
-            "a table beside the folders" if private else table.path.name,
-            layout.path_option(shown(table.path, private)),
-        )
 
 
 # --- one layout -----------------------------------------------------------------------------------

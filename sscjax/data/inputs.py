@@ -25,9 +25,9 @@ from sscjax.data import (
     tables,
 )
 from sscjax.data.image_io import IMAGE_SUFFIXES, is_image_name, read_image
-from sscjax.data.image_table import Finder
 from sscjax.data.layout import split_of
 from sscjax.data.pixel_range import Decoding, Observed
+from sscjax.data.table_files import Finder
 from sscjax.errors import UserError
 
 _LOG = logging.getLogger(__name__)

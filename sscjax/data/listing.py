@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data import layout_guess, names, sites
+from sscjax.data import names, restarts, sites
 from sscjax.data.layout import Reading
 from sscjax.errors import UserError
 
@@ -141,13 +141,13 @@ def refuse_restarts(where: str, records: Sequence[ImageRecord], reading: Reading
     for record in records:
         if record.subject != record.file:
             of_class.setdefault(record.label, set()).add(record.subject)
-    alike = layout_guess.alike_in_every_class(of_class)
+    alike = restarts.alike_in_every_class(of_class)
     if alike:
         number = sum(map(len, of_class.values()))
         merged = len(set().union(*of_class.values()))
         raise UserError(
             f"{where}: the same subjects stand in every class ({', '.join(alike[:4])}, ...): "
-            f"{number} subjects would count as {merged}; {layout_guess.RESTART_OPTIONS}"
+            f"{number} subjects would count as {merged}; {restarts.RESTART_OPTIONS}"
         )
 
 
