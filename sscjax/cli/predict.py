@@ -34,6 +34,14 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replace earlier results in that folder (default: refuse)",
     )
+    made.add_argument(
+        *("--pages", "--config.data.pages"),  # as messages and the training spell it
+        dest="pages",
+        default="",
+        metavar="WHICH",
+        help="page of files with several: first, middle, channels or a number (default: as in "
+        "training)",
+    )
     made.add_argument("--private", action="store_true", help=PRIVATE)
     return made
 
@@ -46,4 +54,6 @@ def main() -> int:
 
     terminal.set_up_log()
     terminal.set_up_jax()
-    return predict(given.run, given.input, given.out, given.overwrite, given.private)
+    return predict(
+        given.run, given.input, given.out, given.overwrite, given.private, pages=given.pages
+    )

@@ -90,7 +90,10 @@ def containers(siblings: Sequence[str]) -> list[str]:
     if len({re.sub(r"\d", "", names.key(name)) for name in siblings}) == 1 < len(siblings):
         if _CONTAINERS & set(re.split(r"[^a-z]+", names.key(siblings[0]))):
             return list(siblings)
-    return [name for name in siblings if re.sub(r"[^a-z]", "", names.key(name)) in _CONTAINERS]
+    found = [name for name in siblings if re.sub(r"[^a-z]", "", names.key(name)) in _CONTAINERS]
+    if any("mask" in names.key(name) for name in siblings if name not in found):
+        return [name for name in found if "mask" not in names.key(name)]  # over the face: a class
+    return found
 
 
 def has_digits(name: str) -> bool:

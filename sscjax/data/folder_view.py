@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from sscjax.data import folder_names, names
 from sscjax.data.layout import option
@@ -69,3 +70,30 @@ class View:
     def refusal(self, what: str, options: Sequence[str]) -> UserError:
         """The error that says what was found and names the options."""
         return UserError(f"{self.folder}: {what}; {' or '.join(options)}")
+
+
+def refuse_copies(folder: Path, files: Collection[str], classes: Sequence[str]) -> None:
+    """Refuse a folder that a file manager copied: it would count as another class or patient.
+
+    Args:
+      folder: the set's folder.
+      files: its images, relative to it.
+      classes: names of classes where the config gives them; these are no copies.
+
+    Raises:
+      UserError: there is one, by its name.
+    """
+    beside: dict[str, set[str]] = {}
+    for inner in {file.rpartition("/")[0] for file in files}:
+        while inner:
+            above, _, name = inner.rpartition("/")
+            beside.setdefault(above, set()).add(name)
+            inner = above
+    for above, siblings in sorted(beside.items()):
+        for name, original in folder_names.copies(siblings).items():
+            if name not in classes:
+                raise UserError(
+                    f"{folder / above / name}: is a copy of the folder {original} by its "
+                    "name, and would count as another class or patient; remove it, or rename it "
+                    "if it holds other images"
+                )

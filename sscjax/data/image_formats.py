@@ -56,7 +56,7 @@ _TIFF_COMPRESSIONS = {
 # What Pillow says of sound files that it has no reader for.
 _UNSUPPORTED = re.compile(
     r"unsupported|not support|cannot handle|can't handle|unknown (pixel|raw|data)|"
-    r"not available|not configured|unrecognized",
+    r"not available|not configured|unrecognized|not understood",
     re.IGNORECASE,
 )
 
@@ -247,6 +247,11 @@ def _unsupported_tiff(file: BinaryIO) -> str:
         return f"{_TIFF_COMPRESSIONS[compression]} compression in a TIFF is not supported"
     if compression not in TiffImagePlugin.COMPRESSION_INFO:
         return ""
+    if photometric in (0, 1) and samples > 2:
+        return (
+            f"a TIFF with {samples} channels in one page, which it does not call red, green and "
+            "blue, is not supported: save the channels as pages, for config.data.pages, or as RGB"
+        )
     if form in (2, 3, 5, 6) or samples > 4 or max(bits) > 16 or photometric in (8, 32803, 34892):
         kind = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}.get(form, "unsigned")
         return (

@@ -17,8 +17,10 @@ from sscjax.data.listing import (
     Listing,
     ordered_classes,
     refuse_shared_files,
+    refuse_unlearnable,
     shown,
     source_line,
+    warn_of_restarts,
     with_one_spelling,
 )
 from sscjax.data.table_files import Finder
@@ -61,6 +63,7 @@ def list_table(
         records = companions.with_patients(records)
     records = companions.with_masks(path.parent, records)
     records, merged = with_one_spelling(str(path), records, classes, reading)
+    warn_of_restarts(shown(path, private), records, reading)
     labels = list(dict.fromkeys(record.label for record in records))
     for record, place in zip(records, places, strict=True):
         if classes and record.label not in classes:
@@ -72,6 +75,7 @@ def list_table(
     ordered = ordered_classes(path, labels, classes)
     refuse_shared_files(records, places)
     _refuse_half_split(records, places)
+    refuse_unlearnable(str(path), records)
     _warn_of_columns(columns)
     source = source_line(f"manifest {shown(path, private)}", records)
     origin = understood.Origin(

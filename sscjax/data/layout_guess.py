@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from sscjax.data import folder_names, names
+from sscjax.data import folder_names, names, restarts
 from sscjax.data.folder_names import some
 from sscjax.data.folder_view import NoClassesError, View
 from sscjax.data.layout import Layout, found, option, path_option
 from sscjax.data.layout_splits import below_splits, refuse_splits_inside
-from sscjax.data.restarts import RESTART_OPTIONS, alike_in_every_class
+from sscjax.data.restarts import Restart
 from sscjax.errors import UserError
 
 _MAGNIFICATION = re.compile(r"(x?\d+([.,]\d+)?x?|\d+([.,]\d+)?(mpp|um|µm))", re.IGNORECASE)
@@ -82,9 +82,9 @@ def _with_patients(view: View, shared: str) -> Layout:
     if shared:
         return found(f"{view.prefix}class/patient")
     _refuse_level_between(view, below)
-    alike = alike_in_every_class(view.kids())
-    if alike:
-        raise _refuse_alike(view, alike)
+    restart = restarts.find(view.kids())
+    if restart is not None:
+        raise _refuse_restart(view, restart)
     return found(f"{view.prefix}class/patient" if below else f"{view.prefix}class")
 
 
@@ -170,11 +170,11 @@ def _refuse_level_between(view: View, below: Sequence[str]) -> None:
     )
 
 
-def _refuse_alike(view: View, alike: Sequence[str]) -> UserError:
-    what = f"the same names stand in every class folder ({some(alike)})"
-    if not any(map(folder_names.has_digits, alike)):
+def _refuse_restart(view: View, restart: Restart) -> UserError:
+    if not any(map(folder_names.has_digits, restart.alike)):
         return view.refusal(
-            f"{what}: are they the classes, patients or something else",
+            f"the same names stand in every class folder ({some(restart.alike)}): are they the "
+            "classes, patients or something else",
             [
                 f"{view.option('patient/class')} if they are the classes",
                 "--config.data.shared_subjects=same if they are patients",
@@ -182,7 +182,8 @@ def _refuse_alike(view: View, alike: Sequence[str]) -> UserError:
             ],
         )
     return view.refusal(
-        f"{what}: the numbers of patients probably start again in each class, and "
-        f"{sum(map(len, view.kids().values()))} patients would count as {len(view.level(1))}",
-        [RESTART_OPTIONS],
+        f"the same names stand in {restart.where} ({some(restart.alike)}): the numbers of "
+        f"patients probably start again in each class, and {sum(map(len, view.kids().values()))} "
+        f"patients would count as {len(view.level(1))}",
+        [restarts.OPTIONS],
     )

@@ -3,24 +3,22 @@
 A mask has its image's own size, and its values are class numbers: grey, the indices of a palette, 1
 bit, or colour with equal channels. `IGNORE` marks pixels of unknown class, as do all pixels of an
 image without a mask. Where all masks of a set hold 0 and 255 alone, 255 is class 1. Masks lie
-beside their image (`a_mask.png`, `a_mask_1.png`, `a-mask.png`, `a_seg.png`) or in a folder `masks`;
-those of one image are joined.
+beside their image or in a folder `masks`, see `companion_names`; those of one image are joined.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from sscjax.data import image_formats
-from sscjax.data.image_io import is_image_name, read_upright_size
+from sscjax.data import companion_names, image_formats
+from sscjax.data.image_io import opened, read_upright_size
 from sscjax.data.pixel_range import Observed
 from sscjax.errors import UserError
 
@@ -30,15 +28,6 @@ IGNORE = 255
 SUFFIX = "_mask.png"
 """What the name of a mask beside its image usually ends with."""
 
-FOLDERS = ("masks", "mask")
-"""Names (lower case) of folders that hold masks and no images."""
-
-# `a_mask`, `a_mask_2`, `a-mask`, `a_seg`, `a_gt`: the name of the image, and what follows it.
-_NAME = re.compile(
-    r"(?P<image>.+)[_-](?P<mark>mask|seg|segmentation|gt|ground_?truth|annotation)(?:[_-]?\d+)?",
-    re.IGNORECASE,
-)
-
 MOST_VALUES = 64
 """Different values that a mask may hold; more are shades or what JPEG makes of edges."""
 
@@ -46,11 +35,6 @@ MOST_VALUES = 64
 def beside_name(image: Path) -> Path:
     """The path of an image's mask, if there is one."""
     return image.with_name(image.stem + SUFFIX)
-
-
-def is_folder(name: str) -> bool:
-    """Whether a folder of this name holds masks."""
-    return name.lower() in FOLDERS
 
 
 def beside(images: Sequence[Path], root: Path) -> dict[Path, tuple[Path, ...]]:
@@ -96,9 +80,8 @@ def _by_image(names: Sequence[str], folder: Path, *, named: bool) -> dict[str, l
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in image_formats.IMAGE_SUFFIXES:
             continue
-        match = _NAME.fullmatch(stem)
-        if match:
-            found[match["image"]].append(folder / name)
+        for image in companion_names.masked_stems(stem):
+            found[image].append(folder / name)
         if not named:
             found[stem].append(folder / name)
     return found
@@ -111,65 +94,12 @@ def _mask_folders(folder: Path, root: Path) -> list[Path]:
     for depth in range(len(parts) + 1):
         head, rest = root.joinpath(*parts[:depth]), parts[depth:]
         for name in _names(head):
-            if is_folder(name):
+            if companion_names.is_folder(name):
                 places.append(head.joinpath(name, *rest))
                 # images/a.png and masks/a.png.
                 if rest and rest[0].lower() in ("images", "image", "img"):
                     places.append(head.joinpath(name, *rest[1:]))
     return [place for place in places if place.is_dir()]
-
-
-def without(files: Iterable[Path]) -> list[Path]:
-    """The files of a folder, at any depth, that are not masks.
-
-    A name that ends in `_seg`, `_gt` or the like is that of an image unless another image here
-    has such a mask.
-
-    Raises:
-      UserError: there is a mask without its image.
-    """
-    files = list(files)
-    images = {path.with_suffix("") for path in files if is_image_name(path)}
-    others, orphans, paired_segments = [], [], False
-    for path in files:
-        candidates = _images_of(path)
-        if not candidates:
-            others.append(path)
-        elif images.intersection(candidates):
-            paired_segments |= not _is_certain(path)
-        else:
-            orphans.append((path, candidates[0]))
-    for path, image in orphans:
-        if not _is_certain(path) and not paired_segments:
-            others.append(path)
-            continue
-        raise UserError(
-            f"{path}: found a mask without its image, expected {image.name} with an image suffix "
-            f"in {image.parent.name or image.parent}; restore that image, or rename the file if it "
-            "is no mask"
-        )
-    return sorted(others) if orphans else others
-
-
-def _is_certain(path: Path) -> bool:
-    match = _NAME.fullmatch(path.stem)
-    return any(map(is_folder, path.parent.parts)) or bool(match and match["mark"].lower() == "mask")
-
-
-def _images_of(path: Path) -> list[Path]:
-    """What the image of a mask may be called, without its suffix; [] for a file that is no mask."""
-    if path.suffix.lower() not in image_formats.IMAGE_SUFFIXES:
-        return []
-    match = _NAME.fullmatch(path.stem)
-    stems = [match["image"]] if match else []
-    found = [path.with_name(stem) for stem in stems]
-    parts = path.parent.parts
-    for index in range(len(parts) - 1, -1, -1):
-        if is_folder(parts[index]):
-            for inner in ((), ("images",), ("Images",), ("image",)):
-                folder = Path(*parts[:index], *inner, *parts[index + 1 :])
-                found += [folder / stem for stem in (path.stem, *stems)]
-    return found
 
 
 def read_masks(
@@ -219,7 +149,7 @@ def read_mask(path: Path, image: Path, size: int) -> np.ndarray:
 
 def _values(path: Path, shape: tuple[int, int], observed: Observed | None) -> np.ndarray:
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             mask = image_formats.parse_header(path, file)
             if mask.size != shape:
                 raise UserError(

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import datetime
 import io
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,13 @@ def read(path: Path) -> Table:
     if suffix in _OTHERS and path.is_file():
         raise UserError(f"{path}: is {_OTHERS[suffix]}")
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not path.is_dir():
+            # Opening a pipe would wait for who writes into it.
+            raise UserError(f"{path}: is a pipe, socket or device, expected a table; remove it")
+        if status.st_size > _MOST_BYTES:
             raise UserError(
-                f"{path}: has {path.stat().st_size / 2**20:,.0f} MB, expected a table of at most "
+                f"{path}: has {status.st_size / 2**20:,.0f} MB, expected a table of at most "
                 f"{_MOST_BYTES / 2**20:.0f} MB; correct the path"
             )
         if suffix in _EXCEL:

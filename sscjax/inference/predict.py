@@ -44,7 +44,13 @@ RESEARCH_ONLY = "For research only: this is no diagnosis."
 
 
 def predict(
-    run: Path, inputs: Sequence[Path], out: Path, overwrite: bool = False, private: bool = False
+    run: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    overwrite: bool = False,
+    private: bool = False,
+    *,
+    pages: str = "",
 ) -> int:
     """Predict, write `images.csv`, `subjects.csv` and `predictions.json` to `out`, print.
 
@@ -56,6 +62,7 @@ def predict(
       out: folder of the results.
       overwrite: results that lie there may be replaced.
       private: results have numbers in place of names, as they have by themselves of a private run.
+      pages: which page of a file with several is read, see `Decoding`; '': as in training.
 
     Returns:
       the exit code: 1 where an image could not be read, or where labels were given and no figures
@@ -65,7 +72,7 @@ def predict(
       UserError: anything that the user can fix.
     """
     refuse_folder(out, overwrite, ALL)
-    opened = ensemble.open_folder(run)
+    opened = _with_pages(ensemble.open_folder(run), pages)
     private = private or opened.private
     slides, image_inputs = whole_slides.part(inputs)
     if slides and private:
@@ -102,6 +109,17 @@ def predict(
     if mask_files is not None:
         print(f"\n{mask_files.text()}")
     return FAILED if results.failed or results.labels_problem else 0
+
+
+def _with_pages(opened: Classifier | Ensemble, pages: str) -> Classifier | Ensemble:
+    """The run, with another page of files with several than in training, unless that is ''."""
+    if not pages:
+        return opened
+    decoding = dataclasses.replace(opened.decoding, pages=pages)
+    if isinstance(opened, Classifier):
+        return dataclasses.replace(opened, decoding=decoding)
+    members = tuple(dataclasses.replace(one, decoding=decoding) for one in opened.members)
+    return dataclasses.replace(opened, members=members)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -198,7 +216,12 @@ def listed(
     Raises:
       UserError: an input cannot be used, or an image is named twice.
     """
-    images = [image for path in inputs for image in find(path.expanduser(), opened.classes, merged)]
+    reading = known_labels.reading(opened.record)
+    images = [
+        image
+        for path in inputs
+        for image in find(path.expanduser(), opened.classes, merged, reading)
+    ]
     name_of: dict[Path, str] = {}
     for image in images:
         target = listing.target_of(image.path)
