@@ -15,24 +15,33 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "file": (
         *("file", "filename", "filepath", "path", "relativepath", "imagepath", "imgpath"),
         *("imagefile", "imagefilename", "image", "imagename", "img", "imgname", "imageindex"),
+        *("bild", "bilddatei", "bildname", "datei", "dateiname", "dateipfad", "pfad", "aufnahme"),
+        *("fichier", "nomfichier", "nomdufichier", "chemin", "imagen", "archivo", "nombrearchivo"),
+        *("nombredearchivo", "fichero", "ruta"),
         *("imageid", "imgid", "idcode", "isicid", "tile", "tilename", "slide", "slideid", "id"),
     ),
     "label": (
         *("label", "class", "classname", "diagnosis", "dx", "target", "category", "groundtruth"),
         *("findinglabels", "isupgrade", "choice", "outcome"),
+        *("klasse", "diagnose", "befund", "kategorie", "classe", "diagnostic", "categorie"),
+        *("catégorie", "étiquette", "clase", "diagnóstico", "diagnostico", "categoría", "etiqueta"),
     ),
     "subject": (
         *("subject", "subjectid", "patient", "patientid", "patientcode", "pid"),
         *("patientno", "patientnr", "patientnumber", "patientname", "patnr", "patno", "patid"),
         *("mrn", "subjectno", "subjectnumber", "donor", "donorid", "participant", "participantid"),
-        *("case", "caseid", "casesubmitterid", "lesionid"),
+        *("patientennummer", "patientennr", "patientenid", "proband", "paciente", "idpaciente"),
+        *("pacienteid", "numpatient", "sujet", "sujeto"),
+        *("case", "caseid", "casesubmitterid", "fall", "fallnummer", "fallnr", "fallid", "cas"),
+        *("caso", "dossier", "numdossier", "lesionid"),
     ),
     "split": ("split", "fold", "set", "subset", "partition"),
-    "mask": ("mask", "maskfile", "maskpath", "segmentation"),
+    "mask": ("mask", "maskfile", "maskpath", "segmentation", "maske", "masque", "máscara"),
     "site": sites.COLUMNS,
     "mpp": ("mpp", "micronsperpixel"),
 }
-"""Names of columns by role, as `plain` gives them; the first that a table has is taken."""
+"""Names of columns by role, as `plain` gives them, in English, German, French and Spanish; the
+first that a table has is taken."""
 
 _LABEL_TAILS = ("diagnosis", "label", "class", "grade")
 
@@ -287,7 +296,8 @@ def _missing(table: Table, missing: Sequence[str]) -> str:
     roles = ",".join(f"{role}=COLUMN" for role in missing)
     return (
         f"{table.path}: missing column(s) {', '.join(missing)}, found {found}; expected the first "
-        f"line to name file,label and optionally subject, split, or give --{FIELD}='{roles}'"
+        f"line to name file,label and optionally subject, split, or give --{FIELD}='{roles}'; if "
+        "the names of the columns stand in a later line, delete the lines above it"
     )
 
 

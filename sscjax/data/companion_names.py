@@ -44,6 +44,11 @@ _MASK_NAMES, _DRAWN_NAMES = (
     for mark in (_MASK, _DRAWN)
 )
 
+# What QuPath writes for a tile `SLIDE [x=0,y=0,w=512,h=512].jpg`: the classes of its pixels, under
+# the same name as png, or with `-labelled` where the tile is a png as well.
+_TILE = re.compile(r".+ \[(d=[\d.,]+,)?x=-?\d+,y=-?\d+,w=\d+,h=\d+[^\]]*\]")
+_TILE_LABELS = "-labelled"
+
 # `img_7.png` beside `mask_7.png`, `a_image.png` beside `a_mask.png`.
 _IMAGE_WORDS = ("image", "img")
 
@@ -73,7 +78,9 @@ def sort(files: Iterable[Path]) -> Sorted:
       UserError: there is a mask or a drawing without its image.
     """
     files = list(files)
-    images = {path.with_suffix("") for path in files if is_image_name(path)}
+    pictures = [path for path in files if is_image_name(path)]
+    images = {path.with_suffix("") for path in pictures}
+    labelled = set(labels_of_tiles(pictures))
     classes = _classes_of_masks({path.parent for path in files})
     found = Sorted([], [], [])
     lonely: list[tuple[Path, Path, str]] = []
@@ -81,6 +88,9 @@ def sort(files: Iterable[Path]) -> Sorted:
     for path in files:
         if path.suffix.lower() not in image_formats.IMAGE_SUFFIXES:
             found.others.append(path)
+            continue
+        if path in labelled:
+            found.masks.append(path)
             continue
         for kind, candidates in (("mask", _masked(path)), ("drawing", _drawn_on(path))):
             if images.intersection(candidates) - {path.with_suffix("")}:
@@ -115,6 +125,9 @@ def holds_companions(name: str) -> bool:
 
 def masked_stems(stem: str) -> list[str]:
     """What the image may be called, without suffix, of which this is a mask; [] of other names."""
+    tile = stem.removesuffix(_TILE_LABELS)
+    if tile != stem and _TILE.fullmatch(tile):
+        return [tile]
     return _stems(stem, _MASK_NAMES)
 
 
@@ -133,6 +146,14 @@ def _stems(stem: str, patterns: Iterable[re.Pattern[str]]) -> list[str]:
 def _masked(path: Path) -> list[Path]:
     """What the image of a mask may be called, without suffix; [] for a file that is no mask."""
     return _images_of(path, masked_stems(path.stem), _MASK_FOLDERS)
+
+
+def labels_of_tiles(files: Iterable[Path]) -> list[Path]:
+    """The png files of QuPath that hold the labels of a tile of another suffix beside them."""
+    tiles = [path for path in files if _TILE.fullmatch(path.stem)]
+    others = {path.with_suffix("") for path in tiles if path.suffix.lower() != ".png"}
+    pngs = [path for path in tiles if path.suffix.lower() == ".png"]
+    return [path for path in pngs if path.with_suffix("") in others]
 
 
 def _drawn_on(path: Path) -> list[Path]:

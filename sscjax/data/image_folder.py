@@ -184,6 +184,12 @@ def _guess(
     """The layout of a folder, which nobody gave."""
     dirs = {tuple(file.split("/")[:-1]) for file in files} - {()}
     tops = {parts[0] for parts in dirs}
+    if any(file.upper() == "DICOMDIR" for file in tree.files):
+        raise NoClassesError(
+            f"{tree.folder}: is the export of a PACS by its DICOMDIR, whose folders name patients, "
+            "studies and series and no classes; expected a table beside the DICOMDIR with columns "
+            "for image and label (patients are read from the files), or the files in class folders"
+        )
     if len(tops) < 2 and set(tree.tops) - tops and not _slides(tree):
         raise UserError(_no_image(tree.folder / min(set(tree.tops) - tops)))
     if dirs and all(map(_is_tile_of_its_folder, files)):

@@ -187,6 +187,7 @@ def _known_but_unread(start: bytes) -> str:
         (b"\x1f\x8b", "a gzip archive, such as NIfTI,"),
         (b"\0\0\0\x0cJXL ", "JPEG XL"),
         (b"\xff\x0a", "JPEG XL"),
+        (b"MM\0+", "a BigTIFF of big-endian bytes"),
     ):
         if start.startswith(magic):
             return name
@@ -267,7 +268,6 @@ _PARSERS: dict[bytes, Callable[[BinaryIO, str], ImageFile.ImageFile]] = {
     b"II*\0": TiffImagePlugin.TiffImageFile,
     b"MM\0*": TiffImagePlugin.TiffImageFile,
     b"II+\0": TiffImagePlugin.TiffImageFile,
-    b"MM\0+": TiffImagePlugin.TiffImageFile,
     b"BM": BmpImagePlugin.BmpImageFile,
     b"\0\0\0\x0cjP  \r\n\x87\n": Jpeg2KImagePlugin.Jpeg2KImageFile,
     b"\xff\x4f\xff\x51": Jpeg2KImagePlugin.Jpeg2KImageFile,

@@ -62,7 +62,7 @@ def _classes_first(view: View, shared: str, classes: Sequence[str] = ()) -> Layo
     below = view.level(1)
     wanted = {names.key(name) for name in classes}
     if wanted and {names.key(name) for name in below} <= wanted and below:
-        if not {names.key(top) for top in view.tops} & wanted:
+        if len(view.tops) > 1 and not {names.key(top) for top in view.tops} & wanted:
             return found(f"{view.prefix}patient/class")
     _refuse_no_classes(view)
     if view.patients_first():

@@ -52,10 +52,13 @@ def beside(images: Sequence[Path], root: Path) -> dict[Path, tuple[Path, ...]]:
         by_folder[image.parent].append(image)
     found: dict[Path, tuple[Path, ...]] = {}
     for folder, members in by_folder.items():
-        of_stem = _by_image(_names(folder), folder, named=True)
+        names = _names(folder)
+        of_stem = _by_image(names, folder, named=True)
         for other in _mask_folders(folder, root):
             for stem, paths in _by_image(_names(other), other, named=False).items():
                 of_stem.setdefault(stem, []).extend(paths)
+        for labels in companion_names.labels_of_tiles(folder / name for name in names):
+            of_stem.setdefault(labels.stem, []).append(labels)
         if not of_stem:
             continue
         for image in members:

@@ -15,6 +15,9 @@ from sscjax.errors import UserError
 # What Label Studio puts in front of the name of an uploaded file.
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")
 
+# What follows the name of a file in an address: `a.png?v=2`.
+_QUERY = re.compile(r"(?<=\.)(?P<suffix>\w{2,5})[?#].*$")
+
 
 class Finder:
     """Finds the files that a table names, by their path or else by their name below the folder."""
@@ -109,7 +112,7 @@ class Finder:
 
     def _below(self, name: str) -> list[str]:
         """Images below the folder that a name may mean: by name, or by name without its suffix."""
-        wanted = name.replace("\\", "/").rpartition("?d=")[2]
+        wanted = _QUERY.sub(r"\g<suffix>", name.replace("\\", "/").rpartition("?d=")[2])
         if not wanted or ".." in wanted.split("/"):
             return []
         above, _, base = wanted.rpartition("/")

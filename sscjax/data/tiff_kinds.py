@@ -44,8 +44,10 @@ def check(path: Path, image: TiffImagePlugin.TiffImageFile, observed: Observed |
     unknown = extra is None or extra[0] == _UNSPECIFIED
     if samples == 2 and unknown and tags.get(_PHOTOMETRIC) in (0, 1):
         raise UserError(
-            f"{path}: has two channels and does not say that the second is transparency; save the "
-            "channels as pages, for config.data.pages, or the one to be read alone"
+            f"{path}: a TIFF with two channels, of which it does not call the second transparency, "
+            "is not supported; save the channels as pages, for config.data.pages, or only the one "
+            "to be read"
         )
     if samples == 4 and unknown and tags.get(_PHOTOMETRIC) == 2 and observed is not None:
-        observed.note("with a fourth channel of unknown kind only red, green and blue", path)
+        kind = "with a fourth channel of unknown kind only red, green and blue were read"
+        observed.note(kind, path)
