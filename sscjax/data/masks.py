@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,9 @@ IGNORE = 255
 
 SUFFIX = "_mask.png"
 """What the name of a mask beside its image usually ends with."""
+
+# Pixels of a mask that are looked at a time.
+_BAND = 2**21
 
 MOST_VALUES = 64
 """Different values that a mask may hold; more are shades or what JPEG makes of edges."""
@@ -135,12 +138,13 @@ def read_masks(
         if joined is None:
             joined = values
             continue
-        if ((joined != values) & (joined > 0) & (values > 0)).any():
+        pairs = zip(_bands(joined), _bands(values), strict=True)
+        if any(((one != other) & (one > 0) & (other > 0)).any() for one, other in pairs):
             raise UserError(
                 f"{path}: gives pixels another class than {paths[0].name} does; make one mask of "
                 "both"
             )
-        joined = np.maximum(joined, values)
+        np.maximum(joined, values, out=joined)
     assert joined is not None
     return reduce(joined, size, side)
 
@@ -170,7 +174,10 @@ def _values(path: Path, shape: tuple[int, int], observed: Observed | None) -> np
             f"{path}: cannot be read as a mask ({image_formats.one_line(error)}), expected a PNG; "
             "replace or remove it"
         ) from error
-    distinct = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    counts = np.zeros(256, np.int64)
+    for band in _bands(values):
+        counts += np.bincount(band.ravel(), minlength=256)
+    distinct = np.flatnonzero(counts)
     if len(distinct) > MOST_VALUES:
         raise UserError(
             f"{path}: holds {len(distinct)} different values, expected numbers of classes: shades "
@@ -197,13 +204,18 @@ def _numbers(path: Path, mask: Image.Image, observed: Observed | None) -> np.nda
     if mask.mode.startswith("I") and values.min() >= 0 and values.max() <= 255:
         return values.astype(np.uint8)
     if mask.mode in ("RGB", "RGBA"):
-        if (values == values[..., :1]).all():
+        if all((band == band[..., :1]).all() for band in _bands(values)):
             return np.ascontiguousarray(values[..., 0])
         colour = _one_colour(values)
         if colour is not None:
             if observed is not None:
                 observed.see_mask_colour(path, colour)
-            return np.where(values.any(axis=2), np.uint8(IGNORE), np.uint8(0))
+            return np.concatenate(
+                [
+                    np.where(band.any(axis=2), np.uint8(IGNORE), np.uint8(0))
+                    for band in _bands(values)
+                ]
+            )
     raise UserError(
         f"{path}: found pixels of Pillow mode {mask.mode!r}, expected numbers of classes; save the "
         "mask as 8-bit grey, or with a palette"
@@ -212,11 +224,25 @@ def _numbers(path: Path, mask: Image.Image, observed: Observed | None) -> np.nda
 
 def _one_colour(values: np.ndarray) -> tuple[int, int, int] | None:
     """The colour of a mask [H,W,3] that is black and one colour."""
-    painted = values[values.any(axis=2)]
-    if not len(painted) or (painted != painted[0]).any():
+    colour: np.ndarray | None = None
+    for band in _bands(values):
+        painted = band[band.any(axis=2)]
+        if not len(painted):
+            continue
+        colour = painted[0] if colour is None else colour
+        if (painted != colour).any():
+            return None
+    if colour is None:
         return None
-    red, green, blue = painted[0].tolist()
+    red, green, blue = colour.tolist()
     return red, green, blue
+
+
+def _bands(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Some rows at a time: what is computed of all pixels at once takes many times their room."""
+    step = max(1, _BAND // max(1, values.shape[1]))
+    for top in range(0, len(values), step):
+        yield values[top : top + step]
 
 
 def white_is_one(values: Mapping[Path, Sequence[int]]) -> bool:

@@ -36,6 +36,26 @@ _GREY_OR_RGB = {(0, 1): "L", (1, 1): "L", (2, 3): "RGB"}
 _SAVE = "save it as a tiled TIFF with levels, for example by `vips tiffsave --tile --pyramid`"
 
 
+class _Pixels:
+    """Pixels uint8 [H,W,3] in a file, of which slices are read as arrays in memory.
+
+    The file is mapped anew for each slice: pages of one mapping would count as memory of this
+    process until the system wants them back, a gigabyte for a slide of 20,000x20,000.
+    """
+
+    ndim = 3
+
+    def __init__(self, file: Any, shape: tuple[int, int, int]) -> None:
+        self._file, self.shape = file, shape
+        self.size = shape[0] * shape[1] * shape[2]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.array(np.memmap(self._file, np.uint8, "r", shape=self.shape)[key])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
 class Flat:
     """The pixels of a flat slide in a temporary file: uint8 [H,W,3]."""
 
@@ -64,7 +84,7 @@ class Flat:
                 f"{path}: its pixels cannot be written to the cache folder ({reason}); free the "
                 "space, or set SSCJAX_CACHE to a folder elsewhere"
             ) from error
-        self.pixels: np.ndarray = np.memmap(self._file, np.uint8, "r", shape=(height, width, 3))
+        self.pixels: Any = _Pixels(self._file, (height, width, 3))
 
     def _fill(self, path: Path, width: int, height: int, bands: Iterator[np.ndarray]) -> None:
         rows = 0
