@@ -30,8 +30,10 @@ def merged_names(record: Mapping[str, Any]) -> dict[str, str]:
 def reading(record: Mapping[str, Any]) -> Reading:
     """How the folder or table of the run's training set was read."""
     asked = (record.get("config") or {}).get("data") or {}
-    fields = ("layout", "columns", "shared_subjects")
-    return Reading(**{name: str(asked.get(name, "")) for name in fields})
+    layout, columns, shared = (
+        str(asked.get(name, "")) for name in ("layout", "columns", "shared_subjects")
+    )
+    return Reading(layout, columns, shared_subjects=shared)
 
 
 def problem(labels: Sequence[str], classes: Sequence[str]) -> str:

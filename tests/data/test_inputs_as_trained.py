@@ -29,12 +29,16 @@ def read(images: list[InputImage]) -> list[tuple[str, str, str]]:
     [
         ("class/level/patient", "ill/40X/p1/a.png", ("ill", "p1", "")),
         ("{label}/{subject}_*", "ill/p1_a.png", ("ill", "p1", "")),
-        ("{label}/{site}/{subject}/*", "well/bern/p1/a.png", ("well", "bern/p1"[5:], "bern")),
+        ("{label}/{site}/{subject}/*", "well/bern/p1/a.png", ("well", "p1", "bern")),
         ("level/class", "2024/Ill/a.png", ("ill", "2024/Ill/a.png", "")),
     ],
 )
 def test_the_layout_of_the_run(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, layout: str, file: str, expected: tuple[str]
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    layout: str,
+    file: str,
+    expected: tuple[str, str, str],
 ) -> None:
     caplog.set_level("INFO")
     found = inputs.find(touch(tmp_path, file), CLASSES, None, Reading(layout))

@@ -170,7 +170,7 @@ def test_inverse_presentation(tmp_path: Path, kind: str, shape: str, expected: n
 @pytest.mark.parametrize("scale", [257, 1])
 def test_palettes_of_16_bits_that_hold_8(tmp_path: Path, scale: int) -> None:
     data = ((255 - np.arange(256)) * scale).astype("<u2").tobytes()
-    elements = {}
+    elements: dict[str, Any] = {}
     for colour in ("Red", "Green", "Blue"):
         elements[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
         elements[f"{colour}PaletteColorLookupTableData"] = data
