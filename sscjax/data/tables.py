@@ -8,6 +8,7 @@ import dataclasses
 import datetime
 import io
 import itertools
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ BESIDE_IMAGES = (".csv", ".tsv", ".xlsx", *_OTHERS)
 """Suffixes of files beside images that may list them, whether or not they can be read."""
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+_BREAK = re.compile(r"\s*[\r\n]\s*")
 
 # Lines above the header of a table that are looked at.
 _MOST_ABOVE = 20
@@ -149,11 +152,18 @@ def _csv(path: Path, text: str, encoding: str) -> Table:
     try:
         for _ in range(skipped):
             next(reader, None)
-        lines = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
+        lines = [
+            (reader.line_num, _joined(cells)) for cells in reader if any(map(str.strip, cells))
+        ]
     except csv.Error as error:
         raise UserError(f"{path}: not a csv file ({error}); save it as a csv file") from error
     notes = [] if delimiter == "," else [_DELIMITERS[delimiter]]
     return _table(path, lines, [*notes, encoding])
+
+
+def _joined(cells: list[str]) -> list[str]:
+    """The cells, each in one line: Excel keeps the line breaks of a cell."""
+    return [_BREAK.sub(" ", cell) if "\n" in cell or "\r" in cell else cell for cell in cells]
 
 
 def _table(path: Path, lines: list[tuple[int, list[str]]], notes: list[str]) -> Table:
@@ -276,7 +286,7 @@ def _excel(path: Path) -> Table:
 
 def _sheet(sheet: Any) -> Iterator[tuple[int, list[str]]]:
     for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
-        cells = [_text(value) for value in row]
+        cells = _joined([_text(value) for value in row])
         if any(cells):
             yield number, cells
 

@@ -61,6 +61,13 @@ def test_a_title_in_an_excel_file(tmp_path: Path) -> None:
     assert read(tmp_path / "list.xlsx") == EXPECTED
 
 
+def test_cells_of_several_lines(tmp_path: Path) -> None:
+    path = written(tmp_path, 'file,"Dia\ngnosis\n(late)",patient', 'a.png,"very\r\nill",p1')
+    refused(lambda: read(path), "missing column(s) label, found file, Dia gnosis (late), patient;")
+    table = tables.read(path)
+    assert table.rows == [(5, ["a.png", "very ill", "p1"])]
+
+
 @pytest.mark.parametrize("footer", ["Total: 4", "Total: 4,,", ",,4 images", "exported by A"])
 def test_a_line_below_the_table(tmp_path: Path, footer: str) -> None:
     path = written(tmp_path, "file,label,patient", *ROWS, footer)
