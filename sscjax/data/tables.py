@@ -220,16 +220,14 @@ def _fitted(
         cells = [cell.strip() for cell in raw]
         while len(cells) > len(header) and not cells[-1]:
             cells.pop()
-        filled = [cell for cell in cells if cell]
-        if len(filled) == 1 and len(header) > 1:
-            if filled[0].startswith("# "):
-                continue
-            if line == lines[-1][0] or len(cells) == 1:
-                return rows, (
-                    f"{path}, row {line}: one cell ({filled[0]!r:.60}), expected {len(header)}; if "
-                    "it is a title, a total or a remark, delete the row, else quote cells with the "
-                    "separator"
-                )
+        if len(header) > 1 and [cell[:2] for cell in cells if cell] == ["# "]:
+            continue
+        if len(cells) == 1 < len(header):
+            return rows, (
+                f"{path}, row {line}: one cell ({cells[0]!r:.60}), expected {len(header)}; if it "
+                "is a title, a total or a remark, delete the row, else quote cells that hold the "
+                "separator"
+            )
         if len(cells) != len(header):
             return rows, (
                 f"{path}, row {line}: {len(cells)} cells, expected {len(header)}; quote cells that "

@@ -71,7 +71,7 @@ def test_cells_of_several_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("footer", ["Total: 4", "Total: 4,,", ",,4 images", "exported by A"])
 def test_a_line_below_the_table(tmp_path: Path, footer: str) -> None:
     path = written(tmp_path, "file,label,patient", *ROWS, footer)
-    refused(lambda: read(path), "row 6: one cell", "delete the row")
+    refused(lambda: read(path), "row 6: ", "delete the row")
 
 
 def test_remarks_in_the_table(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from sscjax.system import cache_dir
 MAX_FLAT_PIXELS = 4_000_000_000
 """Of a flat slide: 12 GB in the temporary file."""
 
-_BAND = 16_000_000  # pixels that are decoded at a time
+_BAND = 4_000_000  # pixels that are decoded at a time, in several copies
 _PIECE = 2**20  # compressed bytes that are read at a time
 _ORIENTATION = 274
 _RAW, _DEFLATE = (1,), (8, 32946)
