@@ -242,6 +242,7 @@ def _unsupported_tiff(file: BinaryIO) -> str:
         compression, photometric = tags.get(259, 1), tags.get(262)
         bits, samples = tags.get(258, (1,)), tags.get(277, 1)
         form = (tags.get(339) or (1,))[0]
+        deepest, samples = max(map(int, bits)), int(samples)
     except Exception:  # damaged tags fail in any way
         return ""
     if compression in _TIFF_COMPRESSIONS:
@@ -253,10 +254,10 @@ def _unsupported_tiff(file: BinaryIO) -> str:
             f"a TIFF with {samples} channels in one page, which it does not call red, green and "
             "blue, is not supported: save the channels as pages, for config.data.pages, or as RGB"
         )
-    if form in (2, 3, 5, 6) or samples > 4 or max(bits) > 16 or photometric in (8, 32803, 34892):
+    if form in (2, 3, 5, 6) or samples > 4 or deepest > 16 or photometric in (8, 32803, 34892):
         kind = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}.get(form, "unsigned")
         return (
-            f"TIFF pixels of {samples} {kind} samples of {max(bits)} bits are not supported, "
+            f"TIFF pixels of {samples} {kind} samples of {deepest} bits are not supported, "
             "expected 1, 3 or 4 unsigned samples of 8 or 16 bits"
         )
     return ""

@@ -193,10 +193,10 @@ def _decode(
     """The image as RGB, upright."""
     image = image_formats.parse_header(path, file)
     _check_size(path, *image.size, max_pixels)
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        tiff_kinds.check(path, image, observed)
-    check_mode(path, image)
     try:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            tiff_kinds.check(path, image, observed)
+        check_mode(path, image)
         pages = image_pages.choose(path, image, decoding, observed)
         layers = []
         for number in pages.numbers:

@@ -59,6 +59,16 @@ def test_channels_that_would_be_mixed_up_or_dropped(
     assert "damaged" not in message
 
 
+@pytest.mark.parametrize("tag", [258, 262])
+def test_numbers_that_are_written_as_text(tmp_path: Path, tag: int) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(GREY).save(path)
+    number, text = struct.pack("<HH", tag, 3), struct.pack("<HH", tag, 2)
+    assert number in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(number, text))
+    refused(lambda: read_image(path, None), "a.tif: ")
+
+
 def test_ome_tiff_of_many_channels_is_read_by_choice(tmp_path: Path) -> None:
     pages = np.stack([GREY, GREY.T, 255 - GREY, GREY, GREY])
     path = tiff(
