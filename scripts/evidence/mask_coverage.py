@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from coverage_population import sizes_of
@@ -87,7 +88,7 @@ def truth(design: Design) -> dict[str, float]:
     return dict(_values(segmentation.figures(draw(design, np.arange(_POPULATION), rng))))
 
 
-def _values(figures: dict[str, object]) -> Iterator[tuple[str, object]]:
+def _values(figures: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for kind in ("dice", "iou", segmentation.DISTANCE):
         yield f"mean {kind}", figures[f"mean_{kind}"]
         for entry in figures["per_class"]:

@@ -34,6 +34,14 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replace earlier results in that folder (default: refuse)",
     )
+    made.add_argument(
+        *("--pages", "--config.data.pages"),  # as messages and the training spell it
+        dest="pages",
+        default="",
+        metavar="WHICH",
+        help="page of files with several: first, middle, channels or a number (default: as in "
+        "training)",
+    )
     made.add_argument("--private", action="store_true", help=PRIVATE)
     add_maps(made)
     made.add_argument(
@@ -61,4 +69,5 @@ def main() -> int:
         given.private,
         show=given.maps,
         openseadragon=given.openseadragon,
+        pages=given.pages,
     )

@@ -36,7 +36,10 @@ def refuse_empty(where: str, row: Mapping[str, str], roles: Sequence[str]) -> No
     for role in roles:
         if not row.get(role, "-"):
             excel = " (of merged cells only the first is filled; a formula needs a saved result)"
-            raise UserError(f"{where}: empty {role}; fill it in{excel if '.xls' in where else ''}")
+            alone = len({cell for cell in row.values() if cell}) == 1
+            remark = ", or delete the row if it is a total or a remark" if alone else ""
+            excel = excel if ".xls" in where else ""
+            raise UserError(f"{where}: empty {role}; fill it in{remark}{excel}")
 
 
 def refuse_nothing(where: str, row: Mapping[str, str], classes: Collection[str]) -> None:

@@ -15,26 +15,42 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "file": (
         *("file", "filename", "filepath", "path", "relativepath", "imagepath", "imgpath"),
         *("imagefile", "imagefilename", "image", "imagename", "img", "imgname", "imageindex"),
+        *("bild", "bilddatei", "bildname", "datei", "dateiname", "dateipfad", "pfad", "aufnahme"),
+        *("fichier", "nomfichier", "nomdufichier", "chemin", "imagen", "archivo", "nombrearchivo"),
+        *("nombredearchivo", "fichero", "ruta"),
         *("imageid", "imgid", "idcode", "isicid", "tile", "tilename", "slide", "slideid", "id"),
     ),
     "label": (
         *("label", "class", "classname", "diagnosis", "dx", "target", "category", "groundtruth"),
         *("findinglabels", "isupgrade", "choice", "outcome"),
+        *("klasse", "diagnose", "befund", "kategorie", "classe", "diagnostic", "categorie"),
+        *("catégorie", "étiquette", "clase", "diagnóstico", "diagnostico", "categoría", "etiqueta"),
     ),
     "subject": (
         *("subject", "subjectid", "patient", "patientid", "patientcode", "pid"),
         *("patientno", "patientnr", "patientnumber", "patientname", "patnr", "patno", "patid"),
         *("mrn", "subjectno", "subjectnumber", "donor", "donorid", "participant", "participantid"),
-        *("case", "caseid", "casesubmitterid", "lesionid"),
+        *("patientennummer", "patientennr", "patientenid", "proband", "paciente", "idpaciente"),
+        *("pacienteid", "numpatient", "sujet", "sujeto"),
+        *("case", "caseid", "casesubmitterid", "fall", "fallnummer", "fallnr", "fallid", "cas"),
+        *("caso", "dossier", "numdossier", "lesionid"),
     ),
     "split": ("split", "fold", "set", "subset", "partition"),
-    "mask": ("mask", "maskfile", "maskpath", "segmentation"),
+    "mask": ("mask", "maskfile", "maskpath", "segmentation", "maske", "masque", "máscara"),
     "site": sites.COLUMNS,
     "mpp": ("mpp", "micronsperpixel"),
 }
-"""Names of columns by role, as `plain` gives them; the first that a table has is taken."""
+"""Names of columns by role, as `plain` gives them, in English, German, French and Spanish; the
+first that a table has is taken."""
 
 _LABEL_TAILS = ("diagnosis", "label", "class", "grade")
+
+# What columns of 0 and 1 say of a person or an image and not of a disease, as `plain`.
+_NO_CLASSES = frozenset(
+    "sex gender male female men women man woman m f smoker smoking nonsmoker diabetes diabetic "
+    "hypertension left right eye side frontal lateral train val valid test istrain istest isval "
+    "usage public private alive dead deceased treated treatment control obese".split()
+)
 
 # What reports call a role; the others by their own names.
 _TOLD = {"file": "image", "subject": "patient"}
@@ -138,12 +154,33 @@ def match(table: Table, given: str = "", needed: Sequence[str] = ("file", "label
             taken.add(place)
     if "label" in needed and "label" not in of and not one_hot:
         one_hot = _zeros_and_ones(table, taken)
+        _refuse_findings(table, one_hot)
     columns = Columns(of, one_hot, tuple(table.header))
     there = {*of, *table.header, *(["label"] if one_hot else [])}
     missing = [role for role in needed if role not in there]
     if missing:
         raise UserError(_missing(table, missing))
     return columns
+
+
+def fitting(table: Table, given: str) -> str:
+    """The parts of `config.data.columns` whose columns a table has, for tables of new images.
+
+    Args:
+      table: as `tables.read` gives it.
+      given: 'role=column,...', as of the run that predicts.
+    """
+    parts = [part.strip() for part in given.split(",") if part.strip()]
+    return ",".join(
+        part
+        for part in parts
+        if all(_index(table, one.strip()) is not None for one in _columns_of(table, part))
+    )
+
+
+def _columns_of(table: Table, part: str) -> list[str]:
+    column = part.partition("=")[2].strip()
+    return [column] if _index(table, column) is not None else column.split("+")
 
 
 def _given(table: Table, given: str) -> tuple[dict[str, int], tuple[int, ...]]:
@@ -240,12 +277,27 @@ def _zeros_and_ones(table: Table, taken: set[int]) -> tuple[int, ...]:
     return tuple(chosen) if len(chosen) > 1 else ()
 
 
+def _refuse_findings(table: Table, columns: Sequence[int]) -> None:
+    """Refuse columns of 0 and 1 that have one 1 in each row by chance, as male and smoker may."""
+    named = [table.header[index] for index in columns]
+    others = [name for name in named if plain(name) in _NO_CLASSES]
+    rows = [[_number(cells[index]) for index in columns] for _, cells in table.rows]
+    if all(row.count(1) == 1 for row in rows) and columns and (others or len(named) == 2):
+        chosen = "+".join(name for name in named if name not in others)
+        raise UserError(
+            f"{table.path}: has no column for the label; {_list(named)} are 0 or 1 with one 1 in "
+            f"each row, which two findings may be by chance; if they are the classes, give "
+            f"--{FIELD}='label={chosen if '+' in chosen else '+'.join(named)}'"
+        )
+
+
 def _missing(table: Table, missing: Sequence[str]) -> str:
     found = _list(table.header) or "an empty first line"
     roles = ",".join(f"{role}=COLUMN" for role in missing)
     return (
         f"{table.path}: missing column(s) {', '.join(missing)}, found {found}; expected the first "
-        f"line to name file,label and optionally subject, split, or give --{FIELD}='{roles}'"
+        f"line to name file,label and optionally subject, split, or give --{FIELD}='{roles}'; if "
+        "the names of the columns stand in a later line, delete the lines above it"
     )
 
 

@@ -29,6 +29,7 @@ _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _TAGS = (
     *("SOPClassUID", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
+    *("PresentationLUTShape", "PixelAspectRatio"),
     *("NumberOfFrames", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("RedPaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData"),
@@ -164,6 +165,18 @@ def _check(path: Path, header: Any, max_pixels: int) -> None:
         raise UserError(
             f"{path}: a DICOM whole slide is not supported as an image; cut it with `sscjax slides`"
         )
+    stored = int(header.get("BitsStored") or 0)
+    if int(header.get("HighBit", stored - 1)) != stored - 1:
+        raise UserError(
+            f"{path}: DICOM pixels whose {stored} bits end at bit {header.HighBit} are not "
+            "supported; save the image again, with HighBit one less than BitsStored"
+        )
+    aspect = [int(part) for part in header.get("PixelAspectRatio") or (1, 1)]
+    if aspect[0] != aspect[1]:
+        raise UserError(
+            f"{path}: its pixels are not square (PixelAspectRatio {aspect[0]}:{aspect[1]}), which "
+            "is not supported; save the image with square pixels"
+        )
     width, height = int(header.Columns), int(header.Rows)
     if width * height > max_pixels:
         raise UserError(
@@ -205,11 +218,12 @@ def _shown(
     kind = str(header.PhotometricInterpretation)
     if kind == "PALETTE COLOR":
         values = pixels.apply_color_lut(values, header)
-        if values.dtype == np.uint16:
+        if values.dtype == np.uint16 and not _is_eight_bit_palette(header):
             values = values >> 8
     elif kind.startswith("MONOCHROME"):
         grey = _grey(path, header, values, frame, decoding, observed)
-        values = np.repeat((255 - grey if kind == "MONOCHROME1" else grey)[..., None], 3, axis=2)
+        inverse = kind == "MONOCHROME1" or header.get("PresentationLUTShape") == "INVERSE"
+        values = np.repeat((255 - grey if inverse else grey)[..., None], 3, axis=2)
     elif values.ndim == 3 and values.shape[2] == 3:
         stored = int(header.BitsStored)
         values = values >> (stored - 8) if stored > 8 else values
@@ -219,6 +233,14 @@ def _shown(
             "grey or RGB"
         )
     return Image.fromarray(np.ascontiguousarray(values.astype(np.uint8)))
+
+
+def _is_eight_bit_palette(header: Any) -> bool:
+    """Whether a palette that is said to have 16 bits holds values of 8, as some programs write."""
+    data = (
+        header.get(f"{colour}PaletteColorLookupTableData") for colour in ("Red", "Green", "Blue")
+    )
+    return all(max(bytes(one or b"")[1::2], default=0) == 0 for one in data)
 
 
 def _grey(
@@ -250,6 +272,13 @@ def _grey(
             )
         )
     stored = int(header.BitsStored)
+    slope = (rescale[0] if rescale else header).get("RescaleSlope")
+    if header.get("ModalityLUTSequence") or float(slope or 1) != 1:
+        raise UserError(
+            f"{path}: says how its pixels are to be rescaled (modality) and not which of the "
+            "results are black and white; export the image with a window (WindowCenter, "
+            "WindowWidth)"
+        )
     if int(header.PixelRepresentation):
         raise UserError(
             f"{path}: signed DICOM pixels without a window have no agreed black and white and are "

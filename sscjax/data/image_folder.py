@@ -5,26 +5,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import os
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from sscjax.data import (
+    companion_names,
     companions,
+    folder_report,
     image_table,
     layout,
     layout_guess,
-    masks,
     scan,
+    tables_beside,
     understood,
 )
+from sscjax.data.folder_view import NoClassesError, refuse_copies
 from sscjax.data.image_io import IMAGE_SUFFIXES, is_image_name
-from sscjax.data.image_table import Beside
 from sscjax.data.layout import FIND_OUT, Layout, Reading, split_of
-from sscjax.data.layout_guess import NoClassesError
 from sscjax.data.listing import (
     ImageRecord,
     Listing,
@@ -32,6 +32,7 @@ from sscjax.data.listing import (
     refuse_outside,
     refuse_restarts,
     refuse_shared_files,
+    refuse_unlearnable,
     shown,
     source_line,
     with_one_spelling,
@@ -86,13 +87,29 @@ def list_images(
     if path.is_file():
         return image_table.list_table(path, classes, private=private, reading=reading)
     folder = existing_folder(path)
-    for name in MANIFESTS:
-        if not (folder / name).is_file():
-            continue
+    manifest = manifest_in(folder)
+    if manifest is not None:
         if not reading.layout:
-            return image_table.list_table(folder / name, classes, private=private, reading=reading)
-        _LOG.warning("%s is not read: config.data.layout says to read the folders", name)
+            return image_table.list_table(manifest, classes, private=private, reading=reading)
+        _LOG.warning("%s is not read: config.data.layout says to read the folders", manifest.name)
     return list_folder(folder, classes, private=private, reading=reading)
+
+
+def manifest_in(folder: Path) -> Path | None:
+    """The manifest in a folder, in any capitals; None where there is none.
+
+    Raises:
+      UserError: there are several: which of them is meant cannot be known.
+    """
+    found = [path for path in folder.iterdir() if path.name.lower() in MANIFESTS]
+    found = sorted(path for path in found if path.is_file())
+    if len(found) > 1:
+        options = " or ".join(layout.path_option(path) for path in found)
+        raise UserError(
+            f"{folder}: holds {' and '.join(path.name for path in found)}, and one is read; remove "
+            f"the others, or give {options}"
+        )
+    return found[0] if found else None
 
 
 def existing_folder(path: Path | str) -> Path:
@@ -122,15 +139,17 @@ def list_folder(
             f"{folder}: the folder is empty; expected one folder per class or a {MANIFEST}"
         )
     files = _images(tree)
+    refuse_copies(tree.folder, files, classes)
     if reading.layout:
-        return _by_layout(tree, files, layout.parse(reading.layout), classes, private, reading)
-    tables = image_table.beside_images(tree, reading)
+        folder_set = _Set(tree, files, layout.parse(reading.layout))
+        return _by_layout(folder_set, classes, private, reading)
+    tables = tables_beside.beside_images(tree, reading)
     try:
         guessed = _guess(tree, files, classes, reading)
     except NoClassesError as error:
         readable = [table for table in tables if not table.reason]
         if len(readable) != 1:
-            raise UserError(f"{error}{_about_tables(tables)}") from error
+            raise UserError(f"{error}{tables_beside.offered(tables)}") from error
         _LOG.info(
             "the images are read from the table %s: the folders have no classes",
             shown(readable[0].path, private),
@@ -139,15 +158,24 @@ def list_folder(
             readable[0].path, classes, private=private, reading=reading, tree=tree
         )
     except UserError as error:
-        raise UserError(f"{error}{_about_tables(tables)}") from error
-    _refuse_unused_patients(guessed, tables, private)
-    return _by_layout(tree, files, guessed, classes, private, reading)
+        raise UserError(f"{error}{tables_beside.offered(tables)}") from error
+    tables_beside.refuse_unused_patients(guessed, tables, private)
+    patients = tables_beside.patients(tree, files, guessed, tables)
+    return _by_layout(_Set(tree, files, guessed, patients), classes, private, reading)
 
 
 def _images(tree: scan.Tree) -> dict[str, Path]:
-    """The images of a folder, without masks, by their path relative to it."""
+    """The images of a folder, without masks and drawings, by their path relative to it."""
     files = {tree.path(file): file for file in tree.files}
-    return {files[path]: path for path in masks.without(files) if is_image_name(path)}
+    found = companion_names.sort(files)
+    if found.drawings:
+        tree.skipped["picture drawn on an image"] += len(found.drawings)
+        _LOG.warning(
+            "%d file(s) show another image once more by their names (overlay, annotated, ...) "
+            "and are not read",
+            len(found.drawings),
+        )
+    return {files[path]: path for path in found.others if is_image_name(path)}
 
 
 def _guess(
@@ -156,6 +184,12 @@ def _guess(
     """The layout of a folder, which nobody gave."""
     dirs = {tuple(file.split("/")[:-1]) for file in files} - {()}
     tops = {parts[0] for parts in dirs}
+    if any(file.upper() == "DICOMDIR" for file in tree.files):
+        raise NoClassesError(
+            f"{tree.folder}: is the export of a PACS by its DICOMDIR, whose folders name patients, "
+            "studies and series and no classes; expected a table beside the DICOMDIR with columns "
+            "for image and label (patients are read from the files), or the files in class folders"
+        )
     if len(tops) < 2 and set(tree.tops) - tops and not _slides(tree):
         raise UserError(_no_image(tree.folder / min(set(tree.tops) - tops)))
     if dirs and all(map(_is_tile_of_its_folder, files)):
@@ -198,56 +232,35 @@ def _no_image(folder: Path) -> str:
     )
 
 
-# --- tables beside the folders --------------------------------------------------------------------
-
-
-def _about_tables(tables: Sequence[Beside]) -> str:
-    """What an error says of the tables in the folder."""
-    readable = [table.path for table in tables if not table.reason]
-    if readable:
-        return "; or read the table " + " or ".join(
-            layout.path_option(path) for path in readable[:_NAMED]
-        )
-    if tables:
-        return f"; the table {tables[0].path.name} is not read: {tables[0].reason}"
-    return ""
-
-
-def _refuse_unused_patients(guessed: Layout, tables: Sequence[Beside], private: bool) -> None:
-    """A table that names the patients must not lie unused beside folders that do not."""
-    for table in tables:
-        if table.reason or table.columns is None:
-            continue
-        if "subject" in table.columns.of and "subject" not in guessed.levels:
-            raise UserError(
-                f"{table.path}: names the patient of each image "
-                f"(column {table.columns.name('subject')}), which the folders do not; give "
-                f"{layout.path_option(table.path)} to read the table, or "
-                f"{layout.option(guessed.text)} to read the folders without patients"
-            )
-        _LOG.warning(
-            "%s names images and labels, too, and is not read: %s reads it in place of the folders",
-            "a table beside the folders" if private else table.path.name,
-            layout.path_option(shown(table.path, private)),
-        )
-
-
 # --- one layout -----------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True)
+class _Set:
+    """A folder whose levels are known.
+
+    Attributes:
+      tree: what lies in it.
+      files: the images, by their path relative to it.
+      chosen: what the levels are.
+      patients: by a table, where the levels name none.
+    """
+
+    tree: scan.Tree
+    files: Mapping[str, Path]
+    chosen: Layout
+    patients: tables_beside.Patients = tables_beside.NOBODY
+
+
 def _by_layout(
-    tree: scan.Tree,
-    files: Mapping[str, Path],
-    chosen: Layout,
-    classes: Sequence[str],
-    private: bool,
-    reading: Reading,
+    folder_set: _Set, classes: Sequence[str], private: bool, reading: Reading
 ) -> Listing:
     """Lists the images of a folder whose levels are known."""
+    tree, files, chosen = folder_set.tree, folder_set.files, folder_set.chosen
     folder = tree.folder
     refuse_undecodable(folder)
     inner = [file for file in files if "/" in file or not chosen.levels]
-    records = [_record(tree, file, files[file], chosen) for file in inner]
+    records = [_record(folder_set, file) for file in inner]
     if not records:
         raise UserError(
             f"{folder}: holds no image in folders; expected {chosen.text} with files of "
@@ -255,8 +268,9 @@ def _by_layout(
         )
     records = companions.with_patients(records)
     records, merged = with_one_spelling(str(folder), records, classes, reading)
-    if "label" in chosen.levels and _is_before(chosen, "label", "subject"):
+    if not _is_before(chosen, "subject", "label"):
         refuse_restarts(str(folder), records, reading)
+    refuse_unlearnable(str(folder), records)
     if not chosen.given and chosen.levels[0] == "label":
         _refuse_empty_class(tree, records, merged)
     ordered = ordered_classes(folder, sorted({record.label for record in records}), classes)
@@ -265,19 +279,19 @@ def _by_layout(
     if tree.links:
         refuse_shared_files(records, [record.file for record in records])
     loose = len(files) - len(inner)
-    other = _others(tree)
+    other = folder_report.others(tree)
     ignored_files = sum(number for (_, is_loose), number in other.items() if not is_loose)
-    said = _say_skipped(tree, ignored_files, loose, private)
+    said = folder_report.say_skipped(tree, ignored_files, loose, private)
     source = source_line(
         f"folder {shown(folder, private)}", records, "" if private else _hint(records, chosen)
     )
     origin = understood.Origin(
         read=f"folder {shown(folder, private)}",
         layout=f"{chosen.text} ({'given' if chosen.given else 'found out'})",
-        patients=chosen.source("subject"),
+        patients=folder_set.patients.source or chosen.source("subject"),
         splits=chosen.source("split"),
-        skipped=_skipped(tree, other, loose),
-        ignored=_ignored(records, chosen, private),
+        skipped=folder_report.skipped(tree, other, loose),
+        ignored=folder_report.ignored_levels(records, chosen, private),
         merged={} if private else merged,
     )
     described = understood.describe(records, ordered, origin)
@@ -285,10 +299,12 @@ def _by_layout(
 
 
 def _is_before(chosen: Layout, one: str, other: str) -> bool:
-    return other in chosen.levels and chosen.levels.index(one) < chosen.levels.index(other)
+    levels = chosen.levels
+    return one in levels and other in levels and levels.index(one) < levels.index(other)
 
 
-def _record(tree: scan.Tree, file: str, path: Path, chosen: Layout) -> ImageRecord:
+def _record(folder_set: _Set, file: str) -> ImageRecord:
+    tree, path, chosen = folder_set.tree, folder_set.files[file], folder_set.chosen
     refuse_undecodable(file)
     read = chosen.read(file)
     if read is None:
@@ -304,7 +320,8 @@ def _record(tree: scan.Tree, file: str, path: Path, chosen: Layout) -> ImageReco
         )
     if file in tree.links:
         refuse_outside(tree.folder, path, str(path))
-    subject, split = read.get("subject", file), split and split_of(split)
+    subject = read.get("subject") or folder_set.patients.of.get(file, file)
+    split = split and split_of(split)
     return ImageRecord(path, file, read["label"], subject, split, site=read.get("site"))
 
 
@@ -314,57 +331,8 @@ def _refuse_empty_class(
     """A class folder without images is a mistake: of a copy, or of the suffixes."""
     present = {record.label for record in records} | set(merged)
     for top in tree.tops:
-        if top not in present and not masks.is_folder(top):
+        if top not in present and not companion_names.holds_companions(top):
             raise UserError(_no_image(tree.folder / top))
-
-
-def _others(tree: scan.Tree) -> Counter[tuple[str, bool]]:
-    """Files that are neither images nor masks, by suffix and whether they lie in no folder."""
-    return Counter(
-        (os.path.splitext(file)[1].lower() or "no suffix", "/" not in file)
-        for file in tree.files
-        if not is_image_name(tree.path(file))
-    )
-
-
-def _say_skipped(tree: scan.Tree, ignored: int, loose: int, private: bool) -> str:
-    """Warn of files that were passed over; what the line for reports says of them."""
-    if not ignored and not loose:
-        return ""
-    _LOG.warning(
-        "%s: ignored %d file(s) in class folders that are not %s, and %d image(s) outside "
-        "class folders",
-        shown(tree.folder, private), ignored, " ".join(IMAGE_SUFFIXES), loose,
-    )  # fmt: skip
-    return f"; ignored: {ignored} other file(s), {loose} image(s) outside class folders"
-
-
-def _skipped(tree: scan.Tree, other: Counter[tuple[str, bool]], loose: int) -> dict[str, int]:
-    """Everything passed over, by kind."""
-    by_suffix: Counter[str] = Counter()
-    for (suffix, _), number in other.items():
-        by_suffix[suffix] += number
-    skipped = {f"{suffix} (no image)": number for suffix, number in by_suffix.most_common()}
-    if loose:
-        skipped["image (outside the folders)"] = loose
-    return {**skipped, **tree.skipped}
-
-
-def _ignored(records: Sequence[ImageRecord], chosen: Layout, private: bool) -> list[str]:
-    """Levels of folders that say nothing, with a few of their names."""
-    names: dict[int, set[str]] = {}
-    for record in records:
-        for number, name in enumerate(record.file.split("/")[:-1], 1):
-            names.setdefault(number, set()).add(name)
-    used = {"label", "subject", "split", "site"}
-    ignored = []
-    for number, found in names.items():
-        level = chosen.levels[number - 1] if number <= len(chosen.levels) else "*"
-        if used.isdisjoint(level.split("+")):
-            shown_names = "" if private else ": " + ", ".join(sorted(found)[:_NAMED])
-            more = f", ... ({len(found)})" if len(found) > _NAMED or private else ""
-            ignored.append(f"folder level {number}{shown_names}{more}")
-    return ignored
 
 
 def _hint(records: Sequence[ImageRecord], chosen: Layout) -> str:

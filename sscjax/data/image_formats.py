@@ -56,7 +56,7 @@ _TIFF_COMPRESSIONS = {
 # What Pillow says of sound files that it has no reader for.
 _UNSUPPORTED = re.compile(
     r"unsupported|not support|cannot handle|can't handle|unknown (pixel|raw|data)|"
-    r"not available|not configured|unrecognized",
+    r"not available|not configured|unrecognized|not understood",
     re.IGNORECASE,
 )
 
@@ -187,6 +187,7 @@ def _known_but_unread(start: bytes) -> str:
         (b"\x1f\x8b", "a gzip archive, such as NIfTI,"),
         (b"\0\0\0\x0cJXL ", "JPEG XL"),
         (b"\xff\x0a", "JPEG XL"),
+        (b"MM\0+", "a BigTIFF of big-endian bytes"),
     ):
         if start.startswith(magic):
             return name
@@ -241,16 +242,22 @@ def _unsupported_tiff(file: BinaryIO) -> str:
         compression, photometric = tags.get(259, 1), tags.get(262)
         bits, samples = tags.get(258, (1,)), tags.get(277, 1)
         form = (tags.get(339) or (1,))[0]
+        deepest, samples = max(map(int, bits)), int(samples)
     except Exception:  # damaged tags fail in any way
         return ""
     if compression in _TIFF_COMPRESSIONS:
         return f"{_TIFF_COMPRESSIONS[compression]} compression in a TIFF is not supported"
     if compression not in TiffImagePlugin.COMPRESSION_INFO:
         return ""
-    if form in (2, 3, 5, 6) or samples > 4 or max(bits) > 16 or photometric in (8, 32803, 34892):
+    if photometric in (0, 1) and samples > 2:
+        return (
+            f"a TIFF with {samples} channels in one page, which it does not call red, green and "
+            "blue, is not supported: save the channels as pages, for config.data.pages, or as RGB"
+        )
+    if form in (2, 3, 5, 6) or samples > 4 or deepest > 16 or photometric in (8, 32803, 34892):
         kind = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}.get(form, "unsigned")
         return (
-            f"TIFF pixels of {samples} {kind} samples of {max(bits)} bits are not supported, "
+            f"TIFF pixels of {samples} {kind} samples of {deepest} bits are not supported, "
             "expected 1, 3 or 4 unsigned samples of 8 or 16 bits"
         )
     return ""
@@ -262,7 +269,6 @@ _PARSERS: dict[bytes, Callable[[BinaryIO, str], ImageFile.ImageFile]] = {
     b"II*\0": TiffImagePlugin.TiffImageFile,
     b"MM\0*": TiffImagePlugin.TiffImageFile,
     b"II+\0": TiffImagePlugin.TiffImageFile,
-    b"MM\0+": TiffImagePlugin.TiffImageFile,
     b"BM": BmpImagePlugin.BmpImageFile,
     b"\0\0\0\x0cjP  \r\n\x87\n": Jpeg2KImagePlugin.Jpeg2KImageFile,
     b"\xff\x4f\xff\x51": Jpeg2KImagePlugin.Jpeg2KImageFile,

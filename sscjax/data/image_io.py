@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
-from sscjax.data import image_formats, image_pages
+from sscjax.data import colour_profile, image_formats, image_pages, tiff_kinds
 from sscjax.data.image_formats import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from sscjax.data.image_formats import is_image_name as is_image_name
 from sscjax.data.pixel_range import Decoding, Observed
@@ -35,8 +35,6 @@ _LOW_BYTES = {
     **{f"{mode};16L": f"{mode};16B" for mode in ("RGB", "RGBA", "RGBX")},
     **{f"{mode};16N": f"{mode};16B" for mode in ("RGB", "RGBA", "RGBX")},
 }
-
-_SAMPLE_FORMAT, _UNSIGNED = 339, (1, 4)  # 4: undefined
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -91,7 +89,7 @@ def read_image(
       OSError: the system cannot read any file now, for want of memory or of open files.
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         if _is_dicom(file):
             from sscjax.data import dicom
 
@@ -114,7 +112,7 @@ def read_header(path: Path | str) -> tuple[str, int, int]:
       UserError: the file is no image that `read_image` would read.
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         if _is_dicom(file):
             from sscjax.data import dicom
 
@@ -130,7 +128,7 @@ def read_upright_size(path: Path | str) -> tuple[int, int]:
       UserError: the file is no image that `read_image` would read.
     """
     path = Path(path)
-    with _opened(path) as file:
+    with opened(path) as file:
         if _is_dicom(file):
             from sscjax.data import dicom
 
@@ -141,7 +139,7 @@ def read_upright_size(path: Path | str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BinaryIO]:
     """The file, while it is read.
 
     Raises:
@@ -195,8 +193,10 @@ def _decode(
     """The image as RGB, upright."""
     image = image_formats.parse_header(path, file)
     _check_size(path, *image.size, max_pixels)
-    _check_kind(path, image)
     try:
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            tiff_kinds.check(path, image, observed)
+        check_mode(path, image)
         pages = image_pages.choose(path, image, decoding, observed)
         layers = []
         for number in pages.numbers:
@@ -204,6 +204,8 @@ def _decode(
                 image.seek(number)
             layers.append(_to_rgb(path, image, decoding, observed))
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        if observed is not None and colour_profile.differs(image):
+            observed.note("with a colour profile other than sRGB the profile was not applied", path)
         upright = layers[0] if len(layers) == 1 else _mixed(layers, pages.colours)
     except UserError:
         raise
@@ -228,15 +230,12 @@ def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _check_kind(path: Path, image: ImageFile.ImageFile) -> None:
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        forms = set(image.tag_v2.get(_SAMPLE_FORMAT) or (1,))
-        if not forms <= set(_UNSIGNED):
-            kind = {2: "signed", 3: "floating-point"}.get(max(forms), "complex")
-            raise UserError(
-                f"{path}: {kind} pixels have no agreed white (nor black) and are not supported; "
-                "save the image as 8-bit or 16-bit unsigned grey or RGB"
-            )
+def check_mode(path: Path, image: ImageFile.ImageFile) -> None:
+    """Refuse pixels without an agreed white by how Pillow reads them.
+
+    Raises:
+      UserError: floating point, 32 bit, signed or Lab.
+    """
     if image.mode not in _EIGHT_BIT and _bits_per_sample(image) == 0:
         raise UserError(
             f"{path}: pixels of Pillow mode {image.mode!r} (floating point, 32 bit, signed or Lab) "

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from sscjax.data import (
+    columns,
+    companion_names,
     csv_table,
     dicom,
     image_folder,
     image_table,
-    masks,
+    layout,
     names,
     resolution,
     scan,
@@ -25,9 +27,9 @@ from sscjax.data import (
     tables,
 )
 from sscjax.data.image_io import IMAGE_SUFFIXES, is_image_name, read_image
-from sscjax.data.image_table import Finder
-from sscjax.data.layout import split_of
+from sscjax.data.layout import FIND_OUT, Reading, split_of
 from sscjax.data.pixel_range import Decoding, Observed
+from sscjax.data.table_files import Finder
 from sscjax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -60,7 +62,10 @@ class InputImage:
 
 
 def find(
-    path: Path | str, classes: Sequence[str], merged: Mapping[str, str] | None = None
+    path: Path | str,
+    classes: Sequence[str],
+    merged: Mapping[str, str] | None = None,
+    reading: Reading = FIND_OUT,
 ) -> list[InputImage]:
     """List the images at a path.
 
@@ -77,6 +82,8 @@ def find(
       path: an image, a table or a folder.
       classes: the network's class names.
       merged: labels that became one of the classes in training, with its name.
+      reading: how the set of training was read; a layout holds where it fits every image and gives
+        labels that are classes, columns where a table has them. Which of them held is logged.
 
     Returns:
       the images; those of folders in the order of their names, those of tables in row order.
@@ -86,7 +93,7 @@ def find(
     """
     known = {names.key(old): new for old, new in (merged or {}).items()}
     known |= {names.key(name): name for name in classes}
-    images = _list(Path(path), known)
+    images = _list(Path(path), known, reading)
     for image in images:
         tables.refuse_undecodable(image.path)
         tables.refuse_undecodable(image.subject)
@@ -104,29 +111,32 @@ def _understood(images: Sequence[InputImage], known: Mapping[str, str]) -> list[
     ]
 
 
-def _list(path: Path, known: Mapping[str, str]) -> list[InputImage]:
+def _list(path: Path, known: Mapping[str, str], reading: Reading) -> list[InputImage]:
     if path.is_dir():
-        for name in image_folder.MANIFESTS:
-            if (path / name).is_file():
-                return _from_table(path / name)
-        return _from_folder(path, known)
+        manifest = image_folder.manifest_in(path)
+        if manifest is not None:
+            return _from_table(manifest, reading)
+        return _from_folder(path, known, reading)
     if not path.is_file():
         raise UserError(
             f"{path}: no such file or folder; give images, folders, manifests or slides"
         )
     if path.suffix.lower() in tables.SUFFIXES:
-        return _from_table(path)
+        return _from_table(path, reading)
     return [InputImage(path, path.name, path.name)]
 
 
-def _from_folder(folder: Path, known: Mapping[str, str]) -> list[InputImage]:
-    visible = masks.without(scan.walk(folder))
-    files = [file for file in visible if is_image_name(file)]
+def _from_folder(folder: Path, known: Mapping[str, str], reading: Reading) -> list[InputImage]:
+    visible = companion_names.sort(scan.walk(folder))
+    files = [file for file in visible.others if is_image_name(file)]
     if not files:
         raise UserError(
             f"{folder}: holds no image ({' '.join(IMAGE_SUFFIXES)}); give a folder with images"
         )
     parts = [file.relative_to(folder).parts for file in files]
+    as_trained = _by_layout(files, parts, known, reading)
+    if as_trained:
+        return as_trained
     level = _label_level(parts, known)
     images = []
     patients = dicom.patient_ids(files)
@@ -139,6 +149,35 @@ def _from_folder(folder: Path, known: Mapping[str, str]) -> list[InputImage]:
             inner = "/".join(names_of[:-1])
             subject = patients.get(file) or inner or folder.resolve().name
             images.append(InputImage(file, name, subject))
+    return images
+
+
+def _by_layout(
+    files: Sequence[Path],
+    parts: Sequence[tuple[str, ...]],
+    known: Mapping[str, str],
+    reading: Reading,
+) -> list[InputImage]:
+    """The images by the layout that the run was trained by; [] where it does not fit them all."""
+    if not reading.layout:
+        return []
+    chosen = layout.parse(reading.layout)
+    images = []
+    for file, names_of in zip(files, parts, strict=True):
+        name = "/".join(names_of)
+        read = chosen.read(name)
+        if read is None or names.key(read["label"]) not in known:
+            _LOG.warning(
+                "the layout of the run's training set (%s) does not fit these folders and is not "
+                "used; labels and patients are read as far as the folders' names say them",
+                chosen.text,
+            )
+            return []
+        subject = read.get("subject", name)
+        if subject != name and reading.shared_subjects == "different":
+            subject = f"{read['label']}/{subject}"
+        images.append(InputImage(file, name, subject, read["label"], read.get("site") or ""))
+    _LOG.info("the folders are read as the run's training set was: %s", layout.option(chosen.text))
     return images
 
 
@@ -172,10 +211,20 @@ def _subject(parts: tuple[str, ...], level: int) -> str:
     return parts[level + 1] if len(parts) > level + 2 else ""
 
 
-def _from_table(path: Path) -> list[InputImage]:
+def _from_table(path: Path, reading: Reading) -> list[InputImage]:
     images = []
     finder = Finder(path.parent)
-    for line, row in csv_table.read_rows(path, ("file",)):
+    table = tables.read(path)
+    given = columns.fitting(table, reading.columns)
+    if given:
+        _LOG.info("columns are read as those of the run's training set were: %s", given)
+    elif reading.columns:
+        _LOG.warning(
+            "the table has none of the columns that the run's training set was read by (%s); "
+            "columns are read by their names",
+            reading.columns,
+        )
+    for line, row in csv_table.rows_of(table, columns.match(table, given, ("file",))):
         location = f"{path}, row {line}"
         if not row["file"]:
             raise UserError(f"{location}: empty file; fill it in")

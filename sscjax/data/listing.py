@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sscjax.data import layout_guess, names, sites
+from sscjax.data import folder_names, names, restarts, sites
 from sscjax.data.layout import Reading
 from sscjax.errors import UserError
 
@@ -134,21 +134,63 @@ def with_one_spelling(
 
 
 def refuse_restarts(where: str, records: Sequence[ImageRecord], reading: Reading) -> None:
-    """Refuse the same numbers of subjects in every class, unless the config says what they are."""
+    """Refuse the same numbers of subjects in several classes, unless the config says what they are.
+
+    Raises:
+      UserError: numbers stand in classes as those do that start again in each.
+    """
+    message = _restarts(records, reading)
+    if message:
+        raise UserError(f"{where}: {message}")
+
+
+def warn_of_restarts(where: str, records: Sequence[ImageRecord], reading: Reading) -> None:
+    """The same as a warning, of tables, whose column of patients somebody filled on purpose.
+
+    Names no subject.
+    """
+    message = _restarts(records, reading, named=False)
+    if message:
+        _LOG.warning("%s: %s", where, message)
+
+
+def refuse_unlearnable(where: str, records: Sequence[ImageRecord]) -> None:
+    """Refuse a class that only splits other than 'train' have.
+
+    Raises:
+      UserError: names the class and the splits.
+    """
+    by_split: dict[str | None, set[str]] = {}
+    for record in records:
+        by_split.setdefault(record.split, set()).add(record.label)
+    trained = by_split.pop("train", None)
+    others = sorted(set().union(*by_split.values()) - trained) if trained else []
+    if others:
+        label = others[0]
+        splits = " and ".join(sorted(str(name) for name in by_split if label in by_split[name]))
+        raise UserError(
+            f"{where}: the class {label!r} has images in {splits} and none in train, so that it "
+            "cannot be learnt; give train some of its patients, or take the class out"
+        )
+
+
+def _restarts(records: Sequence[ImageRecord], reading: Reading, *, named: bool = True) -> str:
     if reading.shared_subjects:
-        return
+        return ""
     of_class: dict[str, set[str]] = {}
     for record in records:
         if record.subject != record.file:
             of_class.setdefault(record.label, set()).add(record.subject)
-    alike = layout_guess.alike_in_every_class(of_class)
-    if alike:
-        number = sum(map(len, of_class.values()))
-        merged = len(set().union(*of_class.values()))
-        raise UserError(
-            f"{where}: the same subjects stand in every class ({', '.join(alike[:4])}, ...): "
-            f"{number} subjects would count as {merged}; {layout_guess.RESTART_OPTIONS}"
-        )
+    restart = restarts.find(of_class)
+    if restart is None:
+        return ""
+    number = sum(map(len, of_class.values()))
+    merged = len(set().union(*of_class.values()))
+    who = f" ({folder_names.some(restart.alike)})" if named else ""
+    return (
+        f"the same subjects stand in {restart.where}{who}: {number} subjects would count as "
+        f"{merged}; {restarts.OPTIONS}"
+    )
 
 
 def ordered_classes(

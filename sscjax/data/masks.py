@@ -3,24 +3,22 @@
 A mask has its image's own size, and its values are class numbers: grey, the indices of a palette, 1
 bit, or colour with equal channels. `IGNORE` marks pixels of unknown class, as do all pixels of an
 image without a mask. Where all masks of a set hold 0 and 255 alone, 255 is class 1. Masks lie
-beside their image (`a_mask.png`, `a_mask_1.png`, `a-mask.png`, `a_seg.png`) or in a folder `masks`;
-those of one image are joined.
+beside their image or in a folder `masks`, see `companion_names`; those of one image are joined.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from sscjax.data import image_formats
-from sscjax.data.image_io import is_image_name, read_upright_size
+from sscjax.data import companion_names, image_formats
+from sscjax.data.image_io import opened, read_upright_size
 from sscjax.data.pixel_range import Observed
 from sscjax.errors import UserError
 
@@ -30,14 +28,8 @@ IGNORE = 255
 SUFFIX = "_mask.png"
 """What the name of a mask beside its image usually ends with."""
 
-FOLDERS = ("masks", "mask")
-"""Names (lower case) of folders that hold masks and no images."""
-
-# `a_mask`, `a_mask_2`, `a-mask`, `a_seg`, `a_gt`: the name of the image, and what follows it.
-_NAME = re.compile(
-    r"(?P<image>.+)[_-](?P<mark>mask|seg|segmentation|gt|ground_?truth|annotation)(?:[_-]?\d+)?",
-    re.IGNORECASE,
-)
+# Pixels of a mask that are looked at a time.
+_BAND = 2**21
 
 MOST_VALUES = 64
 """Different values that a mask may hold; more are shades or what JPEG makes of edges."""
@@ -46,11 +38,6 @@ MOST_VALUES = 64
 def beside_name(image: Path) -> Path:
     """The path of an image's mask, if there is one."""
     return image.with_name(image.stem + SUFFIX)
-
-
-def is_folder(name: str) -> bool:
-    """Whether a folder of this name holds masks."""
-    return name.lower() in FOLDERS
 
 
 def beside(images: Sequence[Path], root: Path) -> dict[Path, tuple[Path, ...]]:
@@ -68,10 +55,13 @@ def beside(images: Sequence[Path], root: Path) -> dict[Path, tuple[Path, ...]]:
         by_folder[image.parent].append(image)
     found: dict[Path, tuple[Path, ...]] = {}
     for folder, members in by_folder.items():
-        of_stem = _by_image(_names(folder), folder, named=True)
+        names = _names(folder)
+        of_stem = _by_image(names, folder, named=True)
         for other in _mask_folders(folder, root):
             for stem, paths in _by_image(_names(other), other, named=False).items():
                 of_stem.setdefault(stem, []).extend(paths)
+        for labels in companion_names.labels_of_tiles(folder / name for name in names):
+            of_stem.setdefault(labels.stem, []).append(labels)
         if not of_stem:
             continue
         for image in members:
@@ -96,9 +86,8 @@ def _by_image(names: Sequence[str], folder: Path, *, named: bool) -> dict[str, l
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in image_formats.IMAGE_SUFFIXES:
             continue
-        match = _NAME.fullmatch(stem)
-        if match:
-            found[match["image"]].append(folder / name)
+        for image in companion_names.masked_stems(stem):
+            found[image].append(folder / name)
         if not named:
             found[stem].append(folder / name)
     return found
@@ -111,65 +100,12 @@ def _mask_folders(folder: Path, root: Path) -> list[Path]:
     for depth in range(len(parts) + 1):
         head, rest = root.joinpath(*parts[:depth]), parts[depth:]
         for name in _names(head):
-            if is_folder(name):
+            if companion_names.is_folder(name):
                 places.append(head.joinpath(name, *rest))
                 # images/a.png and masks/a.png.
                 if rest and rest[0].lower() in ("images", "image", "img"):
                     places.append(head.joinpath(name, *rest[1:]))
     return [place for place in places if place.is_dir()]
-
-
-def without(files: Iterable[Path]) -> list[Path]:
-    """The files of a folder, at any depth, that are not masks.
-
-    A name that ends in `_seg`, `_gt` or the like is that of an image unless another image here
-    has such a mask.
-
-    Raises:
-      UserError: there is a mask without its image.
-    """
-    files = list(files)
-    images = {path.with_suffix("") for path in files if is_image_name(path)}
-    others, orphans, paired_segments = [], [], False
-    for path in files:
-        candidates = _images_of(path)
-        if not candidates:
-            others.append(path)
-        elif images.intersection(candidates):
-            paired_segments |= not _is_certain(path)
-        else:
-            orphans.append((path, candidates[0]))
-    for path, image in orphans:
-        if not _is_certain(path) and not paired_segments:
-            others.append(path)
-            continue
-        raise UserError(
-            f"{path}: found a mask without its image, expected {image.name} with an image suffix "
-            f"in {image.parent.name or image.parent}; restore that image, or rename the file if it "
-            "is no mask"
-        )
-    return sorted(others) if orphans else others
-
-
-def _is_certain(path: Path) -> bool:
-    match = _NAME.fullmatch(path.stem)
-    return any(map(is_folder, path.parent.parts)) or bool(match and match["mark"].lower() == "mask")
-
-
-def _images_of(path: Path) -> list[Path]:
-    """What the image of a mask may be called, without its suffix; [] for a file that is no mask."""
-    if path.suffix.lower() not in image_formats.IMAGE_SUFFIXES:
-        return []
-    match = _NAME.fullmatch(path.stem)
-    stems = [match["image"]] if match else []
-    found = [path.with_name(stem) for stem in stems]
-    parts = path.parent.parts
-    for index in range(len(parts) - 1, -1, -1):
-        if is_folder(parts[index]):
-            for inner in ((), ("images",), ("Images",), ("image",)):
-                folder = Path(*parts[:index], *inner, *parts[index + 1 :])
-                found += [folder / stem for stem in (path.stem, *stems)]
-    return found
 
 
 def read_masks(
@@ -202,12 +138,13 @@ def read_masks(
         if joined is None:
             joined = values
             continue
-        if ((joined != values) & (joined > 0) & (values > 0)).any():
+        pairs = zip(_bands(joined), _bands(values), strict=True)
+        if any(((one != other) & (one > 0) & (other > 0)).any() for one, other in pairs):
             raise UserError(
                 f"{path}: gives pixels another class than {paths[0].name} does; make one mask of "
                 "both"
             )
-        joined = np.maximum(joined, values)
+        np.maximum(joined, values, out=joined)
     assert joined is not None
     return reduce(joined, size, side)
 
@@ -219,7 +156,7 @@ def read_mask(path: Path, image: Path, size: int) -> np.ndarray:
 
 def _values(path: Path, shape: tuple[int, int], observed: Observed | None) -> np.ndarray:
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             mask = image_formats.parse_header(path, file)
             if mask.size != shape:
                 raise UserError(
@@ -237,7 +174,10 @@ def _values(path: Path, shape: tuple[int, int], observed: Observed | None) -> np
             f"{path}: cannot be read as a mask ({image_formats.one_line(error)}), expected a PNG; "
             "replace or remove it"
         ) from error
-    distinct = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    counts = np.zeros(256, np.int64)
+    for band in _bands(values):
+        counts += np.bincount(band.ravel(), minlength=256)
+    distinct = np.flatnonzero(counts)
     if len(distinct) > MOST_VALUES:
         raise UserError(
             f"{path}: holds {len(distinct)} different values, expected numbers of classes: shades "
@@ -264,13 +204,18 @@ def _numbers(path: Path, mask: Image.Image, observed: Observed | None) -> np.nda
     if mask.mode.startswith("I") and values.min() >= 0 and values.max() <= 255:
         return values.astype(np.uint8)
     if mask.mode in ("RGB", "RGBA"):
-        if (values == values[..., :1]).all():
+        if all((band == band[..., :1]).all() for band in _bands(values)):
             return np.ascontiguousarray(values[..., 0])
         colour = _one_colour(values)
         if colour is not None:
             if observed is not None:
                 observed.see_mask_colour(path, colour)
-            return np.where(values.any(axis=2), np.uint8(IGNORE), np.uint8(0))
+            return np.concatenate(
+                [
+                    np.where(band.any(axis=2), np.uint8(IGNORE), np.uint8(0))
+                    for band in _bands(values)
+                ]
+            )
     raise UserError(
         f"{path}: found pixels of Pillow mode {mask.mode!r}, expected numbers of classes; save the "
         "mask as 8-bit grey, or with a palette"
@@ -279,11 +224,25 @@ def _numbers(path: Path, mask: Image.Image, observed: Observed | None) -> np.nda
 
 def _one_colour(values: np.ndarray) -> tuple[int, int, int] | None:
     """The colour of a mask [H,W,3] that is black and one colour."""
-    painted = values[values.any(axis=2)]
-    if not len(painted) or (painted != painted[0]).any():
+    colour: np.ndarray | None = None
+    for band in _bands(values):
+        painted = band[band.any(axis=2)]
+        if not len(painted):
+            continue
+        colour = painted[0] if colour is None else colour
+        if (painted != colour).any():
+            return None
+    if colour is None:
         return None
-    red, green, blue = painted[0].tolist()
+    red, green, blue = colour.tolist()
     return red, green, blue
+
+
+def _bands(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Some rows at a time: what is computed of all pixels at once takes many times their room."""
+    step = max(1, _BAND // max(1, values.shape[1]))
+    for top in range(0, len(values), step):
+        yield values[top : top + step]
 
 
 def white_is_one(values: Mapping[Path, Sequence[int]]) -> bool:

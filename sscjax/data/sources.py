@@ -28,6 +28,7 @@ from sscjax.data import (
     masks,
     pixel_range,
     resolution,
+    tiff_kinds,
     understood,
 )
 from sscjax.data.image_io import read_image
@@ -138,7 +139,9 @@ class Source(abc.ABC):
 class Files(Source):
     """The images of a folder or a manifest."""
 
-    modules = (image_io, image_formats, image_pages, pixel_range, dicom, masks, resolution)
+    modules = (
+        *(image_io, image_formats, image_pages, tiff_kinds, pixel_range, dicom, masks, resolution),
+    )
 
     def __init__(
         self,

@@ -7,6 +7,9 @@ import csv
 import dataclasses
 import datetime
 import io
+import itertools
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,11 @@ BESIDE_IMAGES = (".csv", ".tsv", ".xlsx", *_OTHERS)
 """Suffixes of files beside images that may list them, whether or not they can be read."""
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+_BREAK = re.compile(r"\s*[\r\n]\s*")
+
+# Lines above the header of a table that are looked at.
+_MOST_ABOVE = 20
 
 # Tables are small; a file that is larger is no table, and would be read into memory.
 _MOST_BYTES = 512 * 2**20
@@ -73,9 +81,13 @@ def read(path: Path) -> Table:
     if suffix in _OTHERS and path.is_file():
         raise UserError(f"{path}: is {_OTHERS[suffix]}")
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not path.is_dir():
+            # Opening a pipe would wait for who writes into it.
+            raise UserError(f"{path}: is a pipe, socket or device, expected a table; remove it")
+        if status.st_size > _MOST_BYTES:
             raise UserError(
-                f"{path}: has {path.stat().st_size / 2**20:,.0f} MB, expected a table of at most "
+                f"{path}: has {status.st_size / 2**20:,.0f} MB, expected a table of at most "
                 f"{_MOST_BYTES / 2**20:.0f} MB; correct the path"
             )
         if suffix in _EXCEL:
@@ -140,26 +152,60 @@ def _csv(path: Path, text: str, encoding: str) -> Table:
     try:
         for _ in range(skipped):
             next(reader, None)
-        header = [cell.strip() for cell in next(reader, [])]
-        _check_header(path, header)
-        lines = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
+        lines = [
+            (reader.line_num, _joined(cells)) for cells in reader if any(map(str.strip, cells))
+        ]
     except csv.Error as error:
         raise UserError(f"{path}: not a csv file ({error}); save it as a csv file") from error
     notes = [] if delimiter == "," else [_DELIMITERS[delimiter]]
-    notes += [encoding] if encoding else []
-    rows, damage = _fitted(path, lines, header)
-    return Table(path, header, rows, ", ".join(notes), damage)
+    return _table(path, lines, [*notes, encoding])
+
+
+def _joined(cells: list[str]) -> list[str]:
+    """The cells, each in one line: Excel keeps the line breaks of a cell."""
+    return [_BREAK.sub(" ", cell) if "\n" in cell or "\r" in cell else cell for cell in cells]
+
+
+def _table(path: Path, lines: list[tuple[int, list[str]]], notes: list[str]) -> Table:
+    """The table in the lines of a file, without titles above it and comments in it."""
+    lines, above = _without_title(lines)
+    header = [cell.strip() for cell in lines[0][1]] if lines else []
+    while len(header) > 1 and not header[-1]:
+        header.pop()
+    _check_header(path, header)
+    rows, damage = _fitted(path, lines[1:], header)
+    notes = [*notes, f"{above} line(s) above the header not read" if above else ""]
+    return Table(path, header, rows, ", ".join(filter(None, notes)), damage)
+
+
+def _without_title(
+    lines: list[tuple[int, list[str]]],
+) -> tuple[list[tuple[int, list[str]]], int]:
+    """The lines from the header on, and how many stood above: titles and comments in one cell."""
+    filled = [[cell for cell in cells if cell.strip()] for _, cells in lines[: _MOST_ABOVE + 1]]
+    above = next((k for k, cells in enumerate(filled) if len(cells) > 1), 0)
+    while above + 1 < len(filled) and filled[above][0].startswith("#"):
+        # `#file,label` is a header, `# made by A, on Monday` above one of more cells is none.
+        word = filled[above][0].strip("# ")
+        if len(filled[above]) == len(filled[above + 1]) and " " not in word:
+            break
+        above += 1
+    return lines[above:], above
 
 
 def _delimiter(text: str) -> tuple[str, int]:
     """What separates columns, and how many lines before the header say so (Excel's `sep=;`)."""
-    line = text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
-    if line.lower().startswith("sep=") and line[4:5] in _DELIMITERS:
-        return line[4], 1
-    outside = "".join(line.split('"')[0::2])  # not within quotes
-    counts = {delimiter: outside.count(delimiter) for delimiter in _DELIMITERS}
-    best = max(counts, key=lambda delimiter: counts[delimiter])
-    return (best if counts[best] else ","), 0
+    first = text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
+    if first.lower().startswith("sep=") and first[4:5] in _DELIMITERS:
+        return first[4], 1
+    start = io.StringIO(text.lstrip("\r\n"))
+    for line in itertools.islice(start, _MOST_ABOVE + 1):  # a title has none
+        outside = "".join(line.split('"')[0::2])  # not within quotes
+        counts = {delimiter: outside.count(delimiter) for delimiter in _DELIMITERS}
+        best = max(counts, key=lambda delimiter: counts[delimiter])
+        if counts[best] and not line.startswith("# "):
+            return best, 0
+    return ",", 0
 
 
 def _fitted(
@@ -167,13 +213,21 @@ def _fitted(
 ) -> tuple[list[tuple[int, list[str]]], str]:
     """Stripped cells, as many as the header has, and the message for the first row of others.
 
-    Empty cells at the end of a row do not count.
+    Empty cells at the end of a row do not count, nor do comments.
     """
     rows: list[tuple[int, list[str]]] = []
     for line, raw in lines:
         cells = [cell.strip() for cell in raw]
         while len(cells) > len(header) and not cells[-1]:
             cells.pop()
+        if len(header) > 1 and [cell[:2] for cell in cells if cell] == ["# "]:
+            continue
+        if len(cells) == 1 < len(header):
+            return rows, (
+                f"{path}, row {line}: one cell ({cells[0]!r:.60}), expected {len(header)}; if it "
+                "is a title, a total or a remark, delete the row, else quote cells that hold the "
+                "separator"
+            )
         if len(cells) != len(header):
             return rows, (
                 f"{path}, row {line}: {len(cells)} cells, expected {len(header)}; quote cells that "
@@ -222,19 +276,15 @@ def _excel(path: Path) -> Table:
             "the images as a file of its own"
         )
     lines = next(iter(filled.values()), [])
-    header = lines[0][1] if lines else []
-    while header and not header[-1]:
-        header.pop()
-    _check_header(path, header)
     # A sheet's row has no end of its own: empty cells at its end may be missing.
-    padded = [(n, cells + [""] * (len(header) - len(cells))) for n, cells in lines[1:]]
-    rows, damage = _fitted(path, padded, header)
-    return Table(path, header, rows, "Excel", damage)
+    width = max((len(cells) for _, cells in lines), default=0)
+    padded = [(number, cells + [""] * (width - len(cells))) for number, cells in lines]
+    return _table(path, padded, ["Excel"])
 
 
 def _sheet(sheet: Any) -> Iterator[tuple[int, list[str]]]:
     for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
-        cells = [_text(value) for value in row]
+        cells = _joined([_text(value) for value in row])
         if any(cells):
             yield number, cells
 

@@ -75,7 +75,8 @@ def describe(
 
     Returns:
       read, layout, columns, found_by_name, classes (name, images, patients, train, val, test),
-      patients, splits, masks (number), masks_from, skipped (kind, number), ignored, merged.
+      patients, in_several_classes (number of patients), splits, masks (number), masks_from,
+      skipped (kind, number), ignored, merged.
     """
     without = sum(record.subject == record.file for record in records)
     patients = origin.patients
@@ -91,6 +92,7 @@ def describe(
         "found_by_name": origin.by_name,
         "classes": _classes(classes, records),
         "patients": patients,
+        "in_several_classes": _in_several_classes(records),
         "splits": origin.splits,
         "masks": sum(bool(record.masks) for record in records),
         "masks_from": origin.masks,
@@ -105,6 +107,13 @@ def _classes(classes: Sequence[str], records: Sequence[ImageRecord]) -> list[dic
     for record in records:
         own[record.label].append(record)
     return [_class(name, of_class) for name, of_class in own.items()]
+
+
+def _in_several_classes(records: Sequence[ImageRecord]) -> int:
+    classes: dict[str, set[str]] = {}
+    for record in records:
+        classes.setdefault(record.subject, set()).add(record.label)
+    return sum(len(labels) > 1 for labels in classes.values())
 
 
 def _class(name: str, own: Sequence[ImageRecord]) -> dict[str, Any]:
@@ -177,7 +186,7 @@ def rows(understood: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("read", understood["read"] + _if(understood["layout"], " as {}")),
         ("columns", ", ".join(f"{what}: {name}" for what, name in understood["columns"].items())),
         ("images", _found_by_name(understood)),
-        ("patients", f"from {understood['patients']}"),
+        ("patients", f"from {understood['patients']}{_several(understood)}"),
         ("splits", f"from {understood['splits']}"),
         ("masks", f"{understood['masks']}, from {understood['masks_from']}"),
         (
@@ -198,6 +207,11 @@ def rows(understood: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _if(text: str, form: str) -> str:
     return form.format(text) if text else ""
+
+
+def _several(understood: Mapping[str, Any]) -> str:
+    number = understood.get("in_several_classes", 0)  # runs of before 0.4 do not say
+    return f"; {number} with images of several classes" if number else ""
 
 
 def _found_by_name(understood: Mapping[str, Any]) -> str:

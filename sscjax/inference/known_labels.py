@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sscjax.data import names
+from sscjax.data.layout import Reading
 from sscjax.data.settings import parse_pairs
 from sscjax.evaluation import calibration, conformal, intervals, metrics, predictions
 from sscjax.evaluation.rules import Unit
@@ -24,6 +25,15 @@ def merged_names(record: Mapping[str, Any]) -> dict[str, str]:
     """The class that each label became in training, by the run's `config.data.merge`."""
     config = record.get("config") or {}
     return parse_pairs(str((config.get("data") or {}).get("merge", "")), "=", "data.merge")
+
+
+def reading(record: Mapping[str, Any]) -> Reading:
+    """How the folder or table of the run's training set was read."""
+    asked = (record.get("config") or {}).get("data") or {}
+    layout, columns, shared = (
+        str(asked.get(name, "")) for name in ("layout", "columns", "shared_subjects")
+    )
+    return Reading(layout, columns, shared_subjects=shared)
 
 
 def problem(labels: Sequence[str], classes: Sequence[str]) -> str:

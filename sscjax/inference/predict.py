@@ -52,6 +52,7 @@ def predict(
     *,
     show: Show = "checked",
     openseadragon: Path | None = None,
+    pages: str = "",
 ) -> int:
     """Predict, write a page, two tables and `predictions.json` to `out`, print.
 
@@ -65,6 +66,7 @@ def predict(
       private: results have numbers in place of names, as they have by themselves of a private run.
       show: which maps the page has, see `Maps.drawn`.
       openseadragon: where it is, for slides; None: fetched.
+      pages: which page of a file with several is read, see `Decoding`; '': as in training.
 
     Returns:
       the exit code: 1 where an image could not be read, or where labels were given and no figures
@@ -75,7 +77,7 @@ def predict(
     """
     if out is not None:
         refuse_folder(out, overwrite, ALL)
-    opened = ensemble.open_folder(run)
+    opened = _with_pages(ensemble.open_folder(run), pages)
     out = out or new_folder(run)
     private = private or opened.private
     slides, image_inputs = whole_slides.part(inputs)
@@ -115,6 +117,17 @@ def predict(
     if mask_files is not None:
         print(f"\n{mask_files.text()}")
     return FAILED if results.failed or results.labels_problem else 0
+
+
+def _with_pages(opened: Classifier | Ensemble, pages: str) -> Classifier | Ensemble:
+    """The run, with another page of files with several than in training, unless that is ''."""
+    if not pages:
+        return opened
+    decoding = dataclasses.replace(opened.decoding, pages=pages)
+    if isinstance(opened, Classifier):
+        return dataclasses.replace(opened, decoding=decoding)
+    members = tuple(dataclasses.replace(one, decoding=decoding) for one in opened.members)
+    return dataclasses.replace(opened, members=members)
 
 
 def _results(
@@ -201,7 +214,12 @@ def listed(
     Raises:
       UserError: an input cannot be used, or an image is named twice.
     """
-    images = [image for path in inputs for image in find(path.expanduser(), opened.classes, merged)]
+    reading = known_labels.reading(opened.record)
+    images = [
+        image
+        for path in inputs
+        for image in find(path.expanduser(), opened.classes, merged, reading)
+    ]
     name_of: dict[Path, str] = {}
     for image in images:
         target = listing.target_of(image.path)

@@ -33,7 +33,7 @@ def fill(folder: Path, layouts: tuple[str, ...]) -> Path:
         (("p1|p3/ill", "p2/well"), "patient/class", ("ill", "well"), 3),
         (("ill|well/2019|2020/1101|1102|1103",), "class/level/patient", ("ill", "well"), 3),
         (("ill/site_1|site_2/a1|a2", "well/site_1/b1|b2"), "class/level/patient", None, 4),
-        (("ill|well/GT|images",), "{label}/**/*", ("ill", "well"), 8),
+        (("ill|well/photos|images",), "{label}/**/*", ("ill", "well"), 8),
     ],
 )
 def test_names_that_are_no_class_or_patient(

@@ -77,7 +77,8 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     clear(caught.value)
     # The same when a run is asked about them, also whether they are slides.
     assert slides.part([folder]) == ([], [folder])
-    listed = predict.listed([folder], SimpleNamespace(classes=("a", "b")))  # type: ignore[arg-type]
+    opened = SimpleNamespace(classes=("a", "b"), record={})
+    listed = predict.listed([folder], opened)  # type: ignore[arg-type]
     [batch] = inputs.decode(listed, 32, 10)
     assert [listed[row].file for row, _ in batch.failed] == odd and len(batch.images) == 2
     with pytest.raises(UserError, match="is a pipe"), reader.open_slide(folder / odd[1]):

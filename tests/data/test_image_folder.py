@@ -121,21 +121,23 @@ def test_listing_decodes_nothing(folder):
 
 
 def test_manifest_keeps_its_order_and_splits(folder):
+    write_folder(folder, "well/p4/d.jpg")
     write_manifest(
         folder,
         "well/p1/c.bmp, well ,anna,test,x",
         "ill/p1/a.png,ill,bert,train,y",
         "",
         r"ill\p2\b.tif,ill,carl,valid,z",
+        "well/p4/d.jpg,well,dora,training,",
         header="file,label,subject,split,stain",
     )
     for image_set in (load(folder, SIZE), load(folder / "manifest.csv", SIZE)):
-        assert image_set.files.tolist() == ["well/p1/c.bmp", "ill/p1/a.png", "ill/p2/b.tif"]
-        assert image_set.subjects.tolist() == ["anna", "bert", "carl"]
+        assert image_set.files.tolist()[:3] == ["well/p1/c.bmp", "ill/p1/a.png", "ill/p2/b.tif"]
+        assert image_set.subjects.tolist() == ["anna", "bert", "carl", "dora"]
         assert image_set.classes == ("ill", "well")
-        assert image_set.labels.tolist() == [1, 0, 0]
+        assert image_set.labels.tolist() == [1, 0, 0, 1]
         assert image_set.splits is not None
-        assert image_set.splits.tolist() == ["test", "train", "val"]
+        assert image_set.splits.tolist() == ["test", "train", "val", "train"]
         np.testing.assert_array_equal(image_set.images[0], read_image(folder / "well/p1/c.bmp", 16))
 
 
@@ -194,8 +196,8 @@ def test_bad_splits(folder):
     "header,words",
     [
         ("file,subject", ("missing column(s) label", "file, subject")),
-        ("file;label;subject", ("row 2: 1 cells, expected 3",)),
-        ("", ("empty first line",)),
+        ("file;label;subject", ("row 2: one cell", "expected 3", "separator")),
+        ("", ("missing column(s) file, label",)),
         ("file,label,subject,file", ("'file' appears twice",)),
     ],
 )

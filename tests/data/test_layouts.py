@@ -157,6 +157,7 @@ ROWS = [
     ("b.png", "normal", "2", "validation"),
     ("sub/c.png", "fibr\u00f6s", "3", "TEST"),
     ("d.png", "normal", "4", "test"),
+    ("e.png", "normal", "5", "training"),
 ]
 
 
@@ -191,10 +192,10 @@ def saved(path: Path, kind: str) -> Path:
     ],
 )
 def test_tables_of_spreadsheet_programs(tmp_path: Path, kind: str) -> None:
-    write_folder(tmp_path, "a.png", "b.png", "sub/c.png", "d.png")
+    write_folder(tmp_path, "a.png", "b.png", "sub/c.png", "d.png", "e.png")
     found = list_images(saved(tmp_path, kind))
     read = [(one.file, one.label, one.subject, one.split) for one in found.records]
-    splits = ("train", "val", "test", "test")
+    splits = ("train", "val", "test", "test", "train")
     assert read == [(*row[:3], split) for row, split in zip(ROWS[1:], splits, strict=True)]
     assert found.understood["columns"] == {
         "image": "Image Name", "label": "DIAGNOSIS", "patient": "Patient-ID", "split": "Set",
@@ -204,8 +205,8 @@ def test_tables_of_spreadsheet_programs(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("header", "rows", "columns", "words"),
     [
-        ("image,a,b", ["x,1,0", "y,0,1"], "", ()),
-        ("image,a,b", ['x,"1,0","0,0"', 'y,"0,0","1,0"'], "", ()),
+        ("image,a,b,c", ["x,1,0,0", "y,0,1,0"], "", ()),
+        ("image,a,b", ['x,"1,0","0,0"', 'y,"0,0","1,0"'], "label=a+b", ()),
         ("image,a,b,c", ["x,1,0,1", "y,0,1,0"], "", ("2 times a 1", "columns='label=a'")),
         ("image,a,b,sex", ["x,1,0,1", "y,0,1,0"], "label=a+b", ()),
         ("image,dx,diagnosis", ["x,a,b", "y,b,a"], "", ("several columns", "label=diagnosis")),

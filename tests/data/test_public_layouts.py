@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_dicom import dicom_file
 
 from sscjax.data.image_folder import list_images
 from sscjax.data.layout import Reading
@@ -169,7 +170,11 @@ def panda(root: Path) -> None:
 def camelyon16(root: Path) -> None:
     for kind in ("normal", "tumor"):
         put(root, *(f"training/{kind}/{kind}_{k:03d}.tif" for k in range(1, 4)))
+    put(root, "training/lesion_annotations.zip", "testing/lesion_annotations.zip", "README.md")
     put(root, *(f"testing/images/test_{k:03d}.tif" for k in range(1, 3)))
+    table(
+        root / "testing" / "reference.csv", "test_001,Tumor,IDC,Macro", "test_002,Normal,None,None"
+    )
 
 
 def tcga(root: Path) -> None:
@@ -188,26 +193,75 @@ def kaggle(root: Path) -> None:
     )
 
 
+# QuPath names tiles `SLIDE [d=4,x=0,y=0,w=2048,h=2048].jpg`, without `d=` at full resolution, and
+# labels alike as png, or with `-labelled` (qupath-core, TileExporter.java); folders are by scripts.
+PLACES = ("x=0,y=0,w=512,h=512", "d=4,x=2048,y=0,w=2048,h=2048")
+
+
 def qupath(root: Path) -> None:
     for slide in ("S-21-0101", "S-21-0102", "S-21-0103"):
         for label in ("Stroma", "Tumor"):
-            for x in (0, 512):
-                put(root, f"{label}/{slide} [x={x},y=0,w=512,h=512].png")
+            put(root, *(f"{label}/{slide} [{place}].png" for place in PLACES))
+
+
+def qupath_labelled(root: Path) -> None:
+    qupath(root)
+    for file in sorted(root.rglob("*.png")):
+        if "d=4" in file.name:  # a png of labels beside a jpg
+            file.rename(file.with_suffix(".jpg"))
+            put(root, file.relative_to(root).as_posix())
+        else:
+            put(root, file.relative_to(root).with_name(f"{file.stem}-labelled.png").as_posix())
 
 
 def qupath_slides(root: Path) -> None:
     for slide in ("S-21-0101", "S-21-0102", "S-21-0103"):
-        put(root, *(f"{slide}/{slide} [x={x},y=0,w=512,h=512].png" for x in (0, 512)))
+        put(root, *(f"{slide}/{slide} [{place}].jpg" for place in PLACES))
+        put(root, f"{slide}/{slide}-tiles.json")
 
 
 def label_studio(root: Path) -> None:
-    put(root, *(f"upload/scan_{k}.png" for k in range(6)))
-    header = "image,id,choice,annotator,annotation_id,created_at,updated_at,lead_time"
+    """Columns in the order of their names, text in quotes, `UPLOAD/PROJECT/8 digits-NAME`."""
+    put(root, *(f"scan_{k}.png" for k in range(6)))
+    columns = (
+        "annotation_id annotator choice created_at id image lead_time updated_at was_cancelled"
+    )
+    header = ",".join(f'"{name}"' for name in columns.split())
     rows = [
-        f"/data/upload/1/0a1b2c3{k}-scan_{k}.png,{k},{('benign', 'malignant')[k % 2]},1,{k},x,x,1.5"
+        f'{k},"me@here.org","{("benign", "malignant")[k % 2]}","2024-01-01T10:00:00Z",{10 + k},'
+        f'"/data/upload/1/0a1b2c3{k}-scan_{k}.png",1.5,"2024-01-01T10:00:00Z","False"'
         for k in range(6)
     ]
-    table(root / "project-1-at-2024-01-01.csv", header, *rows)
+    table(root / "project-1-at-2024-01-01-10-00-0a1b2c3d.csv", header, *rows)
+
+
+def label_studio_local(root: Path) -> None:
+    """Of images in local storage the address of the server stands before the path."""
+    put(root, *(f"scans/scan_{k}.png" for k in range(6)))
+    rows = [
+        f'{k},"{("benign", "malignant")[k % 2]}","/data/local-files/?d=mnt/scans/scan_{k}.png"'
+        for k in range(6)
+    ]
+    table(root / "project-2-at-2024-01-01.csv", '"annotation_id","choice","image"', *rows)
+
+
+def pacs(root: Path) -> None:
+    """DICOM PS3.10: names of eight capitals and digits without suffix, listed in a DICOMDIR."""
+    pytest.importorskip("pydicom", reason="extra dicom")
+    for patient in range(1, 5):
+        for image in range(1, 3):
+            place = f"DICOM/PAT{patient:05d}/ST000001/SE000001/IM{image:06d}"
+            path = root / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            dicom_file(path, np.zeros((8, 8), np.uint8), "MONOCHROME2", PatientID=f"MRN{patient}")
+    put(root, "DICOMDIR", "VIEWER.EXE", "AUTORUN.INF")
+
+
+def pacs_table(root: Path) -> None:
+    pacs(root)
+    files = sorted(path.relative_to(root) for path in root.rglob("IM0*"))
+    rows = [f"{file.as_posix()},{('benign', 'malignant')[k // 4]}" for k, file in enumerate(files)]
+    table(root / "labels.csv", "file,label", *rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,8 +312,12 @@ CASES = [
     Case(tcga, refusal="sscjax slides {root}"),
     Case(kaggle, {"0": 3, "1": 3}, patients=3),
     Case(qupath, {"Stroma": 6, "Tumor": 6}),
+    Case(qupath_labelled, {"Stroma": 6, "Tumor": 6}),
     Case(qupath_slides, refusal="are slides"),
     Case(label_studio, {"benign": 3, "malignant": 3}),
+    Case(label_studio_local, {"benign": 3, "malignant": 3}),
+    Case(pacs, refusal="is the export of a PACS"),
+    Case(pacs_table, {"benign": 4, "malignant": 4}, patients=4),
 ]  # fmt: skip
 
 
@@ -296,6 +354,12 @@ def check(found: Listing, case: Case) -> None:
         assert [splits.count(name) for name in ("train", "val", "test")] == list(case.splits)
     else:
         assert set(splits) == {None}
+
+
+def test_labels_of_tiles_are_masks(tmp_path: Path) -> None:
+    qupath_labelled(tmp_path / "set")
+    records = list_images(tmp_path / "set").records
+    assert all(record.masks and len(record.masks) == 1 for record in records)
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_flat_slides_are_read_in_bands(
     monkeypatch.setattr(image_io, "MAX_PIXELS", 5000)
     monkeypatch.setattr(flat, "_BAND", 2000)
     with reader.open_slide(path) as opened:
-        assert isinstance(opened._pixels, np.memmap)  # type: ignore[attr-defined]
+        assert isinstance(opened._pixels, flat._Pixels)  # type: ignore[attr-defined]
         np.testing.assert_array_equal(opened.read(0, 0, 0, 100, 130), expected)
         assert np.abs(opened.thumbnail(40).astype(int) - small).mean() < 6
     assert not list((tmp_path / "cache" / "flat").iterdir())

@@ -52,12 +52,16 @@ def more_images(folder: Path) -> list[bytes]:
     Image.fromarray(pixels[..., 0].astype(np.uint16) * 16).save(file, "PNG")
     contents.append(file.getvalue())
     try:
-        import pillow_heif
         from small_dicom import dicom_file
 
         for kind, array in (("RGB", pixels), ("MONOCHROME1", pixels[..., 0].astype(np.uint16))):
             path = dicom_file(folder / "a.dcm", array, kind, WindowCenter=99, WindowWidth=150)
             contents.append(path.read_bytes())
+    except ImportError:
+        pass
+    try:
+        import pillow_heif
+
         file = io.BytesIO()
         pillow_heif.from_pillow(Image.fromarray(pixels)).save(file)
         contents.append(file.getvalue())

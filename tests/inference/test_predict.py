@@ -15,6 +15,7 @@ import html5lib
 import numpy as np
 import pytest
 from hand_rules import rules, unit_rules
+from PIL import Image
 from sklearn.metrics import accuracy_score
 from small_runs import finished_run, put, write_folder
 
@@ -150,6 +151,24 @@ def table_of(probabilities: np.ndarray, subjects: list[str]) -> decisions.Decisi
     by_subject = [dataclasses.replace(one, file=one.subject) for one in given]
     unique = len(set(subjects)) == len(subjects)
     return decisions.decide(by_subject if unique else given, outputs, rules(), 2, math.inf)
+
+
+def test_another_page_than_in_training(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [Image.fromarray(np.full((40, 40), value, np.uint8)) for value in (20, 200)]
+    pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
+    for number, page in enumerate(pages, 1):
+        page.save(tmp_path / f"{number}.png")
+    names = [str(tmp_path / name) for name in ("two.tif", "1.png", "2.png")]
+    monkeypatch.setattr("sys.argv", ["predict", str(run), *names, "--out", str(tmp_path / "a")])
+    assert predict.main() == 1
+    assert "--config.data.pages=first" in json.dumps(predicted(tmp_path / "a")["failed"])
+    again = ["--out", str(tmp_path / "b"), "--config.data.pages=2"]
+    monkeypatch.setattr("sys.argv", ["predict", str(run), *names, *again])
+    assert predict.main() == 0
+    rows = {row["file"]: row["probabilities"] for row in predicted(tmp_path / "b")["images"]}
+    assert rows["two.tif"] == rows["2.png"] != rows["1.png"]
 
 
 def test_order_and_batches_change_nothing(run: Path, images: Path) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sscjax.data import csv_table, image_folder, resolution, scan
-from sscjax.data.image_table import Finder
 from sscjax.data.slides import output, tiling
 from sscjax.data.slides.listing import slides_of
 from sscjax.data.slides.output import Source
 from sscjax.data.slides.reader import SUFFIXES, Slide, file_mpp, open_slide
 from sscjax.data.slides.tiling import Plan, Settings
+from sscjax.data.table_files import Finder
 from sscjax.errors import UserError
 from sscjax.system import files, formatting
 

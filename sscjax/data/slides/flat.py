@@ -19,19 +19,41 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from sscjax.data import image_formats
+from sscjax.data import image_formats, image_io, image_pages, tiff_kinds
 from sscjax.data.image_io import MAX_PIXELS
+from sscjax.data.pixel_range import Decoding
 from sscjax.errors import UserError
 from sscjax.system import cache_dir
 
 MAX_FLAT_PIXELS = 4_000_000_000
 """Of a flat slide: 12 GB in the temporary file."""
 
-_BAND = 16_000_000  # pixels that are decoded at a time
+_BAND = 4_000_000  # pixels that are decoded at a time, in several copies
 _PIECE = 2**20  # compressed bytes that are read at a time
+_ORIENTATION = 274
 _RAW, _DEFLATE = (1,), (8, 32946)
 _GREY_OR_RGB = {(0, 1): "L", (1, 1): "L", (2, 3): "RGB"}
 _SAVE = "save it as a tiled TIFF with levels, for example by `vips tiffsave --tile --pyramid`"
+
+
+class _Pixels:
+    """Pixels uint8 [H,W,3] in a file, of which slices are read as arrays in memory.
+
+    The file is mapped anew for each slice: pages of one mapping would count as memory of this
+    process until the system wants them back, a gigabyte for a slide of 20,000x20,000.
+    """
+
+    ndim = 3
+
+    def __init__(self, file: Any, shape: tuple[int, int, int]) -> None:
+        self._file, self.shape = file, shape
+        self.size = shape[0] * shape[1] * shape[2]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.array(np.memmap(self._file, np.uint8, "r", shape=self.shape)[key])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
 
 
 class Flat:
@@ -62,7 +84,7 @@ class Flat:
                 f"{path}: its pixels cannot be written to the cache folder ({reason}); free the "
                 "space, or set SSCJAX_CACHE to a folder elsewhere"
             ) from error
-        self.pixels: np.ndarray = np.memmap(self._file, np.uint8, "r", shape=(height, width, 3))
+        self.pixels: Any = _Pixels(self._file, (height, width, 3))
 
     def _fill(self, path: Path, width: int, height: int, bands: Iterator[np.ndarray]) -> None:
         rows = 0
@@ -83,12 +105,11 @@ class Flat:
 
 
 def is_needed(path: Path) -> bool:
-    """Whether a file is a PNG or TIFF too large to be decoded at once."""
+    """Whether a plain image is too large to be decoded at once."""
     try:
         with path.open("rb") as file:
             image = image_formats.parse_header(path, file)
-            kinds = (PngImagePlugin.PngImageFile, TiffImagePlugin.TiffImageFile)
-            return isinstance(image, kinds) and image.width * image.height > MAX_PIXELS
+            return image.width * image.height > MAX_PIXELS
     except (OSError, UserError):
         return False  # said where it is read
 
@@ -101,9 +122,47 @@ def _opened(path: Path, file: BinaryIO) -> tuple[int, int, Iterator[np.ndarray]]
             f"{path}: the flat image has {width}x{height} pixels, over the limit of "
             f"{MAX_FLAT_PIXELS:,}; {_SAVE}"
         )
+    _check_orientation(path, image)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiff(path, image)
         return width, height, _tiff(path, file, image)
-    return width, height, _png(path, file, image)
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return width, height, _png(path, file, image)
+    raise UserError(
+        f"{path}: the flat {image.format} slide has {width}x{height} pixels, over the limit of "
+        f"{MAX_PIXELS:,} for this format; {_SAVE}"
+    )
+
+
+def _check_orientation(path: Path, image: Any) -> None:
+    # Asked for what it has not read yet, Pillow would decode all of a PNG.
+    if isinstance(image, PngImagePlugin.PngImageFile) and "exif" not in image.info:
+        return
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    if orientation not in (0, 1):
+        raise UserError(
+            f"{path}: says that it is to be turned (orientation {orientation}), which is not "
+            f"supported for a flat slide; {_SAVE}"
+        )
+
+
+def _check_tiff(path: Path, image: TiffImagePlugin.TiffImageFile) -> None:
+    """Refuse pixels that plain decoding of a band would get wrong, as `image_io` does of images."""
+    tiff_kinds.check(path, image, None)
+    image_io.check_mode(path, image)
+    bits = max(image.tag_v2.get(258) or (1,))
+    if bits > 8:
+        raise UserError(
+            f"{path}: a flat TIFF slide with {bits} bits per sample is not supported; {_SAVE}, "
+            "with 8 bits"
+        )
+    try:
+        image_pages.choose(path, image, Decoding(), None)
+    except UserError as error:
+        raise UserError(
+            f"{path}: a flat TIFF slide with several grey pages is not supported; save the page "
+            "that is meant as a file of its own"
+        ) from error
 
 
 # --- PNG ----------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def _named_by_index(candidates: Sequence[Path]) -> set[Path]:
     """Images that a Hamamatsu index file names as its parts."""
     parts: set[Path] = set()
     for path in candidates:
-        if path.suffix.lower() in (".vms", ".vmu"):
+        if path.suffix.lower() in (".vms", ".vmu") and path.is_file():  # no pipe, which would wait
             try:
                 text = path.read_bytes()[:100_000].decode("latin-1")
             except OSError:
