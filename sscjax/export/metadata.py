@@ -17,8 +17,9 @@ Its keys:
   abstention_rule, and prediction_set: level, limits (of each class a float or null), by_class,
   subjects (how many patients the limits rest on), cross, rule.
 - distance: limit (float, or null where the flag is not usable and nothing is flagged), rule.
-- maps: method, layers (whose maps are added), size [h,w]; or null where there are none, and
-  maps_absent says why.
+- maps: method, layers (whose maps are added), size [h,w], verdict (whether they agree with
+  occlusion and change with a random classifier) and shown (false where they should be hidden unless asked
+  for); or null where there are none, and maps_absent says why.
 - mask_classes: names of what the values of masks mean, from 0; empty without masks.
 - network: name, parameters (count), sha256 of the exported arrays.
 - run: name, stage, trained (date and time, or null), versions, weights (kind, sha256,
@@ -44,6 +45,7 @@ import numpy as np
 import sscjax
 from sscjax.data.manifest import read
 from sscjax.errors import UserError
+from sscjax.evaluation.map_check import Maps
 from sscjax.export import graph, intended_use
 from sscjax.export.graph import Graph
 from sscjax.inference import predict
@@ -113,7 +115,7 @@ def metadata(opened: Classifier, use: str | None = None) -> dict[str, Any]:
             *([MASKS] if network.masks else []),
         ],
         **_rules(opened),
-        **_maps(network),
+        **_maps(network, opened.maps),
         "mask_classes": list(opened.mask_classes),
         "network": {
             "name": opened.record["config"]["model"]["name"],
@@ -195,13 +197,21 @@ def _arrays(network: Graph) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _maps(network: Graph) -> dict[str, Any]:
+def _maps(network: Graph, checked: Maps) -> dict[str, Any]:
     if not network.maps:
         reason = "the logits are not linear in the spatial means of a layer"
         return {"maps": None, "maps_absent": reason}
     layers = [evidence.name for evidence in network.maps]
     side = max(graph.sides(network.operations, network.image_size)[name] for name in layers)
-    return {"maps": {"method": "HiResCAM", "layers": layers, "size": [side, side]}}
+    return {
+        "maps": {
+            "method": "HiResCAM",
+            "layers": layers,
+            "size": [side, side],
+            "shown": checked.shown,
+            "verdict": checked.verdict,
+        }
+    }
 
 
 def _numbers(values: np.ndarray) -> list[float]:

@@ -239,6 +239,11 @@ def test_by_keyboard_and_on_a_phone(browser: Any, site: Path, tiles: list[Path])
     assert page.evaluate(beyond) == 0
     page.mouse.wheel(0, 2000)
     assert page.locator(".notice").bounding_box()["y"] == 0
+    # Hidden by themselves where they failed their check, as those of so small a network may.
+    about = json.loads((site / "model.json").read_text("utf-8"))
+    assert page.get_by_label("Show evidence").is_checked() is about["maps"]["shown"]
+    assert about["maps"]["verdict"] in page.locator("#verdict").inner_text()
+    page.get_by_label("Show evidence").check()
     page.locator("#clear").focus()
     for control in ("save", "shown", "maps", "way"):
         page.keyboard.press("Shift+Tab")

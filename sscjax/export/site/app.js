@@ -88,8 +88,13 @@ async function compare() {
 function prepare() {
   const options = [["", "the prediction"], ...about.columns.map((name) => [name, name])];
   at("shown").replaceChildren(...options.map(([value, text]) => new Option(text, value)));
-  if (about.maps) draw.scale(at("scale"), about.site.overlay);
-  else for (const id of ["switch", "shown", "legend"]) at(id).hidden = true;
+  if (about.maps) {
+    draw.scale(at("scale"), about.site.overlay);
+    // Maps that failed their check are shown to those alone who ask for them.
+    at("maps").checked = about.maps.shown;
+    at("shown").disabled = at("legend").hidden = !about.maps.shown;
+    at("verdict").textContent = `${about.maps.verdict}.`;
+  } else for (const id of ["switch", "shown", "legend", "verdict"]) at(id).hidden = true;
   const places = { patients: at("patients"), cards: at("cards"), way: at("way"), said: at("said") };
   groups = new Groups(about, places, shown);
 }

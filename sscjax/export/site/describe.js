@@ -63,6 +63,7 @@ function facts(about) {
         : `unlike the training images, at a distance above ${distance.limit.toFixed(2)}: ${distance.rule}`,
     ],
     ["Colours", about.maps ? `${about.maps.method} of ${about.maps.layers.join(", ")}` : `none: ${about.maps_absent}`],
+    ...(about.maps ? [["Check of the colours", about.maps.verdict]] : []),
     ["Images", `${preparation.crop}, reduced to ${preparation.image_size}x${preparation.image_size} pixels`],
     [
       "Trained",
