@@ -11,9 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-from sscjax.system import files, terminal
+from sscjax.system import files, run_dir, terminal
 
-UNDERSTOOD, AUDIT, FORECAST = "understood.json", "audit.json", "forecast.json"
+UNDERSTOOD, AUDIT, FORECAST = "understood.json", run_dir.AUDIT, "forecast.json"
 
 
 def look(folder: Path, out: Path, config_name: str = "best") -> None:

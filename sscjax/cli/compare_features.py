@@ -16,9 +16,8 @@ def parser() -> argparse.ArgumentParser:
         "the features of each, paired differences per patient with intervals, calibration, speed "
         "and size. Writes a page, a text and JSON.",
         """
-        sscjax compare-features skin --features mobilenet_v2 mobilenet_v2_six_layers
-        sscjax compare-features skin --features mobilenet_v2 vit_small_patch16_224:vit.safetensors
-        sscjax compare-features skin --features uni.npz mobilenet_v2 uni.npz+mobilenet_v2
+        sscjax compare-features skin --features mobilenet_v2 uni:uni/model.bin
+        sscjax compare-features skin --features a.npz b.h5 a.npz+b.h5
         """,
     )
     made.add_argument(

@@ -18,8 +18,8 @@ Its keys:
   subjects (how many patients the limits rest on), cross, rule.
 - distance: limit (float, or null where the flag is not usable and nothing is flagged), rule.
 - maps: method, layers (whose maps are added), size [h,w], verdict (whether they agree with
-  occlusion and change with a random classifier) and shown (false where they should be hidden unless asked
-  for); or null where there are none, and maps_absent says why.
+  occlusion and change with a random classifier) and shown (false where they should be hidden
+  unless asked for); or null where there are none, and maps_absent says why.
 - mask_classes: names of what the values of masks mean, from 0; empty without masks.
 - network: name, parameters (count), sha256 of the exported arrays.
 - run: name, stage, trained (date and time, or null), versions, weights (kind, sha256,

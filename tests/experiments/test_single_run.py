@@ -205,7 +205,7 @@ def test_changed_calibration_makes_the_figures_again_without_training(tmp_path: 
     first = json.loads((tmp_path / "run" / "calibration.json").read_text("utf-8"))
     config.calibration.threshold = "sensitivity"
     config.calibration.sensitivity = 0.5
-    text = single_run.run(config, tmp_path / "run")
+    text = " ".join(single_run.run(config, tmp_path / "run").split())
     rules = [first[unit]["threshold"]["rule"] for unit in ("subject", "image")]
     assert "sensitivity of at least 50 %" in text and not any("50 %" in rule for rule in rules)
     second = json.loads((tmp_path / "run" / "calibration.json").read_text("utf-8"))
