@@ -77,7 +77,8 @@ def _paper_section(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Rows, lis
 
 def _runs_section(compared: Mapping[str, Any]) -> tuple[str, Rows, list[str]]:
     lines = [
-        f"{run['letter']} = {formatting.clean_file(run["path"], formatting.WIDTH - 4)}" for run in compared["runs"]
+        f"{run['letter']} = {formatting.clean_file(run['path'], formatting.WIDTH - 4)}"
+        for run in compared["runs"]
     ]
     what = (
         f"{compared['n']} images of {compared['n_subjects']} subjects, split '{compared['split']}'"

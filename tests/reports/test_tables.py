@@ -147,7 +147,8 @@ def test_intervals_table() -> None:
     notes = " ".join(text.partition("Intervals by subject (8).\n")[2].split())
     for method in set(ranges["image"]["methods"].values()):
         assert f"{method}: " in notes
-    assert "(Zou and Donner 2008): accuracy, balanced accuracy, macro AUROC, " in notes
+    assert "(Zou and Donner 2008): accuracy, balanced accuracy, " in notes
+    assert "the score interval of Newcombe 2006: macro AUROC, AUROC" in notes
 
 
 def test_intervals_table_of_an_earlier_version() -> None:
