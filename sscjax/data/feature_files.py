@@ -279,8 +279,8 @@ def _from_parquet(path: Path) -> Named:
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise UserError(
-            f"{path}: reading .parquet needs pyarrow, which is not installed; pip install "
-            "'sscjax[features]', or save the table as .csv"
+            f"{path}: reading .parquet needs pyarrow, which is not installed; pip install pyarrow, "
+            "or save the table as .csv"
         ) from error
     try:
         table = parquet.read_table(path)
