@@ -121,12 +121,14 @@ class Backbone:
       predicts_masks: whether it has a head for masks.
       family: how files of its weights are read; None: there are none.
       published: whether weights of ImageNet are fetched for it, or bundled.
+      exported: whether `sscjax.export` writes it.
     """
 
     build: Callable[[ModelSettings, Task], Model]
     predicts_masks: bool = False
     family: Callable[[Any], load.Family] | None = None
     published: bool = False
+    exported: bool = True
 
 
 def build_model(settings: ModelSettings, task: Task) -> Model:
@@ -282,11 +284,11 @@ BACKBONES = {
         _mobilenet_unet, predicts_masks=True, family=_mobilenet_files, published=True
     ),
     **{
-        name: Backbone(functools.partial(_resnet, name), family=_resnet_files)
+        name: Backbone(functools.partial(_resnet, name), family=_resnet_files, exported=False)
         for name in resnet.DEPTHS
     },
     **{
-        name: Backbone(functools.partial(_vit, shape), family=load.vit_family)
+        name: Backbone(functools.partial(_vit, shape), family=load.vit_family, exported=False)
         for name, shape in ARCHITECTURES.items()
     },
 }

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from sscjax.models.factory import BACKBONES
 from sscjax.reports import tested, weaknesses
 from sscjax.system import files, run_dir, terminal
 
@@ -94,11 +95,20 @@ def _end(folder: Path, run: run_dir.RunDir) -> str:
             "The model to hand on is fitted to all of them; its figures are those above.", WIDTH
         )
     lines += ["Next:", f"  sscjax predict {quoted} NEW_IMAGES"]
-    if run.has(run_dir.RECORD) or run.handed_on.has(run_dir.RECORD):
+    if _can_be_exported(run):
         lines.append(f"  sscjax export {quoted} --format=web --out=PAGE")
     page = run_dir.PAGE if run.has(run_dir.PAGE) else run_dir.REPORT
     lines.append(f"Report: {files.escaped(str(Path(shown) / page))}")
     return "\n".join(lines)
+
+
+def _can_be_exported(run: run_dir.RunDir) -> bool:
+    """Whether there is one model, of a network that can be written for other programs."""
+    own = next((one for one in (run, run.handed_on) if one.has(run_dir.RECORD)), None)
+    if own is None:
+        return False
+    row = BACKBONES.get(own.finished_record()["config"]["model"]["name"])
+    return row is not None and row.exported
 
 
 def _relative(folder: Path) -> str:

@@ -47,6 +47,8 @@ def test_what_a_row_says_of_its_backbone_is_so(name: str) -> None:
     assert model.mask_classes == masks
     adapted: Any = factory.with_convention(model, preprocessing.TORCH)
     assert (adapted != model) == backbone.published
+    exported = (MobileNetV2, CNN, FDUNet)
+    assert backbone.exported == isinstance(model, exported)
 
 
 def test_the_plain_unet_is_a_setting() -> None:
