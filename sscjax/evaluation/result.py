@@ -25,6 +25,9 @@ _IN_PERCENT = (
     *("accuracy", "balanced_accuracy", "sensitivity", "specificity", "precision", "npv", "f1"),
 )
 
+# Of a result as a notebook prints it, which is wider than a terminal.
+_COLUMNS = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
@@ -93,7 +96,7 @@ class Evaluation(Mapping[str, Figure]):
             cells = [name, *_cells(figure.name, figure.per_image)]
             cells += _cells(figure.name, figure.per_subject) if self.subjects else []
             lines.append(cells)
-        return f"{self.images} images{of}\n{formatting.align(lines)}"
+        return f"{self.images} images{of}\n{formatting.align(lines, width=_COLUMNS)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as dicts, lists, numbers, text and None, ready for JSON."""

@@ -271,10 +271,11 @@ def _text(path: Path, head: FrozenHead, options: Options, curves: Sequence[Curve
         blocks.append(formatting.align(lines))
     blocks.append(
         "Per subject: the mean of its images' probabilities, neither of them calibrated.\n"
-        "In brackets 95 % confidence intervals: a bootstrap of the tested subjects and of the\n"
-        "repeats. Extrapolated: an inverse power law (Figueroa et al. 2012), fitted again in each\n"
-        "resample. It assumes that new subjects are like these and that the curve keeps its form,\n"
-        "which no interval covers; the further out, the less it says."
+        "In brackets 95 % confidence intervals: a bootstrap of the tested subjects and of\n"
+        "the repeats. Extrapolated: an inverse power law (Figueroa et al. 2012), fitted\n"
+        "again in each resample. It assumes that new subjects are like these and that\n"
+        "the curve keeps its form, which no interval covers; the further out, the less\n"
+        "it says."
     )
     return "\n\n".join(blocks)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -269,7 +270,7 @@ def _text(
 ) -> str:
     subjects = len(set(table.subjects.tolist()))
     blocks = [
-        f"{formatting.clean_file(str(run), 50)}: {len(table)} images of {subjects} subjects tested"
+        f"{formatting.clean_file(str(run), 40)}: {len(table)} images of {subjects} subjects tested"
     ]
     for unit, entries in needs.items():
         lines = [[f"per {unit}", "here", *(f"+-{points:g} points" for points in options.within)]]
@@ -283,13 +284,19 @@ def _text(
             lines.append([*cells, *map(_cell, need.plans)])
         blocks.append(formatting.align(lines))
     blocks.append(
-        "Subjects in all, with classes in the same shares, with which the next study's 95 %\n"
-        "interval reaches so far to either side with a probability of "
-        f"{options.assurance:.0%}; in\nbrackets the range that the pilot leaves open (90 %), by "
-        "the width to be expected. Points\nof AUROC and kappa are hundredths. Plan for some that "
-        "cannot be used."
+        _paragraph(
+            "Subjects in all, with classes in the same shares, with which the next study's 95 % "
+            "interval reaches so far to either side with a probability of "
+            f"{options.assurance:.0%}; in brackets the range that the pilot leaves open (90 %), by "
+            "the width to be expected. Points of AUROC and kappa are hundredths. Plan for some "
+            "that cannot be used."
+        )
     )
     return "\n\n".join(blocks)
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, formatting.WIDTH, break_on_hyphens=False)
 
 
 def _cell(plan: Plan) -> str:
@@ -300,12 +307,11 @@ def _exchange_text(own: Clustering, exchange: Mapping[int, Sequence[int]], optio
     lines = [["images per patient", *(f"+-{points:g} points" for points in options.within)]]
     for images, counts in exchange.items():
         lines.append([str(images), *(f"{count:,}" for count in counts)])
-    return (
-        f"{formatting.align(lines)}\n\n"
-        "Patients for the accuracy per image, with the same assurance: more images of a patient\n"
-        "replace more patients only as far as they differ. Intraclass correlation of right and\n"
+    return f"{formatting.align(lines)}\n\n" + _paragraph(
+        "Patients for the accuracy per image, with the same assurance: more images of a patient "
+        "replace more patients only as far as they differ. Intraclass correlation of right and "
         f"wrong: {own.correlation:.2f} ({formatting.span('', own.interval)}); the pilot's "
-        f"{own.images:.0f} images per patient count as\n"
+        f"{own.images:.0f} images per patient count as "
         f"{own.images / own.design_effect(own.images):.1f} independent ones (design effect "
         f"{own.design_effect(own.images):.1f})."
     )
@@ -326,10 +332,13 @@ def _difference_text(
             cells += [f"{low:+.1f} to {high:+.1f}", seen]
             lines.append([*cells, *(f"{number:,}" for number in entry["for_points"].values())])
     return (
-        f"A = {formatting.clean_file(str(run), 90)}\n"
-        f"B = {formatting.clean_file(str(other), 90)}\n\n"
+        f"A = {formatting.clean_file(str(run), formatting.WIDTH - 4)}\n"
+        f"B = {formatting.clean_file(str(other), formatting.WIDTH - 4)}\n\n"
         f"{formatting.align(lines)}\n\n"
-        "Differences in percentage points, of AUROC in hundredths. Subjects to show one at\n"
-        f"p < 0.05 with a power of {options.power:.0%}, with the assurance above: one as large as\n"
-        "that seen here, of 10 and of 5 points. The one seen is itself uncertain: see its interval."
+        + _paragraph(
+            "Differences in percentage points, of AUROC in hundredths. Subjects to show one at "
+            f"p < 0.05 with a power of {options.power:.0%}, with the assurance above: one as large "
+            "as that seen here, of 10 and of 5 points. The one seen is itself uncertain: see its "
+            "interval."
+        )
     )

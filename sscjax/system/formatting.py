@@ -43,23 +43,26 @@ def paragraph(text: str, width: int = WIDTH) -> str:
     )
 
 
-def align(rows: Sequence[Sequence[str]], left: int = 1, together: int = 1) -> str:
+def align(
+    rows: Sequence[Sequence[str]], left: int = 1, together: int = 1, width: int = WIDTH
+) -> str:
     """Format rows of equally many cells as aligned columns, two blanks apart.
 
-    A table wider than `WIDTH` becomes several, one below the other, each with the columns that are
+    A table wider than `width` becomes several, one below the other, each with the columns that are
     flush left.
 
     Args:
       rows: the cells, the heading first.
       left: how many leading columns are flush left; the others are flush right.
       together: how many of the others belong together, such as a figure and its interval.
+      width: of the output, in columns.
     """
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
     first, blocks = sum(widths[:left]), [list[int]()]
     for start in range(left, len(widths), together):
         group = list(range(start, min(start + together, len(widths))))
         used = first + sum(widths[index] for index in [*blocks[-1], *group]) - 2
-        if used > WIDTH and blocks[-1]:
+        if used > width and blocks[-1]:
             blocks.append([])
         blocks[-1] += group
     return "\n\n".join(

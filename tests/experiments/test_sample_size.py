@@ -214,7 +214,8 @@ def test_whole_program(
     one, two = write_run(tmp_path / "one", first), write_run(tmp_path / "two", second)
     assert _program(monkeypatch, one, two, f"--json={tmp_path / 's.json'}") == 0
     printed = capsys.readouterr().out
-    assert printed.isascii() and max(map(len, printed.splitlines())) <= formatting.WIDTH
+    assert printed.isascii()
+    assert [line for line in printed.splitlines() if len(line) > formatting.WIDTH] == []
     assert "+-5 points" in printed and "to show that" in printed
     assert "macro AUROC" in printed and "quadratic kappa" in printed
     assert "images per patient" in printed and "with a probability of 80%" in printed

@@ -108,6 +108,7 @@ def test_a_row_for_each_patient_opens_to_its_images(opened: Opened, patients: Pa
     assert page.locator(".patient").count() == 3 and page.locator(".card").count() == 0
     page.locator("summary").filter(has_text="patient_1").focus()
     page.keyboard.press("Enter")
+    page.locator(".patient[open] .card").nth(3).wait_for()
     assert page.locator(".patient[open] .card").count() == 4
     names = page.locator(".patient[open] .card h4").all_inner_texts()
     assert all(name.startswith("new/patient_1/") for name in names)
@@ -240,7 +241,7 @@ def test_by_keyboard_and_on_a_phone(browser: Any, site: Path, tiles: list[Path])
     page.mouse.wheel(0, 2000)
     assert page.locator(".notice").bounding_box()["y"] == 0
     # Hidden by themselves where they failed their check, as those of so small a network may.
-    about = json.loads((site / "model.json").read_text("utf-8"))
+    about = json.loads(next(site.glob("*/model.json")).read_text("utf-8"))
     assert page.get_by_label("Show evidence").is_checked() is about["maps"]["shown"]
     assert about["maps"]["verdict"] in page.locator("#verdict").inner_text()
     page.get_by_label("Show evidence").check()
