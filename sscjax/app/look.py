@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from pathlib import Path
 
 from sscjax.system import files, run_dir, terminal
@@ -41,10 +40,8 @@ def look(folder: Path, out: Path, config_name: str = "best") -> None:
     files.write_json(out / UNDERSTOOD, described)
     image_set, _ = data_from_config.load_images(settings)
     root = folder.parent if folder.is_file() else folder
-    began = time.monotonic()
     files.write_json(out / AUDIT, checks.audit(image_set, image_set.splits, root))
-    found = forecast(config, image_set, audit=time.monotonic() - began)
-    files.write_json(out / FORECAST, dataclasses.asdict(found))
+    files.write_json(out / FORECAST, dataclasses.asdict(forecast(config, image_set)))
 
 
 def main() -> None:

@@ -41,6 +41,10 @@ _ROUNDING = ("jax_default_matmul_precision", "jax_disable_most_optimizations", "
 _DECIDING = (models, programs, augment, offline_augment, stain_jitter, sys.modules[__name__])
 
 
+_SHAPES: dict[str, tuple[int, ...]] = {}
+"""Of an image's outputs, by network, number of layers and size of the image."""
+
+
 def prefix_length(model: Model, labels: Mapping[str, str]) -> int:
     """How many layers from the input can be computed once: the last cut before what trains."""
     names = model.layer_names
@@ -52,11 +56,15 @@ def prefix_shape(
     model: Model, variables: Mapping[str, Any], last: int, images: tuple[int, ...]
 ) -> tuple[int, ...]:
     """Shape of the outputs of the first `last` layers for `images` [N,H,W,3]; they are float32."""
-    image = jax.ShapeDtypeStruct((1, *images[1:]), np.float32)
-    shape = jax.eval_shape(
-        lambda variables, x: model.apply(variables, x, train=False, last=last), variables, image
-    )
-    return (images[0], *shape.shape[1:])
+    key = repr((model, last, images[1:]))
+    if key not in _SHAPES:
+        # Tracing a network takes a second, and each fold asks several times.
+        image = jax.ShapeDtypeStruct((1, *images[1:]), np.float32)
+        shape = jax.eval_shape(
+            lambda variables, x: model.apply(variables, x, train=False, last=last), variables, image
+        )
+        _SHAPES[key] = shape.shape[1:]
+    return (images[0], *_SHAPES[key])
 
 
 # The arguments behind the star change how it is computed, not what.

@@ -147,8 +147,7 @@ def _run_all(request: _Request, lock: locks.Lock, whole: WholeRun) -> str:
         run_deletion.delete(folder, run_dir.PROTOCOL)
     _write(folder, now, earlier, lock)
     files.write_json(folder / run_dir.AUDIT, inspected)
-    fallback, seconds = _fell_back(folder), float(inspected.get("seconds", 0.0))
-    display.announce(whole, settings, image_set, plan, folder, fallback=fallback, audit=seconds)
+    display.announce(whole, settings, image_set, plan, folder, fallback=_fell_back(folder))
     outcomes: list[Outcome] = []
     for fold in plan:
         with whole.step():

@@ -36,7 +36,6 @@ def announce(
     folder: Path,
     *,
     fallback: bool,
-    audit: float,
 ) -> None:
     """Plan the steps, and say how long they will take where that can be measured.
 
@@ -47,7 +46,6 @@ def announce(
       plan: its folds.
       folder: where it lies; folds that are finished there are not made again.
       fallback: see `estimate.measure`.
-      audit: likewise.
     """
     kinds: list[str] = []
     for fold in plan:
@@ -65,7 +63,7 @@ def announce(
         Step("page", "the report"),
     )
     again = "Ctrl-C is safe: the same command continues."
-    measured = estimate.measure(settings, image_set, list(plan), fallback, audit)
+    measured = estimate.measure(settings, image_set, list(plan), fallback)
     if measured is None:
         say(f"{len(plan)} folds. {again}")
         return

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from sscjax.data import lazy, splits
+from sscjax.data.audit import checks
 from sscjax.data.dataset import ImageSet
 from sscjax.experiments import final_model
 from sscjax.experiments.cross_validation.folds import Fold
@@ -47,7 +48,7 @@ class Estimate:
     Attributes:
       images_per_second: through the frozen network.
       features: seconds for the features of all images; 0 where they are there already.
-      audit: seconds of one audit.
+      audit: seconds of the audit of one fold.
       fits: seconds for the fits of one fold.
       tests: of images, in all folds.
       waiting: seconds that pass for one of a processor, 1 or more: what other programs take.
@@ -94,7 +95,7 @@ class Estimate:
 
 
 def measure(
-    settings: Settings, image_set: ImageSet, plan: list[Fold], fallback: bool, audit: float
+    settings: Settings, image_set: ImageSet, plan: list[Fold], fallback: bool
 ) -> Estimate | None:
     """Measure; None where nothing is known beforehand.
 
@@ -103,7 +104,6 @@ def measure(
       image_set: its images.
       plan: its folds.
       fallback: whether an earlier start could not get ImageNet's weights.
-      audit: seconds that the audit of all images took.
 
     Raises:
       UserError: weights that are not available, or do not fit.
@@ -144,7 +144,14 @@ def measure(
     features = 0.0 if kept else len(images) / rate
     fits = _fits(settings, image_set, plan[0].tested, math.prod(size[1:]))
     tests = sum(len(fold.tested) for fold in plan)
-    return Estimate(rate, features, audit, fits, tests, waiting)
+    return Estimate(rate, features, _audit(settings, image_set), fits, tests, waiting)
+
+
+def _audit(settings: Settings, image_set: ImageSet) -> float:
+    """Seconds of a fold's audit: the search for copies was made, and is remembered."""
+    started = time.monotonic()
+    checks.audit(image_set, None, settings.data.root, allowed=True)
+    return time.monotonic() - started
 
 
 def _fits(settings: Settings, image_set: ImageSet, tested: np.ndarray, width: int) -> float:

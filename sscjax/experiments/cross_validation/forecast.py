@@ -25,13 +25,12 @@ class Forecast:
     seconds: float | None
 
 
-def forecast(config: ConfigDict, image_set: ImageSet, audit: float) -> Forecast:
+def forecast(config: ConfigDict, image_set: ImageSet) -> Forecast:
     """The forecast of a run that is not started yet; its weights are loaded to measure them.
 
     Args:
       config: of the run, see `configs/default.py`.
       image_set: its images, as `data_from_config.load_images` gives them.
-      audit: seconds that their audit took.
 
     Raises:
       UserError: these images cannot be split so, or weights that are not available.
@@ -43,5 +42,5 @@ def forecast(config: ConfigDict, image_set: ImageSet, audit: float) -> Forecast:
     image_set = data_from_config.copies_before_split(settings, image_set)
     plan = folds.plan(config, image_set)
     repeats = [fold.repeat for fold in plan]
-    measured = estimate.measure(settings, image_set, plan, fallback=False, audit=audit)
+    measured = estimate.measure(settings, image_set, plan, fallback=False)
     return Forecast(reason, None if measured is None else measured.of_all(repeats))
