@@ -152,9 +152,7 @@ def _csv(path: Path, text: str, encoding: str) -> Table:
     try:
         for _ in range(skipped):
             next(reader, None)
-        lines = [
-            (reader.line_num, _joined(cells)) for cells in reader if any(map(str.strip, cells))
-        ]
+        lines = [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except csv.Error as error:
         raise UserError(f"{path}: not a csv file ({error}); save it as a csv file") from error
     notes = [] if delimiter == "," else [_DELIMITERS[delimiter]]
@@ -162,14 +160,14 @@ def _csv(path: Path, text: str, encoding: str) -> Table:
 
 
 def _joined(cells: list[str]) -> list[str]:
-    """The cells, each in one line: Excel keeps the line breaks of a cell."""
+    """The cells of a header, each in one line: Excel keeps the line breaks of a cell."""
     return [_BREAK.sub(" ", cell) if "\n" in cell or "\r" in cell else cell for cell in cells]
 
 
 def _table(path: Path, lines: list[tuple[int, list[str]]], notes: list[str]) -> Table:
     """The table in the lines of a file, without titles above it and comments in it."""
     lines, above = _without_title(lines)
-    header = [cell.strip() for cell in lines[0][1]] if lines else []
+    header = [cell.strip() for cell in _joined(lines[0][1])] if lines else []
     while len(header) > 1 and not header[-1]:
         header.pop()
     _check_header(path, header)
@@ -284,7 +282,7 @@ def _excel(path: Path) -> Table:
 
 def _sheet(sheet: Any) -> Iterator[tuple[int, list[str]]]:
     for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
-        cells = _joined([_text(value) for value in row])
+        cells = [_text(value) for value in row]
         if any(cells):
             yield number, cells
 

@@ -107,8 +107,9 @@ def _can_be_exported(run: run_dir.RunDir) -> bool:
     own = next((one for one in (run, run.handed_on) if one.has(run_dir.RECORD)), None)
     if own is None:
         return False
-    row = BACKBONES.get(own.finished_record()["config"]["model"]["name"])
-    return row is not None and row.exported
+    config = (own.optional(run_dir.RECORD) or {}).get("config", {})
+    row = BACKBONES.get(config.get("model", {}).get("name", ""))
+    return row is None or row.exported
 
 
 def _relative(folder: Path) -> str:
