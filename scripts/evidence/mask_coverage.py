@@ -133,8 +133,8 @@ def main() -> None:
         found = measure(design, args.repeats)
         rarely = [name for name, (n, held, *_) in found.items() if n and held / n < _HELD]
         if rarely and args.again:
-            anew = measure(design, args.again, seed=1)
-            found |= {name: anew[name] for name in rarely}
+            again = measure(design, args.again, seed=1)
+            found |= {name: again[name] for name in rarely}
         results.append((design, found))
     lines = [["figure", "worst", "of", "under 93 %", "mean", "given", "width"]]
     for name in results[0][1]:

@@ -1,4 +1,4 @@
-"""The pages: each reads the state of its study anew, so that any number of tabs show the same."""
+"""The pages: each reads the state of its study when asked, so that all tabs show the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sscjax compare-features`: which encoder is best on one's own patients, and is it told apart?"""
+"""`sscjax compare-features`: which encoder is best on one's own patients, if they can show it."""
 
 from __future__ import annotations
 

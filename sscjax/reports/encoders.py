@@ -122,7 +122,7 @@ def sentence(pair: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         return f"{names} better by {size}{span} of log loss per subject, {p}"
     needed = entry["subjects_to_tell"]
     more = f"; it would take {_rounded(needed)} subjects" if needed else ""
-    return f"{names} not told apart by {found['subjects']} subjects: {size}{span}, {p}{more}"
+    return f"{names} not distinguished by {found['subjects']} subjects: {size}{span}, {p}{more}"
 
 
 def _wrapped(line: str) -> str:

@@ -13,8 +13,7 @@ from sscjax.system import files
 # ---- the names of a run's files ------------------------------------------------------------------
 
 # The record that identifies a run and says whether it is finished; PROTOCOL is that of a
-# cross-validation, whose folds are runs themselves. PROGRESS is there while one is at work, see
-# `whole_run.WholeRun.state`; it ends like temporary files, which `run_deletion` ignores.
+# cross-validation, whose folds are runs. PROGRESS is there while one is at work.
 RECORD = "run.json"
 PROTOCOL = "protocol.json"
 PROGRESS = ".progress.json.tmp"
@@ -47,8 +46,7 @@ CURVES_PLOT = "curves.png"
 CALIBRATION_PLOT = "calibration.png"
 MASKS_SHEET = "masks.png"
 
-# How saliency maps of the model are made, and whether they may be read. A folder of such maps, and
-# its index.
+# How saliency maps are made, and whether they may be read. A folder of them, and its index.
 MAPS = "maps.json"
 EXPLANATIONS = "explanations"
 EXPLANATIONS_INDEX = "explanations.json"

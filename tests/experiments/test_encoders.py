@@ -89,7 +89,7 @@ def test_text_and_page(found: dict[str, Any], tmp_path: Path) -> None:
 
     text = encoders.text("set", found)
     assert max(map(len, text.splitlines())) <= 80
-    assert "not told apart by 12 subjects" in text
+    assert "not distinguished by 12 subjects" in text
     page = encoders.write(tmp_path / "out", "set", found)
     html5lib.HTMLParser(strict=True).parse(page.read_text("utf-8"))
     assert json.loads((tmp_path / "out" / "comparison.json").read_text("utf-8")) == found

@@ -90,7 +90,7 @@ def test_patients_are_answered_as_the_run_answers(
     np.testing.assert_allclose(
         [float(row["distance"]) for row in rows], expected.distances, rtol=1e-4
     )
-    # Files of the same name are told apart by their folders.
+    # Files of the same name are distinguished by their folders.
     files = [row["file"] for row in opened.table()]
     assert len(set(files)) == 12
     assert {name.split("/")[1] for name in files} == {"patient_0", "patient_1", "patient_2"}

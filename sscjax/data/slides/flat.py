@@ -39,7 +39,7 @@ _SAVE = "save it as a tiled TIFF with levels, for example by `vips tiffsave --ti
 class _Pixels:
     """Pixels uint8 [H,W,3] in a file, of which slices are read as arrays in memory.
 
-    The file is mapped anew for each slice: pages of one mapping would count as memory of this
+    The file is mapped again for each slice: pages of one mapping would count as memory of this
     process until the system wants them back, a gigabyte for a slide of 20,000x20,000.
     """
 

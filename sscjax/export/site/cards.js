@@ -89,7 +89,7 @@ function picture(label) {
   return canvas;
 }
 
-/** Draw an image's map anew, if its card was made. */
+/** Draw an image's map again, if its card was made. */
 export function overlay(about, image, { of, hidden }) {
   if (!image.canvas) return;
   const index = of === "" ? image.best : about.columns.indexOf(of);

@@ -51,7 +51,7 @@ export class Groups {
 
   // --- drawing ------------------------------------------------------------------------------------
 
-  /** Make all rows anew: patients are others, or have other names. */
+  /** Make all rows again: patients are others, or have other names. */
   draw() {
     const names = patients(this.paths, this.way, this.about.classes);
     this.patientOf = new Map(this.paths.map((path, k) => [path, names[k]]));
